@@ -1,0 +1,1 @@
+"""The terminal: parse, call an operation, print; an error becomes a line and an exit code."""

@@ -1,0 +1,1 @@
+"""Processes that stay: each module wires one from its parts and is run with `python -m`."""

@@ -1,0 +1,69 @@
+"""Files that survive a power cut: written whole, synced, renamed, directory synced; or not at all.
+
+Readers see the old or the new content, never a part, at any moment and after any crash.
+"""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from volcrypt.errors import NoSpaceError
+
+
+@contextmanager
+def no_space_named(what: Path) -> Iterator[None]:
+    """Turn ENOSPC and EDQUOT into NoSpaceError that names where the space ran out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpaceError(f"no space left for {what}") from error
+        raise
+
+
+def sync_directory(path: Path) -> None:
+    """Make the entries of a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Replace `path` by a file that holds `data`, durably. Raises NoSpaceError.
+
+    One writer at a time per path: the temporary name is fixed, so that a kill leaves at most one
+    leftover, which the next write replaces.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    with no_space_named(path):
+        try:
+            temporary.unlink(missing_ok=True)
+            descriptor = os.open(
+                temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode
+            )
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        os.replace(temporary, path)
+        sync_directory(path.parent)
+
+
+def make_directory_durably(path: Path, *, mode: int = 0o700) -> None:
+    """Make `path` unless it is there; its entry in the parent is durable afterwards."""
+    with no_space_named(path):
+        path.mkdir(mode=mode, exist_ok=True)
+        sync_directory(path.parent)
+
+
+def remove_durably(path: Path) -> None:
+    """Unlink `path` if it is there; afterwards it does not come back by a power cut."""
+    path.unlink(missing_ok=True)
+    sync_directory(path.parent)

@@ -1,0 +1,319 @@
+"""The one tree of exceptions, and nothing else.
+
+Fields are typed; the message is made from them, in lower case and without a full stop, fit to
+stand behind `error: `. `hint`, where there is one, says what the user can do. An error is
+translated once at each edge, from a table: errno, AWS error name and exit code are the edges'
+business (`volume.fuse`, `kms.protocol`, `cli.main`), not this module's.
+
+A broken invariant of our own is no error of this tree: it is an AssertionError or RuntimeError
+that says "internal error".
+"""
+
+from typing import ClassVar
+
+
+class VolcryptError(Exception):
+    """Something that the user can be told about in one line."""
+
+    hint: str | None = None
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        if hint is not None:
+            self.hint = hint
+
+
+class InvalidArgumentError(VolcryptError):
+    """A value from outside is not acceptable: a size, a name, a combination of options."""
+
+
+class ConfigurationError(VolcryptError):
+    """The host or the configuration file lacks something."""
+
+
+class ComponentMissingError(ConfigurationError):
+    """A program, device or library that volcrypt stands on is not there."""
+
+    def __init__(self, component: str, *, package: str | None = None) -> None:
+        super().__init__(
+            f"{component} is missing", hint=f"apt-get install {package}" if package else None
+        )
+        self.component = component
+        self.package = package
+
+
+class HomeNotInitialisedError(ConfigurationError):
+    """The home directory holds no key management state."""
+
+    hint = "run 'volcrypt init'"
+
+    def __init__(self, home: str) -> None:
+        super().__init__(f"no volcrypt home at {home}")
+        self.home = home
+
+
+class PrivilegeError(VolcryptError):
+    """The operation needs a privilege that the process lacks."""
+
+
+class TryAgainError(VolcryptError):
+    """Something is busy or away for now; the same call may succeed later."""
+
+
+# ---------------------------------------------------------------- formats
+
+
+class FormatError(VolcryptError):
+    """Bytes that do not parse as what they should be."""
+
+    def __init__(self, what: str, problem: str) -> None:
+        super().__init__(f"{what}: {problem}")
+        self.what = what
+
+
+class BadMagicError(FormatError):
+    """Not the kind of document that was expected at this place."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, "not a volcrypt document of this kind")
+
+
+class UnsupportedVersionError(FormatError):
+    """A document of a version that this release does not know."""
+
+    def __init__(self, what: str, version: int, known: int) -> None:
+        super().__init__(what, f"version {version} is not supported, this release knows {known}")
+        self.version = version
+        self.known = known
+
+
+class MalformedError(FormatError):
+    """The right kind and version, and yet it does not parse: truncated, or damaged."""
+
+
+# ---------------------------------------------------------------- integrity
+
+
+class IntegrityError(VolcryptError):
+    """Bytes that parse and are wrong: changed, swapped, missing or older than they should be."""
+
+
+class SealError(IntegrityError):
+    """The MAC or signature of a document does not hold."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}: its seal does not hold, it was changed or is another's")
+        self.what = what
+
+
+class RollbackError(IntegrityError):
+    """A document with a valid seal that is not the current one."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what}: it is not the current version, an older or foreign one was put in its place"
+        )
+        self.what = what
+
+
+class RecordMissingError(IntegrityError):
+    """Something the register knows is not on disk."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} is registered, and missing on disk")
+        self.what = what
+
+
+class ChunkMissingError(IntegrityError):
+    """A manifest names an object that the store does not hold."""
+
+    def __init__(self, digest: str, where: str) -> None:
+        super().__init__(f"{where}: object {digest} is missing from the store")
+        self.digest = digest
+
+
+class ChunkCorruptError(IntegrityError):
+    """A stored object does not have the digest that its name promises."""
+
+    def __init__(self, digest: str, where: str) -> None:
+        super().__init__(f"{where}: object {digest} is damaged")
+        self.digest = digest
+
+
+class VerificationError(IntegrityError):
+    """Data read back does not equal the data that was written."""
+
+
+class AuditChainError(IntegrityError):
+    """The audit log was edited, cut or reordered."""
+
+
+# ---------------------------------------------------------------- key management
+
+
+class KmsError(VolcryptError):
+    """An answer of the KMS; `code` is the AWS name, `http_status` the status on the wire."""
+
+    code: ClassVar[str] = "KMSInternalException"
+    http_status: ClassVar[int] = 400
+    retryable: ClassVar[bool] = False
+
+
+class KmsValidationError(KmsError):
+    code = "ValidationException"
+
+
+class AccessDeniedError(KmsError):
+    code = "AccessDeniedException"
+
+
+class KeyNotFoundError(KmsError):
+    code = "NotFoundException"
+
+
+class KeyDisabledError(KmsError):
+    code = "DisabledException"
+    hint = "enable it with 'volcrypt kms enable-key'"
+
+
+class InvalidStateError(KmsError):
+    code = "KMSInvalidStateException"
+
+
+class InvalidCiphertextError(KmsError):
+    code = "InvalidCiphertextException"
+
+
+class IncorrectKeyError(KmsError):
+    code = "IncorrectKeyException"
+
+
+class InvalidKeyUsageError(KmsError):
+    code = "InvalidKeyUsageException"
+
+
+class AlreadyExistsError(KmsError):
+    code = "AlreadyExistsException"
+
+
+class InvalidAliasNameError(KmsError):
+    code = "InvalidAliasNameException"
+
+
+class InvalidArnError(KmsError):
+    code = "InvalidArnException"
+
+
+class NotAuthorizedError(KmsError):
+    code = "NotAuthorizedException"
+
+
+class LimitExceededError(KmsError):
+    code = "LimitExceededException"
+
+
+class MalformedPolicyError(KmsError):
+    code = "MalformedPolicyDocumentException"
+
+
+class TagError(KmsError):
+    code = "TagException"
+
+
+class UnsupportedOperationError(KmsError):
+    code = "UnsupportedOperationException"
+
+
+class DryRunSucceededError(KmsError):
+    """The request was checked and would have succeeded; AWS reports that as an error."""
+
+    code = "DryRunOperationException"
+
+
+class KmsInternalError(KmsError):
+    """A fault on the side of the KMS; nothing is wrong with the request."""
+
+    code = "KMSInternalException"
+    http_status = 500
+    retryable = True
+
+
+class HsmUnavailableError(KmsInternalError):
+    """The token or its module is not there or does not answer."""
+
+    code = "KeyUnavailableException"
+
+
+# ---------------------------------------------------------------- volumes
+
+
+class VolumeError(VolcryptError):
+    """Something about one volume."""
+
+
+class VolumeNotFoundError(VolumeError):
+    def __init__(self, volume: str) -> None:
+        super().__init__(f"volume {volume} does not exist")
+        self.volume = volume
+
+
+class VolumeInUseError(VolumeError):
+    """Another process or host holds the volume."""
+
+    def __init__(self, volume: str, holder: str, *, hint: str | None = None) -> None:
+        super().__init__(f"volume {volume} is in use by {holder}", hint=hint)
+        self.volume = volume
+        self.holder = holder
+
+
+class NameTakenError(VolcryptError):
+    """A name that must be unique per kind is taken."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"a {kind} named {name} exists already")
+        self.name = name
+
+
+class ReadOnlyError(VolumeError):
+    """A write to something that must not be written."""
+
+
+class OutOfRangeError(VolumeError):
+    """An offset or length beyond the end of the volume."""
+
+
+class NoSpaceError(VolcryptError):
+    """The file system under the home, the data or the store is full."""
+
+    hint = "free some space and try again; nothing was lost"
+
+
+class MountError(VolcryptError):
+    """The mount point or the kernel does not let us mount, attach, unmount or detach."""
+
+
+# ---------------------------------------------------------------- snapshots
+
+
+class SnapshotError(VolcryptError):
+    """Something about one snapshot or its store."""
+
+
+class SnapshotNotFoundError(SnapshotError):
+    def __init__(self, snapshot: str) -> None:
+        super().__init__(f"snapshot {snapshot} does not exist")
+        self.snapshot = snapshot
+
+
+class SnapshotInUseError(SnapshotError):
+    """The snapshot is needed by something that is running."""
+
+
+class StoreNotFoundError(SnapshotError):
+    def __init__(self, store: str) -> None:
+        super().__init__(f"snapshot store {store} does not exist")
+        self.store = store
+
+
+class ObjectStoreError(TryAgainError):
+    """The object store did not do what it was asked; it may later."""

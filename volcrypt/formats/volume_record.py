@@ -1,0 +1,87 @@
+"""The volume record: everything about a volume but its data. A sealed document of kind `volume`.
+
+Sealed by HMAC under a key that the KMS derives for this volume alone (its id is bound there), also
+for an unencrypted volume: otherwise an edited record could turn encryption off or swap keys.
+`counter` grows with every change; the register in the KMS catalogue names the current counter and
+the digest of the current bytes, so an older record with a valid seal is refused too.
+"""
+
+from enum import Enum
+from typing import Final
+
+import msgspec
+
+from volcrypt.errors import MalformedError
+from volcrypt.formats.document import Sealer, Verifier, decode_document, encode_document
+from volcrypt.geometry import MAX_VOLUME_BYTES, UNIT_BYTES
+from volcrypt.names import DataKeyId, SnapshotId, VolumeId, is_volume_id
+
+KIND: Final = "volume"
+VERSION: Final = 1
+
+
+class KeySource(Enum):
+    """Who wraps the data key."""
+
+    KMS = "kms"
+    CUSTOMER = "customer"
+    NONE = "none"
+
+
+class WrappedDataKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A data key as it may lie on storage.
+
+    `ciphertext` is a KMS ciphertext blob made under `encryption_context` and `kms_key_arn`, or for
+    a customer-provided key the AES-KWP wrapping (RFC 5649), with `kms_key_arn` None and no context.
+    `data_key_id` names the lineage: equal wherever the plaintext key is the same.
+    """
+
+    data_key_id: DataKeyId
+    ciphertext: bytes
+    kms_key_arn: str | None
+    encryption_context: dict[str, str]
+
+
+class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of version 1.
+
+    `data_path` is absolute; `created_at` counts seconds since 1970-01-01 UTC. `wrapped_key` is None
+    exactly when `key_source` is NONE. `snapshot_id` is what the volume was made from.
+    """
+
+    volume_id: VolumeId
+    counter: int
+    name: str | None
+    size_bytes: int
+    unit_bytes: int
+    key_source: KeySource
+    wrapped_key: WrappedDataKey | None
+    data_path: str
+    account: str
+    region: str
+    created_at: int
+    snapshot_id: SnapshotId | None = None
+
+    @property
+    def is_encrypted(self) -> bool:
+        return self.key_source is not KeySource.NONE
+
+
+def encode_volume_record(record: VolumeRecord, sealer: Sealer) -> bytes:
+    return encode_document(KIND, VERSION, record, sealer)
+
+
+def decode_volume_record(data: bytes, verifier: Verifier, *, what: str) -> VolumeRecord:
+    """Raises FormatError and SealError; `what` names the record in them."""
+    record = decode_document(data, KIND, {VERSION: VolumeRecord}, verifier, what=what)
+    if (
+        not is_volume_id(record.volume_id)
+        or record.unit_bytes != UNIT_BYTES
+        or not 0 < record.size_bytes <= MAX_VOLUME_BYTES
+        or record.size_bytes % UNIT_BYTES
+        or record.counter < 1
+        or record.is_encrypted != (record.wrapped_key is not None)
+        or not record.data_path.startswith("/")
+    ):
+        raise MalformedError(what, "its values contradict each other")
+    return record

@@ -1,0 +1,7 @@
+"""Volumes: blocks encrypted on their way to a data file, and the process that serves them.
+
+From the disk up: `datafile` (positional I/O), `volume` (the cipher and the rule of holes),
+`change_map` (what changed since the parent snapshot), `ownership` (who may serve which chunk),
+`device` (many callers at once), `fuse` (the kernel's door), `control` (the commands' door).
+Nothing here knows a KMS or a snapshot store: a data key comes in, chunks of ciphertext go out.
+"""
