@@ -1,1 +1,1 @@
-"""Tests of `volcrypt.formats`."""
+"""Tests of volcrypt.formats."""
