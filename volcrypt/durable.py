@@ -49,10 +49,10 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            os.replace(temporary, path)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
-        os.replace(temporary, path)
         sync_directory(path.parent)
 
 

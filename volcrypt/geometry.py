@@ -17,7 +17,7 @@ CHUNK_BYTES: Final = 512 * 1024
 UNITS_PER_CHUNK: Final = CHUNK_BYTES // UNIT_BYTES
 MAX_VOLUME_BYTES: Final = 64 * 2**40
 
-_SIZE = re.compile(r"([0-9]+)(B|[KMGT]i?B?)?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,20})(B|[KMGT]i?B?)?", re.IGNORECASE | re.ASCII)
 _BINARY: Final = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _DECIMAL: Final = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -34,7 +34,8 @@ class ByteRange:
         return self.offset + self.length
 
     def overlaps(self, other: "ByteRange") -> bool:
-        return self.offset < other.end and other.offset < self.end
+        """True when a byte lies in both; an empty range overlaps nothing."""
+        return max(self.offset, other.offset) < min(self.end, other.end)
 
 
 def chunk_count(size_bytes: int) -> int:

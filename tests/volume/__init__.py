@@ -1,1 +1,1 @@
-"""Tests of volcrypt.volume."""
+"""Tests of `volcrypt.volume`."""

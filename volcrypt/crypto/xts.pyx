@@ -54,17 +54,20 @@ cdef inline bint _is_zero(const unsigned char *data, size_t length) noexcept nog
 
 
 cdef int _crypt(EVP_CIPHER_CTX *ctx, const unsigned char *src, unsigned char *dst,
-                size_t unit_bytes, size_t units, uint64_t tweak, uint64_t tweak_step,
+                size_t unit_bytes, size_t units, uint64_t tweak, uint64_t tweak_high,
                 int encrypt) noexcept nogil:
-    """Transform `units` data units; 1 on success, 0 when OpenSSL refused one."""
+    """Transform `units` data units; 1 on success, 0 when OpenSSL refused one.
+
+    `tweak_high` is the upper half of the tweak, zero for every data unit of a volume.
+    """
     cdef unsigned char iv[16]
     cdef int produced = 0
     cdef size_t i
     cdef int j
-    memset(iv, 0, sizeof(iv))
     for i in range(units):
         for j in range(8):
             iv[j] = <unsigned char> (tweak >> (8 * j))
+            iv[8 + j] = <unsigned char> (tweak_high >> (8 * j))
         if EVP_CipherInit_ex(ctx, NULL, NULL, NULL, iv, encrypt) != 1:
             return 0
         if EVP_CipherUpdate(ctx, dst + i * unit_bytes, &produced,
@@ -72,7 +75,7 @@ cdef int _crypt(EVP_CIPHER_CTX *ctx, const unsigned char *src, unsigned char *ds
             return 0
         if produced != <int> unit_bytes:
             return 0
-        tweak += tweak_step
+        tweak += SECTORS_PER_UNIT
     return 1
 
 
@@ -104,7 +107,7 @@ cdef int _run(EVP_CIPHER_CTX *ctx, int mode, const unsigned char *src, unsigned 
               size_t units, uint64_t tweak) noexcept nogil:
     if mode == DECRYPT_SPARSE:
         return _decrypt_sparse(ctx, src, dst, units, tweak)
-    return _crypt(ctx, src, dst, UNIT, units, tweak, SECTORS_PER_UNIT, mode)
+    return _crypt(ctx, src, dst, UNIT, units, tweak, 0, mode)
 
 
 cdef class XtsKernel:
@@ -180,7 +183,7 @@ cdef class XtsKernel:
         self._transform(self._decrypt, DECRYPT_SPARSE, first_unit, source, destination)
 
     def encrypt_one(self, tweak, source, destination):
-        """Encrypt `source` as one data unit of any length from 16 bytes, under a raw tweak.
+        """Encrypt `source` as one data unit of any length from 16 bytes, under a 128-bit tweak.
 
         Exists for the published test vectors, whose units are not 4096 bytes long.
         """
@@ -202,6 +205,8 @@ cdef class XtsKernel:
                 _check_buffers(ctx, &src, &dst)
                 if src.len % UNIT != 0:
                     raise ValueError("only whole data units can be transformed")
+                if src.len and tweak + (src.len - 1) // SECTOR < tweak:
+                    raise OverflowError("the run goes beyond the last tweak")
                 if src.len >= RELEASE_BYTES:
                     with nogil:
                         done = _run(ctx, mode, <const unsigned char *> src.buf,
@@ -216,16 +221,18 @@ cdef class XtsKernel:
         finally:
             PyBuffer_Release(&src)
 
-    cdef _transform_one(self, EVP_CIPHER_CTX *ctx, int encrypt, uint64_t tweak,
+    cdef _transform_one(self, EVP_CIPHER_CTX *ctx, int encrypt, object tweak,
                         object source, object destination):
         cdef Py_buffer src, dst
+        cdef uint64_t tweak_high = tweak >> 64
+        cdef uint64_t tweak_low = tweak & 0xFFFFFFFFFFFFFFFF
         PyObject_GetBuffer(source, &src, PyBUF_SIMPLE)
         try:
             PyObject_GetBuffer(destination, &dst, PyBUF_SIMPLE | PyBUF_WRITABLE)
             try:
                 _check_buffers(ctx, &src, &dst)
                 if not _crypt(ctx, <const unsigned char *> src.buf, <unsigned char *> dst.buf,
-                              src.len, 1, tweak, 0, encrypt):
+                              src.len, 1, tweak_low, tweak_high, encrypt):
                     raise ValueError("OpenSSL refused the data unit")
             finally:
                 PyBuffer_Release(&dst)

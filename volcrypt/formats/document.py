@@ -121,6 +121,9 @@ def split_document(
         seal = binascii.unhexlify(lines[2])
     except binascii.Error as error:
         raise MalformedError(what, "its seal does not parse") from error
+    # Upper-case digits would be a second spelling of the same document.
+    if lines[2] != seal.hex().encode():
+        raise MalformedError(what, "its seal does not parse")
     covered = data[: len(lines[0]) + len(lines[1]) + 2]
     return body, covered, seal
 

@@ -1,0 +1,50 @@
+"""Fixtures for all tests, and the check that no test leaves a mount or a loop device behind."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.file_system import DisposableFileSystem, disposable_file_system
+
+
+@pytest.fixture(params=["ext4", "xfs"])
+def file_system(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DisposableFileSystem]:
+    """A small file system that can lose its power; the test runs once on ext4, once on XFS."""
+    with disposable_file_system(tmp_path, kind=request.param) as made:
+        yield made
+
+
+@pytest.fixture
+def ext4(tmp_path: Path) -> Iterator[DisposableFileSystem]:
+    """A small ext4 that can lose its power, for tests to which the kind does not matter."""
+    with disposable_file_system(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def no_leftovers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fail a test that leaves a mount or a loop device in the temporary directory.
+
+    Only that directory counts: other things on the machine come and go as they like. What a
+    fixture of a wider scope holds was there before the test.
+    """
+    root = str(tmp_path_factory.getbasetemp())
+    before = kernel_objects(root)
+    yield
+    assert kernel_objects(root) <= before
+
+
+def kernel_objects(root: str) -> set[str]:
+    """Mounts at or below `root` and loop devices on files below it."""
+    with open("/proc/self/mountinfo") as file:
+        found = {f"mount at {line.split(' ')[4]}" for line in file if f" {root}/" in line}
+    for loop in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            backing = os.fspath(loop.read_text().strip())
+        except OSError:
+            continue  # detached in this moment
+        if backing.startswith(f"{root}/"):
+            found.add(f"loop device on {backing}")
+    return found

@@ -1,0 +1,222 @@
+"""Durable replacement: after any crash the old content or the new, and after a return the new."""
+
+import errno
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.file_system import DisposableFileSystem
+from volcrypt.durable import (
+    make_directory_durably,
+    no_space_named,
+    remove_durably,
+    sync_directory,
+    write_durably,
+)
+from volcrypt.errors import NoSpaceError
+
+OLD, NEW = b"old " * 2000, b"new " * 3000
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+class TestWrite:
+    def test_a_new_file(self, tmp_path: Path) -> None:
+        write_durably(tmp_path / "record", NEW)
+        assert (tmp_path / "record").read_bytes() == NEW
+        assert names(tmp_path) == ["record"]
+
+    def test_it_replaces(self, tmp_path: Path) -> None:
+        write_durably(tmp_path / "record", OLD)
+        with (tmp_path / "record").open("rb") as reader:
+            write_durably(tmp_path / "record", NEW)
+            assert reader.read() == OLD
+        assert (tmp_path / "record").read_bytes() == NEW
+        assert names(tmp_path) == ["record"]
+
+    def test_its_mode(self, tmp_path: Path) -> None:
+        write_durably(tmp_path / "secret", NEW)
+        write_durably(tmp_path / "public", NEW, mode=0o644)
+        assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
+        assert stat.S_IMODE((tmp_path / "public").stat().st_mode) == 0o644
+
+    @pytest.mark.parametrize("leftover", ["file", "link"])
+    def test_a_leftover_of_a_kill_does_not_matter(self, tmp_path: Path, leftover: str) -> None:
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.write_bytes(OLD)
+        if leftover == "file":
+            (tmp_path / ".record.new").write_bytes(OLD * 2)
+        else:
+            (tmp_path / ".record.new").symlink_to(elsewhere)
+        write_durably(tmp_path / "record", NEW)
+        assert (tmp_path / "record").read_bytes() == NEW
+        assert elsewhere.read_bytes() == OLD
+        assert names(tmp_path) == ["elsewhere", "record"]
+
+    def test_a_link_is_replaced_not_followed(self, tmp_path: Path) -> None:
+        (tmp_path / "target").write_bytes(OLD)
+        (tmp_path / "record").symlink_to(tmp_path / "target")
+        write_durably(tmp_path / "record", NEW)
+        assert not (tmp_path / "record").is_symlink()
+        assert (tmp_path / "target").read_bytes() == OLD
+
+    def test_a_full_disk_changes_nothing(self, ext4: DisposableFileSystem) -> None:
+        record = ext4.directory / "record"
+        write_durably(record, OLD)
+        ext4.fill()
+        with pytest.raises(NoSpaceError, match=f"no space left for {record}"):
+            write_durably(record, NEW * 100)
+        assert record.read_bytes() == OLD
+        assert ".record.new" not in names(ext4.directory)
+
+    def test_a_failed_rename_leaves_nothing(self, tmp_path: Path) -> None:
+        (tmp_path / "record").mkdir()
+        with pytest.raises(IsADirectoryError):
+            write_durably(tmp_path / "record", NEW)
+        assert names(tmp_path) == ["record"]
+
+    def test_a_missing_directory(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError):
+            write_durably(tmp_path / "missing" / "record", NEW)
+
+
+class TestDirectories:
+    def test_made_once(self, tmp_path: Path) -> None:
+        make_directory_durably(tmp_path / "made")
+        (tmp_path / "made" / "kept").touch()
+        make_directory_durably(tmp_path / "made")
+        assert names(tmp_path / "made") == ["kept"]
+        assert stat.S_IMODE((tmp_path / "made").stat().st_mode) == 0o700
+
+    def test_a_file_in_its_place(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(FileExistsError):
+            make_directory_durably(tmp_path / "file")
+
+    def test_sync_takes_directories_only(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(NotADirectoryError):
+            sync_directory(tmp_path / "file")
+
+    def test_remove(self, tmp_path: Path) -> None:
+        (tmp_path / "record").touch()
+        remove_durably(tmp_path / "record")
+        remove_durably(tmp_path / "record")
+        assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_no_space_is_named(number: int) -> None:
+    with pytest.raises(NoSpaceError, match="no space left for /x/y"), no_space_named(Path("/x/y")):
+        raise OSError(number, os.strerror(number))
+
+
+def test_other_errors_pass() -> None:
+    with pytest.raises(PermissionError), no_space_named(Path("/x/y")):
+        raise PermissionError(errno.EPERM, "no")
+
+
+STEPS = ["open", "fsync", "replace", "open", "fsync"]
+"""What `write_durably` does, in order; a file that is renamed before it is synced may be empty."""
+
+KILLED_WRITER = """
+import os, signal, sys
+from pathlib import Path
+from volcrypt.durable import write_durably
+
+path, content, kill_before = Path(sys.argv[1]), sys.argv[2].encode(), int(sys.argv[3])
+steps = []
+
+def step(name, call):
+    def counted(*arguments, **options):
+        if len(steps) == kill_before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        steps.append(name)
+        return call(*arguments, **options)
+    setattr(os, name, counted)
+
+for name in ("open", "fsync", "replace"):
+    step(name, getattr(os, name))
+write_durably(path, content)
+print(*steps)
+"""
+
+
+@pytest.mark.parametrize("kill_before", range(len(STEPS) + 1))
+def test_a_kill_at_every_step(tmp_path: Path, kill_before: int) -> None:
+    record = tmp_path / "record"
+    write_durably(record, OLD)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_WRITER, record, NEW.decode(), str(kill_before)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if kill_before == len(STEPS):
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split() == STEPS
+    else:
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    assert record.read_bytes() == (NEW if kill_before > STEPS.index("replace") else OLD)
+    write_durably(record, NEW)
+    assert names(tmp_path) == ["record"]
+
+
+def do_nothing(descriptor: int) -> None:
+    """In the place of fsync: the control, without which a power-cut test may be blind."""
+
+
+Change = Callable[[Path], None]
+
+
+def replace_record(directory: Path) -> None:
+    write_durably(directory / "record", NEW)
+
+
+def make_record(directory: Path) -> None:
+    write_durably(directory / "made", NEW)
+
+
+def remove_record(directory: Path) -> None:
+    remove_durably(directory / "record")
+
+
+def make_directory(directory: Path) -> None:
+    make_directory_durably(directory / "directory")
+
+
+def state(directory: Path) -> dict[str, bytes]:
+    return {
+        path.name: path.read_bytes() if path.is_file() else b""
+        for path in directory.iterdir()
+        if path.name != "lost+found"
+    }
+
+
+@pytest.mark.parametrize("change", [replace_record, make_record, remove_record, make_directory])
+def test_a_power_cut(
+    file_system: DisposableFileSystem, change: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = file_system.directory
+    write_durably(directory / "record", OLD)
+    before = state(directory)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", do_nothing)
+        change(directory)
+    after = state(directory)
+    assert after != before
+    file_system.cut_power()
+    assert state(directory) == before
+
+    change(directory)
+    file_system.cut_power()
+    assert state(directory) == after

@@ -1,0 +1,126 @@
+"""The tree of errors: what a user reads, and what the edges translate from."""
+
+import inspect
+import re
+
+import pytest
+
+from volcrypt import errors
+from volcrypt.errors import KmsError, VolcryptError
+
+MADE: list[tuple[VolcryptError, str, str | None]] = [
+    (errors.VolcryptError("it broke"), "it broke", None),
+    (errors.VolcryptError("it broke", hint="mend it"), "it broke", "mend it"),
+    (errors.ComponentMissingError("/dev/fuse"), "/dev/fuse is missing", None),
+    (
+        errors.ComponentMissingError("fusermount3", package="fuse3"),
+        "fusermount3 is missing",
+        "apt-get install fuse3",
+    ),
+    (
+        errors.HomeNotInitialisedError("/var/lib/volcrypt"),
+        "no volcrypt home at /var/lib/volcrypt",
+        "run 'volcrypt init'",
+    ),
+    (errors.FormatError("record", "too long"), "record: too long", None),
+    (
+        errors.BadMagicError("record"),
+        "record: not a volcrypt document of this kind",
+        None,
+    ),
+    (
+        errors.UnsupportedVersionError("record", 3, 1),
+        "record: version 3 is not supported, this release knows 1",
+        None,
+    ),
+    (errors.MalformedError("record", "truncated"), "record: truncated", None),
+    (
+        errors.SealError("record"),
+        "record: its seal does not hold, it was changed or is another's",
+        None,
+    ),
+    (
+        errors.RollbackError("record"),
+        "record: it is not the current version, an older or foreign one was put in its place",
+        None,
+    ),
+    (errors.RecordMissingError("vol-1"), "vol-1 is registered, and missing on disk", None),
+    (
+        errors.ChunkMissingError("ab12", "snapshot snap-1"),
+        "snapshot snap-1: object ab12 is missing from the store",
+        None,
+    ),
+    (
+        errors.ChunkCorruptError("ab12", "snapshot snap-1"),
+        "snapshot snap-1: object ab12 is damaged",
+        None,
+    ),
+    (
+        errors.KeyDisabledError("key k is disabled"),
+        "key k is disabled",
+        "enable it with 'volcrypt kms enable-key'",
+    ),
+    (errors.VolumeNotFoundError("data"), "volume data does not exist", None),
+    (
+        errors.VolumeInUseError("data", "process 7 (mount)", hint="unmount it"),
+        "volume data is in use by process 7 (mount)",
+        "unmount it",
+    ),
+    (errors.NameTakenError("volume", "data"), "a volume named data exists already", None),
+    (
+        errors.NoSpaceError("no space left for /x"),
+        "no space left for /x",
+        "free some space and try again; nothing was lost",
+    ),
+    (errors.SnapshotNotFoundError("snap-1"), "snapshot snap-1 does not exist", None),
+    (errors.StoreNotFoundError("local"), "snapshot store local does not exist", None),
+]
+
+
+@pytest.mark.parametrize(("error", "message", "hint"), MADE, ids=lambda value: type(value).__name__)
+def test_messages(error: VolcryptError, message: str, hint: str | None) -> None:
+    assert str(error) == message
+    assert error.hint == hint
+
+
+def test_every_error_that_builds_its_message_is_tested() -> None:
+    tested = {type(error) for error, _, _ in MADE}
+    assert {error for error in all_errors() if "__init__" in vars(error)} <= tested
+
+
+def test_messages_fit_behind_error() -> None:
+    for error, _, hint in MADE:
+        for text in [str(error), hint or "x"]:
+            assert "\n" not in text
+            assert not text.endswith(".")
+            assert re.match(r"[a-z/]", text)
+
+
+def all_errors() -> list[type[VolcryptError]]:
+    members = vars(errors).values()
+    return [m for m in members if inspect.isclass(m) and issubclass(m, VolcryptError)]
+
+
+def test_every_exception_is_in_the_tree_and_named_so() -> None:
+    classes = [member for member in vars(errors).values() if inspect.isclass(member)]
+    assert classes == all_errors()
+    assert all(error.__name__.endswith("Error") for error in classes)
+
+
+def test_what_data_can_be_blamed_for() -> None:
+    """Readers of stored bytes promise to raise only these two."""
+    assert not issubclass(errors.FormatError, errors.IntegrityError)
+    for error in (errors.BadMagicError, errors.UnsupportedVersionError, errors.MalformedError):
+        assert issubclass(error, errors.FormatError)
+    for wrong in (errors.SealError, errors.RollbackError, errors.ChunkCorruptError):
+        assert issubclass(wrong, errors.IntegrityError)
+
+
+def test_the_kms_answers_with_names_of_aws() -> None:
+    kms_errors = [error for error in all_errors() if issubclass(error, KmsError)]
+    for error in kms_errors:
+        assert error.code.endswith("Exception")
+        # AWS: 400 is the caller's fault and final, 500 is the service's and may be tried again.
+        assert (error.http_status, error.retryable) in {(400, False), (500, True)}
+    codes = [error.code for error in kms_errors if error is not KmsError]
+    assert len(codes) == len(set(codes))
