@@ -1,0 +1,1 @@
+"""Programs for users and developers; nothing here is installed."""
