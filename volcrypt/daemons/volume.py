@@ -25,7 +25,7 @@ from typing import Final
 import trio
 
 from volcrypt.crypto.data_key import DataKey
-from volcrypt.daemons import confinement
+from volcrypt import confinement
 from volcrypt.daemons.notify import notify
 from volcrypt.errors import MountError, TryAgainError, VolcryptError
 from volcrypt.formats.document import MacSeal
