@@ -479,12 +479,12 @@ class TestLostWrites:
         capture = changes.begin_capture()
         with on_disk.data.open("r+b") as file:
             file.write(b"lost")
-        run("xfs_io", "-x", "-c", "shutdown", ext4.directory)
+        ext4.shut_down()
         changes.commit_capture(capture, point(2))
         assert changes.is_void
         changes.save_clean()
         changes.close()
-        ext4.cut_power()
+        ext4.come_back()
         assert on_disk.state() == VOID
 
 

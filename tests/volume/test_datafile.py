@@ -2,7 +2,6 @@
 
 import os
 import stat
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -214,7 +213,7 @@ class TestFailedSync:
         path = ext4.directory / "data"
         with DataFile.create(path, SIZE) as data:
             data.write(0, b"lost")
-            subprocess.run(["xfs_io", "-x", "-c", "shutdown", ext4.directory], check=True)
+            ext4.shut_down()
             with pytest.raises(OSError, match="Input/output error"):
                 data.sync()
             with pytest.raises(ReadOnlyError, match=r"an earlier sync of data file .* failed"):
@@ -225,7 +224,7 @@ class TestFailedSync:
             with pytest.raises(ReadOnlyError):
                 data.drop_cache()
 
-        ext4.cut_power()
+        ext4.come_back()
         with DataFile.open(path, SIZE) as data:
             data.write(0, b"again")
             data.sync()
@@ -234,7 +233,7 @@ class TestFailedSync:
     def test_of_many_syncs_at_once_none_claims_success(self, ext4: DisposableFileSystem) -> None:
         with DataFile.create(ext4.directory / "data", SIZE) as data:
             data.write(0, b"lost")
-            subprocess.run(["xfs_io", "-x", "-c", "shutdown", ext4.directory], check=True)
+            ext4.shut_down()
             with ThreadPoolExecutor(4) as pool:
                 syncs = [pool.submit(data.sync) for _ in range(8)]
                 assert all(isinstance(sync.exception(), OSError | ReadOnlyError) for sync in syncs)
