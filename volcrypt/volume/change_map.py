@@ -418,7 +418,6 @@ def _read_clean(
         or body.size_bytes != size_bytes
         or body.data_bytes != data.st_size
         or body.data_mtime_ns != data.st_mtime_ns
-        or not stat.S_ISREG(data.st_mode)
     ):
         return None
     return body.parent, bitmap
