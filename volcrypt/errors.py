@@ -315,5 +315,13 @@ class StoreNotFoundError(SnapshotError):
         self.store = store
 
 
+class ObjectNotFoundError(SnapshotError):
+    """The object store holds nothing under this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"object {name} does not exist")
+        self.name = name
+
+
 class ObjectStoreError(TryAgainError):
     """The object store did not do what it was asked; it may later."""

@@ -1,0 +1,1 @@
+"""Part of the tests; see tests/README.md."""

@@ -1,0 +1,1 @@
+"""Kills and power cuts, on real file systems."""

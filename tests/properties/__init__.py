@@ -1,0 +1,1 @@
+"""State machines and properties, by hypothesis."""

@@ -1,0 +1,125 @@
+"""A volume with a key of its own, served by the real process on a real mount, without any KMS.
+
+`served_volumes` takes away whatever a test left: loop devices, mounts, processes.
+"""
+
+import os
+import secrets
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from volcrypt.crypto.data_key import DataKey
+from volcrypt.names import VolumeId, make_volume_id
+from volcrypt.volume.control import ControlClient
+from volcrypt.volume.datafile import DataFile
+from volcrypt.volume.launch import Assignment, spawn_daemon
+from volcrypt.volume.loop import detach_loop, loops_of
+from volcrypt.volume.mountpoint import FS_TYPE, VOLUME_FILE, mount_at, mounts, unmount
+
+
+@dataclass(kw_only=True)
+class ServedVolume:
+    """`directory` holds data and records, `runtime` lies on tmpfs."""
+
+    directory: Path
+    runtime: Path
+    size_bytes: int
+    encrypted: bool = True
+    volume_id: VolumeId = field(default_factory=lambda: make_volume_id(secrets.token_bytes(9)))
+    key: bytes = field(default_factory=lambda: secrets.token_bytes(64))
+    seal_key: bytes = field(default_factory=lambda: secrets.token_bytes(32))
+    pid: int = 0
+
+    def __post_init__(self) -> None:
+        self.mount_directory.mkdir(parents=True, exist_ok=True)
+        DataFile.create(self.data_path, self.size_bytes).close()
+
+    @property
+    def data_path(self) -> Path:
+        return self.directory / "data"
+
+    @property
+    def mount_directory(self) -> Path:
+        return self.directory / "mnt"
+
+    @property
+    def file(self) -> Path:
+        return self.mount_directory / VOLUME_FILE
+
+    @property
+    def log(self) -> Path:
+        return self.runtime / f"{self.volume_id}.log"
+
+    def assignment(self, *, read_only: bool = False) -> Assignment:
+        return Assignment(
+            volume_id=self.volume_id,
+            name="books",
+            size_bytes=self.size_bytes,
+            data_path=str(self.data_path),
+            read_only=read_only,
+            has_data_key=self.encrypted,
+            volume_directory=str(self.directory),
+            mount_directory=str(self.mount_directory),
+            live_map_path=str(self.runtime / f"{self.volume_id}.map"),
+            socket_path=str(self.runtime / f"{self.volume_id}.sock"),
+            log_path=str(self.log),
+        )
+
+    def data_key(self) -> DataKey | None:
+        return DataKey(bytearray(self.key)) if self.encrypted else None
+
+    def mount(self, *, read_only: bool = False) -> None:
+        assignment = self.assignment(read_only=read_only)
+        self.pid = spawn_daemon(assignment, self.data_key(), bytearray(self.seal_key))
+
+    def control(self) -> ControlClient:
+        return ControlClient(self.runtime / f"{self.volume_id}.sock", volume="books")
+
+    def unmount(self) -> None:
+        with self.control() as client:
+            client.unmount()
+        self.reap()
+
+    def signal(self, number: signal.Signals) -> int:
+        """Send a signal, and wait for the end: its exit code, or minus the signal's number."""
+        os.kill(self.pid, number)
+        return self.reap()
+
+    def reap(self) -> int:
+        _, status = os.waitpid(self.pid, 0)
+        self.pid = 0
+        return os.waitstatus_to_exitcode(status)
+
+    def clean_up(self) -> None:
+        for device in loops_of(self.file):
+            detach_loop(device, volume="books")
+        if self.pid:
+            with suppress(ProcessLookupError, ChildProcessError):
+                self.signal(signal.SIGKILL)
+        while any(m.mount_point == str(self.mount_directory) for m in mounts()):
+            mount = mount_at(self.mount_directory)
+            assert mount is not None
+            assert mount.fs_type == FS_TYPE
+            unmount(self.mount_directory, detach=True)
+
+
+@contextmanager
+def served_volume(
+    directory: Path, *, size_bytes: int = 8 * 2**20, encrypted: bool = True
+) -> Iterator[ServedVolume]:
+    """One that is not mounted yet; its runtime files lie in a directory of /dev/shm."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="volcrypt-test-") as runtime:
+        volume = ServedVolume(
+            directory=directory,
+            runtime=Path(runtime),
+            size_bytes=size_bytes,
+            encrypted=encrypted,
+        )
+        try:
+            yield volume
+        finally:
+            volume.clean_up()

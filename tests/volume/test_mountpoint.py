@@ -1,0 +1,146 @@
+"""Mount points: what is usable, what is refused, and dead or silent FUSE mounts.
+
+The FUSE mounts here have no file system behind them: the descriptor of /dev/fuse is the process.
+"""
+
+import ctypes
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from volcrypt.errors import MountError, TryAgainError
+from volcrypt.volume.mountpoint import (
+    FS_TYPE,
+    Liveness,
+    check_mount_point,
+    liveness,
+    mount_at,
+    parse_mountinfo,
+    remove_dead_mount,
+    remove_dead_mounts_of,
+    unmount,
+    users_of,
+)
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+@contextmanager
+def silent_mount(directory: Path, source: str = "vol-00000000000000000") -> Iterator[int]:
+    """A FUSE mount that nobody serves; gives the descriptor that keeps it from being dead."""
+    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    options = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
+    assert LIBC.mount(source.encode(), bytes(directory), FS_TYPE.encode(), 6, options) == 0
+    try:
+        yield device
+    finally:
+        LIBC.umount2(bytes(directory), 3)
+        os.close(device)
+
+
+@contextmanager
+def tmpfs(directory: Path) -> Iterator[None]:
+    subprocess.run(["mount", "-t", "tmpfs", "some-disk", str(directory)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(directory)], check=False, capture_output=True)
+
+
+def dead(descriptor: int) -> None:
+    """Close the descriptor of a silent mount, and keep its number taken for the clean-up."""
+    null = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(null, descriptor)
+    os.close(null)
+
+
+def test_an_empty_directory_is_usable_and_comes_back_canonical(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert check_mount_point(tmp_path / "link") == tmp_path.resolve() / "real"
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("missing", "does not exist"),
+        ("missing/below", "does not exist"),
+        ("file", "is not a directory"),
+        ("full", "is not empty"),
+    ],
+)
+def test_an_unusable_mount_point_is_refused(tmp_path: Path, name: str, problem: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "full" / "entry").mkdir(parents=True)
+    with pytest.raises(MountError, match=rf"^mount point {tmp_path / name} {problem}$"):
+        check_mount_point(tmp_path / name)
+
+
+def test_a_mounted_directory_is_refused_by_name(tmp_path: Path) -> None:
+    with tmpfs(tmp_path), pytest.raises(MountError, match="already has some-disk mounted on it"):
+        check_mount_point(tmp_path)
+
+
+def test_a_dead_mount_is_taken_away(tmp_path: Path) -> None:
+    with silent_mount(tmp_path) as descriptor:
+        dead(descriptor)
+        assert liveness(tmp_path) is Liveness.DEAD
+        assert check_mount_point(tmp_path) == tmp_path
+        assert mount_at(tmp_path) is None
+
+
+def test_a_silent_mount_is_left_alone_unless_its_volume_is_held(tmp_path: Path) -> None:
+    with silent_mount(tmp_path, "vol-1"):
+        assert liveness(tmp_path, timeout_seconds=0.1) is Liveness.SILENT
+        remove_dead_mounts_of("vol-2")
+        assert mount_at(tmp_path) is not None
+        remove_dead_mount(tmp_path)
+        assert mount_at(tmp_path) is None
+
+
+def test_dead_mounts_of_one_volume_are_taken_away_wherever_they_are(tmp_path: Path) -> None:
+    first, second = tmp_path / "a b", tmp_path / "c"
+    first.mkdir()
+    second.mkdir()
+    with silent_mount(first, "vol-1") as one, silent_mount(second, "vol-2") as two:
+        dead(one)
+        dead(two)
+        remove_dead_mounts_of("vol-1")
+        assert mount_at(first) is None
+        assert mount_at(second) is not None
+
+
+def test_a_busy_mount_is_not_unmounted_and_its_users_are_named(tmp_path: Path) -> None:
+    with tmpfs(tmp_path):
+        (tmp_path / "below").mkdir()
+        with (tmp_path / "file").open("w"), tmpfs(tmp_path / "below"):
+            with pytest.raises(TryAgainError, match="is busy"):
+                unmount(tmp_path)
+            users = users_of(tmp_path)
+            assert f"a mount at {tmp_path / 'below'}" in users
+            assert any(user.endswith(f"(pid {os.getpid()})") for user in users)
+        unmount(tmp_path)
+        assert mount_at(tmp_path) is None
+        with pytest.raises(MountError, match="cannot unmount"):
+            unmount(tmp_path)
+
+
+def test_a_busy_mount_can_be_detached(tmp_path: Path) -> None:
+    with tmpfs(tmp_path), (tmp_path / "file").open("w"):
+        unmount(tmp_path, detach=True)
+        assert mount_at(tmp_path) is None
+
+
+def test_mountinfo_is_parsed_with_its_escapes() -> None:
+    text = (
+        "25 30 0:23 / /sys rw,nosuid shared:7 - sysfs sysfs rw\n"
+        r"98 30 0:52 / /mnt/a\040b\134c rw - fuse.volcrypt vol-1 rw,user_id=0"
+        "\n"
+    )
+    first, second = parse_mountinfo(text)
+    assert (first.mount_point, first.device, first.fs_type) == ("/sys", "0:23", "sysfs")
+    assert (second.mount_point, second.source) == ("/mnt/a b\\c", "vol-1")

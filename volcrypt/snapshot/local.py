@@ -1,0 +1,290 @@
+"""LocalObjects: an object store in a directory, which survives kills and power cuts.
+
+An object is a file: written under `tmp/`, then linked to its name, which fails when the name is
+taken. Objects that are put one by one are synced before they are linked, and their directory after
+it, so a document is there whole or not at all. Batched objects are linked at once and made durable
+together by one syncfs: fsync for each chunk costs half of the throughput. Until then a power cut
+can leave an empty or short file under a final name, so an object that exists counts as stored only
+after its content was checked.
+
+syncfs reports every failed write-back since its descriptor was opened. After a failure the kernel
+holds lost pages for clean, and later syncs would succeed: so the names put since the last good sync
+are removed, and nothing can be written through this object any more.
+
+`tmp/XXXX/` belongs to one LocalObjects, which holds a lock on it; those without a holder are the
+leftovers of killed ones, and the next writer removes them.
+"""
+
+import ctypes
+import errno
+import fcntl
+import itertools
+import os
+import re
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+from typing_extensions import Buffer
+
+from volcrypt.durable import make_directory_durably, no_space_named, sync_directory
+from volcrypt.errors import (
+    ObjectNotFoundError,
+    ObjectStoreError,
+    StoreNotFoundError,
+)
+from volcrypt.snapshot.objects import ObjectStore
+
+STAGING: Final = "tmp"
+_NAME = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class LocalObjects:
+    """Objects below `path`, which exists. Close it to give up its staging directory."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises StoreNotFoundError when there is no such directory."""
+        self._path = path
+        try:
+            self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise StoreNotFoundError(str(path)) from error
+        self._lock = threading.Lock()
+        self._staging: str | None = None
+        self._staging_lock = -1
+        self._staged_count = itertools.count()
+        self._unsynced: list[str] = []
+        self._failed = False
+
+    @classmethod
+    def create(cls, path: Path) -> Self:
+        """Make the directory, durably, unless it is there."""
+        make_directory_durably(path)
+        return cls(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def location(self) -> str:
+        return str(self._path)
+
+    def close(self) -> None:
+        """Give up the staging directory and the descriptors. Not after it was closed."""
+        if self._staging is not None:
+            shutil.rmtree(self._staging, ignore_errors=True)
+            os.close(self._staging_lock)
+            self._staging = None
+        os.close(self._directory)
+
+    # ------------------------------------------------------------ the port
+
+    def put_if_absent(self, name: str, data: Buffer, *, batched: bool = False) -> bool:
+        target = self._path_of(name)
+        with self._errors_translated(name):
+            if os.path.lexists(target):
+                if not batched:
+                    self._make_durable(target)
+                return False
+            staged = self._stage(data, durable=not batched)
+            try:
+                self._link(staged, target, durable=not batched)
+            except FileExistsError:
+                if not batched:
+                    self._make_durable(target)
+                return False
+            finally:
+                os.unlink(staged)
+            if batched:
+                with self._lock:
+                    self._unsynced.append(name)
+        return True
+
+    def replace(self, name: str, data: Buffer) -> None:
+        target = self._path_of(name)
+        with self._errors_translated(name):
+            self._make_parents(target, durable=True)
+            os.replace(self._stage(data, durable=True), target)
+            sync_directory(Path(target).parent)
+
+    def get(self, name: str) -> bytes:
+        with self._errors_translated(name):
+            return Path(self._path_of(name)).read_bytes()
+
+    def get_into(self, name: str, buffer: Buffer) -> int:
+        with self._errors_translated(name):
+            descriptor = os.open(self._path_of(name), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                length = os.fstat(descriptor).st_size
+                rest = memoryview(buffer).cast("B")
+                while rest and (count := os.readv(descriptor, [rest])):
+                    rest = rest[count:]
+                return length
+            finally:
+                os.close(descriptor)
+
+    def list(self, prefix: str) -> Iterator[str]:
+        directory = prefix.rpartition("/")[0]
+        with self._errors_translated(prefix):
+            for name in self._names_below(directory):
+                if name.startswith(prefix) and not name.startswith(f"{STAGING}/"):
+                    yield name
+
+    def delete(self, name: str) -> None:
+        with self._errors_translated(name), suppress(FileNotFoundError):
+            os.unlink(self._path_of(name))
+
+    def sync(self) -> None:
+        with self._lock:
+            self._check_usable()
+            unsynced, self._unsynced = self._unsynced, []
+        try:
+            self._sync_file_system()
+        except OSError as error:
+            self._failed = True
+            for name in unsynced:
+                with suppress(OSError):
+                    os.unlink(self._path_of(name))
+            raise ObjectStoreError(
+                f"objects could not be made durable in {self._path}: {error.strerror}"
+            ) from error
+
+    # ------------------------------------------------------------ files
+
+    def _path_of(self, name: str) -> str:
+        assert _NAME.fullmatch(name), f"internal error: {name!r} is no name of an object"
+        return f"{self._path}/{name}"
+
+    def _names_below(self, directory: str) -> Iterator[str]:
+        try:
+            entries = sorted(os.scandir(f"{self._path}/{directory}"), key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for entry in entries:
+            name = f"{directory}/{entry.name}" if directory else entry.name
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._names_below(name)
+            else:
+                yield name
+
+    def _stage(self, data: Buffer, *, durable: bool) -> str:
+        """Write `data` to a new file in the staging directory; answers its path."""
+        with self._lock:
+            self._check_usable()
+            if self._staging is None:
+                self._staging, self._staging_lock = self._open_staging()
+        path = f"{self._staging}/{next(self._staged_count)}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(path, flags, 0o600)
+        try:
+            rest = memoryview(data).cast("B")
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            if durable:
+                self._sync_file(descriptor)
+        except BaseException:
+            os.unlink(path)
+            raise
+        finally:
+            os.close(descriptor)
+        return path
+
+    def _link(self, staged: str, target: str, *, durable: bool) -> None:
+        try:
+            os.link(staged, target)
+        except FileNotFoundError:
+            self._make_parents(target, durable=durable)
+            os.link(staged, target)
+        if durable:
+            sync_directory(Path(target).parent)
+
+    def _make_parents(self, target: str, *, durable: bool) -> None:
+        missing = [
+            parent
+            for parent in Path(target).parents
+            if parent.is_relative_to(self._path) and not parent.is_dir()
+        ]
+        for parent in reversed(missing):
+            if durable:
+                make_directory_durably(parent)
+            else:
+                parent.mkdir(mode=0o700, exist_ok=True)
+
+    def _make_durable(self, path: str) -> None:
+        """An object that exists may be another writer's who was killed before his sync."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._sync_file(descriptor)
+        finally:
+            os.close(descriptor)
+        sync_directory(Path(path).parent)
+
+    def _sync_file(self, descriptor: int) -> None:
+        os.fsync(descriptor)
+
+    def _sync_file_system(self) -> None:
+        if _LIBC.syncfs(self._directory) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+
+    def _open_staging(self) -> tuple[str, int]:
+        """A directory of our own below `tmp`, and its lock; leftovers of others are removed."""
+        parent = self._path / STAGING
+        parent.mkdir(mode=0o700, exist_ok=True)
+        for leftover in parent.iterdir():
+            if (lock := _lock_directory(str(leftover))) is not None:
+                shutil.rmtree(leftover, ignore_errors=True)
+                os.close(lock)
+        while True:
+            path = tempfile.mkdtemp(prefix="", dir=parent)
+            # Another writer may take it for a leftover before it is locked.
+            if (lock := _lock_directory(path)) is not None:
+                return path, lock
+
+    def _check_usable(self) -> None:
+        if self._failed:
+            raise ObjectStoreError(f"writing to {self._path} failed before; it must be reopened")
+
+    @contextmanager
+    def _errors_translated(self, name: str) -> Iterator[None]:
+        try:
+            with no_space_named(self._path):
+                yield
+        except FileExistsError:
+            raise
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
+                raise ObjectNotFoundError(name) from error
+            raise ObjectStoreError(
+                f"object {name} in {self._path}: {error.strerror or error}"
+            ) from error
+
+
+def _lock_directory(path: str) -> int | None:
+    """A descriptor that holds the lock, or None when another has it or the directory is gone."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.exists(path):
+            return descriptor
+    except OSError:
+        pass
+    os.close(descriptor)
+    return None
+
+
+if TYPE_CHECKING:
+
+    def _conforms(objects: LocalObjects) -> ObjectStore:
+        return objects

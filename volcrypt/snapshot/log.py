@@ -1,0 +1,177 @@
+"""The log of a signer: continue it, commit a snapshot to it, delete one with a tombstone.
+
+A head that is kept outside the store says how far the log had come. An operation may have been
+killed after its entry was durable and before the new head was kept; so an operation first walks on
+from the head that it is given: valid entries of the signer himself that continue it are accepted,
+since nobody else can make them. Everything else is a rollback: an entry missing at or after the
+head, one with another digest, a chain that does not hold.
+
+Operations of one signer are kept apart by the caller (a host's lock); several signers share a store
+freely.
+"""
+
+from volcrypt.errors import (
+    InvalidArgumentError,
+    ObjectNotFoundError,
+    RollbackError,
+    SnapshotNotFoundError,
+    TryAgainError,
+)
+from volcrypt.formats.certificate import SignerId, entry_digest
+from volcrypt.formats.manifest import Manifest, encode_manifest
+from volcrypt.formats.tombstone import Tombstone, encode_tombstone
+from volcrypt.names import SnapshotId
+from volcrypt.snapshot import layout
+from volcrypt.snapshot.draft import SnapshotDraft
+from volcrypt.snapshot.layout import EntryName, LogPlace
+from volcrypt.snapshot.signer import LogHead, Signer, empty_log
+from volcrypt.snapshot.store import SnapshotStore
+
+
+class SignerLog:
+    """The entries of one signer, as the store lists them now."""
+
+    def __init__(self, store: SnapshotStore, signer: SignerId) -> None:
+        self._store = store
+        self.signer = signer
+        self.manifests: dict[int, EntryName] = {}
+        self.tombstones: dict[int, EntryName] = {}
+        self.deletions: dict[int, EntryName] = {}
+        """Tombstones, of any signer, by the number that they delete from this log."""
+        # Manifests first: one that is deleted meanwhile is then found by its tombstone.
+        for name in store.manifest_names():
+            if name.place.signer == signer:
+                self.manifests[name.place.sequence] = name
+        for name in store.tombstone_names():
+            if name.place.signer == signer:
+                self.tombstones[name.place.sequence] = name
+            if name.deleted is not None and name.deleted.signer == signer:
+                self.deletions[name.deleted.sequence] = name
+
+    @property
+    def last(self) -> int:
+        """The highest number that the store lists; 0 for none."""
+        return max((0, *self.manifests, *self.tombstones, *self.deletions))
+
+    def entry(self, sequence: int) -> tuple[bytes, bytes | None] | None:
+        """`(digest, digest of the one before)` of a checked entry, or None when it is missing.
+
+        Of a deleted manifest only the digest is known, from its tombstone.
+        Raises FormatError and IntegrityError; RollbackError when a number is there twice.
+        """
+        if sequence in self.manifests and sequence in self.tombstones:
+            raise RollbackError(f"log of signer {self.signer}")
+        try:
+            if (name := self.tombstones.get(sequence)) is not None:
+                tombstone, data = self._store.read_tombstone(name)
+                return entry_digest(data), tombstone.previous
+            if (name := self.deletions.get(sequence)) is not None:
+                return self._store.read_tombstone(name)[0].deleted_digest, None
+            if (name := self.manifests.get(sequence)) is not None:
+                manifest, data = self._store.read_manifest(name)
+                return entry_digest(data), manifest.previous
+        except ObjectNotFoundError:
+            return self._deleted_meanwhile(sequence) if sequence in self.manifests else None
+        return None
+
+    def _deleted_meanwhile(self, sequence: int) -> tuple[bytes, None] | None:
+        """The entry of a manifest that was listed and is gone: another signer deleted it."""
+        snapshot_id = self.manifests[sequence].snapshot_id
+        for name in self._store.tombstone_names(snapshot_id):
+            if name.deleted == LogPlace(self.signer, sequence):
+                return self._store.read_tombstone(name)[0].deleted_digest, None
+        return None
+
+    def continue_from(self, head: LogHead | None) -> LogHead:
+        """The present head. Raises RollbackError, FormatError and IntegrityError."""
+        current = head or empty_log(self.signer)
+        if current.signer != self.signer:
+            raise InvalidArgumentError("the log head is another signer's")
+        if current.sequence > 0:
+            entry = self.entry(current.sequence)
+            if entry is None or entry[0] != current.digest:
+                raise RollbackError(f"log of signer {self.signer}")
+        while current.sequence < self.last:
+            entry = self.entry(current.sequence + 1)
+            if entry is None or entry[1] not in (None, current.digest):
+                raise RollbackError(f"log of signer {self.signer}")
+            current = LogHead(self.signer, current.sequence + 1, entry[0])
+        return current
+
+
+def commit(
+    store: SnapshotStore, draft: SnapshotDraft, signer: Signer, head: LogHead | None
+) -> tuple[Manifest, LogHead]:
+    """Complete a snapshot whose chunks and pages were put under a pin: durable on return.
+
+    After a kill, the same commit again finds its own manifest. Raises RollbackError when the store
+    does not continue `head`, TryAgainError when the pin was lost, ObjectStoreError, NoSpaceError.
+    """
+    store.objects.sync()
+    head = SignerLog(store, signer.id).continue_from(head)
+    for name in store.manifest_names(draft.snapshot_id):
+        manifest = store.read_manifest(name)[0]
+        if manifest.root != draft.root or manifest.signer != signer.id:
+            raise InvalidArgumentError(f"snapshot {draft.snapshot_id} exists already")
+        return manifest, head
+    # Without its pin a sweep may have taken what this snapshot shares with deleted ones.
+    pin = layout.pin_name(draft.snapshot_id)
+    if pin not in store.objects.list(pin):
+        raise TryAgainError(f"snapshot {draft.snapshot_id} lost its hold on the store")
+    manifest = draft.manifest(
+        store=store.document,
+        signer=signer.id,
+        sequence=head.sequence + 1,
+        previous=head.digest,
+    )
+    data = encode_manifest(manifest, signer.seal)
+    place = LogPlace(signer.id, manifest.sequence)
+    return manifest, _append(store, EntryName(draft.snapshot_id, place), data)
+
+
+def delete(
+    store: SnapshotStore,
+    snapshot_id: SnapshotId,
+    signer: Signer,
+    head: LogHead | None,
+    *,
+    now: int,
+) -> LogHead:
+    """Delete a snapshot for good: tombstone, then manifest. Its chunks are left to a sweep.
+
+    After a kill between the two, the same call again removes the manifest. Raises
+    SnapshotNotFoundError, RollbackError, FormatError, IntegrityError, ObjectStoreError.
+    """
+    head = SignerLog(store, signer.id).continue_from(head)
+    names = list(store.manifest_names(snapshot_id))
+    if not names:
+        raise SnapshotNotFoundError(snapshot_id)
+    if store.tombstone(snapshot_id) is None:
+        manifest, data = store.read_manifest(names[0])
+        tombstone = Tombstone(
+            store_id=store.store_id,
+            signer=signer.id,
+            sequence=head.sequence + 1,
+            previous=head.digest,
+            snapshot_id=snapshot_id,
+            volume_id=manifest.volume_id,
+            deleted_signer=manifest.signer,
+            deleted_sequence=manifest.sequence,
+            deleted_digest=entry_digest(data),
+            root=manifest.root,
+            parent=manifest.parent,
+            deleted_at=now,
+        )
+        place = LogPlace(signer.id, tombstone.sequence)
+        name = EntryName(snapshot_id, place, names[0].place)
+        head = _append(store, name, encode_tombstone(tombstone, signer.seal))
+    for name in names:
+        store.objects.delete(name.text)
+    store.objects.sync()
+    return head
+
+
+def _append(store: SnapshotStore, name: EntryName, data: bytes) -> LogHead:
+    if not store.objects.put_if_absent(name.text, data):
+        raise RollbackError(f"log of signer {name.place.signer}")
+    return LogHead(name.place.signer, name.place.sequence, entry_digest(data))

@@ -1,0 +1,218 @@
+"""Tables of chunk digests: read lazily and checked, or made page by page.
+
+A page is read when one of its chunks is asked for, so memory follows what is touched; the table
+itself is 4 MiB for the largest volume.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from typing_extensions import Buffer
+
+from volcrypt.crypto.digest import DIGEST_BYTES, ZERO_DIGEST
+from volcrypt.formats.pages import (
+    PAGE_CHUNKS,
+    all_holes,
+    decode_page,
+    decode_table,
+    digest_at,
+    encode_page,
+    encode_table,
+    page_count,
+    page_range,
+    stored_positions,
+)
+from volcrypt.geometry import chunk_range
+from volcrypt.snapshot.draft import StoredTable
+from volcrypt.snapshot.store import SnapshotStore, Stored
+
+
+class ChunkTable:
+    """Which object is which chunk, below one root; also a source of those chunks.
+
+    Safe for several threads. Everything that it answers was checked against the root.
+    """
+
+    def __init__(
+        self, store: SnapshotStore, root: bytes, *, size_bytes: int, where: str = "snapshot"
+    ) -> None:
+        """`where` names the snapshot in errors. Raises FormatError and IntegrityError."""
+        self.store = store
+        self.root = root
+        self.size_bytes = size_bytes
+        self._where = where
+        self._last_page = (-1, b"")
+        if root == ZERO_DIGEST:
+            self.page_digests = bytes(all_holes(page_count(size_bytes)))
+        else:
+            where = f"table of {where}"
+            data = store.get_page(root, where=where)
+            self.page_digests = decode_table(data, size_bytes=size_bytes, what=where)
+
+    def page_digest(self, number: int) -> bytes:
+        return digest_at(self.page_digests, number)
+
+    def page(self, number: int) -> bytes:
+        """The digests of the chunks of one page. Raises FormatError and IntegrityError."""
+        last_number, last = self._last_page
+        if last_number == number:
+            return last
+        digest = self.page_digest(number)
+        if digest == ZERO_DIGEST:
+            digests = bytes(all_holes(len(page_range(number, self.size_bytes))))
+        else:
+            where = f"page {number} of {self._where}"
+            data = self.store.get_page(digest, where=where)
+            digests = decode_page(data, number=number, size_bytes=self.size_bytes, what=where)
+        self._last_page = (number, digests)
+        return digests
+
+    def digest(self, index: int) -> bytes:
+        """The digest of one chunk; ZERO_DIGEST for a hole. Raises as `page`."""
+        return digest_at(self.page(index // PAGE_CHUNKS), index % PAGE_CHUNKS)
+
+    def stored_pages(self) -> Iterator[int]:
+        """Ascending numbers of the pages that hold anything."""
+        yield from stored_positions(self.page_digests)
+
+    def candidate_chunks(self, start: int = 0) -> Iterator[int]:
+        """Ascending indexes, from `start` on, of the chunks that are no holes. Raises as `page`."""
+        for number in self.stored_pages():
+            first = number * PAGE_CHUNKS
+            if first + PAGE_CHUNKS > start:
+                for position in stored_positions(self.page(number)):
+                    if first + position >= start:
+                        yield first + position
+
+    def read_chunk(self, index: int, buffer: Buffer) -> None:
+        """Fill `buffer`, of the chunk's length, with its ciphertext; a hole is zeros.
+
+        Raises ChunkMissingError, ChunkCorruptError, and what `page` raises.
+        """
+        digest = self.digest(index)
+        if digest == ZERO_DIGEST:
+            view = memoryview(buffer)
+            view[:] = bytes(view.nbytes)
+        else:
+            self.store.get_chunk(digest, buffer, where=f"chunk {index} of {self._where}")
+
+
+@dataclass(slots=True)
+class _OpenPage:
+    """A page in the making."""
+
+    digests: bytearray
+    before: int
+    """How many chunks it held when it was opened."""
+    compare: bytes | None
+    pending: int = 0
+    closed: bool = False
+
+
+@dataclass(slots=True)
+class TableWriter:
+    """Makes a table from digests that come in any order, while pages are opened in ascending order.
+
+    Starts as `start` (what is not opened stays as there) or as holes. A page is put when it is
+    closed and nothing of it is pending. Objects that `compare` names count as stored: they are
+    under a pin. `open_page`, `put_page` and `checkpoint` do I/O; the rest does not, and belongs to
+    one thread.
+    """
+
+    store: SnapshotStore
+    size_bytes: int
+    start: ChunkTable | None
+    compare: ChunkTable | None
+    data_chunks: int
+    stored_chunks: int = 0
+    stored_bytes: int = 0
+    repaired: list[str] = field(default_factory=list)
+    _table: bytearray = field(init=False)
+    _pages: dict[int, _OpenPage] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self._table = (
+            all_holes(page_count(self.size_bytes))
+            if self.start is None
+            else bytearray(self.start.page_digests)
+        )
+
+    def open_page(self, number: int) -> None:
+        """Read what the page starts from. Raises FormatError and IntegrityError."""
+        compare = None if self.compare is None else self.compare.page(number)
+        if self.start is None:
+            digests = all_holes(len(page_range(number, self.size_bytes)))
+        else:
+            digests = bytearray(self.start.page(number))
+        before = len(stored_positions(digests))
+        self._pages[number] = _OpenPage(digests=digests, before=before, compare=compare)
+
+    def expect(self, index: int) -> bytes | None:
+        """A digest for this chunk will come; answers the digest that need not be put, if any."""
+        page = self._pages[index // PAGE_CHUNKS]
+        page.pending += 1
+        return None if page.compare is None else digest_at(page.compare, index % PAGE_CHUNKS)
+
+    def record(self, index: int, digest: bytes, stored: Stored) -> int | None:
+        """Set a digest; answers the number of its page when that can be put now."""
+        number = index // PAGE_CHUNKS
+        page = self._pages[number]
+        at = index % PAGE_CHUNKS * DIGEST_BYTES
+        page.digests[at : at + DIGEST_BYTES] = digest
+        page.pending -= 1
+        if stored is Stored.NEW:
+            self.stored_chunks += 1
+            self.stored_bytes += chunk_range(index, self.size_bytes).length
+        elif stored is Stored.REPAIRED:
+            self.repaired.append(f"chunk {index} ({digest.hex()})")
+        return number if page.closed and page.pending == 0 else None
+
+    def close_page(self, number: int) -> bool:
+        """No more chunks of this page will be expected; says whether it can be put now."""
+        page = self._pages[number]
+        page.closed = True
+        return page.pending == 0
+
+    def put_page(self, number: int) -> None:
+        """Store a finished page."""
+        page = self._pages.pop(number)
+        at = number * DIGEST_BYTES
+        self._table[at : at + DIGEST_BYTES] = self._put_digests(number, page.digests)
+        self.data_chunks += len(stored_positions(page.digests)) - page.before
+
+    def checkpoint(self) -> StoredTable:
+        """Store the table as it is now, with open pages as they are. Nothing may be pending."""
+        table = bytearray(self._table)
+        data_chunks = self.data_chunks
+        for number, page in self._pages.items():
+            assert page.pending == 0, "internal error: a checkpoint while chunks are under way"
+            at = number * DIGEST_BYTES
+            table[at : at + DIGEST_BYTES] = self._put_digests(number, page.digests)
+            data_chunks += len(stored_positions(page.digests)) - page.before
+        if data_chunks == 0:
+            root = ZERO_DIGEST
+        elif self.start is not None and table == self.start.page_digests:
+            root = self.start.root
+        else:
+            root = self._put(encode_table(table))
+        return StoredTable(
+            root=root,
+            data_chunks=data_chunks,
+            stored_chunks=self.stored_chunks,
+            stored_bytes=self.stored_bytes,
+            repaired=tuple(self.repaired),
+        )
+
+    def _put_digests(self, number: int, digests: bytearray) -> bytes:
+        if not stored_positions(digests):
+            return ZERO_DIGEST
+        for known in (self.start, self.compare):
+            if known is not None and known.page(number) == digests:
+                return known.page_digest(number)
+        return self._put(encode_page(digests))
+
+    def _put(self, data: bytes) -> bytes:
+        digest, stored = self.store.put_page(data)
+        if stored is Stored.REPAIRED:
+            self.repaired.append(f"page {digest.hex()}")
+        return digest

@@ -1,0 +1,325 @@
+"""Verify snapshots without any data key: read all that they name, and name what is wrong.
+
+Everything that a digest or a signature covers is checked: chunks, pages, tables, manifests,
+tombstones, certificates; then the logs of all signers for gaps, for two entries with one number,
+and for being shorter than, or different from, the head that somebody kept.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from volcrypt.crypto.digest import ZERO_DIGEST
+from volcrypt.errors import (
+    ChunkCorruptError,
+    ChunkMissingError,
+    FormatError,
+    IntegrityError,
+    ObjectNotFoundError,
+    SnapshotNotFoundError,
+)
+from volcrypt.formats.certificate import SignerId
+from volcrypt.formats.manifest import Manifest, SnapshotPoint
+from volcrypt.formats.pages import PAGE_CHUNKS, digest_at, page_range, stored_positions
+from volcrypt.geometry import CHUNK_BYTES, chunk_range
+from volcrypt.names import SnapshotId
+from volcrypt.snapshot import layout
+from volcrypt.snapshot.layout import EntryName
+from volcrypt.snapshot.log import SignerLog
+from volcrypt.snapshot.signer import LogHead, empty_log
+from volcrypt.snapshot.store import SnapshotStore
+from volcrypt.snapshot.table import ChunkTable
+
+
+class DamageKind(Enum):
+    """What is wrong with something."""
+
+    DAMAGED = "damaged"
+    """Its bytes are not what they should be: changed, or cut."""
+    MISSING = "missing"
+    SUBSTITUTED = "substituted"
+    """Another's valid bytes in its place."""
+    ROLLED_BACK = "rolled back"
+    """The store is older than, or another than, what was seen of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """One finding. `what` names the thing for people, `name` the object, where there is one."""
+
+    kind: DamageKind
+    what: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.what} is {self.kind.value}" + (f" ({self.name})" if self.name else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What was looked at, and what was wrong with it."""
+
+    snapshots: list[SnapshotId]
+    chunk_count: int
+    """Chunks read; one that a snapshot has in common with the one before it is read once."""
+    freshness_checked: bool
+    """False: nothing to compare with was given, so a store rolled back as a whole goes unseen."""
+    damages: list[Damage]
+
+
+def verify(
+    store: SnapshotStore,
+    snapshot_ids: list[SnapshotId] | None = None,
+    *,
+    lineage: bool = False,
+    expected_head: LogHead | None = None,
+) -> Verification:
+    """Verify snapshots (None: all), with `lineage` also their ancestors, and all logs.
+
+    Raises SnapshotNotFoundError for one that does not exist and never did, ObjectStoreError.
+    Everything else that is wrong is in the answer.
+    """
+    verifier = _Verifier(store)
+    wanted = store.snapshot_ids() if snapshot_ids is None else list(snapshot_ids)
+    for snapshot_id in wanted:
+        verifier.verify_snapshot(snapshot_id, lineage=lineage)
+    verifier.verify_logs(expected_head)
+    return Verification(
+        snapshots=sorted(verifier.verified),
+        chunk_count=verifier.chunk_count,
+        freshness_checked=expected_head is not None,
+        damages=verifier.damages,
+    )
+
+
+@dataclass(slots=True)
+class _Verifier:
+    store: SnapshotStore
+    damages: list[Damage] = field(default_factory=list)
+    verified: set[SnapshotId] = field(default_factory=set)
+    chunk_count: int = 0
+    _pages: set[bytes] = field(default_factory=set)
+    _buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(CHUNK_BYTES)))
+
+    def _report(self, kind: DamageKind, what: str, name: str = "") -> None:
+        damage = Damage(kind=kind, what=what, name=name)
+        if damage not in self.damages:
+            self.damages.append(damage)
+
+    # ------------------------------------------------------------ snapshots
+
+    def verify_snapshot(self, snapshot_id: SnapshotId, *, lineage: bool) -> None:
+        if not self._is_known(snapshot_id):
+            raise SnapshotNotFoundError(snapshot_id)
+        chain: list[Manifest] = []
+        point: SnapshotPoint | None = SnapshotPoint(snapshot_id=snapshot_id, root=b"")
+        seen: set[SnapshotId] = set()
+        while point is not None and point.snapshot_id not in seen:
+            seen.add(point.snapshot_id)
+            manifest, parent = self._resolve(point)
+            if manifest is not None:
+                chain.append(manifest)
+            point = parent if lineage else None
+        # Oldest first: a child is compared with what was just verified.
+        older: ChunkTable | None = None
+        for manifest in reversed(chain):
+            if manifest.snapshot_id not in self.verified:
+                self.verified.add(manifest.snapshot_id)
+                older = self._verify_chunks(manifest, older)
+
+    def _is_known(self, snapshot_id: SnapshotId) -> bool:
+        return (
+            next(self.store.manifest_names(snapshot_id), None) is not None
+            or next(self.store.tombstone_names(snapshot_id), None) is not None
+        )
+
+    def _resolve(self, point: SnapshotPoint) -> tuple[Manifest | None, SnapshotPoint | None]:
+        """The snapshot at a point, if it is there, and the point of its parent, if known.
+
+        An empty root stands for any: the snapshot that was asked for.
+        """
+        snapshot_id = point.snapshot_id
+        what = f"snapshot {snapshot_id}"
+        for name in self.store.tombstone_names(snapshot_id):
+            if self._check_entry(name):
+                tombstone = self.store.read_tombstone(name)[0]
+                if point.root not in (b"", tombstone.root):
+                    self._report(DamageKind.SUBSTITUTED, what, name.text)
+                return None, tombstone.parent
+        for name in self.store.manifest_names(snapshot_id):
+            if self._check_entry(name):
+                manifest = self.store.read_manifest(name)[0]
+                if point.root not in (b"", manifest.root):
+                    self._report(DamageKind.SUBSTITUTED, what, name.text)
+                return manifest, manifest.parent
+            return None, None
+        self._report(DamageKind.MISSING, f"manifest of {what}")
+        return None, None
+
+    def _verify_chunks(self, manifest: Manifest, older: ChunkTable | None) -> ChunkTable | None:
+        what = f"snapshot {manifest.snapshot_id}"
+        try:
+            table = ChunkTable(
+                self.store, manifest.root, size_bytes=manifest.size_bytes, where=what
+            )
+        except (IntegrityError, FormatError) as error:
+            self._report_page(error, f"table of {what}", manifest.root)
+            return None
+        held = 0
+        complete = True
+        for number in table.stored_pages():
+            digest = table.page_digest(number)
+            try:
+                digests = table.page(number)
+            except (IntegrityError, FormatError) as error:
+                self._report_page(error, f"page {number} of {what}", digest)
+                complete = False
+                continue
+            held += len(stored_positions(digests))
+            if digest not in self._pages:
+                self._pages.add(digest)
+                self._verify_page(manifest, number, digests, older)
+        if complete and held != manifest.data_chunks:
+            self._report(DamageKind.DAMAGED, f"count of the chunks of {what}")
+        return table
+
+    def _verify_page(
+        self, manifest: Manifest, number: int, digests: bytes, older: ChunkTable | None
+    ) -> None:
+        known = b""
+        if older is not None and older.size_bytes == manifest.size_bytes:
+            # A page of the older one that cannot be read was reported already.
+            try:
+                known = older.page(number)
+            except (IntegrityError, FormatError):
+                known = b""
+        first = page_range(number, manifest.size_bytes).start
+        for position in stored_positions(digests):
+            digest = digest_at(digests, position)
+            if known and digest_at(known, position) == digest:
+                continue
+            length = chunk_range(first + position, manifest.size_bytes).length
+            what = f"chunk {number * PAGE_CHUNKS + position} of snapshot {manifest.snapshot_id}"
+            self._verify_chunk(digest, length, what)
+
+    def _verify_chunk(self, digest: bytes, length: int, what: str) -> None:
+        self.chunk_count += 1
+        name = layout.chunk_name(digest)
+        view = self._buffer[:length]
+        try:
+            self.store.get_chunk(digest, view, where=what)
+        except ChunkMissingError:
+            self._report(DamageKind.MISSING, what, name)
+        except ChunkCorruptError:
+            self._report_bytes(self.store.objects.get(name), what, name, prefix=layout.CHUNKS)
+
+    def _report_page(self, error: Exception, what: str, digest: bytes) -> None:
+        name = layout.page_name(digest)
+        if isinstance(error, ChunkMissingError):
+            self._report(DamageKind.MISSING, what, name)
+        elif isinstance(error, ChunkCorruptError):
+            self._report_bytes(self.store.objects.get(name), what, name, prefix=layout.PAGES)
+        else:
+            self._report(DamageKind.SUBSTITUTED, what, name)
+
+    def _report_bytes(self, data: bytes, what: str, name: str, *, prefix: str) -> None:
+        """Damaged, or the bytes of another object of this store?"""
+        digest = self.store.digest.digest(data)
+        other = layout.chunk_name(digest) if prefix == layout.CHUNKS else layout.page_name(digest)
+        substituted = digest != ZERO_DIGEST and other in self.store.objects.list(other)
+        kind = DamageKind.SUBSTITUTED if substituted else DamageKind.DAMAGED
+        self._report(kind, what, name)
+
+    # ------------------------------------------------------------ logs
+
+    def verify_logs(self, expected_head: LogHead | None) -> None:
+        signers = {name.place.signer for name in self._entries()}
+        signers |= {name.deleted.signer for name in self._entries() if name.deleted is not None}
+        if expected_head is not None:
+            signers.add(expected_head.signer)
+        for signer in sorted(signers):
+            log = SignerLog(self.store, signer)
+            head = empty_log(signer)
+            last = log.last
+            if expected_head is not None and expected_head.signer == signer:
+                last = max(last, expected_head.sequence)
+            self._verify_log(log, head, last, expected_head)
+
+    def _verify_log(
+        self, log: SignerLog, head: LogHead, last: int, expected_head: LogHead | None
+    ) -> None:
+        previous: bytes | None = head.digest
+        for sequence in range(1, last + 1):
+            what = f"entry {sequence} of the log of signer {log.signer}"
+            names = [
+                entries[sequence]
+                for entries in (log.tombstones, log.deletions, log.manifests)
+                if sequence in entries
+            ]
+            digest = None
+            if not names:
+                # The end of the log being gone is a rollback; a hole in it is a lost entry.
+                kind = DamageKind.MISSING if sequence <= log.last else DamageKind.ROLLED_BACK
+                self._report(kind, what)
+            elif sum(self._check_entry(name) for name in names) == len(names):
+                digest, before = self._entry(log, sequence, what)
+                if None not in (before, previous) and before != previous:
+                    self._report(DamageKind.SUBSTITUTED, what, names[0].text)
+            is_head = expected_head is not None and (log.signer, sequence) == (
+                expected_head.signer,
+                expected_head.sequence,
+            )
+            if is_head and expected_head is not None and digest not in (None, expected_head.digest):
+                self._report(DamageKind.ROLLED_BACK, what, names[0].text)
+            previous = digest
+
+    def _entry(self, log: SignerLog, sequence: int, what: str) -> tuple[bytes | None, bytes | None]:
+        """Digest of a sound entry and of the one before it, where they are known."""
+        try:
+            return log.entry(sequence) or (None, None)
+        except IntegrityError:
+            self._report(DamageKind.SUBSTITUTED, what)
+            return None, None
+
+    def _entries(self) -> Iterator[EntryName]:
+        yield from self.store.manifest_names()
+        yield from self.store.tombstone_names()
+
+    def _check_entry(self, name: EntryName) -> bool:
+        """Whether a manifest or tombstone is sound; reported when it is not."""
+        if not self._check_certificate(name.place.signer):
+            return False
+        kind = "manifest" if name.deleted is None else "tombstone"
+        what = f"{kind} of snapshot {name.snapshot_id}"
+        try:
+            if name.deleted is None:
+                self.store.read_manifest(name)
+            else:
+                self.store.read_tombstone(name)
+        except ObjectNotFoundError:
+            self._report(DamageKind.MISSING, what, name.text)
+        except (IntegrityError, FormatError):
+            self._report_entry(name, what)
+        else:
+            return True
+        return False
+
+    def _check_certificate(self, signer: SignerId) -> bool:
+        what = f"certificate of signer {signer}"
+        name = layout.certificate_name(signer)
+        try:
+            self.store.verifier_of(signer)
+        except (IntegrityError, FormatError):
+            missing = name not in self.store.objects.list(name)
+            self._report(DamageKind.MISSING if missing else DamageKind.DAMAGED, what, name)
+            return False
+        return True
+
+    def _report_entry(self, name: EntryName, what: str) -> None:
+        """Damaged, or the valid bytes of another entry?"""
+        data = self.store.objects.get(name.text)
+        for other in self._entries():
+            if other != name and self.store.objects.get(other.text) == data:
+                self._report(DamageKind.SUBSTITUTED, what, name.text)
+                return
+        self._report(DamageKind.DAMAGED, what, name.text)

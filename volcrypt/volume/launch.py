@@ -1,0 +1,209 @@
+"""Starting the process that serves a volume, and handing it the keys.
+
+What goes over a socket pair, from the command that unwrapped the key to the new process:
+
+    LENGTH          4 bytes, big-endian, of
+    ASSIGNMENT      JSON, members of Assignment
+    DATA KEY        64 bytes, when `has_data_key`
+    SEAL KEY        32 bytes, for the clean copy of the change map
+
+and one line of JSON comes back, an Answer. So the process never has the PIN of the HSM, and the
+keys are never in an argument, the environment or a file.
+"""
+
+import os
+import socket
+import struct
+import sys
+from pathlib import Path
+from typing import Final, NoReturn
+
+import msgspec
+
+from volcrypt.crypto.data_key import DATA_KEY_BYTES, DataKey
+from volcrypt.errors import MalformedError, MountError, VolumeError
+from volcrypt.formats.document import MAC_KEY_BYTES
+from volcrypt.names import VolumeId
+from volcrypt.volume.error_report import ErrorReport
+
+DAEMON_MODULE: Final = "volcrypt.daemons.volume"
+
+_LENGTH: Final = struct.Struct(">I")
+_MAX_BYTES: Final = 64 * 1024
+_CHANNEL_FD: Final = 3
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one process is to serve. All paths are absolute.
+
+    `volume_directory` holds the owner lock and the clean change map. The live map, the control
+    socket and the log lie on tmpfs, in a directory of this user alone.
+    """
+
+    volume_id: VolumeId
+    name: str | None
+    size_bytes: int
+    data_path: str
+    read_only: bool
+    has_data_key: bool
+    volume_directory: str
+    mount_directory: str
+    live_map_path: str
+    socket_path: str
+    log_path: str
+
+    @property
+    def label(self) -> str:
+        """What people call the volume."""
+        return self.name or self.volume_id
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Either the volume is served by process `pid` and its first read worked, or `error`."""
+
+    pid: int
+    error: ErrorReport | None = None
+
+
+def spawn_daemon(assignment: Assignment, data_key: DataKey | None, seal_key: bytearray) -> int:
+    """Serve a volume in a process of its own; its pid, once the first read has worked.
+
+    It gets a session of its own and writes what goes wrong later to the log. It does not report to
+    systemd: whoever calls this knows what else has to be ready.
+    Raises the error that the process met, with nothing left behind.
+    """
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            pid = _start(assignment, theirs)
+        try:
+            _send(ours, assignment, data_key, seal_key)
+            line = _receive_line(ours)
+        except OSError:
+            line = b""
+    if line:
+        answer = msgspec.json.decode(line, type=Answer)
+        if answer.error is None:
+            return answer.pid
+    _reap(pid)
+    if not line:
+        raise VolumeError(
+            f"the process that was to serve volume {assignment.label} ended before it was ready",
+            hint=f"see {assignment.log_path}",
+        )
+    assert answer.error is not None
+    raise answer.error.error()
+
+
+def exec_daemon(assignment: Assignment, data_key: DataKey | None, seal_key: bytearray) -> NoReturn:
+    """Become the process that serves the volume, in the foreground: same pid, same terminal.
+
+    Nothing of the caller stays in memory. Errors go to standard error, and the exit code is 1.
+    """
+    ours, theirs = socket.socketpair()
+    _send(ours, assignment, data_key, seal_key)
+    theirs.set_inheritable(True)
+    arguments = [*_arguments(theirs.fileno()), "--foreground"]
+    os.execve(sys.executable, arguments, _environment())  # noqa: S606 - there is no shell
+
+
+def receive_assignment(channel: socket.socket) -> tuple[Assignment, DataKey | None, bytearray]:
+    """The other end: the assignment, the data key and the seal key.
+
+    Raises MalformedError when something else comes.
+    """
+    (length,) = _LENGTH.unpack(_receive_exactly(channel, _LENGTH.size))
+    if length > _MAX_BYTES:
+        raise MalformedError("assignment", "too long")
+    try:
+        assignment = msgspec.json.decode(_receive_exactly(channel, length), type=Assignment)
+    except msgspec.DecodeError as error:
+        raise MalformedError("assignment", "it does not parse") from error
+    data_key = None
+    if assignment.has_data_key:
+        data_key = DataKey(_receive_exactly(channel, DATA_KEY_BYTES))
+    return assignment, data_key, _receive_exactly(channel, MAC_KEY_BYTES)
+
+
+def send_answer(channel: socket.socket, answer: Answer) -> None:
+    """Raises OSError when whoever asked is gone."""
+    channel.sendall(msgspec.json.encode(answer) + b"\n")
+
+
+def _start(assignment: Assignment, channel: socket.socket) -> int:
+    environment = _environment()
+    environment.pop("NOTIFY_SOCKET", None)
+    log = os.open(assignment.log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        return os.posix_spawn(
+            sys.executable,
+            _arguments(_CHANNEL_FD),
+            environment,
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, channel.fileno(), _CHANNEL_FD),
+                (os.POSIX_SPAWN_DUP2, log, 2),
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
+                (os.POSIX_SPAWN_DUP2, 0, 1),
+            ],
+            setsid=True,
+        )
+    except OSError as error:
+        raise MountError(f"cannot start {sys.executable}: {error.strerror}") from error
+    finally:
+        os.close(log)
+
+
+def _arguments(descriptor: int) -> list[str]:
+    # -I: neither the working directory nor PYTHON* variables decide what code gets the key.
+    return [sys.executable, "-I", "-m", DAEMON_MODULE, "--assignment-fd", str(descriptor)]
+
+
+def _environment() -> dict[str, str]:
+    # A pool of threads that numpy never needs here would keep the capabilities that we drop.
+    return {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+
+
+def _send(
+    channel: socket.socket, assignment: Assignment, data_key: DataKey | None, seal_key: bytearray
+) -> None:
+    assert assignment.has_data_key == (data_key is not None), "internal error: key and flag differ"
+    document = msgspec.json.encode(assignment)
+    channel.sendall(_LENGTH.pack(len(document)) + document)
+    if data_key is not None:
+        channel.sendall(data_key.view())
+    channel.sendall(seal_key)
+
+
+def _receive_exactly(channel: socket.socket, length: int) -> bytearray:
+    # Into one buffer that is wiped where it held a key: no copy of it stays in the allocator.
+    buffer = bytearray(length)
+    view = memoryview(buffer)
+    while view:
+        count = channel.recv_into(view)
+        if count == 0:
+            raise MalformedError("assignment", "it was cut short")
+        view = view[count:]
+    return buffer
+
+
+def _receive_line(channel: socket.socket) -> bytes:
+    with channel.makefile("rb") as file:
+        return file.readline()
+
+
+def _reap(pid: int) -> None:
+    try:
+        os.waitpid(pid, 0)
+    except ChildProcessError:
+        return  # somebody else waits for our children
+
+
+def remove_runtime_files(assignment: Assignment) -> None:
+    """What a process that served the volume leaves on tmpfs apart from the live map.
+
+    The log stays when something is in it.
+    """
+    Path(assignment.socket_path).unlink(missing_ok=True)
+    log = Path(assignment.log_path)
+    if log.exists() and log.stat().st_size == 0:
+        log.unlink()

@@ -1,0 +1,200 @@
+"""Loop devices: a block device on the file of a mount, named in /dev/volcrypt. Synchronous.
+
+A loop device asks the file below for whole sectors. 4096-byte sectors spare every merge of a
+partial data unit, but what was laid out in 512-byte sectors does not open on them, so the content
+decides (`probe_sector_size`).
+"""
+
+import os
+import shutil
+import struct
+import subprocess
+import time
+from pathlib import Path
+from typing import Final
+
+from volcrypt.errors import ComponentMissingError, MountError, PrivilegeError, VolumeInUseError
+from volcrypt.volume.mountpoint import mounts, processes_using
+
+DEVICE_DIRECTORY: Final = Path("/dev/volcrypt")
+PROBE_BYTES: Final = 128 * 1024
+"""How much of the start of a volume `probe_sector_size` looks at."""
+
+_SMALL: Final = 512
+_LARGE: Final = 4096
+_DETACH_SECONDS: Final = 5.0
+
+
+def probe_sector_size(head: bytes) -> int:
+    """512 or 4096: the largest sector on which content that starts with `head` works.
+
+    `head` is the first PROBE_BYTES of the volume, or all of a smaller one. Nothing but zeros gives
+    4096; content that is not known gives 512, on which everything works.
+    """
+    if not any(head):
+        return _LARGE
+    if head[1080:1082] == b"\x53\xef":  # ext2/3/4: s_magic; s_log_block_size counts from 1024
+        (log_block_size,) = struct.unpack_from("<I", head, 1048)
+        return _LARGE if 2 <= log_block_size <= 6 else _SMALL
+    if head[:4] == b"XFSB":  # sb_sectsize, big-endian
+        (sector_size,) = struct.unpack_from(">H", head, 102)
+        return _LARGE if sector_size >= _LARGE else _SMALL
+    if head[65600:65608] == b"_BHRfS_M":  # btrfs: sectorsize in the first superblock
+        (sector_size,) = struct.unpack_from("<I", head, 65536 + 144)
+        return _LARGE if sector_size >= _LARGE else _SMALL
+    if head[4096:4104] == b"EFI PART" and head[512:520] != b"EFI PART":  # GPT lies at sector 1
+        return _LARGE
+    return _SMALL
+
+
+def check_loop_devices() -> None:
+    """Raises what `attach_loop` would raise before it does anything."""
+    if os.geteuid() != 0:
+        raise PrivilegeError("attaching a loop device needs root")
+    if shutil.which("losetup") is None:
+        raise ComponentMissingError("losetup", package="mount")
+    if not Path("/dev/loop-control").exists():
+        raise MountError(
+            "this kernel offers no loop devices: /dev/loop-control is missing",
+            hint="modprobe loop, or use 'volcrypt mount' and the file in the mount",
+        )
+
+
+def attach_loop(file: Path, *, sector_size: int, read_only: bool) -> Path:
+    """A new loop device on `file`, with direct I/O; returns its path, `/dev/loopN`.
+
+    Raises PrivilegeError, ComponentMissingError, MountError.
+    """
+    check_loop_devices()
+    arguments = ["--find", "--show", "--partscan", "--direct-io=on", f"--sector-size={sector_size}"]
+    if read_only:
+        arguments.append("--read-only")
+    device = Path(_losetup(*arguments, "--", str(file)).strip())
+    # Without direct I/O the loop device would keep a second cache of plaintext, and losetup only
+    # warns when the kernel refuses it.
+    if _attribute(device, "loop/dio") != "1":
+        _losetup("--detach", str(device))
+        raise MountError(f"the kernel refused direct I/O on {file} with {sector_size}-byte sectors")
+    return device
+
+
+def detach_loop(device: Path, *, volume: str) -> None:
+    """Detach a loop device; what it still had to write is written. Does nothing if it is free.
+
+    `volume` names it in errors. Raises VolumeInUseError that names who uses it, MountError.
+    """
+    if backing_file(device) is None:
+        return
+    if users := users_of(device):
+        raise VolumeInUseError(
+            volume, ", ".join(users), hint="unmount or close it first, then detach again"
+        )
+    _sync_device(device)
+    _losetup("--detach", str(device))
+    # When somebody had the device open just now (udev looks at it) the kernel detaches it at the
+    # last close instead.
+    deadline = time.monotonic() + _DETACH_SECONDS
+    while backing_file(device) is not None:
+        if time.monotonic() > deadline:
+            raise VolumeInUseError(
+                volume,
+                ", ".join(users_of(device)) or "something in the kernel",
+                hint="it is detached as soon as that ends",
+            )
+        time.sleep(0.02)
+
+
+def backing_file(device: Path) -> Path | None:
+    """The file that a loop device stands on, or None when it is free or does not exist."""
+    name = _attribute(device, "loop/backing_file")
+    return None if name is None else Path(name.removesuffix(" (deleted)"))
+
+
+def loops_of(file: Path) -> list[Path]:
+    """The loop devices that stand on `file`, an absolute path without symlinks."""
+    return [
+        device
+        for entry in sorted(Path("/sys/block").glob("loop*"))
+        if backing_file(device := Path("/dev") / entry.name) == file
+    ]
+
+
+def users_of(device: Path) -> list[str]:
+    """Who keeps a block device busy, for people: mounts, swap, other devices, processes."""
+    block = Path("/sys/block") / device.name
+    parts = [block, *block.glob(f"{device.name}p*")]
+    numbers = {(part / "dev").read_text().strip() for part in parts if (part / "dev").exists()}
+    names = {f"/dev/{part.name}" for part in parts}
+    # btrfs and overlays show an anonymous device number, but the device as their source.
+    users = [
+        f"a {mount.fs_type} file system mounted at {mount.mount_point}"
+        for mount in mounts()
+        if mount.device in numbers or mount.source in names
+    ]
+    users += [
+        f"swap on {line.split()[0]}"
+        for line in Path("/proc/swaps").read_text().splitlines()[1:]
+        if line.split()[0] in names
+    ]
+    users += [
+        f"device {holder.name}" for part in parts for holder in sorted(part.glob("holders/*"))
+    ]
+    return users + processes_using(names.__contains__)
+
+
+def link_device(name: str, device: Path, *, directory: Path = DEVICE_DIRECTORY) -> Path:
+    """`/dev/volcrypt/NAME`, pointing to `device`; an older link of that name is replaced."""
+    directory.mkdir(mode=0o755, exist_ok=True)
+    link = directory / name
+    temporary = directory / f".{name}.new"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(device)
+    temporary.replace(link)
+    return link
+
+
+def linked_device(name: str, *, directory: Path = DEVICE_DIRECTORY) -> Path | None:
+    """The device that `/dev/volcrypt/NAME` points to, or None."""
+    try:
+        return Path(os.readlink(directory / name))
+    except OSError:
+        return None
+
+
+def unlink_device(name: str, *, directory: Path = DEVICE_DIRECTORY) -> None:
+    """Remove `/dev/volcrypt/NAME`, and the directory with the last one."""
+    (directory / name).unlink(missing_ok=True)
+    try:
+        directory.rmdir()
+    except OSError:
+        return  # other volumes are attached, or it was not there
+
+
+def _sync_device(device: Path) -> None:
+    """Write out what was written to the device without a file system; raises MountError.
+
+    Closing it would write too, and lose the error.
+    """
+    descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        raise MountError(f"{device} could not write its data: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
+
+
+def _attribute(device: Path, name: str) -> str | None:
+    try:
+        return (Path("/sys/block") / device.name / name).read_text().strip()
+    except OSError:
+        return None
+
+
+def _losetup(*arguments: str) -> str:
+    done = subprocess.run(["losetup", *arguments], check=False, capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        reason = lines[-1].removeprefix("losetup: ") if lines else f"exit code {done.returncode}"
+        raise MountError(f"losetup failed: {reason}")
+    return done.stdout

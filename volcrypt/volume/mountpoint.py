@@ -1,0 +1,241 @@
+"""Mount points: which are usable, what is mounted where, taking mounts away. Synchronous.
+
+Looks at /proc/self/mountinfo (proc(5)) first and touches a mounted directory last: on a FUSE mount
+whose process is gone every access fails with ENOTCONN, and on one whose process is stuck it never
+returns.
+"""
+
+import ctypes
+import errno
+import os
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Final
+
+from volcrypt.errors import ComponentMissingError, MountError, PrivilegeError, TryAgainError
+
+VOLUME_FILE: Final = "volume"
+"""The one file of a mount: the volume's plaintext."""
+
+FS_TYPE: Final = "fuse.volcrypt"
+
+_MNT_FORCE: Final = 1
+_MNT_DETACH: Final = 2
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """One line of mountinfo; `device` is `major:minor`."""
+
+    mount_point: str
+    device: str
+    fs_type: str
+    source: str
+
+
+class Liveness(Enum):
+    """ALIVE answered, DEAD is a mount without a process, SILENT did not answer in time."""
+
+    ALIVE = "alive"
+    DEAD = "dead"
+    SILENT = "silent"
+
+
+def mounts() -> list[Mount]:
+    """What is mounted in this mount namespace; the last at a mount point is the one on top."""
+    return parse_mountinfo(Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
+
+
+def parse_mountinfo(text: str) -> list[Mount]:
+    found = []
+    for line in text.splitlines():
+        before, _, after = line.partition(" - ")
+        fields, tail = before.split(" "), after.split(" ")
+        found.append(
+            Mount(
+                mount_point=_unescape(fields[4]),
+                device=fields[2],
+                fs_type=tail[0],
+                source=_unescape(tail[1]),
+            )
+        )
+    return found
+
+
+def mount_at(directory: Path) -> Mount | None:
+    """The topmost mount exactly at `directory`, which is an absolute path without symlinks."""
+    return next((m for m in reversed(mounts()) if m.mount_point == str(directory)), None)
+
+
+def check_mount_point(directory: Path) -> Path:
+    """The canonical path of a directory on which a volume can be mounted now.
+
+    A mount of ours that is dead (its process was killed) is taken away first.
+    Raises MountError, PrivilegeError.
+    """
+    # The last component may be a dead mount, so only its parent is resolved.
+    try:
+        directory = directory.parent.resolve(strict=True) / directory.name
+    except OSError as error:
+        raise _unusable(directory, "does not exist") from error
+    mount = mount_at(directory)
+    if mount is not None:
+        if mount.fs_type != FS_TYPE or liveness(directory) is not Liveness.DEAD:
+            hint = f"volcrypt unmount {directory}" if mount.fs_type == FS_TYPE else None
+            raise _unusable(directory, f"already has {mount.source} mounted on it", hint=hint)
+        remove_dead_mount(directory)
+    try:
+        directory = directory.resolve(strict=True)
+        if os.listdir(directory):
+            raise _unusable(directory, "is not empty")
+    except FileNotFoundError as error:
+        raise _unusable(directory, "does not exist", hint=f"mkdir {directory}") from error
+    except NotADirectoryError as error:
+        raise _unusable(directory, "is not a directory") from error
+    except PermissionError as error:
+        raise PrivilegeError(f"mount point {directory} cannot be opened by this user") from error
+    except OSError as error:
+        raise _unusable(directory, f"cannot be used: {error.strerror}") from error
+    return directory
+
+
+def liveness(directory: Path, *, timeout_seconds: float = 3.0) -> Liveness:
+    """What the process behind a FUSE mount is doing."""
+    answers: list[Liveness] = []
+
+    def ask() -> None:
+        try:
+            os.stat(directory / VOLUME_FILE)
+            answers.append(Liveness.ALIVE)
+        except OSError as error:
+            dead = error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+            answers.append(Liveness.DEAD if dead else Liveness.ALIVE)
+
+    # A thread, since a call into a stuck mount returns only when the mount is aborted.
+    asker = threading.Thread(target=ask, daemon=True)
+    asker.start()
+    asker.join(timeout_seconds)
+    return answers[0] if answers else Liveness.SILENT
+
+
+def remove_dead_mounts_of(source: str) -> None:
+    """Take away every mount of ours that a process left behind when it was killed.
+
+    Only for the holder of the volume's owner lock: nobody else can be serving `source`, so a mount
+    of it that stays silent is dead too.
+    """
+    for mount in mounts():
+        directory = Path(mount.mount_point)
+        if mount.fs_type == FS_TYPE and mount.source == source:
+            if liveness(directory) is Liveness.ALIVE:
+                raise MountError(f"{source} is mounted at {directory} already")
+            remove_dead_mount(directory)
+
+
+def remove_dead_mount(directory: Path) -> None:
+    """Take away a FUSE mount of which the process is gone or stuck; waiting callers get an error.
+
+    Raises MountError, PrivilegeError.
+    """
+    # MNT_FORCE makes FUSE abort the connection: what /sys/fs/fuse/connections/N/abort does, also
+    # where that is not mounted. The mount itself stays when somebody is inside, hence the second.
+    if os.geteuid() == 0:
+        _umount2(directory, _MNT_FORCE)
+        if mount_at(directory) is None:
+            return
+    unmount(directory, detach=True)
+
+
+def unmount(directory: Path, *, detach: bool = False) -> None:
+    """Unmount what is mounted at `directory`.
+
+    With `detach` it disappears at once even if files are open on it; whoever has them open gets
+    errors when the process behind it ends.
+    Raises TryAgainError when it is busy, MountError, PrivilegeError.
+    """
+    if os.geteuid() == 0:
+        error = _umount2(directory, _MNT_DETACH if detach else 0)
+    else:
+        error = _fusermount(directory, detach=detach)
+    if error == errno.EBUSY:
+        raise TryAgainError(f"{directory} is busy")
+    if error == errno.EPERM:
+        raise PrivilegeError(f"unmounting {directory} needs the privileges of its owner")
+    if error:
+        raise MountError(f"cannot unmount {directory}: {os.strerror(error)}")
+
+
+def users_of(directory: Path) -> list[str]:
+    """Who keeps a mount at `directory` busy, for people: `cat (pid 4711)`, `a mount at /mnt`.
+
+    Never touches the mount itself.
+    """
+    prefix = f"{directory}/"
+    users = [
+        f"a mount at {mount.mount_point}"
+        for mount in mounts()
+        if mount.mount_point.startswith(prefix)
+    ]
+    return users + processes_using(lambda path: path == str(directory) or path.startswith(prefix))
+
+
+def processes_using(matches: Callable[[str], bool]) -> list[str]:
+    """The processes that have something open, run it or stand in it; root sees everybody's."""
+    return [
+        f"{_command(process)} (pid {process.name})"
+        for process in Path("/proc").iterdir()
+        if process.name.isdigit() and _uses(process, matches)
+    ]
+
+
+def _uses(process: Path, matches: Callable[[str], bool]) -> bool:
+    try:
+        links = [process / "cwd", process / "root", process / "exe", *(process / "fd").iterdir()]
+    except OSError:
+        return False  # it has just ended, or belongs to somebody else
+    for link in links:
+        try:
+            if matches(os.readlink(link)):
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def _command(process: Path) -> str:
+    try:
+        return (process / "comm").read_text(errors="replace").strip()
+    except OSError:
+        return "a process"
+
+
+def _umount2(directory: Path, flags: int) -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    return ctypes.get_errno() if libc.umount2(os.fsencode(directory), flags) else 0
+
+
+def _fusermount(directory: Path, *, detach: bool) -> int:
+    if shutil.which("fusermount3") is None:
+        raise ComponentMissingError("fusermount3", package="fuse3")
+    arguments = ["fusermount3", "-u", *(["-z"] if detach else []), "--", str(directory)]
+    done = subprocess.run(arguments, check=False, capture_output=True, text=True)
+    if done.returncode == 0:
+        return 0
+    if "busy" in done.stderr:
+        return errno.EBUSY
+    return errno.EINVAL if "not found" in done.stderr else errno.EPERM
+
+
+def _unusable(directory: Path, problem: str, *, hint: str | None = None) -> MountError:
+    return MountError(f"mount point {directory} {problem}", hint=hint)
+
+
+def _unescape(field: str) -> str:
+    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), field)

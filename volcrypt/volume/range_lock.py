@@ -1,0 +1,84 @@
+"""RangeLock: who may work on which bytes of a volume now. Knows trio, and nothing of volumes.
+
+Shared holders may overlap each other; an exclusive holder overlaps nobody. Reads share and writes
+exclude: a read beside a write of the same data unit could see half of each ciphertext, and two
+partial writes of one unit would each merge with bytes that the other is changing.
+
+Theory of operation: `_held` is what was granted, `_waiting` is what was not, in order of arrival.
+A range is granted when it conflicts with nothing held and with nothing that waits before it, so a
+stream of readers cannot starve a writer. Everything happens on the loop's own thread, and between
+two checkpoints nothing else runs: a caller that finds `is_free` true and then works without a
+checkpoint needs no grant. There are at most a few dozen entries, so plain lists are fastest.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+from volcrypt.geometry import ByteRange
+
+
+@dataclass(slots=True, eq=False)
+class _Claim:
+    extent: ByteRange
+    exclusive: bool
+    granted: trio.Event = field(default_factory=trio.Event)
+
+    def conflicts(self, extent: ByteRange, exclusive: bool) -> bool:
+        return (exclusive or self.exclusive) and self.extent.overlaps(extent)
+
+
+class RangeLock:
+    def __init__(self) -> None:
+        self._held: list[_Claim] = []
+        self._waiting: list[_Claim] = []
+
+    def is_free(self, extent: ByteRange, *, exclusive: bool) -> bool:
+        """Whether `hold` would be granted at once."""
+        if not self._held and not self._waiting:
+            return True
+        return not any(
+            claim.conflicts(extent, exclusive)
+            for held in (self._held, self._waiting)
+            for claim in held
+        )
+
+    @asynccontextmanager
+    async def hold(self, extent: ByteRange, *, exclusive: bool) -> AsyncIterator[None]:
+        """Wait for the range and hold it; may be held across checkpoints.
+
+        One caller never holds two ranges: that is what makes a deadlock impossible.
+        """
+        claim = _Claim(extent, exclusive)
+        if self.is_free(extent, exclusive=exclusive):
+            self._held.append(claim)
+        else:
+            self._waiting.append(claim)
+            try:
+                await claim.granted.wait()
+            except BaseException:
+                # The grant and the cancellation may come in the same turn of the loop.
+                self._remove(claim)
+                raise
+        try:
+            yield
+        finally:
+            self._remove(claim)
+
+    def _remove(self, claim: _Claim) -> None:
+        queue = self._held if claim in self._held else self._waiting
+        queue.remove(claim)
+        still_waiting: list[_Claim] = []
+        for waiter in self._waiting:
+            if any(
+                other.conflicts(waiter.extent, waiter.exclusive)
+                for others in (self._held, still_waiting)
+                for other in others
+            ):
+                still_waiting.append(waiter)
+            else:
+                self._held.append(waiter)
+                waiter.granted.set()
+        self._waiting = still_waiting
