@@ -204,6 +204,10 @@ class InvalidArnError(KmsError):
     code = "InvalidArnException"
 
 
+class InvalidMarkerError(KmsError):
+    code = "InvalidMarkerException"
+
+
 class NotAuthorizedError(KmsError):
     code = "NotAuthorizedException"
 

@@ -24,8 +24,8 @@ from typing import Final
 
 import trio
 
-from volcrypt.crypto.data_key import DataKey
 from volcrypt import confinement
+from volcrypt.crypto.data_key import DataKey
 from volcrypt.daemons.notify import notify
 from volcrypt.errors import MountError, TryAgainError, VolcryptError
 from volcrypt.formats.document import MacSeal

@@ -1,0 +1,123 @@
+"""The `volcrypt` command as a user runs it, on a home of its own that is taken down afterwards."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from volcrypt.operations.home import runtime_directory
+
+VOLCRYPT = Path(sys.executable).with_name("volcrypt")
+RUNTIME_ROOT = Path("/run/volcrypt")
+
+
+class Command:
+    """Runs `volcrypt --home HOME ...` and says what came of it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    @property
+    def runtime(self) -> Path:
+        return runtime_directory(self.home, RUNTIME_ROOT)
+
+    def try_run(
+        self, *arguments: str | Path, stdin: bytes = b"", prefix: tuple[str, ...] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        """Run to the end, whatever the exit code; `prefix` is a program to run it under."""
+        return subprocess.run(
+            [*prefix, VOLCRYPT, "--home", self.home, *arguments],
+            check=False,
+            capture_output=True,
+            input=stdin.decode(),
+            text=True,
+            timeout=120,
+        )
+
+    def run(self, *arguments: str | Path, stdin: bytes = b"") -> str:
+        """Standard output of a command that must succeed and must not complain."""
+        done = self.try_run(*arguments, stdin=stdin)
+        assert done.returncode == 0, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
+        assert "error:" not in done.stderr
+        return done.stdout.strip()
+
+    def json(self, *arguments: str | Path) -> Any:
+        """The JSON document that a command prints."""
+        return json.loads(self.run("--json", *arguments))
+
+    def fails(self, code: int, *arguments: str | Path, stdin: bytes = b"") -> str:
+        """The complaint of a command that must fail with `code`: one error line, at most one
+        hint, no traceback, nothing on standard output."""
+        done = self.try_run(*arguments, stdin=stdin)
+        assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stderr}"
+        lines = [line for line in done.stderr.splitlines() if line.startswith(("error:", "hint:"))]
+        assert [line.split(":")[0] for line in lines] in (["error"], ["error", "hint"]), done.stderr
+        assert "Traceback" not in done.stderr
+        assert done.stdout == ""
+        return done.stderr
+
+    def processes(self) -> list[int]:
+        """The processes that serve volumes of this home."""
+        found = []
+        for owner in self.home.glob("volumes/*/owner"):
+            text = owner.read_text(errors="replace")
+            if '"purpose":"mount"' in text:
+                found.append(int(text.partition('"pid":')[2].partition(",")[0]))
+        return found
+
+
+@contextmanager
+def disposable_home(home: Path) -> Iterator[Command]:
+    """A command on a home; afterwards nothing that it made outside of it is left."""
+    command = Command(home)
+    try:
+        yield command
+    finally:
+        _take_down(command)
+
+
+def _take_down(command: Command) -> None:
+    """From the top: file systems on our loop devices, the loop devices, mounts, processes."""
+    runtime = str(command.runtime)
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            ours = backing.read_text().startswith(f"{runtime}/")
+        except OSError:
+            continue
+        if ours:
+            device = f"/dev/{backing.parts[3]}"
+            while (
+                subprocess.run(["umount", device], check=False, capture_output=True).returncode == 0
+            ):
+                pass
+            subprocess.run(["losetup", "--detach", device], check=False, capture_output=True)
+    for pid in command.processes():
+        if _is_ours(pid):
+            os.kill(pid, signal.SIGKILL)
+    roots = (f"{runtime}/", f"{command.home.parent}/")
+    with open("/proc/self/mountinfo") as file:
+        points = [line.split(" ")[4] for line in file if "fuse.volcrypt" in line]
+    for point in points:
+        if point.startswith(roots):
+            subprocess.run(["umount", "--lazy", "--force", point], check=False, capture_output=True)
+    for link in Path("/dev/volcrypt").glob("*"):
+        if not link.resolve().exists() or not _backed(link):
+            link.unlink(missing_ok=True)
+    shutil.rmtree(runtime, ignore_errors=True)
+
+
+def _backed(link: Path) -> bool:
+    return Path("/sys/block", link.resolve().name, "loop/backing_file").exists()
+
+
+def _is_ours(pid: int) -> bool:
+    try:
+        return b"volcrypt" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False

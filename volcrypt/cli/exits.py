@@ -1,0 +1,70 @@
+"""Exit codes, and which error gives which. Scripts rely on them: a retired number stays retired.
+
+| code | meaning |
+|---|---|
+| 0 | done |
+| 1 | failed |
+| 2 | usage: an argument or a combination of them is not acceptable |
+| 3 | not found |
+| 4 | in use, or the name is taken |
+| 5 | access denied, or the key is not usable |
+| 6 | integrity: something is damaged, missing, substituted or rolled back |
+| 7 | try again later |
+| 8 | a finding of `report` |
+"""
+
+from enum import IntEnum
+from typing import Final
+
+from volcrypt import errors
+
+
+class Exit(IntEnum):
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    IN_USE = 4
+    DENIED = 5
+    INTEGRITY = 6
+    TRY_AGAIN = 7
+    FINDING = 8
+
+
+_TABLE: Final[tuple[tuple[type[errors.VolcryptError], Exit], ...]] = (
+    # The first row that fits decides; a class stands before its base.
+    (errors.InvalidArgumentError, Exit.USAGE),
+    (errors.KmsValidationError, Exit.USAGE),
+    (errors.InvalidAliasNameError, Exit.USAGE),
+    (errors.InvalidArnError, Exit.USAGE),
+    (errors.MalformedPolicyError, Exit.USAGE),
+    (errors.TagError, Exit.USAGE),
+    (errors.UnsupportedOperationError, Exit.USAGE),
+    (errors.VolumeNotFoundError, Exit.NOT_FOUND),
+    (errors.SnapshotNotFoundError, Exit.NOT_FOUND),
+    (errors.StoreNotFoundError, Exit.NOT_FOUND),
+    (errors.KeyNotFoundError, Exit.NOT_FOUND),
+    (errors.VolumeInUseError, Exit.IN_USE),
+    (errors.SnapshotInUseError, Exit.IN_USE),
+    (errors.NameTakenError, Exit.IN_USE),
+    (errors.AlreadyExistsError, Exit.IN_USE),
+    (errors.PrivilegeError, Exit.DENIED),
+    (errors.AccessDeniedError, Exit.DENIED),
+    (errors.NotAuthorizedError, Exit.DENIED),
+    (errors.KeyDisabledError, Exit.DENIED),
+    (errors.InvalidStateError, Exit.DENIED),
+    (errors.IncorrectKeyError, Exit.DENIED),
+    (errors.InvalidKeyUsageError, Exit.DENIED),
+    (errors.InvalidCiphertextError, Exit.INTEGRITY),
+    (errors.IntegrityError, Exit.INTEGRITY),
+    (errors.FormatError, Exit.INTEGRITY),
+    (errors.TryAgainError, Exit.TRY_AGAIN),
+    (errors.HsmUnavailableError, Exit.TRY_AGAIN),
+)
+
+
+def exit_code_of(error: errors.VolcryptError) -> Exit:
+    for kind, code in _TABLE:
+        if isinstance(error, kind):
+            return code
+    return Exit.FAILED

@@ -1,0 +1,162 @@
+"""`volcrypt kms OPERATION`: the operations and options of `aws kms`, made from the request types.
+
+Plaintext, ciphertext and key material come from `fileb://PATH` or `-` (standard input), never as
+words of the command line, where every user of the host can read them.
+"""
+
+import base64
+import sys
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import click
+import msgspec
+
+from volcrypt.cli.session import Command, Session, pass_session, print_fields, print_table
+from volcrypt.errors import InvalidArgumentError
+from volcrypt.kms.protocol import OPERATIONS
+
+LISTS = {"Keys", "Aliases", "Grants", "Tags", "Rotations", "PolicyNames"}
+
+
+def read_blob(text: str) -> bytes:
+    """The bytes that `fileb://PATH` or `-` names. Raises InvalidArgumentError and OSError."""
+    if text == "-":
+        return sys.stdin.buffer.read()
+    if text.startswith("fileb://"):
+        return Path(text.removeprefix("fileb://")).read_bytes()
+    raise InvalidArgumentError(
+        "binary values are read from fileb://PATH or - only, never from the command line"
+    )
+
+
+def read_map(text: str) -> dict[str, str]:
+    """`{"a": "b"}` or the short form `a=b,c=d` of the aws command line."""
+    if text.lstrip().startswith("{"):
+        try:
+            return msgspec.json.decode(text, type=dict[str, str])
+        except msgspec.DecodeError as error:
+            raise InvalidArgumentError(f"not a map of strings: {error}") from error
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    if not all(separator and key for key, separator, _value in pairs):
+        raise InvalidArgumentError(f"{text!r} is not of the form name=value,name=value")
+    return {key: value for key, _separator, value in pairs}
+
+
+def _option(field: msgspec.structs.FieldInfo) -> click.Option:
+    name = "--" + field.name.replace("_", "-")
+    kind = _without_none(field.type)
+    if kind is bool:
+        return click.Option([f"{name}/--no-{name[2:]}"], default=None)
+    if kind is int:
+        return click.Option([name], type=int)
+    if get_origin(kind) is list:
+        return click.Option([name], multiple=True)
+    if kind is bytes or kind is bytearray:
+        return click.Option([name], metavar="fileb://PATH|-")
+    if get_origin(kind) is dict:
+        return click.Option([name], metavar="NAME=VALUE,...")
+    return click.Option([name], metavar="TEXT")
+
+
+def _without_none(kind: Any) -> Any:
+    parts = [part for part in get_args(kind) if part is not type(None)]
+    if get_origin(kind) not in (list, dict) and len(parts) == 1:
+        return parts[0]
+    return kind
+
+
+def _value(field: msgspec.structs.FieldInfo, given: Any) -> Any:
+    """What the option's value is in the request's JSON."""
+    kind = _without_none(field.type)
+    if kind is bytes or kind is bytearray:
+        return base64.b64encode(read_blob(given)).decode()
+    if get_origin(kind) is dict:
+        return read_map(given)
+    if get_origin(kind) is list:
+        if get_args(kind)[0] is str:
+            return list(given)
+        return [_structured(text) for text in given]
+    return given
+
+
+def _structured(text: str) -> dict[str, str]:
+    """One structure of a list, such as a tag: TagKey=a,TagValue=b, or JSON."""
+    return read_map(text)
+
+
+def _make_command(aws_name: str, name: str) -> Command:
+    request_type = OPERATIONS[aws_name].request
+    fields = msgspec.structs.fields(request_type)
+
+    @pass_session
+    def run(session: Session, /, cli_input_json: Path | None, **given: Any) -> None:
+        request: dict[str, Any] = {}
+        if cli_input_json is not None:
+            request.update(_read_input(cli_input_json))
+        for field in fields:
+            value = given[field.name]
+            if value is not None and value != ():
+                request[field.encode_name] = _value(field, value)
+        home = session.home
+        response = home.kms.call(home.caller, aws_name, request)
+        session.show(response, lambda: _print_response(response))
+
+    return Command(
+        name,
+        callback=run,
+        params=[
+            *map(_option, fields),
+            click.Option(
+                ["--cli-input-json"],
+                type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                help="File with the request as JSON; options win over it.",
+            ),
+        ],
+        help=f"{aws_name} of the AWS KMS.",
+    )
+
+
+def _read_input(path: Path) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidArgumentError(f"{path}: not a JSON object: {error}") from error
+
+
+def _print_response(response: dict[str, Any]) -> None:
+    rows = next((response[key] for key in LISTS if key in response), None)
+    if rows is not None and all(isinstance(row, dict) for row in rows):
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        if columns:
+            print_table(columns, [[_text(row.get(key)) for key in columns] for row in rows])
+        return
+    flat = response.get("KeyMetadata", response)
+    if flat:
+        print_fields({key: _text(value) for key, value in flat.items()})
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={_text(item)}" for key, item in value.items())
+    return str(value)
+
+
+def kebab(aws_name: str) -> str:
+    """CreateKey -> create-key."""
+    return "".join(f"-{c.lower()}" if c.isupper() else c for c in aws_name).lstrip("-")
+
+
+@click.group()
+def kms() -> None:
+    """Key management. Operations and options are those of 'aws kms'."""
+
+
+for _aws_name in OPERATIONS:
+    kms.add_command(_make_command(_aws_name, kebab(_aws_name)))

@@ -1,0 +1,109 @@
+"""The entry point: global options, the table of commands, errors to one line and an exit code."""
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from volcrypt import __version__
+from volcrypt.cli.exits import Exit, exit_code_of
+from volcrypt.cli.session import Group, Session, json_option
+from volcrypt.errors import VolcryptError
+
+COMMANDS = {
+    "init": ("volcrypt.cli.home", "Make a home: token, key catalogue, register."),
+    "status": ("volcrypt.cli.home", "What is there, what is open, what deserves attention."),
+    "kms": ("volcrypt.cli.kms", "Key management, with the operations of 'aws kms'."),
+    "volume": ("volcrypt.cli.volume", "Create, import, list, check and delete volumes."),
+    "mount": ("volcrypt.cli.mounts", "Serve the plaintext of a volume as DIR/volume."),
+    "unmount": ("volcrypt.cli.mounts", "End a mount."),
+    "attach": ("volcrypt.cli.mounts", "Put a volume on a loop device, and mount its file system."),
+    "detach": ("volcrypt.cli.mounts", "Take a volume off its loop device."),
+    "snapshot": ("volcrypt.cli.snapshot", "Create, copy, verify and delete snapshots."),
+    "encrypt": ("volcrypt.cli.encrypt", "Turn an unencrypted volume into an encrypted one."),
+    "audit": ("volcrypt.cli.audit", "Read the record of every use of a key."),
+}
+
+
+@click.group(
+    cls=Group,
+    lazy=COMMANDS,
+    params=[json_option()],
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="volcrypt", message="%(prog)s %(version)s")
+@click.option(
+    "--home",
+    "home_path",
+    type=click.Path(path_type=Path),
+    help="Directory with all state [default: $VOLCRYPT_HOME, /var/lib/volcrypt for root].",
+)
+@click.option("--profile", default="default", help="Profile of the configuration file to act as.")
+@click.option("--region", help="Region; must be the home's.")
+@click.pass_context
+def volcrypt(
+    context: click.Context, home_path: Path | None, profile: str, region: str | None
+) -> None:
+    """Volumes encrypted on this host under keys that only a KMS can unwrap."""
+    session = context.ensure_object(Session)
+    session.profile = profile
+    session.region = region
+    if home_path is not None:
+        session.home_path = home_path
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command and exit with its code. No traceback reaches the user; a bug says so in one
+    line, and shows itself with VOLCRYPT_DEBUG=1."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """The exit code of one command; errors are printed."""
+    try:
+        code = volcrypt.main(arguments, prog_name="volcrypt", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else Exit.DONE
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.ctx.get_help())
+        return Exit.USAGE
+    except click.ClickException as error:
+        return _fail(error.format_message(), _usage_hint(error), Exit.USAGE)
+    except click.exceptions.Abort:
+        return _fail("interrupted", None, 130)
+    except KeyboardInterrupt:
+        return _fail("interrupted", None, 130)
+    except VolcryptError as error:
+        return _fail(str(error), error.hint, exit_code_of(error))
+    except BrokenPipeError:
+        # The reader went away; the rest of the output has nowhere to go, nor has Python's flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.FAILED
+    except OSError as error:
+        return _fail(*_describe(error), Exit.FAILED)
+    except Exception as error:
+        if os.environ.get("VOLCRYPT_DEBUG"):
+            raise
+        hint = "this is a bug in volcrypt; VOLCRYPT_DEBUG=1 shows where"
+        return _fail(f"internal error: {type(error).__name__}: {error}", hint, Exit.FAILED)
+
+
+def _describe(error: OSError) -> tuple[str, str | None]:
+    where = f"{error.filename}: " if error.filename is not None else ""
+    hint = "free some space and try again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+    return f"{where}{error.strerror or error}", hint
+
+
+def _usage_hint(error: click.ClickException) -> str | None:
+    context = getattr(error, "ctx", None)
+    return f"see '{context.command_path} --help'" if context else None
+
+
+def _fail(message: str, hint: str | None, code: int) -> int:
+    first_line = " ".join(message.split())
+    print(f"error: {first_line[:1].lower()}{first_line[1:].rstrip('.')}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
+    return code

@@ -1,0 +1,116 @@
+"""`volcrypt mount`, `unmount`, `attach`, `detach`."""
+
+import os
+from pathlib import Path
+
+import click
+
+from volcrypt.cli.session import Command, Session, pass_session
+
+_READ_ONLY = click.option("--read-only", is_flag=True, help="Refuse every write.")
+_FOREGROUND = click.option(
+    "--foreground", is_flag=True, help="Serve from this process until it is stopped."
+)
+
+
+@click.command(cls=Command)
+@click.argument("volume", metavar="VOLUME")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@_READ_ONLY
+@_FOREGROUND
+@pass_session
+def mount(
+    session: Session, volume: str, directory: Path, read_only: bool, foreground: bool
+) -> None:
+    """Serve the plaintext of VOLUME as DIR/volume. Returns when the first read works."""
+    from volcrypt.operations.mounts import mount_volume
+    from volcrypt.volume.launch import exec_daemon, spawn_daemon
+
+    launch = exec_daemon if foreground else spawn_daemon
+    mounted = mount_volume(session.home, volume, directory, read_only=read_only, launch=launch)
+    document = {
+        "VolumeId": mounted.volume_id,
+        "MountPoint": str(mounted.mount_point),
+        "File": str(mounted.file),
+        "Pid": mounted.pid,
+    }
+    session.show(document, lambda: print(f"{mounted.volume_id} is served as {mounted.file}"))
+
+
+@click.command(cls=Command)
+@click.argument("target", metavar="VOLUME|DIR")
+@pass_session
+def unmount(session: Session, target: str) -> None:
+    """Flush and end a mount. Refused while a process has its file open."""
+    from volcrypt.operations.mounts import unmount_volume
+
+    volume_id = unmount_volume(session.home, target)
+    session.show({"VolumeId": volume_id}, lambda: print(f"{volume_id} is unmounted"))
+
+
+@click.command(cls=Command)
+@click.argument("volume", metavar="VOLUME")
+@click.option("--mkfs", metavar="TYPE", help="Make a file system first; refused over data.")
+@click.option(
+    "--mount",
+    "mount_directory",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Mount the file system there.",
+)
+@_READ_ONLY
+@_FOREGROUND
+@pass_session
+def attach(
+    session: Session,
+    volume: str,
+    mkfs: str | None,
+    mount_directory: Path | None,
+    read_only: bool,
+    foreground: bool,
+) -> None:
+    """Put VOLUME on a loop device, /dev/volcrypt/NAME."""
+    from volcrypt.daemons.foreground import stay_attached
+    from volcrypt.daemons.notify import notify
+    from volcrypt.operations.attachments import attach_volume
+    from volcrypt.volume.launch import spawn_daemon
+
+    attached = attach_volume(
+        session.home,
+        volume,
+        mkfs=mkfs,
+        mount_directory=mount_directory,
+        read_only=read_only,
+        launch=spawn_daemon,
+    )
+    document = {
+        "VolumeId": attached.volume_id,
+        "Device": str(attached.device),
+        "Loop": str(attached.loop),
+        "Pid": attached.pid,
+        "SectorSize": attached.sector_size,
+        "MountPoint": str(attached.mount_point) if attached.mount_point else None,
+    }
+
+    def text() -> None:
+        print(f"{attached.volume_id} is attached as {attached.device} ({attached.loop})")
+        if attached.mount_point:
+            print(f"its file system is mounted on {attached.mount_point}")
+
+    session.show(document, text)
+    if foreground and os.environ.get("NOTIFY_SOCKET"):
+        # From here on the service manager watches the process that serves, and stops by detach.
+        notify(f"MAINPID={attached.pid}\nREADY=1")
+    elif foreground:
+        stay_attached(session.home.path, volume, attached.pid)
+
+
+@click.command(cls=Command)
+@click.argument("volume", metavar="VOLUME")
+@pass_session
+def detach(session: Session, volume: str) -> None:
+    """Unmount the file system of VOLUME, take it off its loop device, flush and stop serving."""
+    from volcrypt.operations.attachments import detach_volume
+
+    volume_id = detach_volume(session.home, volume)
+    session.show({"VolumeId": volume_id}, lambda: print(f"{volume_id} is detached"))

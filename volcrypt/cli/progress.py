@@ -1,0 +1,105 @@
+"""Progress of long work on standard error: a bar with rate and time left on a terminal, a plain
+line at the start and end of each step otherwise."""
+
+import time
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Self, TextIO
+
+from volcrypt.geometry import format_size
+
+
+def progress_for(stream: TextIO) -> "Bars | Lines":
+    return Bars(stream) if stream.isatty() else Lines(stream)
+
+
+class Lines(AbstractContextManager["Lines"]):
+    """For logs and pipes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._step: str | None = None
+        self._done = 0
+        self._started = 0.0
+
+    def begin(self, step: str, total_bytes: int | None) -> None:
+        self._finish()
+        self._step, self._done, self._started = step, 0, time.monotonic()
+        size = f" ({format_size(total_bytes)})" if total_bytes is not None else ""
+        print(f"{step}{size}", file=self._stream, flush=True)
+
+    def advance(self, done_bytes: int) -> None:
+        self._done = done_bytes
+
+    def _finish(self) -> None:
+        if self._step is None or not self._done:
+            return
+        seconds = max(time.monotonic() - self._started, 1e-6)
+        rate = format_size(int(self._done / seconds))
+        print(f"  {format_size(self._done)} in {seconds:.1f} s, {rate}/s", file=self._stream)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self._finish()
+
+
+class Bars(AbstractContextManager["Bars"]):
+    """For a person at a terminal; finished steps stay on the screen."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=Console(file=stream),
+        )
+        self._task: int | None = None
+        self._total: int | None = None
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def begin(self, step: str, total_bytes: int | None) -> None:
+        self._complete()
+        self._total = total_bytes
+        self._task = self._bars.add_task(step, total=total_bytes)
+
+    def advance(self, done_bytes: int) -> None:
+        if self._task is not None:
+            self._bars.update(self._bars.task_ids[self._task], completed=done_bytes)
+
+    def _complete(self) -> None:
+        if self._task is not None:
+            task = self._bars.task_ids[self._task]
+            done = self._bars.tasks[task].completed
+            self._bars.update(
+                task, total=self._total or done or 1, completed=self._total or done or 1
+            )
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self._complete()
+        self._bars.stop()

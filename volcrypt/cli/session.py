@@ -1,0 +1,141 @@
+"""What every command needs: the global options, the home, and the two ways to print a result."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from volcrypt.settings import default_home, profile_of, read_settings, runtime_root
+
+if TYPE_CHECKING:
+    from volcrypt.operations.home import Home
+    from volcrypt.operations.progress import Progress
+
+JsonValue = Any
+"""What the json module accepts; only the edge of the program has values without a type."""
+
+
+@dataclass(kw_only=True)
+class Session:
+    """One run of the command line."""
+
+    home_path: Path = field(default_factory=default_home)
+    profile: str = "default"
+    region: str | None = None
+    as_json: bool = False
+
+    @cached_property
+    def home(self) -> "Home":
+        """The home of this run, closed when the command ends."""
+        from volcrypt.operations.home import Home
+
+        profile = profile_of(read_settings(self.home_path), self.profile)
+        home = Home(self.home_path, runtime_root(), region=self.region or profile.region)
+        return click.get_current_context().find_root().with_resource(home)
+
+    def progress(self) -> "Progress":
+        """A bar on a terminal, plain lines otherwise; always on standard error."""
+        from volcrypt.cli.progress import progress_for
+
+        progress = progress_for(sys.stderr)
+        click.get_current_context().find_root().with_resource(progress)
+        return progress
+
+    def show(self, document: JsonValue, text: Callable[[], None]) -> None:
+        """`document` as the one JSON document on stdout with --json, else what `text` prints."""
+        if self.as_json:
+            print(json.dumps(document, indent=2, ensure_ascii=False))
+        else:
+            text()
+
+    def show_created(self, identity: str, document: JsonValue, fields: Mapping[str, str]) -> None:
+        """As `show_fields`, but only the new id where no terminal reads it: for scripts."""
+        if not self.as_json and not sys.stdout.isatty():
+            print(identity)
+        else:
+            self.show_fields(document, fields)
+
+    def show_table(
+        self, document: JsonValue, columns: Sequence[str], rows: Sequence[Sequence[str]]
+    ) -> None:
+        self.show(document, lambda: print_table(columns, rows))
+
+    def show_fields(self, document: JsonValue, fields: Mapping[str, str]) -> None:
+        self.show(document, lambda: print_fields(fields))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Aligned columns under a heading; nothing is cut or wrapped, so the output can be searched."""
+    lines = [list(columns), *[[cell or "-" for cell in row] for row in rows]]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    for line in lines:
+        print(
+            "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+        )
+
+
+def print_fields(fields: Mapping[str, str]) -> None:
+    width = max(map(len, fields))
+    for name, value in fields.items():
+        print(f"{name:<{width}}  {value or '-'}")
+
+
+class Command(click.Command):
+    """A command that takes --json behind its name too."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(json_option())
+
+
+class Group(click.Group):
+    """A group whose commands are imported when they are asked for: `--help` stays fast."""
+
+    command_class = Command
+
+    def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]] | None = None, **kw: Any):
+        super().__init__(*args, **kw)
+        self.group_class = Group
+        self._lazy = dict(lazy or {})
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*self._lazy, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self._lazy:
+            return super().get_command(ctx, cmd_name)
+        import importlib
+
+        module, _help = self._lazy[cmd_name]
+        attribute = cmd_name.replace("-", "_")
+        return cast(click.Command, getattr(importlib.import_module(module), attribute))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """As click's, but what is said of a lazy command comes from the table."""
+        if not self._lazy:
+            super().format_commands(ctx, formatter)
+            return
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_module, text) in self._lazy.items()])
+
+
+def json_option() -> click.Option:
+    def note(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+        if value:
+            context.ensure_object(Session).as_json = True
+
+    return click.Option(
+        ["--json"],
+        is_flag=True,
+        expose_value=False,
+        callback=note,
+        help="Print one JSON document instead of text.",
+    )
+
+
+pass_session = click.make_pass_decorator(Session)

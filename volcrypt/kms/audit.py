@@ -1,0 +1,231 @@
+"""The audit log: durable records of every request, in the chain of `formats.audit_record`.
+
+    HOME/kms/audit/audit-000001.jsonl, audit-000002.jsonl, ...
+
+A record is written and synced (fdatasync) before what it records may happen; then the catalogue
+takes the new head, in the transaction that the effect is part of. Whoever appends holds the writer
+lock of the home, and gives the head that the catalogue has.
+
+So a kill or a power cut may leave something behind the head, and nothing of that has had an effect:
+
+- a torn record (a power cut while it was written): the next append cuts it off;
+- whole records (a kill before the catalogue knew them): the next append takes them over. They were
+  not sealed, and could have been put there by hand, so that is said in the log: both cases give an
+  event `RecoverAuditLog` with the number of records taken over and bytes cut off.
+
+A log that ends before the head was cut by somebody: nothing is appended, and so nothing happens,
+until it is restored.
+
+After a failed sync nothing is appended until the log is opened anew: a later sync may succeed
+without the data of the failed one.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from volcrypt.durable import make_directory_durably, no_space_named, sync_directory
+from volcrypt.errors import AuditChainError, FormatError, KmsInternalError
+from volcrypt.formats.audit_record import (
+    GENESIS_HASH,
+    AuditEvent,
+    AuditHead,
+    AuditRecord,
+    check_chain,
+    encode_record,
+    hash_line,
+)
+
+MAX_FILE_BYTES: Final = 64 * 2**20
+"""A file that has reached this size is continued in the next one."""
+
+RecoveryEvent = Callable[[int, int], AuditEvent]
+"""Makes the event for (records taken over, bytes cut off)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordFilter:
+    """Which records to list; what is None matches all.
+
+    `key` is a key id or ARN, `outcome` is "allowed" or an AWS error code or "failed" for any of
+    them, `since` is a UTC time in the form of `eventTime`.
+    """
+
+    key: str | None = None
+    operation: str | None = None
+    principal: str | None = None
+    outcome: str | None = None
+    since: str | None = None
+
+    def matches(self, record: AuditRecord) -> bool:
+        if self.key is not None and not any(
+            self.key in (resource.arn, resource.arn.rpartition("/")[2])
+            for resource in record.resources
+        ):
+            return False
+        if self.outcome is not None:
+            code = record.error_code
+            wanted = {"allowed": code is None, "failed": code is not None}
+            if not wanted.get(self.outcome, code == self.outcome):
+                return False
+        return (
+            self.operation in (None, record.event_name)
+            and self.principal in (None, record.user_identity.arn)
+            and (self.since is None or record.event_time >= self.since)
+        )
+
+
+class AuditLog:
+    """The log of one home."""
+
+    def __init__(self, directory: Path, *, max_file_bytes: int = MAX_FILE_BYTES) -> None:
+        self._directory = directory
+        self._max_file_bytes = max_file_bytes
+        self._own_head: AuditHead | None = None
+        self._has_failed = False
+
+    @staticmethod
+    def create(directory: Path) -> None:
+        """Make the directory of the log, durably."""
+        make_directory_durably(directory)
+
+    def append(
+        self, head: AuditHead, events: Sequence[AuditEvent], *, recovery: RecoveryEvent
+    ) -> AuditHead:
+        """Write the events behind `head`, durable when this returns; the head that is then due.
+
+        The caller holds the writer lock and stores the head. Raises NoSpaceError (nothing was
+        written), AuditChainError when the log was cut, KmsInternalError.
+        """
+        if self._has_failed:
+            raise KmsInternalError(f"the audit log {self._directory} failed earlier, open it again")
+        try:
+            with no_space_named(self._directory):
+                return self._append(head, events, recovery)
+        except OSError as error:
+            self._has_failed = True
+            raise KmsInternalError(f"the audit log {self._directory} cannot be written") from error
+
+    def read_records(self, record_filter: RecordFilter | None = None) -> Iterator[AuditRecord]:
+        """The records that match, oldest first; the chain is checked on the way.
+
+        What a writer has not finished at the end is left out. Raises AuditChainError, FormatError.
+        """
+        for record, _ in check_chain(self._lines()):
+            if record_filter is None or record_filter.matches(record):
+                yield record
+
+    def verify(self, head: AuditHead) -> int:
+        """Check the whole chain against the sealed head; how many records follow the head, which
+        is none or what an interrupted process left. Raises AuditChainError, FormatError."""
+        sequence, hash_at_head = 0, GENESIS_HASH
+        for record, hash_ in check_chain(self._lines()):
+            sequence = record.sequence
+            if sequence == head.sequence:
+                hash_at_head = hash_
+        if sequence < head.sequence:
+            raise AuditChainError(
+                f"the audit log ends at record {sequence}, the last one was {head.sequence}"
+            )
+        if hash_at_head != head.hash:
+            raise AuditChainError(
+                f"audit record {head.sequence} or one before it was changed after it was written"
+            )
+        return sequence - head.sequence
+
+    def _append(
+        self, head: AuditHead, events: Sequence[AuditEvent], recovery: RecoveryEvent
+    ) -> AuditHead:
+        path = self._path(head.file)
+        is_new = not path.exists()
+        if is_new and head.end:
+            raise AuditChainError(f"{path}, a file of the audit log, is missing")
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            if is_new:
+                sync_directory(self._directory)
+            head, recovered = self._recover(descriptor, head, recovery)
+            if head.end >= self._max_file_bytes:
+                head = AuditHead(sequence=head.sequence, hash=head.hash, file=head.file + 1, end=0)
+                return self._append(head, (*recovered, *events), recovery)
+            return self._write(descriptor, head, (*recovered, *events))
+        finally:
+            os.close(descriptor)
+
+    def _recover(
+        self, descriptor: int, head: AuditHead, recovery: RecoveryEvent
+    ) -> tuple[AuditHead, tuple[AuditEvent, ...]]:
+        """Deal with what lies behind `head` in its file; the new head, and what to say about it."""
+        size = os.fstat(descriptor).st_size
+        if size < head.end:
+            raise AuditChainError(
+                f"the audit log was cut before record {head.sequence}: "
+                f"{self._path(head.file)} has {size} bytes, {head.end} were written"
+            )
+        if size == head.end:
+            return head, ()
+        if self._own_head is None:
+            # What lies there must come from the medium, not from pages that a failed sync left.
+            os.posix_fadvise(descriptor, head.end, 0, os.POSIX_FADV_DONTNEED)
+        tail = os.pread(descriptor, size - head.end, head.end)
+        found, end = head, head.end
+        lines = tail.split(b"\n")[:-1]
+        try:
+            for line in _and_ends(lines, head):
+                found = line
+                end = line.end
+        except (AuditChainError, FormatError):
+            pass
+        if end < size:
+            os.ftruncate(descriptor, end)
+        if end == size and found == self._own_head:
+            # Written by this very process, for a change that failed afterwards.
+            return found, ()
+        return found, (recovery(found.sequence - head.sequence, size - end),)
+
+    def _write(self, descriptor: int, head: AuditHead, events: Sequence[AuditEvent]) -> AuditHead:
+        lines: list[bytes] = []
+        sequence, hash_ = head.sequence, head.hash
+        for event in events:
+            sequence += 1
+            line = encode_record(event, sequence=sequence, previous_hash=hash_)
+            hash_ = hash_line(line)
+            lines.append(line + b"\n")
+        data = b"".join(lines)
+        written = 0
+        try:
+            while written < len(data):
+                written += os.write(descriptor, data[written:])
+            os.fdatasync(descriptor)
+        except OSError:
+            # Best effort: what stays is unsealed, and the next append cuts it off or reports it.
+            os.ftruncate(descriptor, head.end)
+            raise
+        head = AuditHead(sequence=sequence, hash=hash_, file=head.file, end=head.end + len(data))
+        self._own_head = head
+        return head
+
+    def _path(self, number: int) -> Path:
+        return self._directory / f"audit-{number:06}.jsonl"
+
+    def _lines(self) -> Iterator[bytes]:
+        """All whole lines of all files. A line without newline is one only at the very end."""
+        paths = sorted(self._directory.glob("audit-*.jsonl"))
+        for path in paths:
+            with path.open("rb") as file:
+                for line in file:
+                    if line.endswith(b"\n"):
+                        yield line[:-1]
+                    elif path != paths[-1]:
+                        raise AuditChainError(f"{path} was cut")
+
+
+def _and_ends(lines: Sequence[bytes], head: AuditHead) -> Iterator[AuditHead]:
+    """The head behind each line, as long as the chain from `head` on holds."""
+    end = head.end
+    chain = check_chain(lines, sequence=head.sequence, previous_hash=head.hash)
+    for line, (record, hash_) in zip(lines, chain, strict=True):
+        end += len(line) + 1
+        yield AuditHead(sequence=record.sequence, hash=hash_, file=head.file, end=end)

@@ -1,0 +1,169 @@
+"""The KMS of a home: making it, and opening it. Joins token, HSM, catalogue, audit log, service.
+
+    HOME/kms/                    0700
+        lock                     held by the process that changes something (`lock`)
+        pin                      0600; only where no PIN was given: whoever reads it and the token
+                                 can use every key
+        token/master             `token`
+        audit/                   `audit`
+        catalog.sqlite3          `catalog`; made last: where it is, all of it is
+
+`create_kms` may be killed at any step: the next call finishes. It never replaces a token that is
+there, because that would end every key under it.
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from volcrypt.durable import make_directory_durably, write_durably
+from volcrypt.errors import ConfigurationError, HomeNotInitialisedError
+from volcrypt.kms.audit import AuditLog
+from volcrypt.kms.catalog import Catalog, Item
+from volcrypt.kms.lock import WriterLock
+from volcrypt.kms.pkcs11 import Pkcs11KeyStore, check_pin, make_token, open_token
+from volcrypt.kms.scope import Parts
+from volcrypt.kms.service import KmsService
+from volcrypt.kms.token import configuration_of, has_master, private_copy, save_master
+
+_CATALOG: Final = "catalog.sqlite3"
+_META: Final = "meta"
+_META_ID: Final = "home"
+_PIN_RANDOM_BYTES: Final = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Meta:
+    """What the catalogue says of itself."""
+
+    account: str
+    region: str
+    created_at: float
+
+
+def create_kms(
+    directory: Path, runtime: Path, *, account: str, region: str, pin: bytearray | None
+) -> None:
+    """Make the KMS in `directory`, or finish making it; a complete one is left as it is.
+
+    Without a PIN one is drawn and kept in the file `pin`. Raises NoSpaceError, TryAgainError,
+    InvalidArgumentError for a PIN that no token takes, ConfigurationError when a KMS is there that
+    has another PIN, account or region, ComponentMissingError.
+    """
+    if pin is not None:
+        check_pin(pin)
+    make_directory_durably(directory)
+    lock = WriterLock(directory / "lock")
+    try:
+        with lock.held():
+            if pin is None:
+                pin = _stored_pin(directory, is_new=True)
+            _make_token_once(directory / "token", runtime, pin)
+            with _key_store(directory, runtime, pin) as key_store:
+                AuditLog.create(directory / "audit")
+                if not (directory / _CATALOG).exists():
+                    meta = _Meta(account=account, region=region, created_at=time.time())
+                    item = Item(kind=_META, id=_META_ID, body=msgspec.json.encode(meta))
+                    Catalog.create(directory / _CATALOG, macs=key_store, items=[item])
+                catalog = Catalog(directory / _CATALOG, lock=lock, macs=key_store)
+                try:
+                    _check_meta(catalog, account=account, region=region)
+                finally:
+                    catalog.close()
+    finally:
+        lock.close()
+
+
+def has_kms(directory: Path) -> bool:
+    """Whether the KMS in `directory` is complete."""
+    return (directory / _CATALOG).exists()
+
+
+@contextmanager
+def open_kms(
+    directory: Path,
+    runtime: Path,
+    *,
+    account: str,
+    region: str,
+    pin: bytearray | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Iterator[KmsService]:
+    """The KMS in `directory`, logged in on a private copy of its token until the end of the block.
+
+    One at a time in a process; any number of processes. Raises HomeNotInitialisedError,
+    ConfigurationError for a missing or wrong PIN, FormatError and IntegrityError for what was
+    damaged or changed, HsmUnavailableError, NoSpaceError.
+    """
+    if not has_kms(directory):
+        raise HomeNotInitialisedError(str(directory.parent))
+    if pin is None:
+        pin = _stored_pin(directory, is_new=False)
+    with _key_store(directory, runtime, pin) as key_store:
+        lock = WriterLock(directory / "lock")
+        try:
+            catalog = Catalog(directory / _CATALOG, lock=lock, macs=key_store)
+            try:
+                _check_meta(catalog, account=account, region=region)
+                yield KmsService(
+                    Parts(
+                        catalog=catalog,
+                        keystore=key_store,
+                        audit=AuditLog(directory / "audit"),
+                        account=account,
+                        region=region,
+                        clock=clock,
+                    )
+                )
+            finally:
+                catalog.close()
+        finally:
+            lock.close()
+
+
+def _make_token_once(directory: Path, runtime: Path, pin: bytearray) -> None:
+    if has_master(directory):
+        return
+    with private_copy(runtime, master=None) as copy:
+        make_token(configuration_of(copy), pin)
+        save_master(directory, copy)
+
+
+@contextmanager
+def _key_store(directory: Path, runtime: Path, pin: bytearray) -> Iterator[Pkcs11KeyStore]:
+    with (
+        private_copy(runtime, master=directory / "token") as copy,
+        open_token(configuration_of(copy), pin) as key_store,
+    ):
+        yield key_store
+
+
+def _stored_pin(directory: Path, *, is_new: bool) -> bytearray:
+    """The PIN from its file, which is made when it `is_new` and missing."""
+    path = directory / "pin"
+    if is_new and not path.exists() and not has_master(directory / "token"):
+        write_durably(path, secrets.token_urlsafe(_PIN_RANDOM_BYTES).encode())
+    try:
+        return bytearray(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ConfigurationError(
+            f"the PIN of the token is not kept in {path}", hint="give the PIN that 'init' was given"
+        ) from error
+
+
+def _check_meta(catalog: Catalog, *, account: str, region: str) -> None:
+    with catalog.reading() as view:
+        item = view.get(_META, _META_ID)
+    assert item is not None, "internal error: a catalogue without its description"
+    meta = msgspec.json.decode(item.body, type=_Meta)
+    if (meta.account, meta.region) != (account, region):
+        raise ConfigurationError(
+            f"the KMS belongs to account {meta.account} in region {meta.region}, "
+            f"not to account {account} in region {region}"
+        )

@@ -1,0 +1,138 @@
+"""The values that the KMS is about: callers, keys, key material, aliases. Pure.
+
+The dataclasses that say so are also the bodies of catalogue items, as JSON: a new member needs a
+default, a changed meaning needs a new catalogue version.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+ARN_PREFIX: Final = "arn:aws:kms"
+DEFAULT_KEY_ALIAS: Final = "alias/volcrypt/ebs"
+"""The service-managed key that protects volumes when no other is named."""
+DEFAULT_KEY_SYNONYM: Final = "alias/aws/ebs"
+
+
+class KeyState(Enum):
+    ENABLED = "Enabled"
+    DISABLED = "Disabled"
+    PENDING_DELETION = "PendingDeletion"
+    PENDING_IMPORT = "PendingImport"
+
+
+class KeyOrigin(Enum):
+    """Where the material comes from: the HSM, or the customer."""
+
+    AWS_KMS = "AWS_KMS"
+    EXTERNAL = "EXTERNAL"
+
+
+class KeyManager(Enum):
+    """Who rules over a key: AWS is the name on the wire for `service managed`."""
+
+    CUSTOMER = "CUSTOMER"
+    AWS = "AWS"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who asks. `via_service` is set by volcrypt's own volume service alone, never by a request.
+
+    `source_address` and `user_agent` go to the audit log only.
+    """
+
+    arn: str
+    account: str
+    via_service: bool = False
+    source_address: str = "localhost"
+    user_agent: str = "volcrypt"
+
+    @property
+    def is_root(self) -> bool:
+        return self.arn == root_arn(self.account)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrappedMaterial:
+    """Key material as it may lie on storage: AES key wrap with padding (RFC 5649), 40 bytes.
+
+    `wrapping_key` is the generation of the token's wrapping key that made it.
+    """
+
+    blob: bytes = field(repr=False)
+    wrapping_key: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyMaterial:
+    """One version of a key's material; `material_id` is 64 lower-case hexadecimal digits."""
+
+    material_id: str
+    wrapped: WrappedMaterial
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KmsKey:
+    """A KMS key: everything about it. Times are seconds since 1970-01-01 UTC.
+
+    `materials` is oldest first; the last one encrypts, all of them decrypt. `policy` is the text
+    of the key policy document.
+    """
+
+    key_id: str
+    account: str
+    region: str
+    created_at: float
+    description: str
+    state: KeyState
+    manager: KeyManager
+    origin: KeyOrigin
+    policy: str
+    materials: tuple[KeyMaterial, ...]
+
+    @property
+    def arn(self) -> str:
+        return key_arn(self.account, self.region, self.key_id)
+
+    @property
+    def current_material(self) -> KeyMaterial:
+        return self.materials[-1]
+
+    def material(self, material_id: str) -> KeyMaterial | None:
+        return next((m for m in self.materials if m.material_id == material_id), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alias:
+    """A name for a key; `name` begins with `alias/`."""
+
+    name: str
+    account: str
+    region: str
+    key_id: str
+    created_at: float
+    updated_at: float
+
+    @property
+    def arn(self) -> str:
+        return alias_arn(self.account, self.region, self.name)
+
+
+def root_arn(account: str) -> str:
+    return f"arn:aws:iam::{account}:root"
+
+
+def key_arn(account: str, region: str, key_id: str) -> str:
+    return f"{ARN_PREFIX}:{region}:{account}:key/{key_id}"
+
+
+def alias_arn(account: str, region: str, name: str) -> str:
+    return f"{ARN_PREFIX}:{region}:{account}:{name}"
+
+
+def volume_service(region: str) -> str:
+    """What `kms:ViaService` is for requests of volcrypt's volume service: EBS's name, so that
+    policies written for EBS mean the same here."""
+    return f"ec2.{region}.amazonaws.com"

@@ -1,0 +1,75 @@
+"""KmsService: one method per operation of the AWS KMS, for one account and region.
+
+A method decides through an `Attempt` and says what is to be done as an `Effect`; `Performer`
+checks, logs and acts, in that order. Sync and safe for several threads. An operation that is not
+here is answered with UnsupportedOperationError.
+
+Policy is asked before key state: who may not use a key does not learn its state. To Decrypt and
+ReEncrypt, a blob of an unknown key and one of a forbidden key look the same.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from volcrypt.errors import UnsupportedOperationError, VolcryptError
+from volcrypt.formats.audit_record import AuditHead
+from volcrypt.kms.alias_operations import AliasOperations
+from volcrypt.kms.attempt import Attempt, Effect
+from volcrypt.kms.data_operations import DataOperations
+from volcrypt.kms.key_operations import KeyOperations
+from volcrypt.kms.model import Caller
+from volcrypt.kms.protocol import OPERATIONS, decode_request, encode_response
+from volcrypt.kms.register import Register
+from volcrypt.kms.scope import Parts
+
+_OPERATION_NAME: Final = re.compile(r"[A-Za-z]{1,64}")
+_HOME_KEY_INFO: Final = b"volcrypt home key 1\0"
+
+
+class KmsService(KeyOperations, AliasOperations, DataOperations):
+    """The KMS of a home. Every method of an operation raises KmsError, and when it cannot be
+    recorded NoSpaceError, AuditChainError or TryAgainError; then nothing has happened."""
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self.register = Register(parts.catalog)
+        self.audit_log = parts.audit
+
+    def derive_home_key(self, info: bytes) -> bytearray:
+        """32 bytes for sealing what lies in the home: HMAC-SHA-256 in the HSM under a service-owned
+        key. `info` names the purpose and the object; another one gives an unrelated key."""
+        return self._keystore.derive(_HOME_KEY_INFO + info)
+
+    def audit_head(self) -> AuditHead:
+        """The sealed end of the audit log."""
+        with self._catalog.reading() as view:
+            return view.audit_head
+
+    def call(
+        self, caller: Caller, operation: str, request_json: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Carry out an operation by its AWS name; members as in JSON, in and out."""
+        try:
+            if operation not in OPERATIONS:
+                raise UnsupportedOperationError(
+                    f"the operation {_shown(operation)} is not supported"
+                )
+            request = decode_request(OPERATIONS[operation].request, request_json)
+        except VolcryptError as error:
+            return self._refuse(caller, operation, error)
+        response = getattr(self, OPERATIONS[operation].method)(caller, request)
+        return encode_response(response)
+
+    def _refuse(self, caller: Caller, operation: str, error: VolcryptError) -> dict[str, Any]:
+        """Record a request that could not even be read; raises `error`."""
+
+        def decide(attempt: Attempt) -> Effect[dict[str, Any]]:
+            raise error
+
+        return self._performer.perform(caller, _shown(operation), None, decide)
+
+
+def _shown(operation: str) -> str:
+    """The name of an operation as it may stand in the log and in a message."""
+    return operation if _OPERATION_NAME.fullmatch(operation) else "Unknown"

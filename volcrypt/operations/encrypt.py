@@ -1,0 +1,321 @@
+"""Offline encryption of a volume: snapshot, copy under a KMS key, volume from the copy, comparison,
+swap of the name, destruction of the old.
+
+Every step can be killed and is repeated or continued by the next call; the cursor says which one is
+next, and is written only when the step before it is durable. What a kill leaves, step by step:
+
+    SNAPSHOT, COPY,     the old volume, untouched, under its name; chunks, a snapshot or a
+    RESTORE, VERIFY     half-filled data file that the next call uses again
+    SWAP                one transaction of the register: either the old volume has the name, or the
+                        new one has it and the cursor says DESTROY
+    DESTROY             the new volume, complete; the old data, until the next call
+
+While a workflow is unfinished the volume cannot be mounted: what would be written after the
+snapshot would be lost with the old volume.
+"""
+
+import heapq
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from volcrypt.errors import (
+    InvalidArgumentError,
+    NoSpaceError,
+    VerificationError,
+    VolumeInUseError,
+    VolumeNotFoundError,
+)
+from volcrypt.formats.volume_record import VolumeRecord
+from volcrypt.formats.workflow import Step, Workflow
+from volcrypt.geometry import CHUNK_BYTES, SECTOR_BYTES, chunk_range, format_size
+from volcrypt.names import SnapshotId, VolumeId, make_snapshot_id, make_volume_id
+from volcrypt.operations.copies import copy_into
+from volcrypt.operations.home import Home
+from volcrypt.operations.keys import (
+    generate_key,
+    rebind_key,
+    snapshot_context,
+    unwrap_key,
+    volume_context,
+)
+from volcrypt.operations.progress import Progress
+from volcrypt.operations.records import load_record
+from volcrypt.operations.restore import fill_from_snapshot
+from volcrypt.operations.snapshots import (
+    load_snapshot,
+    purge_snapshots,
+    snapshots_of_volume,
+    store_snapshot,
+)
+from volcrypt.operations.stores import LOCAL_STORE
+from volcrypt.operations.volumes import check_name_is_free, new_record, opened_volume
+from volcrypt.operations.workflows import forget_workflow, load_workflows, save_workflow
+from volcrypt.volume.datafile import DataFile
+from volcrypt.volume.owner import current_owner, hold_volume
+
+CURSOR_BYTES = 256 * 2**20
+"""So much is compared between two changes of the cursor."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncryptionReport:
+    """What was done."""
+
+    volume_id: VolumeId
+    name: str | None
+    old_volume_id: VolumeId
+    old_volume_kept: bool
+    old_volume_name: str | None
+    kms_key_arn: str
+    verified_bytes: int
+    seconds: float
+    plain_snapshots_left: list[SnapshotId]
+    plain_snapshots_deleted: list[SnapshotId]
+
+
+def encrypt_volume(
+    home: Home,
+    volume: str,
+    *,
+    kms_key: str | None,
+    keep_old: bool,
+    delete_plain_snapshots: bool,
+    progress: Progress,
+) -> EncryptionReport:
+    """Run the workflow, or what is left of it, to its end.
+
+    Raises VolumeInUseError when the volume is open anywhere, InvalidArgumentError when it is
+    encrypted already, KmsError before anything is made when the key is not usable.
+    """
+    started = time.monotonic()
+    workflow = _unfinished(home, volume)
+    if workflow is None:
+        workflow = _begin(
+            home,
+            volume,
+            kms_key=kms_key,
+            keep_old=keep_old,
+            delete_plain_snapshots=delete_plain_snapshots,
+        )
+    source_directory = home.volumes.path_of(workflow.source_id)
+    with ExitStack() as held:
+        if source_directory.exists():
+            held.enter_context(hold_volume(source_directory, purpose="encrypt"))
+        while workflow.step is not Step.DESTROY:
+            workflow = _STEPS[workflow.step](home, workflow, progress)
+        return _destroy(home, workflow, progress, started)
+
+
+def _unfinished(home: Home, volume: str) -> Workflow | None:
+    """The workflow on a volume named by its name or by the id of the old or the new volume. After
+    the swap the name is the new volume's."""
+    workflows = load_workflows(home)
+    identity = volume
+    with suppress(VolumeNotFoundError):
+        identity = load_record(home, volume).volume_id
+    for workflow in workflows:
+        if identity in (workflow.source_id, workflow.target_id):
+            return workflow
+    return None
+
+
+def _begin(
+    home: Home, volume: str, *, kms_key: str | None, keep_old: bool, delete_plain_snapshots: bool
+) -> Workflow:
+    """Decide everything, ask the KMS for everything, and only then make the cursor."""
+    record = load_record(home, volume)
+    if record.is_encrypted:
+        raise InvalidArgumentError(f"volume {volume} is encrypted already")
+    owner = current_owner(home.volumes.path_of(record.volume_id))
+    if owner is not None:
+        raise VolumeInUseError(
+            volume,
+            f"{owner.purpose} (process {owner.pid})",
+            hint=f"detach or unmount it first: 'volcrypt detach {volume}'",
+        )
+    if keep_old:
+        check_name_is_free(home, _kept_name(record))
+    _check_space(home, record)
+    copy_id = make_snapshot_id(home.random_id_bytes())
+    target_id = make_volume_id(home.random_id_bytes())
+    copy_key = generate_key(home, kms_key, snapshot_context(copy_id))
+    target_key = rebind_key(home, copy_key, volume_context(target_id))
+    # Whoever may not decrypt with the key learns it now and not after hours of copying.
+    unwrap_key(home, target_key).wipe()
+    workflow = Workflow(
+        source_id=record.volume_id,
+        generation=0,
+        step=Step.SNAPSHOT,
+        store=LOCAL_STORE,
+        plain_snapshot_id=make_snapshot_id(home.random_id_bytes()),
+        copy_snapshot_id=copy_id,
+        copy_key=copy_key,
+        target_id=target_id,
+        target_key=target_key,
+        keep_old=keep_old,
+        delete_plain_snapshots=delete_plain_snapshots,
+        started_at=int(time.time()),
+    )
+    return save_workflow(home, workflow)
+
+
+def _kept_name(record: VolumeRecord) -> str | None:
+    return f"{record.name}-unencrypted" if record.name else None
+
+
+def _check_space(home: Home, record: VolumeRecord) -> None:
+    """At the peak the snapshot, its copy and the new volume lie beside the old one."""
+    allocated = os.stat(record.data_path).st_blocks * SECTOR_BYTES
+    space = os.statvfs(home.path)
+    free = space.f_bavail * space.f_frsize
+    if free < 3 * allocated:
+        raise NoSpaceError(
+            f"encrypting needs about {format_size(3 * allocated)} beside the volume, "
+            f"{format_size(free)} are free below {home.path}"
+        )
+
+
+def _snapshot(home: Home, workflow: Workflow, progress: Progress) -> Workflow:
+    record = load_record(home, workflow.source_id)
+    store_snapshot(
+        home,
+        record,
+        snapshot_id=workflow.plain_snapshot_id,
+        name=None,
+        progress=progress,
+        held=True,
+    )
+    return save_workflow(home, workflow, step=Step.COPY)
+
+
+def _copy(home: Home, workflow: Workflow, progress: Progress) -> Workflow:
+    copy_into(
+        home,
+        load_snapshot(home, workflow.plain_snapshot_id),
+        snapshot_id=workflow.copy_snapshot_id,
+        name=None,
+        wrapped_key=workflow.copy_key,
+        progress=progress,
+    )
+    return save_workflow(home, workflow, step=Step.RESTORE)
+
+
+def _restore(home: Home, workflow: Workflow, progress: Progress) -> Workflow:
+    manifest = load_snapshot(home, workflow.copy_snapshot_id)
+    target = _target_record(home, workflow, name=None)
+    home.volumes.make(target.volume_id)
+    path = Path(target.data_path)
+    if not path.exists():
+        DataFile.create(path, target.size_bytes).close()
+    with DataFile.open(path, target.size_bytes) as data:
+        fill_from_snapshot(home, manifest, data, wrapped_key=workflow.target_key, progress=progress)
+    return save_workflow(home, workflow, step=Step.VERIFY)
+
+
+def _verify(home: Home, workflow: Workflow, progress: Progress) -> Workflow:
+    """Compare every data unit of both volumes; the new one is read from the medium and decrypted
+    under a key that is unwrapped for this and was in no process that wrote."""
+    source = load_record(home, workflow.source_id)
+    target = _target_record(home, workflow, name=None)
+    with (
+        opened_volume(home, source, read_only=True) as (old, old_data),
+        opened_volume(home, target, read_only=True) as (new, new_data),
+    ):
+        new_data.drop_cache()
+        progress.begin("comparing with the original", source.size_bytes)
+        old_bytes, new_bytes = bytearray(CHUNK_BYTES), bytearray(CHUNK_BYTES)
+        # A chunk that is a hole on both sides is zeros on both sides.
+        for index in heapq.merge(old_data.candidate_chunks(), new_data.candidate_chunks()):
+            extent = chunk_range(index, source.size_bytes)
+            if extent.end <= workflow.verified_bytes:
+                continue
+            if extent.length < CHUNK_BYTES:
+                old_bytes, new_bytes = bytearray(extent.length), bytearray(extent.length)
+            old.read_into(extent.offset, old_bytes)
+            new.read_into(extent.offset, new_bytes)
+            if old_bytes != new_bytes:
+                raise VerificationError(
+                    f"the encrypted volume differs from the original between bytes "
+                    f"{extent.offset} and {extent.end}",
+                    hint="the original is untouched; look at the medium before you try again",
+                )
+            progress.advance(extent.end)
+            if extent.end - workflow.verified_bytes >= CURSOR_BYTES:
+                workflow = save_workflow(home, workflow, verified_bytes=extent.end)
+    return save_workflow(home, workflow, step=Step.SWAP, verified_bytes=source.size_bytes)
+
+
+def _swap(home: Home, workflow: Workflow, _progress: Progress) -> Workflow:
+    """The name changes hands, and the workflow reaches its point of no return, in one
+    transaction."""
+    source = load_record(home, workflow.source_id)
+    target = _target_record(home, workflow, name=source.name)
+    if workflow.keep_old:
+        renamed = msgspec.structs.replace(
+            source, counter=source.counter + 1, name=_kept_name(source)
+        )
+        return save_workflow(home, workflow, put=[renamed, target], step=Step.DESTROY)
+    return save_workflow(home, workflow, put=[target], delete=[source], step=Step.DESTROY)
+
+
+def _target_record(home: Home, workflow: Workflow, *, name: str | None) -> VolumeRecord:
+    manifest = load_snapshot(home, workflow.copy_snapshot_id)
+    return new_record(
+        home,
+        volume_id=workflow.target_id,
+        size_bytes=manifest.size_bytes,
+        name=name,
+        wrapped_key=workflow.target_key,
+        snapshot_id=workflow.copy_snapshot_id,
+    )
+
+
+def _destroy(
+    home: Home, workflow: Workflow, progress: Progress, started: float
+) -> EncryptionReport:
+    """Remove the workflow's own snapshots and the old volume; every part may be done already."""
+    plain = [
+        manifest.snapshot_id
+        for manifest in snapshots_of_volume(home, workflow.source_id)
+        if manifest.wrapped_key is None and manifest.snapshot_id != workflow.plain_snapshot_id
+    ]
+    doomed = [workflow.plain_snapshot_id, workflow.copy_snapshot_id]
+    if workflow.delete_plain_snapshots:
+        doomed += plain
+    progress.begin("removing the unencrypted data", None)
+    purge_snapshots(home, doomed)
+    old_name: str | None = None
+    if workflow.keep_old:
+        old_name = load_record(home, workflow.source_id).name
+    else:
+        home.volumes.remove(workflow.source_id)
+    record = load_record(home, workflow.target_id)
+    forget_workflow(home, workflow)
+    return EncryptionReport(
+        volume_id=record.volume_id,
+        name=record.name,
+        old_volume_id=workflow.source_id,
+        old_volume_kept=workflow.keep_old,
+        old_volume_name=old_name,
+        kms_key_arn=workflow.target_key.kms_key_arn or "",
+        verified_bytes=workflow.verified_bytes,
+        seconds=time.monotonic() - started,
+        plain_snapshots_left=[] if workflow.delete_plain_snapshots else plain,
+        plain_snapshots_deleted=plain if workflow.delete_plain_snapshots else [],
+    )
+
+
+_STEPS: Final[dict[Step, Callable[[Home, Workflow, Progress], Workflow]]] = {
+    Step.SNAPSHOT: _snapshot,
+    Step.COPY: _copy,
+    Step.RESTORE: _restore,
+    Step.VERIFY: _verify,
+    Step.SWAP: _swap,
+}

@@ -1,0 +1,115 @@
+"""Data keys of volumes and snapshots: every use that the operations make of a KMS key.
+
+| what | KMS operations | encryption context |
+|---|---|---|
+| new volume | GenerateDataKeyWithoutPlaintext | volume id |
+| open, import, export, compare | Decrypt | that of the wrapped key |
+| volume from a snapshot, same KMS key | ReEncrypt | snapshot's to volume id |
+| copy of a snapshot, same KMS key | ReEncrypt | snapshot's to new snapshot id |
+| either under another KMS key | GenerateDataKeyWithoutPlaintext, Decrypt of both | the new id |
+
+All of them are asked by the volume service on behalf of the principal of the profile, so that the
+service-managed default key serves volumes and nothing else.
+"""
+
+from dataclasses import dataclass
+
+from volcrypt.crypto.data_key import DATA_KEY_BYTES, DataKey
+from volcrypt.errors import IntegrityError
+from volcrypt.formats.volume_record import WrappedDataKey
+from volcrypt.kms.model import DEFAULT_KEY_ALIAS
+from volcrypt.kms.protocol import (
+    DecryptRequest,
+    DescribeKeyRequest,
+    GenerateDataKeyWithoutPlaintextRequest,
+    ReEncryptRequest,
+)
+from volcrypt.names import SnapshotId, VolumeId, make_data_key_id
+from volcrypt.operations.home import Home
+
+
+def volume_context(volume_id: VolumeId) -> dict[str, str]:
+    return {"volcrypt:volume-id": volume_id}
+
+
+def snapshot_context(snapshot_id: SnapshotId) -> dict[str, str]:
+    return {"volcrypt:snapshot-id": snapshot_id}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyChoice:
+    """What the KEY OPTIONS of a command ask for: encrypted under `kms_key` (the account's default
+    key when None), or not encrypted."""
+
+    encrypted: bool = True
+    kms_key: str | None = None
+
+
+def resolve_key(home: Home, kms_key: str | None) -> str:
+    """The ARN of the key that an id, ARN or alias names; the default key's when None."""
+    response = home.kms.describe_key(
+        home.volume_service, DescribeKeyRequest(key_id=kms_key or DEFAULT_KEY_ALIAS)
+    )
+    return response.key_metadata.arn
+
+
+def generate_key(home: Home, kms_key: str | None, context: dict[str, str]) -> WrappedDataKey:
+    """A new data key under `kms_key` (the account's default key when None), born wrapped: its
+    plaintext is not in this process. Raises KmsError."""
+    response = home.kms.generate_data_key_without_plaintext(
+        home.volume_service,
+        GenerateDataKeyWithoutPlaintextRequest(
+            key_id=kms_key or DEFAULT_KEY_ALIAS,
+            number_of_bytes=DATA_KEY_BYTES,
+            encryption_context=context,
+        ),
+    )
+    return WrappedDataKey(
+        data_key_id=make_data_key_id(home.random_id_bytes()),
+        ciphertext=response.ciphertext_blob,
+        kms_key_arn=response.key_id,
+        encryption_context=context,
+    )
+
+
+def choose_key(home: Home, choice: KeyChoice, context: dict[str, str]) -> WrappedDataKey | None:
+    """The wrapped data key that a choice asks for; None for no encryption."""
+    return generate_key(home, choice.kms_key, context) if choice.encrypted else None
+
+
+def unwrap_key(home: Home, wrapped: WrappedDataKey) -> DataKey:
+    """The plaintext data key; the caller wipes it. Raises KmsError, with the KMS's reason."""
+    response = home.kms.decrypt(
+        home.volume_service,
+        DecryptRequest(
+            key_id=wrapped.kms_key_arn,
+            ciphertext_blob=wrapped.ciphertext,
+            encryption_context=wrapped.encryption_context,
+        ),
+    )
+    try:
+        return DataKey(response.plaintext)
+    except ValueError as error:
+        raise IntegrityError(f"the KMS returned an unusable data key: {error}") from error
+
+
+def rebind_key(home: Home, wrapped: WrappedDataKey, context: dict[str, str]) -> WrappedDataKey:
+    """The same data key under the same KMS key, bound to another object; no plaintext leaves the
+    KMS. Raises KmsError."""
+    assert wrapped.kms_key_arn is not None, "internal error: only a KMS can rebind a key"
+    response = home.kms.re_encrypt(
+        home.volume_service,
+        ReEncryptRequest(
+            ciphertext_blob=wrapped.ciphertext,
+            source_key_id=wrapped.kms_key_arn,
+            source_encryption_context=wrapped.encryption_context,
+            destination_key_id=wrapped.kms_key_arn,
+            destination_encryption_context=context,
+        ),
+    )
+    return WrappedDataKey(
+        data_key_id=wrapped.data_key_id,
+        ciphertext=response.ciphertext_blob,
+        kms_key_arn=wrapped.kms_key_arn,
+        encryption_context=context,
+    )

@@ -1,0 +1,110 @@
+"""Volume records: found by id or name, believed when seal and register agree, changed atomically.
+
+A change of one or several records is: stage each new record beside the old one, then one
+transaction of the register that names the new counters and digests, then put each in place. Killed
+before the transaction nothing has changed; killed after it, the staged record has the digest that
+the register names and is put in place by the next reader.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Final
+
+from volcrypt.errors import RecordMissingError, RollbackError, VolcryptError, VolumeNotFoundError
+from volcrypt.formats.volume_record import (
+    VolumeRecord,
+    decode_volume_record,
+    encode_volume_record,
+)
+from volcrypt.kms.register import RegisterEntry
+from volcrypt.names import VolumeId, is_volume_id
+from volcrypt.operations.home import Home
+
+KIND: Final = "volume"
+
+
+def load_record(home: Home, volume: str) -> VolumeRecord:
+    """The current record of a volume given by id or name.
+
+    Raises VolumeNotFoundError; IntegrityError or FormatError when the record is missing, damaged,
+    another's, or not the current one.
+    """
+    by_id = is_volume_id(volume)
+    entry = home.register.get(KIND, volume) if by_id else home.register.find(KIND, volume)
+    if entry is None:
+        raise VolumeNotFoundError(volume)
+    return _load_entry(home, entry)
+
+
+def load_records(home: Home) -> dict[VolumeId, VolumeRecord | VolcryptError]:
+    """Every registered volume in order of id; an unreadable one gives its error instead."""
+    found: dict[VolumeId, VolumeRecord | VolcryptError] = {}
+    for entry in home.register.entries(KIND):
+        try:
+            found[VolumeId(entry.id)] = _load_entry(home, entry)
+        except VolcryptError as error:
+            found[VolumeId(entry.id)] = error
+    return found
+
+
+def _load_entry(home: Home, entry: RegisterEntry) -> VolumeRecord:
+    """Another command may put a newer record in place between our two looks: then the register
+    has moved on too, and we look again."""
+    while True:
+        try:
+            return _load_current(home, entry)
+        except (RollbackError, RecordMissingError):
+            newer = home.register.get(KIND, entry.id)
+            if newer is None:
+                raise VolumeNotFoundError(entry.id) from None
+            if newer == entry:
+                raise
+            entry = newer
+
+
+def _load_current(home: Home, entry: RegisterEntry) -> VolumeRecord:
+    volume_id = VolumeId(entry.id)
+    what = f"record of volume {volume_id}"
+    data = home.volumes.read_record(volume_id, digest=entry.digest)
+    record = decode_volume_record(data, home.record_seal(volume_id), what=what)
+    if (record.volume_id, record.counter, record.name) != (entry.id, entry.counter, entry.name):
+        raise RollbackError(what)
+    return record
+
+
+def save_records(
+    home: Home,
+    *,
+    put: Sequence[VolumeRecord] = (),
+    delete: Sequence[VolumeRecord] = (),
+    also: Sequence[RegisterEntry] = (),
+) -> None:
+    """Make `put` current, forget `delete`, and store the register rows `also`, in one transaction.
+    The counter of what is put is one above the registered one, 1 for what is new.
+
+    Raises NameTakenError, NoSpaceError, and TryAgainError when another command was faster.
+    """
+    expect: dict[tuple[str, str], int | None] = {}
+    entries = list(also)
+    for entry in also:
+        expect[entry.kind, entry.id] = entry.counter - 1 or None
+    for record in put:
+        data = encode_volume_record(record, home.record_seal(record.volume_id))
+        expect[KIND, record.volume_id] = record.counter - 1 or None
+        entries.append(
+            RegisterEntry(
+                kind=KIND,
+                id=record.volume_id,
+                name=record.name,
+                counter=record.counter,
+                digest=hashlib.sha256(data).digest(),
+            )
+        )
+        home.volumes.stage_record(record.volume_id, data)
+    for record in delete:
+        expect[KIND, record.volume_id] = record.counter
+    home.register.apply(
+        put=entries, delete=[(KIND, record.volume_id) for record in delete], expect=expect
+    )
+    for record in put:
+        home.volumes.promote_record(record.volume_id)

@@ -1,0 +1,110 @@
+"""Volumes from snapshots: every chunk fetched, checked, and re-encrypted if the key is another."""
+
+from functools import partial
+from pathlib import Path
+
+import trio
+from typing_extensions import Buffer
+
+from volcrypt.errors import InvalidArgumentError
+from volcrypt.formats.manifest import Manifest
+from volcrypt.formats.volume_record import VolumeRecord, WrappedDataKey
+from volcrypt.geometry import CHUNK_BYTES, check_volume_size, chunk_range, format_size
+from volcrypt.names import make_volume_id
+from volcrypt.operations.copies import recryption
+from volcrypt.operations.home import Home
+from volcrypt.operations.keys import KeyChoice, generate_key, rebind_key, volume_context
+from volcrypt.operations.progress import Progress
+from volcrypt.operations.snapshots import load_snapshot
+from volcrypt.operations.stores import open_local_store, store_in_use
+from volcrypt.operations.volumes import check_name_is_free, new_volume
+from volcrypt.snapshot.transfer import chunk_table, restore_chunks
+from volcrypt.volume.datafile import DataFile
+
+
+def volume_from_snapshot(
+    home: Home,
+    snapshot: str,
+    *,
+    size_bytes: int | None,
+    name: str | None,
+    choice: KeyChoice | None,
+    progress: Progress,
+) -> VolumeRecord:
+    """A volume with the content of a snapshot and zeros behind it.
+
+    Without a `choice` it shares the snapshot's data key, or is as unencrypted as the snapshot.
+    Raises InvalidArgumentError when it would be smaller, or turn encryption off.
+    """
+    manifest = load_snapshot(home, snapshot)
+    size_bytes = check_volume_size(size_bytes or manifest.size_bytes)
+    if size_bytes < manifest.size_bytes:
+        raise InvalidArgumentError(
+            f"the snapshot needs a volume of at least {format_size(manifest.size_bytes)}"
+        )
+    if choice is not None and not choice.encrypted and manifest.is_encrypted:
+        raise InvalidArgumentError("a volume from an encrypted snapshot is always encrypted")
+    check_name_is_free(home, name)
+    volume_id = make_volume_id(home.random_id_bytes())
+    context = volume_context(volume_id)
+    wrapped: WrappedDataKey | None = None
+    if choice is not None and choice.encrypted:
+        wrapped = generate_key(home, choice.kms_key, context)
+    elif manifest.wrapped_key is not None:
+        wrapped = rebind_key(home, manifest.wrapped_key, context)
+    with new_volume(
+        home,
+        size_bytes=size_bytes,
+        name=name,
+        wrapped_key=wrapped,
+        volume_id=volume_id,
+        snapshot_id=manifest.snapshot_id,
+    ) as record:
+        with DataFile.open(Path(record.data_path), size_bytes) as data:
+            fill_from_snapshot(home, manifest, data, wrapped_key=wrapped, progress=progress)
+        return record
+
+
+def fill_from_snapshot(
+    home: Home,
+    manifest: Manifest,
+    data: DataFile,
+    *,
+    wrapped_key: WrappedDataKey | None,
+    progress: Progress,
+) -> None:
+    """Write the chunks of a snapshot under the data key `wrapped_key`, durable on return; those
+    that are right already are only read."""
+    done = 0
+    progress.begin(f"restoring {manifest.snapshot_id}", manifest.data_chunks * CHUNK_BYTES)
+
+    def advance(_index: int, size_bytes: int) -> None:
+        nonlocal done
+        done += size_bytes
+        progress.advance(done)
+
+    table = chunk_table(open_local_store(home), manifest)
+    with store_in_use(home), recryption(home, manifest.wrapped_key, wrapped_key) as step:
+        trio.run(partial(restore_chunks, table, _Sink(data), step=step, progress=advance))
+
+
+class _Sink:
+    """A data file that is not written where it is right already."""
+
+    def __init__(self, data: DataFile) -> None:
+        self._data = data
+
+    @property
+    def size_bytes(self) -> int:
+        return self._data.size_bytes
+
+    def write_chunk(self, index: int, data: Buffer) -> None:
+        # The last chunk of the snapshot may be shorter than that of the volume.
+        offset = chunk_range(index, self._data.size_bytes).offset
+        present = bytearray(memoryview(data).nbytes)
+        self._data.read_into(offset, present)
+        if present != data:
+            self._data.write(offset, data)
+
+    def sync(self) -> None:
+        self._data.sync()

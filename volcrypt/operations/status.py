@@ -1,0 +1,119 @@
+"""What is there, what is in use, what deserves attention."""
+
+import os
+from dataclasses import dataclass
+
+from volcrypt.errors import MountError, VolcryptError
+from volcrypt.formats.volume_record import VolumeRecord
+from volcrypt.kms.protocol import ListKeysRequest
+from volcrypt.operations.attachments import device_name, private_mount_point
+from volcrypt.operations.home import Home
+from volcrypt.operations.mounts import socket_path
+from volcrypt.operations.records import load_records
+from volcrypt.operations.snapshots import list_snapshots
+from volcrypt.operations.workflows import load_workflows
+from volcrypt.volume.control import ControlClient
+from volcrypt.volume.loop import DEVICE_DIRECTORY, linked_device
+from volcrypt.volume.owner import current_owner
+
+LOW_SPACE_FRACTION = 0.05
+"""Below this part of free space under the home `status` warns: volumes are thin."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InUse:
+    """A volume that a process holds."""
+
+    volume_id: str
+    name: str | None
+    purpose: str
+    pid: int
+    mount_point: str | None
+    device: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """A home at a glance. `workflows` are (source volume, next step)."""
+
+    home: str
+    account: str
+    region: str
+    keys: int
+    volumes: int
+    unencrypted_volumes: int
+    damaged: list[str]
+    snapshots: int
+    unencrypted_snapshots: int
+    in_use: list[InUse]
+    workflows: list[tuple[str, str]]
+    free_bytes: int
+    warnings: list[str]
+
+
+def read_status(home: Home) -> Status:
+    """Never fails because one object is damaged: that is what it reports."""
+    found = load_records(home)
+    records = [record for record in found.values() if isinstance(record, VolumeRecord)]
+    damaged = [
+        f"{volume_id}: {error}"
+        for volume_id, error in found.items()
+        if isinstance(error, VolcryptError)
+    ]
+    manifests, damaged_snapshots = list_snapshots(home)
+    damaged += [f"{snapshot_id}: {error}" for snapshot_id, error in damaged_snapshots.items()]
+    space = os.statvfs(home.path)
+    warnings = list(damaged)
+    if space.f_bavail < space.f_blocks * LOW_SPACE_FRACTION:
+        warnings.append(f"less than 5 % of the file system under {home.path} is free")
+    return Status(
+        home=str(home.path),
+        account=home.account,
+        region=home.region,
+        keys=count_keys(home),
+        volumes=len(found),
+        unencrypted_volumes=sum(not record.is_encrypted for record in records),
+        damaged=damaged,
+        snapshots=len(manifests) + len(damaged_snapshots),
+        unencrypted_snapshots=sum(not manifest.is_encrypted for manifest in manifests),
+        in_use=[used for record in records if (used := _use_of(home, record)) is not None],
+        workflows=[(w.source_id, w.step.value) for w in load_workflows(home)],
+        free_bytes=space.f_bavail * space.f_frsize,
+        warnings=warnings,
+    )
+
+
+def count_keys(home: Home) -> int:
+    """How many KMS keys the account has."""
+    marker: str | None = None
+    count = 0
+    while True:
+        response = home.kms.list_keys(home.caller, ListKeysRequest(limit=1000, marker=marker))
+        count += len(response.keys)
+        if not response.truncated:
+            return count
+        marker = response.next_marker
+
+
+def _use_of(home: Home, record: VolumeRecord) -> InUse | None:
+    owner = current_owner(home.volumes.path_of(record.volume_id))
+    if owner is None:
+        return None
+    mount_point = device = None
+    if owner.purpose == "mount":
+        try:
+            path = socket_path(home, record.volume_id)
+            with ControlClient(path, volume=record.volume_id) as control:
+                mount_point = control.status().mount_directory
+        except MountError:
+            mount_point = None  # it has just ended
+        if private_mount_point(home, record).exists() and linked_device(device_name(record)):
+            device = str(DEVICE_DIRECTORY / device_name(record))
+    return InUse(
+        volume_id=record.volume_id,
+        name=record.name,
+        purpose=owner.purpose,
+        pid=owner.pid,
+        mount_point=mount_point,
+        device=device,
+    )

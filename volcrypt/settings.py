@@ -1,0 +1,78 @@
+"""Settings: the one optional TOML file, and where the home is. Read by `cli` and `daemons` only.
+
+    # HOME/config.toml
+    [profiles.default]
+    region = "us-east-1"
+
+Nothing below the command line reads configuration: it is given plain arguments.
+"""
+
+import os
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from volcrypt.errors import ConfigurationError
+
+DEFAULT_ACCOUNT: Final = "000000000000"
+DEFAULT_REGION: Final = "us-east-1"
+CONFIG_FILE: Final = "config.toml"
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a command acts as and where; `--profile` names it."""
+
+    region: str | None = None
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    profiles: dict[str, Profile] = {}
+
+
+def default_home() -> Path:
+    """`VOLCRYPT_HOME`; else /var/lib/volcrypt for root, $XDG_DATA_HOME/volcrypt otherwise."""
+    given = os.environ.get("VOLCRYPT_HOME")
+    if given:
+        return Path(given)
+    if os.geteuid() == 0:
+        return Path("/var/lib/volcrypt")
+    data = os.environ.get("XDG_DATA_HOME")
+    return (Path(data) if data else Path.home() / ".local/share") / "volcrypt"
+
+
+def runtime_root() -> Path:
+    """The directory on tmpfs below which each home has its sockets, maps and token copies."""
+    if os.geteuid() == 0:
+        return Path("/run/volcrypt")
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if not runtime:
+        raise ConfigurationError(
+            "XDG_RUNTIME_DIR is not set",
+            hint="log in through systemd, or set it to a tmpfs of yours",
+        )
+    return Path(runtime) / "volcrypt"
+
+
+def read_settings(home: Path) -> Settings:
+    """The settings of a home; all defaults when there is no file. Raises ConfigurationError."""
+    path = home / CONFIG_FILE
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=Settings)
+    except FileNotFoundError:
+        return Settings()
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+
+
+def profile_of(settings: Settings, name: str) -> Profile:
+    """The profile of that name; `default` exists also when the file says nothing of it."""
+    if name in settings.profiles:
+        return settings.profiles[name]
+    if name == "default":
+        return Profile()
+    raise ConfigurationError(f"there is no profile {name!r} in {CONFIG_FILE}")
