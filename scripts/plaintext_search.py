@@ -55,27 +55,29 @@ class PlaintextBlocks:
     def __init__(self) -> None:
         self.digests: set[bytes] = set()
         self._fingerprints: Words = np.zeros(0, dtype=np.uint64)
-        """Sorted."""
+        """Sorted, but for what is still in `_added`."""
+        self._added: list[Words] = []
 
     def __len__(self) -> int:
         return len(self.digests)
 
     def add_file(self, path: Path) -> None:
         """Add each 4096-byte block of a file; a last part block is filled up with zeros."""
-        added = [self._fingerprints]
         for _, window in _windows(path):
             is_data = np.frombuffer(window, dtype="<u8").reshape(-1, BLOCK_BYTES // 8).any(axis=1)
             for index in np.flatnonzero(is_data).tolist():
                 block = window[index * BLOCK_BYTES : (index + 1) * BLOCK_BYTES]
                 self.digests.add(hashlib.sha256(block).digest())
-            added.append(block_fingerprints(window)[::SECTORS_PER_BLOCK][is_data])
-        self._fingerprints = np.unique(np.concatenate(added))
+            self._added.append(block_fingerprints(window)[::SECTORS_PER_BLOCK][is_data])
 
     def find_in(self, window: memoryview) -> Iterator[tuple[int, bytes]]:
         """`(offset, digest)` of each block of the image in `window`, at any 512-byte offset."""
-        fingerprints = block_fingerprints(window)
+        if self._added:
+            self._fingerprints = np.unique(np.concatenate([self._fingerprints, *self._added]))
+            self._added.clear()
         if not len(self._fingerprints):
             return
+        fingerprints = block_fingerprints(window)
         nearest = np.searchsorted(self._fingerprints, fingerprints)
         nearest[nearest == len(self._fingerprints)] = 0
         for sector in np.flatnonzero(self._fingerprints[nearest] == fingerprints).tolist():

@@ -1,8 +1,10 @@
-"""What the benchmarks share: the machine they ran on, medians, a table, and one line of JSON."""
+"""What the benchmarks share: programs they run, mounts they check, tables and JSON they print."""
 
 import json
 import os
 import platform
+import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,3 +40,37 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def print_json(benchmark: str, **members: Any) -> None:
     print(json.dumps({"benchmark": benchmark, "machine": machine(), **members}))
+
+
+def run(*command: str | Path) -> str:
+    """The standard output of a program; raises RuntimeError with its last words when it fails."""
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        words = (done.stderr or done.stdout).strip()
+        raise RuntimeError(f"{' '.join(map(str, command))} failed: {words}")
+    return done.stdout
+
+
+def fuse_type_of(path: Path) -> str | None:
+    """The type of the FUSE file system that `path` lies on, None when it lies on another."""
+    best, kind = "", ""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        place = before.split(" ")[4]
+        inside = str(path) == place or str(path).startswith(place.rstrip("/") + "/")
+        if inside and len(place) >= len(best):
+            best, kind = place, after.split(" ")[0]
+    return kind if kind.startswith("fuse") else None
+
+
+def await_file(path: Path, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a FUSE server has mounted `path`; raises RuntimeError when it ends instead."""
+    deadline = time.monotonic() + 20
+    while fuse_type_of(path) is None:
+        if process.poll() is not None:
+            raise RuntimeError(f"{process.args!r} ended with code {process.returncode}")
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{process.args!r} did not mount {path}")
+        time.sleep(0.02)
