@@ -197,6 +197,18 @@ class TestReadAndWrite:
             data.read_into(100, buffer)
             assert data.try_read_into(100, buffer)
 
+    def test_opening_for_writing_distrusts_the_cache(self, ext4: DisposableFileSystem) -> None:
+        """A page whose write failed may be in it. Reading beside a writer leaves it alone."""
+        path = ext4.directory / "data"
+        with DataFile.create(path, SIZE) as data:
+            data.write(0, b"d" * SIZE)
+            data.sync()
+        with DataFile.open(path, SIZE, read_only=True) as data:
+            assert data.try_read_into(0, bytearray(SIZE))
+        with DataFile.open(path, SIZE) as data:
+            assert not data.try_read_into(0, bytearray(SIZE))
+            assert read(data, 0, SIZE) == b"d" * SIZE
+
     def test_file_system_that_cannot_tell_whether_it_blocks(self) -> None:
         with (
             TemporaryDirectory(dir="/dev/shm") as directory,
