@@ -64,22 +64,22 @@ class ControlServer:
 
     async def _talk(self, stream: trio.SocketStream) -> None:
         conversation = _Conversation(self._device)
-        told = trio.Event()
         try:
             check_peer(stream.socket)
             reader = _LineReader(stream)
             while (line := await reader.next_line()) is not None:
-                answer = await self._answer(conversation, line, told)
-                await stream.send_all(encode(answer))
-                if told in self._ends_in_work:
-                    return
+                told = trio.Event()
+                try:
+                    answer = await self._answer(conversation, line, told)
+                    await stream.send_all(encode(answer))
+                finally:
+                    told.set()
+                    self._ends_in_work.discard(told)
         except trio.BrokenResourceError:
             return  # the other side is gone, which is its good right
         except VolcryptError as error:
             await _try_to_send(stream, ErrorAnswer(report=ErrorReport.of(error)))
         finally:
-            told.set()
-            self._ends_in_work.discard(told)
             with trio.CancelScope(shield=True):
                 await conversation.abort()
                 await trio.aclose_forcefully(stream)

@@ -49,7 +49,7 @@ MAX_REQUEST_BYTES: Final = 1024 * 1024
 """The largest request that FUSE makes."""
 
 INLINE_BYTES: Final = 128 * 1024
-WORKER_THREADS: Final = 4
+WORKER_THREADS: Final = 12
 POOLED_BUFFERS: Final = 8
 
 Result = TypeVar("Result")
