@@ -103,7 +103,7 @@ class Pkcs11KeyStore:
     def __init__(self, session: pkcs11.Session) -> None:
         """Raises IntegrityError when the token lacks a key of its own, HsmUnavailableError."""
         self._session = session
-        self._handles: OrderedDict[bytes, Any] = OrderedDict()
+        self._handles: OrderedDict[WrappedMaterial, Any] = OrderedDict()
         with _LOCK, _answering():
             try:
                 self._wrapping: Any = session.get_key(label=_wrapping_label(_WRAPPING_KEY))
@@ -172,9 +172,9 @@ class Pkcs11KeyStore:
 
     def _unwrapped(self, material: WrappedMaterial) -> Any:
         """The handle of the material as a session object; the least recently used ones go."""
-        if material.blob in self._handles:
-            self._handles.move_to_end(material.blob)
-            return self._handles[material.blob]
+        if material in self._handles:
+            self._handles.move_to_end(material)
+            return self._handles[material]
         if material.wrapping_key != _WRAPPING_KEY or len(material.blob) != WRAPPED_BYTES:
             raise IntegrityError("key material is wrapped under a key that the token does not have")
         try:
@@ -189,7 +189,7 @@ class Pkcs11KeyStore:
         except _UNWRAP_FAILURE as error:
             self._check_alive()
             raise IntegrityError("key material does not unwrap: it was changed") from error
-        self._handles[material.blob] = key
+        self._handles[material] = key
         if len(self._handles) > HANDLE_LIMIT:
             self._handles.popitem(last=False)[1].destroy()
         return key

@@ -3,7 +3,7 @@
 The groups (`key_operations`, `alias_operations`, `data_operations`) are joined in `service`.
 """
 
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -178,6 +178,6 @@ def _encode_marker(id_: str) -> str:
 def _decode_marker(marker: str) -> str:
     """Raises InvalidMarkerError."""
     try:
-        return urlsafe_b64decode(marker.encode()).decode()
+        return b64decode(marker.encode(), altchars=b"-_", validate=True).decode()
     except ValueError as error:
         raise InvalidMarkerError("the marker is not one that the KMS gave") from error
