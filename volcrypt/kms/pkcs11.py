@@ -209,8 +209,10 @@ def _conforms(store: Pkcs11KeyStore) -> KeyStore:
 def open_token(configuration: Path, pin: bytearray) -> Iterator[Pkcs11KeyStore]:
     """Log in to the SoftHSM token that `configuration` (a softhsm2.conf) leads to.
 
-    Raises ConfigurationError for a PIN that does not open it, HsmUnavailableError, IntegrityError.
+    Raises ConfigurationError for a PIN that does not open it, InvalidArgumentError for one that no
+    token takes, HsmUnavailableError, IntegrityError.
     """
+    check_pin(pin)
     with _library(configuration) as library, _session(library, pin) as session:
         yield Pkcs11KeyStore(session)
 
