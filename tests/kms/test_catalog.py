@@ -18,8 +18,9 @@ from volcrypt.errors import (
     TryAgainError,
     UnsupportedVersionError,
 )
-from volcrypt.kms.catalog import Catalog, Item
+from volcrypt.kms.catalog import Catalog
 from volcrypt.kms.lock import WriterLock
+from volcrypt.kms.sealing import Item
 
 MACS = MemoryKeyStore()
 

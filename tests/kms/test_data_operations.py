@@ -20,7 +20,6 @@ from volcrypt.errors import (
     LimitExceededError,
 )
 from volcrypt.formats.ciphertext_blob import decode_ciphertext_blob, encode_ciphertext_blob
-from volcrypt.kms.catalog import Item
 from volcrypt.kms.keyring import CALLS, MAX_CALLS, Calls, get_key, put_key
 from volcrypt.kms.model import Caller, KeyMaterial, KeyState
 from volcrypt.kms.protocol import (
@@ -32,6 +31,7 @@ from volcrypt.kms.protocol import (
     GenerateRandomRequest,
     ReEncryptRequest,
 )
+from volcrypt.kms.sealing import Item
 
 CONTEXT = {"volcrypt:volume-id": "vol-0123456789abcdef0"}
 

@@ -5,10 +5,11 @@ the AWS KMS, in three groups (`key_operations`, `alias_operations`, `data_operat
 `scope`. Each request goes through `attempt`: policy and state are checked, the audit record is
 durable, then it happens.
 
-    pure       model, reference, context, lifecycle, policy, protocol
+    pure       model, reference, context, lifecycle, policy, limits, protocol, sealing
     ports      keystore: what a KMS needs of an HSM; pkcs11 is that on a real token
-    engines    token (the token's files), catalog (what must survive), keyring (keys as its items),
-               register (which records are current), audit (the log), lock (one writer at a time)
+    engines    token (the token's files), catalog and view (what must survive), keyring (keys as
+               its items), register (which records are current), audit (the log), lock (one writer
+               at a time)
 
 Locks are taken in this order: the catalogue's mutex (threads), the home's writer lock (processes),
 SQLite's transaction, the HSM's lock. Encryption and decryption hold the HSM's lock alone.

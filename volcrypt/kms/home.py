@@ -26,10 +26,11 @@ import msgspec
 from volcrypt.durable import make_directory_durably, remove_durably, write_durably
 from volcrypt.errors import ConfigurationError, HomeNotInitialisedError, RecordMissingError
 from volcrypt.kms.audit import AuditLog
-from volcrypt.kms.catalog import Catalog, Item
+from volcrypt.kms.catalog import Catalog
 from volcrypt.kms.lock import WriterLock
 from volcrypt.kms.pkcs11 import Pkcs11KeyStore, check_pin, make_token, open_token
 from volcrypt.kms.scope import Parts
+from volcrypt.kms.sealing import Item
 from volcrypt.kms.service import KmsService
 from volcrypt.kms.token import configuration_of, private_copy, save_master
 
