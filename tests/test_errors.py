@@ -73,6 +73,7 @@ MADE: list[tuple[VolcryptError, str, str | None]] = [
         "free some space and try again; nothing was lost",
     ),
     (errors.SnapshotNotFoundError("snap-1"), "snapshot snap-1 does not exist", None),
+    (errors.ObjectNotFoundError("chunks/ab"), "object chunks/ab does not exist", None),
     (errors.StoreNotFoundError("local"), "snapshot store local does not exist", None),
 ]
 
