@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from volcrypt.operations.home import runtime_directory
+from volcrypt.settings import runtime_root
 
 VOLCRYPT = Path(sys.executable).with_name("volcrypt")
-RUNTIME_ROOT = Path("/run/volcrypt")
 
 
 class Command:
@@ -25,7 +25,7 @@ class Command:
 
     @property
     def runtime(self) -> Path:
-        return runtime_directory(self.home, RUNTIME_ROOT)
+        return runtime_directory(self.home, runtime_root())
 
     def try_run(
         self, *arguments: str | Path, stdin: bytes = b"", prefix: tuple[str, ...] = ()

@@ -31,11 +31,19 @@ class DisposableFileSystem:
 
     def cut_power(self) -> None:
         """Lose everything that was not synced, and come back."""
+        self.shut_down()
+        self.come_back()
+
+    def shut_down(self) -> None:
+        """Lose everything that was not synced; from here every call fails, as on a dead disk."""
         descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.ioctl(descriptor, FS_IOC_SHUTDOWN, struct.pack("I", WITHOUT_WRITING_THE_LOG))
         finally:
             os.close(descriptor)
+
+    def come_back(self) -> None:
+        """Mount again what was shut down; nobody may have a file open there."""
         run("umount", self.directory)
         run("mount", self.device, self.directory)
 

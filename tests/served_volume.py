@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from volcrypt.crypto.data_key import DataKey
+from volcrypt.errors import VolcryptError
 from volcrypt.names import VolumeId, make_volume_id
 from volcrypt.volume.control import ControlClient
 from volcrypt.volume.datafile import DataFile
@@ -96,7 +97,8 @@ class ServedVolume:
 
     def clean_up(self) -> None:
         for device in loops_of(self.file):
-            detach_loop(device, volume="books")
+            with suppress(VolcryptError):
+                detach_loop(device, volume="books")
         if self.pid:
             with suppress(ProcessLookupError, ChildProcessError):
                 self.signal(signal.SIGKILL)

@@ -220,3 +220,10 @@ def test_a_power_cut(
     change(directory)
     file_system.cut_power()
     assert state(directory) == after
+
+
+def test_removing_takes_what_a_killed_write_left_with_it(tmp_path: Path) -> None:
+    (tmp_path / "document").write_bytes(b"current")
+    (tmp_path / ".document.new").write_bytes(b"half")
+    remove_durably(tmp_path / "document")
+    assert list(tmp_path.iterdir()) == []

@@ -38,7 +38,7 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     One writer at a time per path: the temporary name is fixed, so that a kill leaves at most one
     leftover, which the next write replaces.
     """
-    temporary = path.with_name(f".{path.name}.new")
+    temporary = _temporary(path)
     with no_space_named(path):
         try:
             temporary.unlink(missing_ok=True)
@@ -64,6 +64,12 @@ def make_directory_durably(path: Path, *, mode: int = 0o700) -> None:
 
 
 def remove_durably(path: Path) -> None:
-    """Unlink `path` if it is there; afterwards it does not come back by a power cut."""
+    """Unlink `path` if it is there, with what a killed `write_durably` left of it; afterwards it
+    does not come back by a power cut."""
+    _temporary(path).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
     sync_directory(path.parent)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.new")

@@ -44,9 +44,10 @@ def default_home() -> Path:
 
 
 def runtime_root() -> Path:
-    """The directory on tmpfs below which each home has its sockets, maps and token copies."""
+    """The directory, on tmpfs, below which each home has sockets, change maps, token copies:
+    /run where that is one, as systemd makes it, else /dev/shm."""
     if os.geteuid() == 0:
-        return Path("/run/volcrypt")
+        return Path("/run/volcrypt") if _is_tmpfs("/run") else Path("/dev/shm/volcrypt")  # noqa: S108 root's own, and checked to be private
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if not runtime:
         raise ConfigurationError(
@@ -76,3 +77,11 @@ def profile_of(settings: Settings, name: str) -> Profile:
     if name == "default":
         return Profile()
     raise ConfigurationError(f"there is no profile {name!r} in {CONFIG_FILE}")
+
+
+def _is_tmpfs(directory: str) -> bool:
+    try:
+        mounts = Path("/proc/self/mounts").read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(line.split(" ")[1:3] == [directory, "tmpfs"] for line in mounts)

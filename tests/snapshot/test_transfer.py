@@ -186,6 +186,16 @@ async def test_incremental_roots_equal_full_roots_for_random_histories() -> None
             parent = incremental
 
 
+async def test_pages_that_finish_together_are_all_counted() -> None:
+    size_bytes = 64 * PAGE_CHUNKS * CHUNK_BYTES
+    for _ in range(10):
+        host = Host(create_store(MemoryObjects()))
+        volume = MemoryChunks(size_bytes)
+        volume.chunks = {page * PAGE_CHUNKS: chunk_bytes(1, CHUNK_BYTES) for page in range(64)}
+        manifest = await host.snapshot(1, volume)
+        assert manifest.data_chunks == 64
+
+
 @pytest.mark.parametrize("fail_at", [0, 1500, 2999])
 async def test_the_first_failure_ends_all_and_nothing_is_visible(fail_at: int) -> None:
     host = Host(create_store(MemoryObjects()))

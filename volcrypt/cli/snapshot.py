@@ -29,6 +29,7 @@ def snapshot_document(manifest: "Manifest") -> dict[str, JsonValue]:
         "KmsKeyId": key.kms_key_arn if key else None,
         "DataEncryptionKeyId": key.data_key_id if key else None,
         "ParentSnapshotId": manifest.parent.snapshot_id if manifest.parent else None,
+        "Root": manifest.root.hex(),
         "StoredChunks": manifest.stored_chunks,
         "StoredBytes": manifest.stored_bytes,
         "Consistency": manifest.consistency.value,

@@ -29,7 +29,7 @@ from volcrypt.errors import (
 )
 from volcrypt.formats.audit_record import AuditEvent, Resource, UserIdentity
 from volcrypt.kms.audit import AuditLog
-from volcrypt.kms.catalog import Catalog, Change, View
+from volcrypt.kms.catalog import Catalog
 from volcrypt.kms.lifecycle import check_state
 from volcrypt.kms.model import Caller, KmsKey, volume_service
 from volcrypt.kms.policy import AccessRequest, Decision, evaluate, evaluate_account
@@ -40,6 +40,7 @@ from volcrypt.kms.protocol import (
     audit_parameters,
     check_limits,
 )
+from volcrypt.kms.view import Change, View
 
 T = TypeVar("T")
 _DRY_RUN: Final = "The request would have succeeded, but the DryRun option is set."

@@ -22,6 +22,7 @@ without the data of the failed one.
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -201,7 +202,8 @@ class AuditLog:
             os.fdatasync(descriptor)
         except OSError:
             # Best effort: what stays is unsealed, and the next append cuts it off or reports it.
-            os.ftruncate(descriptor, head.end)
+            with suppress(OSError):
+                os.ftruncate(descriptor, head.end)
             raise
         head = AuditHead(sequence=sequence, hash=hash_, file=head.file, end=head.end + len(data))
         self._own_head = head

@@ -20,20 +20,15 @@ An item is looked at only after the seal, its kind's root and its own MAC hold; 
 once is remembered by the MAC's value.
 """
 
-import hashlib
 import hmac
 import os
 import sqlite3
-import struct
 import threading
-from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
@@ -53,6 +48,8 @@ from volcrypt.errors import (
 )
 from volcrypt.formats.audit_record import AuditHead
 from volcrypt.kms.lock import WriterLock
+from volcrypt.kms.sealing import EMPTY, Entry, Index, Item, Macs, Seal, item_text, seal_text
+from volcrypt.kms.view import Change, View
 
 APPLICATION_ID: Final = 0x766F6C63
 VERSION: Final = 1
@@ -65,179 +62,6 @@ CREATE TABLE item (
 ) WITHOUT ROWID;
 CREATE TABLE seal (id INTEGER PRIMARY KEY CHECK (id = 1), body BLOB NOT NULL, mac BLOB NOT NULL);
 """
-_LENGTH: Final = struct.Struct(">I")
-
-
-class Macs(Protocol):
-    """The part of a key store that the catalogue needs."""
-
-    def mac(self, data: bytes) -> bytes: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
-    """One row. Bodies may hold wrapped key material, so they are not shown."""
-
-    kind: str
-    id: str
-    body: bytes = field(repr=False)
-    name: str | None = None
-    owner: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seal:
-    """Body of the seal. `roots` holds 64 hexadecimal digits for every kind that has items."""
-
-    counter: int
-    roots: dict[str, str]
-    audit: AuditHead
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """What the root of a kind covers of one item, beside its id."""
-
-    mac: bytes
-    name: str | None
-    owner: str | None
-
-
-class _Index:
-    """All items of one kind, without their bodies; never changed once made."""
-
-    def __init__(self, entries: dict[str, _Entry]) -> None:
-        self.entries = entries
-
-    @cached_property
-    def ids(self) -> list[str]:
-        return sorted(self.entries)
-
-    @cached_property
-    def names(self) -> dict[str, str]:
-        return {e.name: id_ for id_, e in self.entries.items() if e.name is not None}
-
-    @cached_property
-    def root(self) -> str:
-        digest = hashlib.sha256()
-        for id_ in self.ids:
-            entry = self.entries[id_]
-            digest.update(_fields(id_, entry.name, entry.owner) + entry.mac)
-        return digest.hexdigest()
-
-
-_EMPTY: Final = _Index({})
-
-
-def _fields(*texts: str | None) -> bytes:
-    """Texts so that no two sequences of them give the same bytes."""
-    parts = []
-    for text in texts:
-        data = b"" if text is None else text.encode()
-        parts.append((b"\0" if text is None else b"\1") + _LENGTH.pack(len(data)) + data)
-    return b"".join(parts)
-
-
-def _item_text(item: Item) -> bytes:
-    head = _fields("volcrypt catalogue item 1", item.kind, item.id, item.name, item.owner)
-    return head + item.body
-
-
-def _seal_text(body: bytes) -> bytes:
-    return _fields("volcrypt catalogue seal 1") + body
-
-
-class View:
-    """What the catalogue holds, as of one moment. Only inside `reading` or `changing`.
-
-    Everything raises SealError when something was changed from outside.
-    """
-
-    def __init__(self, catalog: "Catalog", seal: Seal) -> None:
-        self._catalog = catalog
-        self._seal = seal
-
-    @property
-    def counter(self) -> int:
-        """Grows with every change of the catalogue."""
-        return self._seal.counter
-
-    @property
-    def audit_head(self) -> AuditHead:
-        return self._seal.audit
-
-    def get(self, kind: str, id_: str) -> Item | None:
-        entry = self._index(kind).entries.get(id_)
-        return None if entry is None else self._catalog.verified_item(kind, id_, entry)
-
-    def find(self, kind: str, name: str) -> Item | None:
-        """The item of that name."""
-        id_ = self._index(kind).names.get(name)
-        return None if id_ is None else self.get(kind, id_)
-
-    def count(self, kind: str, *, owner: str | None = None) -> int:
-        """How many items there are, of this owner only if one is given."""
-        entries = self._index(kind).entries
-        if owner is None:
-            return len(entries)
-        return sum(entry.owner == owner for entry in entries.values())
-
-    def items(
-        self, kind: str, *, owner: str | None = None, after: str = "", limit: int | None = None
-    ) -> list[Item]:
-        """The items in the order of their ids, behind `after`, at most `limit`."""
-        index = self._index(kind)
-        found: list[Item] = []
-        for id_ in index.ids[bisect_right(index.ids, after) :]:
-            if limit is not None and len(found) >= limit:
-                break
-            entry = index.entries[id_]
-            if owner is None or entry.owner == owner:
-                found.append(self._catalog.verified_item(kind, id_, entry))
-        return found
-
-    def _index(self, kind: str) -> _Index:
-        return self._catalog.verified_index(kind, self._seal.roots.get(kind))
-
-
-class Change(View):
-    """A view that is going to be another. `get` sees what was put; the lists do not."""
-
-    def __init__(self, catalog: "Catalog", seal: Seal) -> None:
-        super().__init__(catalog, seal)
-        self._audit_head = seal.audit
-        self.pending: dict[tuple[str, str], Item | None] = {}
-
-    @property
-    def audit_head(self) -> AuditHead:
-        return self._audit_head
-
-    def set_audit_head(self, head: AuditHead) -> None:
-        self._audit_head = head
-
-    def get(self, kind: str, id_: str) -> Item | None:
-        if (kind, id_) in self.pending:
-            return self.pending[kind, id_]
-        return super().get(kind, id_)
-
-    def put(self, item: Item) -> None:
-        """Add the item, or replace the one of its kind and id.
-
-        A name that another item of the kind has raises NameTakenError when the change ends, so
-        that two items can swap names.
-        """
-        self.pending[item.kind, item.id] = item
-
-    def delete(self, kind: str, id_: str) -> None:
-        self.pending[kind, id_] = None
-
-    @property
-    def has_new_audit_head(self) -> bool:
-        return self._audit_head != self._seal.audit
-
-    @property
-    def is_empty(self) -> bool:
-        return not (self.pending or self.has_new_audit_head)
 
 
 class Catalog:
@@ -250,7 +74,7 @@ class Catalog:
         self._lock = lock
         self._macs = macs
         self._mutex = threading.RLock()
-        self._indexes: dict[str, _Index] = {}
+        self._indexes: dict[str, Index] = {}
         self._items: OrderedDict[bytes, Item] = OrderedDict()
         self._sealed: tuple[bytes, bytes, Seal] | None = None
         self._has_failed = False
@@ -334,7 +158,7 @@ class Catalog:
             self._indexes.update(indexes)
             self._sealed = sealed
 
-    def verified_item(self, kind: str, id_: str, entry: _Entry) -> Item:
+    def verified_item(self, kind: str, id_: str, entry: Entry) -> Item:
         """The item that a verified index names; for View."""
         item = self._items.get(entry.mac)
         if item is not None and (item.kind, item.id) == (kind, id_):
@@ -349,15 +173,15 @@ class Catalog:
         item = Item(kind=kind, id=id_, name=row[0], owner=row[1], body=row[2])
         if (item.name, item.owner, row[3]) != (entry.name, entry.owner, entry.mac):
             raise self._broken(kind, id_)
-        if not hmac.compare_digest(self._macs.mac(_item_text(item)), entry.mac):
+        if not hmac.compare_digest(self._macs.mac(item_text(item)), entry.mac):
             raise self._broken(kind, id_)
         self._remember(entry.mac, item)
         return item
 
-    def verified_index(self, kind: str, root: str | None) -> _Index:
+    def verified_index(self, kind: str, root: str | None) -> Index:
         """The index of a kind whose root the seal names; for View."""
-        index = self._indexes.get(kind, _EMPTY)
-        if index.root == (_EMPTY.root if root is None else root):
+        index = self._indexes.get(kind, EMPTY)
+        if index.root == (EMPTY.root if root is None else root):
             return index
         with self._guarded():
             rows = self._connection.execute(
@@ -367,8 +191,8 @@ class Catalog:
             texts = all(text is None or isinstance(text, str) for text in (id_, name, owner))
             if not texts or id_ is None or not isinstance(mac, bytes):
                 raise self._broken(kind, str(id_))
-        index = _Index({id_: _Entry(mac, name, owner) for id_, mac, name, owner in rows})
-        if index.root != (_EMPTY.root if root is None else root):
+        index = Index({id_: Entry(mac, name, owner) for id_, mac, name, owner in rows})
+        if index.root != (EMPTY.root if root is None else root):
             raise SealError(f"catalogue {self._path}, the list of its items of kind {kind}")
         self._indexes[kind] = index
         return index
@@ -378,9 +202,9 @@ class Catalog:
         if len(self._items) > CACHED_ITEMS:
             self._items.popitem(last=False)
 
-    def _write(self, change: Change) -> tuple[dict[str, _Index], tuple[bytes, bytes, Seal]]:
+    def _write(self, change: Change) -> tuple[dict[str, Index], tuple[bytes, bytes, Seal]]:
         """Rows, roots and seal of a change, inside its transaction."""
-        indexes: dict[str, _Index] = {}
+        indexes: dict[str, Index] = {}
         seal = self._current_seal()
         roots = dict(seal.roots)
         for kind in {kind for kind, _ in change.pending}:
@@ -402,8 +226,8 @@ class Catalog:
                     taken.add(item.name)
                 with self._guarded():
                     mac = _insert(self._connection, self._macs, item)
-                entries[item.id] = _Entry(mac, item.name, item.owner)
-            indexes[kind] = _Index(entries)
+                entries[item.id] = Entry(mac, item.name, item.owner)
+            indexes[kind] = Index(entries)
             roots[kind] = indexes[kind].root
         new = Seal(counter=seal.counter + 1, roots=roots, audit=change.audit_head)
         with self._guarded():
@@ -418,7 +242,7 @@ class Catalog:
         if row is None or not (isinstance(row[0], bytes) and isinstance(row[1], bytes)):
             raise MalformedError(f"catalogue {self._path}", "its seal is missing")
         body, mac = row
-        if not hmac.compare_digest(self._macs.mac(_seal_text(body)), mac):
+        if not hmac.compare_digest(self._macs.mac(seal_text(body)), mac):
             raise SealError(f"catalogue {self._path}")
         seal = msgspec.json.decode(body, type=Seal)
         self._sealed = (body, mac, seal)
@@ -468,7 +292,7 @@ def _connect(path: Path, *, mode: str) -> sqlite3.Connection:
 
 
 def _insert(connection: sqlite3.Connection, macs: Macs, item: Item) -> bytes:
-    mac = macs.mac(_item_text(item))
+    mac = macs.mac(item_text(item))
     connection.execute(
         "INSERT INTO item (kind, id, name, owner, body, mac) VALUES (?, ?, ?, ?, ?, ?)",
         (item.kind, item.id, item.name, item.owner, item.body, mac),
@@ -480,17 +304,17 @@ def _write_seal(
     connection: sqlite3.Connection, macs: Macs, seal: Seal
 ) -> tuple[bytes, bytes, Seal]:
     body = msgspec.json.encode(seal)
-    mac = macs.mac(_seal_text(body))
+    mac = macs.mac(seal_text(body))
     connection.execute("INSERT OR REPLACE INTO seal (id, body, mac) VALUES (1, ?, ?)", (body, mac))
     return body, mac, seal
 
 
 def _insert_all(connection: sqlite3.Connection, macs: Macs, items: Sequence[Item]) -> None:
-    entries: dict[str, dict[str, _Entry]] = {}
+    entries: dict[str, dict[str, Entry]] = {}
     for item in items:
         mac = _insert(connection, macs, item)
-        entries.setdefault(item.kind, {})[item.id] = _Entry(mac, item.name, item.owner)
-    roots = {kind: _Index(of_kind).root for kind, of_kind in entries.items()}
+        entries.setdefault(item.kind, {})[item.id] = Entry(mac, item.name, item.owner)
+    roots = {kind: Index(of_kind).root for kind, of_kind in entries.items()}
     _write_seal(connection, macs, Seal(counter=1, roots=roots, audit=AuditHead()))
 
 

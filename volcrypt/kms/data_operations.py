@@ -21,13 +21,12 @@ from volcrypt.formats.ciphertext_blob import (
     encode_ciphertext_blob,
 )
 from volcrypt.kms.attempt import Attempt, Effect
-from volcrypt.kms.catalog import Change
 from volcrypt.kms.context import encode_aad
 from volcrypt.kms.keyring import get_key
+from volcrypt.kms.limits import SYMMETRIC_DEFAULT
 from volcrypt.kms.model import Caller, KeyMaterial, KmsKey
 from volcrypt.kms.protocol import (
     DATA_KEY_BYTES,
-    SYMMETRIC_DEFAULT,
     DecryptRequest,
     DecryptResponse,
     EncryptRequest,
@@ -42,6 +41,7 @@ from volcrypt.kms.protocol import (
     ReEncryptResponse,
 )
 from volcrypt.kms.scope import Scope
+from volcrypt.kms.view import Change
 
 T = TypeVar("T")
 _UNKNOWN_KEY: Final = (

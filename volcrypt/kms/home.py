@@ -8,8 +8,9 @@
         audit/                   `audit`
         catalog.sqlite3          `catalog`; made last: where it is, all of it is
 
-`create_kms` may be killed at any step: the next call finishes. It never replaces a token that is
-there, because that would end every key under it.
+`create_kms` may be killed at any step: the next call starts over. It never replaces a token that
+may have been used, because that would end every key under it: where the audit log has records and
+the catalogue is missing, the catalogue was lost.
 """
 
 import secrets
@@ -22,15 +23,16 @@ from typing import Final
 
 import msgspec
 
-from volcrypt.durable import make_directory_durably, write_durably
-from volcrypt.errors import ConfigurationError, HomeNotInitialisedError
+from volcrypt.durable import make_directory_durably, remove_durably, write_durably
+from volcrypt.errors import ConfigurationError, HomeNotInitialisedError, RecordMissingError
 from volcrypt.kms.audit import AuditLog
-from volcrypt.kms.catalog import Catalog, Item
+from volcrypt.kms.catalog import Catalog
 from volcrypt.kms.lock import WriterLock
 from volcrypt.kms.pkcs11 import Pkcs11KeyStore, check_pin, make_token, open_token
 from volcrypt.kms.scope import Parts
+from volcrypt.kms.sealing import Item
 from volcrypt.kms.service import KmsService
-from volcrypt.kms.token import configuration_of, has_master, private_copy, save_master
+from volcrypt.kms.token import configuration_of, private_copy, save_master
 
 _CATALOG: Final = "catalog.sqlite3"
 _META: Final = "meta"
@@ -50,11 +52,12 @@ class _Meta:
 def create_kms(
     directory: Path, runtime: Path, *, account: str, region: str, pin: bytearray | None
 ) -> None:
-    """Make the KMS in `directory`, or finish making it; a complete one is left as it is.
+    """Make the KMS in `directory`; a complete one is checked and left as it is.
 
     Without a PIN one is drawn and kept in the file `pin`. Raises NoSpaceError, TryAgainError,
     InvalidArgumentError for a PIN that no token takes, ConfigurationError when a KMS is there that
-    has another PIN, account or region, ComponentMissingError.
+    has another PIN, account or region, RecordMissingError when its catalogue was lost,
+    ComponentMissingError.
     """
     if pin is not None:
         check_pin(pin)
@@ -62,20 +65,11 @@ def create_kms(
     lock = WriterLock(directory / "lock")
     try:
         with lock.held():
-            if pin is None:
-                pin = _stored_pin(directory, is_new=True)
-            _make_token_once(directory / "token", runtime, pin)
-            with _key_store(directory, runtime, pin) as key_store:
-                AuditLog.create(directory / "audit")
-                if not (directory / _CATALOG).exists():
-                    meta = _Meta(account=account, region=region, created_at=time.time())
-                    item = Item(kind=_META, id=_META_ID, body=msgspec.json.encode(meta))
-                    Catalog.create(directory / _CATALOG, macs=key_store, items=[item])
-                catalog = Catalog(directory / _CATALOG, lock=lock, macs=key_store)
-                try:
-                    _check_meta(catalog, account=account, region=region)
-                finally:
-                    catalog.close()
+            if not has_kms(directory):
+                _make(directory, runtime, account=account, region=region, pin=pin)
+        # Whatever was there before: the same PIN, account and region open it.
+        with open_kms(directory, runtime, account=account, region=region, pin=pin):
+            pass
     finally:
         lock.close()
 
@@ -104,7 +98,7 @@ def open_kms(
     if not has_kms(directory):
         raise HomeNotInitialisedError(str(directory.parent))
     if pin is None:
-        pin = _stored_pin(directory, is_new=False)
+        pin = _stored_pin(directory)
     with _key_store(directory, runtime, pin) as key_store:
         lock = WriterLock(directory / "lock")
         try:
@@ -127,12 +121,24 @@ def open_kms(
             lock.close()
 
 
-def _make_token_once(directory: Path, runtime: Path, pin: bytearray) -> None:
-    if has_master(directory):
-        return
+def _make(
+    directory: Path, runtime: Path, *, account: str, region: str, pin: bytearray | None
+) -> None:
+    """All of it, the catalogue last; what an unfinished attempt left is not used."""
+    if any((directory / "audit").glob("*")):
+        raise RecordMissingError(f"catalogue {directory / _CATALOG}")
+    remove_durably(directory / "pin")
+    if pin is None:
+        pin = bytearray(secrets.token_urlsafe(_PIN_RANDOM_BYTES).encode())
+        write_durably(directory / "pin", bytes(pin))
     with private_copy(runtime, master=None) as copy:
         make_token(configuration_of(copy), pin)
-        save_master(directory, copy)
+        save_master(directory / "token", copy)
+    AuditLog.create(directory / "audit")
+    with _key_store(directory, runtime, pin) as key_store:
+        meta = _Meta(account=account, region=region, created_at=time.time())
+        item = Item(kind=_META, id=_META_ID, body=msgspec.json.encode(meta))
+        Catalog.create(directory / _CATALOG, macs=key_store, items=[item])
 
 
 @contextmanager
@@ -144,11 +150,8 @@ def _key_store(directory: Path, runtime: Path, pin: bytearray) -> Iterator[Pkcs1
         yield key_store
 
 
-def _stored_pin(directory: Path, *, is_new: bool) -> bytearray:
-    """The PIN from its file, which is made when it `is_new` and missing."""
+def _stored_pin(directory: Path) -> bytearray:
     path = directory / "pin"
-    if is_new and not path.exists() and not has_master(directory / "token"):
-        write_durably(path, secrets.token_urlsafe(_PIN_RANDOM_BYTES).encode())
     try:
         return bytearray(path.read_bytes())
     except FileNotFoundError as error:

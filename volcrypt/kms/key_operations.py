@@ -6,12 +6,11 @@ from typing import Final
 from volcrypt.errors import KeyNotFoundError, LimitExceededError, UnsupportedOperationError
 from volcrypt.formats.audit_record import Resource
 from volcrypt.kms.attempt import Attempt, Effect
-from volcrypt.kms.catalog import Change
 from volcrypt.kms.keyring import KEYS, decode_key, put_key
+from volcrypt.kms.limits import SYMMETRIC_DEFAULT
 from volcrypt.kms.model import Caller, KeyManager, KeyState, KmsKey, key_arn
 from volcrypt.kms.policy import default_policy
 from volcrypt.kms.protocol import (
-    SYMMETRIC_DEFAULT,
     CreateKeyRequest,
     CreateKeyResponse,
     DescribeKeyRequest,
@@ -27,6 +26,7 @@ from volcrypt.kms.protocol import (
     ListKeysResponse,
 )
 from volcrypt.kms.scope import Scope
+from volcrypt.kms.view import Change
 
 MAX_KEYS: Final = 100_000
 _USAGE: Final = "ENCRYPT_DECRYPT"

@@ -14,9 +14,10 @@ from typing import Final
 import msgspec
 
 from volcrypt.errors import KeyNotFoundError, LimitExceededError
-from volcrypt.kms.catalog import Change, Item, View
 from volcrypt.kms.model import Alias, KeyMaterial, KmsKey, alias_arn, key_arn
 from volcrypt.kms.reference import KeyReference, parse_key_reference
+from volcrypt.kms.sealing import Item
+from volcrypt.kms.view import Change, View
 
 KEYS: Final = "key"
 ALIASES: Final = "alias"

@@ -103,7 +103,7 @@ class Pkcs11KeyStore:
     def __init__(self, session: pkcs11.Session) -> None:
         """Raises IntegrityError when the token lacks a key of its own, HsmUnavailableError."""
         self._session = session
-        self._handles: OrderedDict[bytes, Any] = OrderedDict()
+        self._handles: OrderedDict[WrappedMaterial, Any] = OrderedDict()
         with _LOCK, _answering():
             try:
                 self._wrapping: Any = session.get_key(label=_wrapping_label(_WRAPPING_KEY))
@@ -172,9 +172,9 @@ class Pkcs11KeyStore:
 
     def _unwrapped(self, material: WrappedMaterial) -> Any:
         """The handle of the material as a session object; the least recently used ones go."""
-        if material.blob in self._handles:
-            self._handles.move_to_end(material.blob)
-            return self._handles[material.blob]
+        if material in self._handles:
+            self._handles.move_to_end(material)
+            return self._handles[material]
         if material.wrapping_key != _WRAPPING_KEY or len(material.blob) != WRAPPED_BYTES:
             raise IntegrityError("key material is wrapped under a key that the token does not have")
         try:
@@ -189,7 +189,7 @@ class Pkcs11KeyStore:
         except _UNWRAP_FAILURE as error:
             self._check_alive()
             raise IntegrityError("key material does not unwrap: it was changed") from error
-        self._handles[material.blob] = key
+        self._handles[material] = key
         if len(self._handles) > HANDLE_LIMIT:
             self._handles.popitem(last=False)[1].destroy()
         return key
@@ -209,8 +209,10 @@ def _conforms(store: Pkcs11KeyStore) -> KeyStore:
 def open_token(configuration: Path, pin: bytearray) -> Iterator[Pkcs11KeyStore]:
     """Log in to the SoftHSM token that `configuration` (a softhsm2.conf) leads to.
 
-    Raises ConfigurationError for a PIN that does not open it, HsmUnavailableError, IntegrityError.
+    Raises ConfigurationError for a PIN that does not open it, InvalidArgumentError for one that no
+    token takes, HsmUnavailableError, IntegrityError.
     """
+    check_pin(pin)
     with _library(configuration) as library, _session(library, pin) as session:
         yield Pkcs11KeyStore(session)
 

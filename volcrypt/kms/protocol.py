@@ -8,7 +8,6 @@ and never shown by `repr`. `check_limits` applies the limits of the AWS KMS, wit
 """
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -17,48 +16,18 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from volcrypt.errors import KmsValidationError
-from volcrypt.kms.context import check_context
+from volcrypt.kms.limits import (
+    SYMMETRIC_DEFAULT,
+    UNSHOWN_MEMBERS,
+    Limits,
+    camel_case,
+    check_members,
+)
 
-SYMMETRIC_DEFAULT: Final = "SYMMETRIC_DEFAULT"
 DATA_KEY_BYTES: Final = MappingProxyType({"AES_128": 16, "AES_256": 32})
 NO_CONTEXT: Final[dict[str, str]] = {}
 MAX_JSON_BYTES: Final = 2**20
 _SECRET_MEMBERS: Final = frozenset({"plaintext"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Bounds of a member: of its length, or of its value if it is a number."""
-
-    minimum: int
-    maximum: int
-    pattern: str | None = None
-    choices: tuple[str, ...] | None = None
-
-
-_KEY_ID: Final = Limits(minimum=1, maximum=2048)
-_ALIAS: Final = Limits(minimum=1, maximum=256, pattern="^[a-zA-Z0-9:/_-]+$")
-_ALGORITHM: Final = Limits(minimum=0, maximum=64, choices=(SYMMETRIC_DEFAULT,))
-_MEMBER_LIMITS: Final = MappingProxyType(
-    {
-        "key_id": _KEY_ID,
-        "source_key_id": _KEY_ID,
-        "destination_key_id": _KEY_ID,
-        "target_key_id": _KEY_ID,
-        "alias_name": _ALIAS,
-        "plaintext": Limits(minimum=1, maximum=4096),
-        "ciphertext_blob": Limits(minimum=1, maximum=6144),
-        "number_of_bytes": Limits(minimum=1, maximum=1024),
-        "key_spec": Limits(minimum=0, maximum=64, choices=("AES_256", "AES_128")),
-        "encryption_algorithm": _ALGORITHM,
-        "source_encryption_algorithm": _ALGORITHM,
-        "destination_encryption_algorithm": _ALGORITHM,
-        "description": Limits(minimum=0, maximum=8192),
-        "limit": Limits(minimum=1, maximum=1000),
-        "marker": Limits(minimum=1, maximum=1024),
-        "policy_name": Limits(minimum=1, maximum=128, pattern=r"^[\w]+$"),
-    }
-)
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
@@ -392,53 +361,7 @@ def encode_response(response: Response) -> dict[str, Any]:
 
 def check_limits(request: Request) -> None:
     """Raises KmsValidationError with the text of the AWS KMS."""
-    for name in request.__struct_fields__:
-        value = getattr(request, name)
-        if isinstance(value, dict):
-            check_context(value)
-        if isinstance(value, str) and not _is_text(value):
-            raise KmsValidationError(f"the value of '{camel_case(name)}' is not valid Unicode")
-        limits = request.LIMITS.get(name, _MEMBER_LIMITS.get(name))
-        if limits is None or value is None:
-            continue
-        problem = _problem(value, limits)
-        if problem is not None:
-            shown = "" if name in _SECRET_MEMBERS | {"ciphertext_blob"} else f" '{value}'"
-            raise KmsValidationError(
-                f"1 validation error detected: Value{shown} at '{camel_case(name)}' "
-                f"failed to satisfy constraint: Member must {problem}"
-            )
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _problem(value: Any, limits: Limits) -> str | None:
-    if limits.choices is not None:
-        if value in limits.choices:
-            return None
-        return f"satisfy enum value set: [{', '.join(limits.choices)}]"
-    is_number = isinstance(value, int)
-    size = value if is_number else len(value)
-    what = "value" if is_number else "length"
-    if size > limits.maximum:
-        return f"have {what} less than or equal to {limits.maximum}"
-    if size < limits.minimum:
-        return f"have {what} greater than or equal to {limits.minimum}"
-    if limits.pattern is not None and re.fullmatch(limits.pattern, value, re.ASCII) is None:
-        return f"satisfy regular expression pattern: {limits.pattern}"
-    return None
-
-
-def camel_case(name: str) -> str:
-    """How texts and audit records name a member: `key_id` is keyId."""
-    first, *others = name.split("_")
-    return first + "".join(word.capitalize() for word in others)
+    check_members(request, request.LIMITS)
 
 
 def audit_parameters(request: Request) -> dict[str, Any]:
@@ -446,7 +369,7 @@ def audit_parameters(request: Request) -> dict[str, Any]:
     return {
         camel_case(name): value
         for name in request.__struct_fields__
-        if name not in _SECRET_MEMBERS | {"ciphertext_blob"}
+        if name not in UNSHOWN_MEMBERS
         and (value := getattr(request, name)) is not None
         and not (isinstance(value, dict) and not value)
     }

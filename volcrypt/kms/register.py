@@ -14,7 +14,8 @@ from typing import Final
 import msgspec
 
 from volcrypt.errors import TryAgainError
-from volcrypt.kms.catalog import Catalog, Item
+from volcrypt.kms.catalog import Catalog
+from volcrypt.kms.sealing import Item
 
 DIGEST_BYTES: Final = 32
 _PREFIX: Final = "register/"

@@ -3,7 +3,7 @@
 The groups (`key_operations`, `alias_operations`, `data_operations`) are joined in `service`.
 """
 
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -14,7 +14,7 @@ from volcrypt.formats.audit_record import Resource
 from volcrypt.formats.ciphertext_blob import MATERIAL_ID_BYTES
 from volcrypt.kms.attempt import Attempt, Effect, Performer
 from volcrypt.kms.audit import AuditLog
-from volcrypt.kms.catalog import Catalog, Change, Item, View
+from volcrypt.kms.catalog import Catalog
 from volcrypt.kms.keyring import CallCounter, find_key, get_alias, put_alias, put_key
 from volcrypt.kms.keystore import KeyStore
 from volcrypt.kms.model import (
@@ -31,6 +31,8 @@ from volcrypt.kms.model import (
 from volcrypt.kms.policy import service_managed_policy
 from volcrypt.kms.protocol import PagedRequest, Request
 from volcrypt.kms.reference import parse_key_reference
+from volcrypt.kms.sealing import Item
+from volcrypt.kms.view import Change, View
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Request)
@@ -178,6 +180,6 @@ def _encode_marker(id_: str) -> str:
 def _decode_marker(marker: str) -> str:
     """Raises InvalidMarkerError."""
     try:
-        return urlsafe_b64decode(marker.encode()).decode()
+        return b64decode(marker.encode(), altchars=b"-_", validate=True).decode()
     except ValueError as error:
         raise InvalidMarkerError("the marker is not one that the KMS gave") from error

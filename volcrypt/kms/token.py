@@ -39,10 +39,6 @@ slots.removable = false
 """
 
 
-def has_master(directory: Path) -> bool:
-    return (directory / MASTER).exists()
-
-
 def save_master(directory: Path, copy: Path) -> None:
     """Make the private copy the master, durably; all that uses the token must be closed.
 

@@ -115,8 +115,11 @@ class TableWriter:
 
     Starts as `start` (what is not opened stays as there) or as holes. A page is put when it is
     closed and nothing of it is pending. Objects that `compare` names count as stored: they are
-    under a pin. `open_page`, `put_page` and `checkpoint` do I/O; the rest does not, and belongs to
-    one thread.
+    under a pin.
+
+    `open_page`, `put_page` and `checkpoint` do I/O and may run in worker threads, pages beside each
+    other: `open_page` only adds its page, and `put_page` changes nothing here. All other methods
+    belong to one thread, which is what keeps the counts right.
     """
 
     store: SnapshotStore
@@ -173,46 +176,54 @@ class TableWriter:
         page.closed = True
         return page.pending == 0
 
-    def put_page(self, number: int) -> None:
-        """Store a finished page."""
+    def put_page(self, number: int) -> tuple[bytes, list[str]]:
+        """Store a page that is closed; the answer goes to `page_put`."""
+        return self._put_digests(number, self._pages[number].digests)
+
+    def page_put(self, number: int, digest: bytes, repaired: list[str]) -> None:
+        """Take over what `put_page` answered, and forget the page."""
         page = self._pages.pop(number)
         at = number * DIGEST_BYTES
-        self._table[at : at + DIGEST_BYTES] = self._put_digests(number, page.digests)
+        self._table[at : at + DIGEST_BYTES] = digest
         self.data_chunks += len(stored_positions(page.digests)) - page.before
+        self.repaired += repaired
 
     def checkpoint(self) -> StoredTable:
         """Store the table as it is now, with open pages as they are. Nothing may be pending."""
         table = bytearray(self._table)
         data_chunks = self.data_chunks
+        repaired = list(self.repaired)
         for number, page in self._pages.items():
             assert page.pending == 0, "internal error: a checkpoint while chunks are under way"
             at = number * DIGEST_BYTES
-            table[at : at + DIGEST_BYTES] = self._put_digests(number, page.digests)
+            digest, replaced = self._put_digests(number, page.digests)
+            table[at : at + DIGEST_BYTES] = digest
+            repaired += replaced
             data_chunks += len(stored_positions(page.digests)) - page.before
         if data_chunks == 0:
             root = ZERO_DIGEST
         elif self.start is not None and table == self.start.page_digests:
             root = self.start.root
         else:
-            root = self._put(encode_table(table))
+            root, replaced = self._put(encode_table(table))
+            repaired += replaced
         return StoredTable(
             root=root,
             data_chunks=data_chunks,
             stored_chunks=self.stored_chunks,
             stored_bytes=self.stored_bytes,
-            repaired=tuple(self.repaired),
+            repaired=tuple(repaired),
         )
 
-    def _put_digests(self, number: int, digests: bytearray) -> bytes:
+    def _put_digests(self, number: int, digests: bytearray) -> tuple[bytes, list[str]]:
         if not stored_positions(digests):
-            return ZERO_DIGEST
+            return ZERO_DIGEST, []
         for known in (self.start, self.compare):
             if known is not None and known.page(number) == digests:
-                return known.page_digest(number)
+                return known.page_digest(number), []
         return self._put(encode_page(digests))
 
-    def _put(self, data: bytes) -> bytes:
+    def _put(self, data: bytes) -> tuple[bytes, list[str]]:
+        """The digest, and what was found damaged and replaced."""
         digest, stored = self.store.put_page(data)
-        if stored is Stored.REPAIRED:
-            self.repaired.append(f"page {digest.hex()}")
-        return digest
+        return digest, [f"page {digest.hex()}"] if stored is Stored.REPAIRED else []

@@ -257,7 +257,7 @@ class _Engine:
         if self._page is not None:
             page, self._page = self._page, None
             if self._writer.close_page(page):
-                await _in_thread(self._limiter, lambda: self._writer.put_page(page))
+                await self._put_page(page)
 
     async def _prepare(self, index: int) -> None:
         page = index // PAGE_CHUNKS
@@ -275,9 +275,13 @@ class _Engine:
         )
         page = self._writer.record(index, digest, stored)
         if page is not None:
-            await _in_thread(self._limiter, lambda: self._writer.put_page(page))
+            await self._put_page(page)
         if self._progress is not None:
             self._progress(index, len(view))
+
+    async def _put_page(self, page: int) -> None:
+        digest, repaired = await _in_thread(self._limiter, lambda: self._writer.put_page(page))
+        self._writer.page_put(page, digest, repaired)
 
     def _store_one(self, index: int, view: memoryview, known: bytes | None) -> tuple[bytes, Stored]:
         self._source.read_chunk(index, view)

@@ -27,11 +27,19 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from volcrypt.errors import MalformedError, MountError, PrivilegeError
+from volcrypt.errors import (
+    MalformedError,
+    MountError,
+    PrivilegeError,
+    TryAgainError,
+    VolumeInUseError,
+)
 from volcrypt.formats.change_map import ParentPoint
 from volcrypt.geometry import chunk_count
 from volcrypt.names import VolumeId
 from volcrypt.volume.error_report import ErrorReport
+from volcrypt.volume.loop import loops_of
+from volcrypt.volume.mountpoint import VOLUME_FILE, users_of
 
 MAX_REQUEST_BYTES: Final = 64 * 1024
 MAX_ANSWER_BYTES: Final = 64 * 2**20
@@ -275,10 +283,20 @@ class ControlClient:
     def unmount(self) -> None:
         """End the process, when nobody uses its mount; returns when it is gone.
 
-        Raises TryAgainError when the mount is busy or a snapshot is running, and what went wrong
-        with writing the last data.
+        Raises VolumeInUseError that names who uses the mount, TryAgainError when a snapshot is
+        running, and what went wrong with writing the last data.
         """
-        self._end(UnmountRequest())
+        directory = Path(self.status().mount_directory)
+        try:
+            self._end(UnmountRequest())
+        except TryAgainError as error:
+            # Asked here and not in the daemon, which gave up the privilege to look at others.
+            loops = loops_of(directory / VOLUME_FILE)
+            users = [f"loop device {device}" for device in loops] + users_of(directory)
+            if not users:
+                raise
+            hint = f"volcrypt detach {self._volume}" if loops else "close it there, then try again"
+            raise VolumeInUseError(self._volume, ", ".join(users), hint=hint) from error
 
     def stop(self) -> None:
         """End the process, whoever uses its mount; returns when it is gone."""

@@ -5,7 +5,7 @@ Each connection is a task; one that sends rubbish or goes away harms nobody but 
 
 import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
@@ -64,22 +64,22 @@ class ControlServer:
 
     async def _talk(self, stream: trio.SocketStream) -> None:
         conversation = _Conversation(self._device)
-        told = trio.Event()
         try:
-            # The real socket behind trio's is not part of its interface; this option is.
             check_peer(stream.socket)
-            async for line in _lines(stream):
-                answer = await self._answer(conversation, line, told)
-                await stream.send_all(encode(answer))
-                if told in self._ends_in_work:
-                    return
+            reader = _LineReader(stream)
+            while (line := await reader.next_line()) is not None:
+                told = trio.Event()
+                try:
+                    answer = await self._answer(conversation, line, told)
+                    await stream.send_all(encode(answer))
+                finally:
+                    told.set()
+                    self._ends_in_work.discard(told)
         except trio.BrokenResourceError:
             return  # the other side is gone, which is its good right
         except VolcryptError as error:
             await _try_to_send(stream, ErrorAnswer(report=ErrorReport.of(error)))
         finally:
-            told.set()
-            self._ends_in_work.discard(told)
             with trio.CancelScope(shield=True):
                 await conversation.abort()
                 await trio.aclose_forcefully(stream)
@@ -149,17 +149,28 @@ class _Conversation:
         return self._capture
 
 
-async def _lines(stream: trio.SocketStream) -> AsyncIterator[bytes]:
-    """What comes in, line by line; raises MalformedError when one is too long."""
-    pending = bytearray()
-    async for received in stream:
-        pending += received
-        while (end := pending.find(b"\n")) >= 0:
-            line = bytes(pending[: end + 1])
-            del pending[: end + 1]
-            yield line
-        if len(pending) > MAX_REQUEST_BYTES:
-            raise MalformedError("control request", "too long")
+class _LineReader:
+    """What comes in, line by line."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._pending = bytearray()
+
+    async def next_line(self) -> bytes | None:
+        """A line with its end; None when the other side has finished.
+
+        Raises MalformedError when a line is too long.
+        """
+        while (end := self._pending.find(b"\n")) < 0:
+            if len(self._pending) > MAX_REQUEST_BYTES:
+                raise MalformedError("control request", "too long")
+            received = await self._stream.receive_some()
+            if not received:
+                return None
+            self._pending += received
+        line = bytes(self._pending[: end + 1])
+        del self._pending[: end + 1]
+        return line
 
 
 async def _try_to_send(stream: trio.SocketStream, answer: Answer) -> None:

@@ -35,7 +35,7 @@ import trio
 from typing_extensions import Buffer
 
 from volcrypt.errors import MountError, OutOfRangeError, ReadOnlyError, TryAgainError, VolcryptError
-from volcrypt.geometry import ByteRange, align_to_units, chunks_of, is_unit_aligned
+from volcrypt.geometry import UNIT_BYTES, ByteRange, align_to_units, chunks_of
 from volcrypt.volume.change_map import Capture
 from volcrypt.volume.ownership import ChunkOwnership, Owner
 from volcrypt.volume.range_lock import RangeLock
@@ -48,14 +48,16 @@ if TYPE_CHECKING:
 MAX_REQUEST_BYTES: Final = 1024 * 1024
 """The largest request that FUSE makes."""
 
-INLINE_BYTES: Final = 64 * 1024
-WORKER_THREADS: Final = 4
+INLINE_BYTES: Final = 128 * 1024
+WORKER_THREADS: Final = 12
 POOLED_BUFFERS: Final = 8
 
 Result = TypeVar("Result")
 
-_SLOW_SECONDS: Final = 0.002
-_HOPS_AFTER_SLOW: Final = 256
+# Longer than another process may keep the processor, shorter than the kernel lets a throttled
+# writer wait (up to 0.2 s).
+_SLOW_SECONDS: Final = 0.03
+_HOPS_AFTER_SLOW: Final = 64
 
 
 class PlaintextVolume(Protocol):
@@ -109,15 +111,16 @@ class Device:
         """
         self._check_open()
         assert size <= MAX_REQUEST_BYTES, "internal error: a request beyond the limit"
-        extent = ByteRange(offset, max(0, min(size, self.size_bytes - offset)))
-        if extent.length <= INLINE_BYTES and self._is_idle(extent, exclusive=False):
-            view = self._inline_buffer[: extent.length]
+        offset = min(offset, self.size_bytes)
+        size = min(size, self.size_bytes - offset)
+        if size <= INLINE_BYTES and self._is_idle(offset, size, exclusive=False):
+            view = self._inline_buffer[:size]
             if self._volume.try_read_into(offset, view):
                 return view
         buffer = self._take_buffer()
         try:
-            view = buffer[: extent.length]
-            await self._in_thread(extent, self._volume.read_into, view, exclusive=False)
+            view = buffer[:size]
+            await self._in_thread(offset, self._volume.read_into, view, exclusive=False)
             return view
         finally:
             self._buffers.append(buffer)
@@ -136,13 +139,13 @@ class Device:
         room = self.size_bytes - offset
         if room <= 0 and data:
             raise OutOfRangeError(f"offset {offset} is not before the end of the volume")
-        piece = data if len(data) <= room else memoryview(data)[:room]
-        extent = ByteRange(offset, len(piece))
+        piece = memoryview(data)[:room]
+        size = len(piece)
         if (
-            extent.length <= INLINE_BYTES
+            size <= INLINE_BYTES
             and self._hops_left == 0
-            and self._is_idle(extent, exclusive=True)
-            and self._is_cached_where_partial(extent)
+            and self._is_idle(offset, size, exclusive=True)
+            and self._is_cached_where_partial(offset, size)
         ):
             started = time.perf_counter()
             self._volume.write(offset, piece)
@@ -150,8 +153,8 @@ class Device:
                 self._hops_left = _HOPS_AFTER_SLOW
         else:
             self._hops_left = max(0, self._hops_left - 1)
-            await self._in_thread(extent, self._volume.write, piece, exclusive=True)
-        return extent.length
+            await self._in_thread(offset, self._volume.write, piece, exclusive=True)
+        return size
 
     async def flush(self) -> None:
         """Make every write that returned before durable; raises what the volume raises."""
@@ -192,7 +195,8 @@ class Device:
     async def close(self) -> None:
         """Refuse what comes from now on, finish what is under way, end a capture, and flush.
 
-        Raises what the flush raises. May be called twice.
+        A write that waits for a capture's chunk is refused too. Raises what the flush raises. May
+        be called twice.
         """
         self._closing = True
         if self._capture is not None:
@@ -212,8 +216,11 @@ class Device:
                 self._ownership.give_back_all(Owner.CAPTURE)
             self._given_back.unpark_all()
 
-    def _is_idle(self, extent: ByteRange, *, exclusive: bool) -> bool:
-        """Whether nobody keeps the Python path from serving `extent` at once."""
+    def _is_idle(self, offset: int, size: int, *, exclusive: bool) -> bool:
+        """Whether nobody keeps the Python path from serving these bytes at once."""
+        if self._capture is None and self._ranges.is_idle:
+            return True  # nearly always, and several times cheaper to find out
+        extent = ByteRange(offset, size)
         return self._is_permitted(extent, exclusive=exclusive) and self._ranges.is_free(
             align_to_units(extent), exclusive=exclusive
         )
@@ -222,29 +229,32 @@ class Device:
         chunks = chunks_of(extent)
         return self._ownership.may_write(chunks) if exclusive else self._ownership.may_read(chunks)
 
-    def _is_cached_where_partial(self, extent: ByteRange) -> bool:
+    def _is_cached_where_partial(self, offset: int, size: int) -> bool:
         """Whether the units that a write would have to merge with can be read without waiting."""
-        if is_unit_aligned(extent):
+        if not (offset | size) % UNIT_BYTES:
             return True
-        units = align_to_units(extent)
+        units = align_to_units(ByteRange(offset, size))
         return units.length <= INLINE_BYTES and self._volume.try_read_into(
             units.offset, self._inline_buffer[: units.length]
         )
 
     async def _in_thread(
         self,
-        extent: ByteRange,
-        work: Callable[[int, Buffer], None],
-        buffer: Buffer,
+        offset: int,
+        work: Callable[[int, memoryview], None],
+        view: memoryview,
         *,
         exclusive: bool,
     ) -> None:
+        extent = ByteRange(offset, len(view))
         while True:
             while not self._is_permitted(extent, exclusive=exclusive):
                 await self._given_back.park()
+                # The end does not wait for those who wait here, and must not be followed by them.
+                self._check_open()
             async with self._ranges.hold(align_to_units(extent), exclusive=exclusive):
                 if self._is_permitted(extent, exclusive=exclusive):
-                    await self._run(lambda: work(extent.offset, buffer))
+                    await self._run(lambda: work(offset, view))
                     return
 
     async def _run(self, work: Callable[[], Result]) -> Result:

@@ -81,27 +81,28 @@ def attach_loop(file: Path, *, sector_size: int, read_only: bool) -> Path:
 def detach_loop(device: Path, *, volume: str) -> None:
     """Detach a loop device; what it still had to write is written. Does nothing if it is free.
 
-    `volume` names it in errors. Raises VolumeInUseError that names who uses it, MountError.
+    `volume` names it in errors. Raises VolumeInUseError that names who uses it, and after it was
+    detached MountError when its last data could not be written.
     """
     if backing_file(device) is None:
         return
-    if users := users_of(device):
-        raise VolumeInUseError(
-            volume, ", ".join(users), hint="unmount or close it first, then detach again"
-        )
-    _sync_device(device)
-    _losetup("--detach", str(device))
-    # When somebody had the device open just now (udev looks at it) the kernel detaches it at the
-    # last close instead.
-    deadline = time.monotonic() + _DETACH_SECONDS
-    while backing_file(device) is not None:
-        if time.monotonic() > deadline:
-            raise VolumeInUseError(
-                volume,
-                ", ".join(users_of(device)) or "something in the kernel",
-                hint="it is detached as soon as that ends",
-            )
-        time.sleep(0.02)
+    _check_unused(device, volume)
+    failure = _sync_device(device)
+    _detach(device, volume)
+    if failure is not None:
+        raise MountError(
+            f"the last data written to {device} is lost: {failure.strerror}"
+        ) from failure
+
+
+def detach_dead_loops(file: Path, *, volume: str) -> None:
+    """Detach every loop device on `file`, the file of a mount whose process is gone.
+
+    They can only give errors. Raises VolumeInUseError when one is in use all the same.
+    """
+    for device in loops_of(file):
+        _check_unused(device, volume)
+        _detach(device, volume)
 
 
 def backing_file(device: Path) -> Path | None:
@@ -170,18 +171,41 @@ def unlink_device(name: str, *, directory: Path = DEVICE_DIRECTORY) -> None:
         return  # other volumes are attached, or it was not there
 
 
-def _sync_device(device: Path) -> None:
-    """Write out what was written to the device without a file system; raises MountError.
+def _check_unused(device: Path, volume: str) -> None:
+    if users := users_of(device):
+        raise VolumeInUseError(
+            volume, ", ".join(users), hint="unmount or close it first, then detach again"
+        )
 
-    Closing it would write too, and lose the error.
+
+def _sync_device(device: Path) -> OSError | None:
+    """Write out what was written to the device without a file system; the error if that fails.
+
+    Detaching would write it too, and lose the error.
     """
     descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        raise MountError(f"{device} could not write its data: {error.strerror}") from error
+        return error
     finally:
         os.close(descriptor)
+    return None
+
+
+def _detach(device: Path, volume: str) -> None:
+    _losetup("--detach", str(device))
+    # When somebody had the device open just now (udev looks at it) the kernel detaches it at the
+    # last close instead.
+    deadline = time.monotonic() + _DETACH_SECONDS
+    while backing_file(device) is not None:
+        if time.monotonic() > deadline:
+            raise VolumeInUseError(
+                volume,
+                ", ".join(users_of(device)) or "something in the kernel",
+                hint="it is detached as soon as that ends",
+            )
+        time.sleep(0.02)
 
 
 def _attribute(device: Path, name: str) -> str | None:

@@ -35,10 +35,13 @@ class RangeLock:
         self._held: list[_Claim] = []
         self._waiting: list[_Claim] = []
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether every range is free: nobody holds or waits for any."""
+        return not self._held and not self._waiting
+
     def is_free(self, extent: ByteRange, *, exclusive: bool) -> bool:
         """Whether `hold` would be granted at once."""
-        if not self._held and not self._waiting:
-            return True
         return not any(
             claim.conflicts(extent, exclusive)
             for held in (self._held, self._waiting)

@@ -57,7 +57,7 @@ class ChangeRecorder(Protocol):
 
 
 class Cipher(Protocol):
-    """What a lane does to whole data units, in place; `XtsKernel` has it."""
+    """What a lane does to whole data units, in place or to another buffer; `XtsKernel` has it."""
 
     def encrypt_units(self, first_unit: int, source: Buffer, destination: Buffer) -> None: ...
     def decrypt_sparse_units(
@@ -70,7 +70,8 @@ class NoCipher:
     """The cipher of an unencrypted volume. Holes are zeros already."""
 
     def encrypt_units(self, first_unit: int, source: Buffer, destination: Buffer) -> None:
-        assert source is destination, "internal error: units are transformed in place"
+        if source is not destination:
+            memoryview(destination)[:] = memoryview(source)
 
     def decrypt_sparse_units(self, first_unit: int, source: Buffer, destination: Buffer) -> None:
         assert source is destination, "internal error: units are transformed in place"
@@ -212,10 +213,11 @@ class Volume:
                 start = unit - units.offset
                 self._read_units(lane, unit, buffer[start : start + UNIT_BYTES], wait=True)
         start, stop = max(units.offset, extent.offset), min(units.end, extent.end)
-        buffer[start - units.offset : stop - units.offset] = data[
-            start - extent.offset : stop - extent.offset
-        ]
-        lane.cipher.encrypt_units(units.offset // UNIT_BYTES, buffer, buffer)
+        source = data[start - extent.offset : stop - extent.offset]
+        if source.nbytes != units.length:
+            buffer[start - units.offset : stop - units.offset] = source
+            source = buffer
+        lane.cipher.encrypt_units(units.offset // UNIT_BYTES, source, buffer)
         self._data.write(units.offset, buffer)
 
     def _check_range(self, offset: int, length: int) -> ByteRange:

@@ -1,0 +1,185 @@
+"""A power cut under a store on a real ext4: what was committed survives it.
+
+`xfs_io -x -c shutdown` drops everything that the file system was not asked to write. The control is
+the same store without its syncs, and must lose something: else the test would see nothing.
+"""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.fakes.chunks import MemoryChunks
+from tests.fakes.objects import UnsyncedObjects
+from tests.fakes.snapshots import Host, create_store, open_store, restore, snapshot_id
+from volcrypt.errors import VolcryptError
+from volcrypt.formats.copy_cursor import CopyCursor
+from volcrypt.formats.document import MacSeal
+from volcrypt.formats.manifest import Manifest
+from volcrypt.geometry import CHUNK_BYTES
+from volcrypt.snapshot.cursor import CursorFile
+from volcrypt.snapshot.draft import StoredTable
+from volcrypt.snapshot.local import LocalObjects
+from volcrypt.snapshot.transfer import chunk_table, copy_chunks
+from volcrypt.snapshot.verify import verify
+
+SIZE = 1100 * CHUNK_BYTES
+
+
+class Disk:
+    """An ext4 in a file, mounted; `power_cut` drops what was not written and mounts it again."""
+
+    def __init__(self, directory: Path) -> None:
+        self._image = directory / "image"
+        self.mount_point = directory / "mount"
+        self.mount_point.mkdir()
+        with self._image.open("wb") as file:
+            file.truncate(256 * 2**20)
+        subprocess.run(["mkfs.ext4", "-q", "-F", self._image], check=True)
+
+    def mount(self) -> None:
+        subprocess.run(["mount", "-o", "loop", self._image, self.mount_point], check=True)
+
+    def unmount(self) -> None:
+        subprocess.run(["umount", self.mount_point], check=True)
+
+    def power_cut(self) -> None:
+        subprocess.run(["xfs_io", "-x", "-c", "shutdown", self.mount_point], check=True)
+        self.unmount()
+        self.mount()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    for program in ("xfs_io", "mkfs.ext4", "mount"):
+        assert shutil.which(program), f"{program} is missing: run scripts/setup --test"
+    disk = Disk(tmp_path)
+    disk.mount()
+    try:
+        yield disk
+    finally:
+        # Lazily: a test that failed may hold files open. The loop device goes with the mount.
+        subprocess.run(["umount", "--lazy", disk.mount_point], check=True)
+
+
+def volume_of(seed: int) -> MemoryChunks:
+    volume = MemoryChunks(SIZE)
+    for index in (*range(20), 1050):
+        volume.fill(index, seed + index)
+    return volume
+
+
+def test_a_committed_snapshot_survives_a_power_cut(disk: Disk) -> None:
+    path = disk.mount_point / "store"
+    volume = volume_of(1)
+    with LocalObjects.create(path) as objects:
+        host = Host(create_store(objects))
+        parent = trio.run(host.snapshot, 1, volume)
+        objects.put_if_absent("chunks/00/not-synced", bytes(CHUNK_BYTES), batched=True)
+    disk.power_cut()
+    with LocalObjects(path) as objects:
+        host.store = open_store(objects)
+        assert verify(host.store, expected_head=host.head).damages == []
+        assert trio.run(restore, host.store, parent) == volume.image()
+        volume.fill(7, 99)
+        child = trio.run(lambda: host.snapshot(2, volume, parent=parent.point, changed={7}))
+        host.delete(1)
+    disk.power_cut()
+    with LocalObjects(path) as objects:
+        host.store = open_store(objects)
+        assert host.store.snapshot_ids() == [snapshot_id(2)]
+        assert verify(host.store, expected_head=host.head).damages == []
+        assert trio.run(restore, host.store, child) == volume.image()
+
+
+def test_without_syncs_a_power_cut_loses_it(disk: Disk) -> None:
+    """The control."""
+    path = disk.mount_point / "store"
+    with UnsyncedObjects.create(path) as objects:
+        host = Host(create_store(objects))
+        trio.run(host.snapshot, 1, volume_of(1))
+    disk.power_cut()
+    lost = False
+    try:
+        with LocalObjects(path) as objects:
+            lost = verify(open_store(objects), expected_head=host.head).damages != []
+    except VolcryptError:
+        lost = True
+    assert lost
+
+
+def test_a_snapshot_that_was_cut_is_made_anew_over_what_is_left(disk: Disk) -> None:
+    """Chunks under final names with wrong bytes are replaced, and the result is sound."""
+    path = disk.mount_point / "store"
+    volume = volume_of(1)
+    with LocalObjects.create(path) as objects:
+        host = Host(create_store(objects))
+    with UnsyncedObjects(path) as objects:
+        host.store.objects = objects
+        trio.run(host.store_volume, 1, volume)
+        # The names become durable and the data does not, as ext4 does within its commit interval.
+        for file in sorted(path.glob("chunks/*/*"))[:5]:
+            file.write_bytes(b"")
+        for file in sorted(path.glob("pages/*/*"))[:1]:
+            file.write_bytes(b"torn")
+        subprocess.run(["sync", "-f", path], check=True)
+    disk.power_cut()
+    with LocalObjects(path) as objects:
+        host.store = open_store(objects)
+        draft, pin = trio.run(host.store_volume, 2, volume)
+        manifest = host.commit(draft, pin)
+        assert trio.run(restore, host.store, manifest) == volume.image()
+        assert verify(host.store).damages == []
+
+
+def copy_until(host: Host, source: Manifest, file: CursorFile, *, cursors: int) -> Manifest | None:
+    """Copy from where the cursor stands; None when it was killed after some more cursors."""
+    pin = host.pin(2, SIZE)
+    pin.hold([source.root])
+    cursor = file.read()
+    assert cursor is not None
+    saved = 0
+
+    def save(cursor: CopyCursor) -> None:
+        nonlocal saved
+        file.write(cursor)
+        saved += 1
+        if saved == cursors:
+            raise KeyboardInterrupt
+
+    async def copy() -> StoredTable:
+        table = chunk_table(host.store, source)
+        return await copy_chunks(table, pin, cursor, save, data_chunks=source.data_chunks)
+
+    try:
+        stored = trio.run(copy)
+    except KeyboardInterrupt:
+        return None
+    return host.commit(host.draft(2, SIZE, stored), pin)
+
+
+def test_a_copy_resumes_after_power_cuts(disk: Disk) -> None:
+    path = disk.mount_point / "store"
+    volume = volume_of(1)
+    with LocalObjects.create(path) as objects:
+        host = Host(create_store(objects))
+        source = trio.run(host.snapshot, 1, volume)
+    file = CursorFile(disk.mount_point / "cursor", MacSeal(bytes(32)))
+    file.write(host.cursor(source, 2))
+    attempts = 0
+    copied = None
+    while copied is None:
+        attempts += 1
+        with LocalObjects(path) as objects:
+            host.store = open_store(objects)
+            copied = copy_until(host, source, file, cursors=8)
+        disk.power_cut()
+    # 21 chunks, a cursor for each: 8, 8, and the rest.
+    assert attempts == 3
+    with LocalObjects(path) as objects:
+        host.store = open_store(objects)
+        assert verify(host.store, expected_head=host.head).damages == []
+        assert trio.run(restore, host.store, copied) == volume.image()

@@ -1,0 +1,135 @@
+"""Operations on aliases."""
+
+import pytest
+
+from tests.fakes.kms import ACCOUNT, REGION, ROOT, USER, MemoryKms
+from volcrypt.errors import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    InvalidAliasNameError,
+    KeyNotFoundError,
+    KmsError,
+    KmsValidationError,
+    LimitExceededError,
+    NotAuthorizedError,
+)
+from volcrypt.kms.protocol import (
+    CreateAliasRequest,
+    DeleteAliasRequest,
+    DescribeKeyRequest,
+    ListAliasesRequest,
+    UpdateAliasRequest,
+)
+
+
+def create(kms: MemoryKms, name: str, target: str) -> None:
+    kms.service.create_alias(ROOT, CreateAliasRequest(alias_name=name, target_key_id=target))
+
+
+def update(kms: MemoryKms, name: str, target: str) -> None:
+    kms.service.update_alias(ROOT, UpdateAliasRequest(alias_name=name, target_key_id=target))
+
+
+def target(kms: MemoryKms, name: str) -> str:
+    request = DescribeKeyRequest(key_id=name)
+    return kms.service.describe_key(ROOT, request).key_metadata.key_id
+
+
+def names(kms: MemoryKms, key_id: str | None = None) -> list[str]:
+    listed = kms.service.list_aliases(ROOT, ListAliasesRequest(key_id=key_id))
+    return [alias.alias_name for alias in listed.aliases]
+
+
+def test_an_alias_names_its_key(kms: MemoryKms) -> None:
+    one, other = kms.new_key(), kms.new_key()
+    create(kms, "alias/x", one)
+    arn = f"arn:aws:kms:{REGION}:{ACCOUNT}:alias/x"
+    assert target(kms, "alias/x") == target(kms, arn) == one
+    update(kms, "alias/x", other)
+    assert target(kms, "alias/x") == other
+    kms.service.delete_alias(ROOT, DeleteAliasRequest(alias_name="alias/x"))
+    with pytest.raises(KeyNotFoundError):
+        target(kms, "alias/x")
+    for request in (DeleteAliasRequest(alias_name="alias/x"),):
+        with pytest.raises(KeyNotFoundError, match="is not found"):
+            kms.service.delete_alias(ROOT, request)
+    with pytest.raises(KeyNotFoundError, match="is not found"):
+        update(kms, "alias/x", one)
+
+
+def test_listing(kms: MemoryKms) -> None:
+    one, other = kms.new_key(), kms.new_key()
+    for name in ("alias/c", "alias/a"):
+        create(kms, name, one)
+    create(kms, "alias/b", other)
+    assert names(kms) == ["alias/a", "alias/b", "alias/c"]
+    assert names(kms, one) == ["alias/a", "alias/c"]
+    page = kms.service.list_aliases(ROOT, ListAliasesRequest(limit=2))
+    assert page.truncated
+    rest = kms.service.list_aliases(ROOT, ListAliasesRequest(marker=page.next_marker))
+    assert [alias.alias_name for alias in rest.aliases] == ["alias/c"]
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("x", KmsValidationError),
+        ("alias/", InvalidAliasNameError),
+        ("alias/a b", KmsValidationError),
+        ("alias/aws/x", NotAuthorizedError),
+        ("alias/volcrypt/ebs", NotAuthorizedError),
+        ("alias/" + "x" * 251, KmsValidationError),
+    ],
+)
+def test_names_that_are_refused(kms: MemoryKms, name: str, error: type[KmsError]) -> None:
+    key_id = kms.new_key()
+    with pytest.raises(error):
+        create(kms, name, key_id)
+    with pytest.raises(error):
+        kms.service.delete_alias(ROOT, DeleteAliasRequest(alias_name=name))
+    assert names(kms) == []
+
+
+def test_a_name_is_given_once(kms: MemoryKms) -> None:
+    key_id = kms.new_key()
+    create(kms, "alias/x", key_id)
+    with pytest.raises(AlreadyExistsError) as raised:
+        create(kms, "alias/x", key_id)
+    assert str(raised.value) == (
+        f"An alias with the name arn:aws:kms:{REGION}:{ACCOUNT}:alias/x already exists"
+    )
+
+
+def test_an_alias_of_an_alias_is_refused(kms: MemoryKms) -> None:
+    create(kms, "alias/x", kms.new_key())
+    with pytest.raises(KmsValidationError, match="Aliases must refer to keys"):
+        create(kms, "alias/y", "alias/x")
+
+
+def test_a_key_has_at_most_50_aliases(kms: MemoryKms) -> None:
+    key_id = kms.new_key()
+    for number in range(50):
+        create(kms, f"alias/{number}", key_id)
+    with pytest.raises(LimitExceededError):
+        create(kms, "alias/more", key_id)
+    create(kms, "alias/other", kms.new_key())
+    with pytest.raises(LimitExceededError):
+        update(kms, "alias/other", key_id)
+    update(kms, "alias/0", key_id)
+
+
+def test_others_may_nothing(kms: MemoryKms) -> None:
+    key_id = kms.new_key()
+    with pytest.raises(AccessDeniedError):
+        kms.service.create_alias(
+            USER, CreateAliasRequest(alias_name="alias/x", target_key_id=key_id)
+        )
+    with pytest.raises(AccessDeniedError):
+        kms.service.list_aliases(USER, ListAliasesRequest())
+
+
+def test_the_default_key_takes_no_other_alias(kms: MemoryKms) -> None:
+    managed = target(kms, "alias/aws/ebs")
+    with pytest.raises(AccessDeniedError):
+        create(kms, "alias/x", managed)
+    assert names(kms) == ["alias/volcrypt/ebs"]

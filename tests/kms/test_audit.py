@@ -1,0 +1,189 @@
+"""The audit log: durable, chained, and honest about what it finds."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.formats.test_audit_record import EVENT
+from volcrypt.errors import AuditChainError
+from volcrypt.formats.audit_record import AuditEvent, AuditHead, Resource, UserIdentity
+from volcrypt.kms.audit import AuditLog, RecordFilter
+
+
+def recovery(record_count: int, byte_count: int) -> AuditEvent:
+    return event("RecoverAuditLog", details={"records": record_count, "bytes": byte_count})
+
+
+def event(
+    name: str,
+    *,
+    key: str = "k",
+    principal: str = "arn:aws:iam::0:root",
+    code: str | None = None,
+    time: str = "2026-01-02T03:04:05Z",
+    details: dict[str, int] | None = None,
+) -> AuditEvent:
+    return AuditEvent(
+        user_identity=UserIdentity(type="Root", arn=principal, account_id="0"),
+        event_time=time,
+        event_name=name,
+        aws_region="us-east-1",
+        source_ip_address="localhost",
+        user_agent="volcrypt",
+        error_code=code,
+        request_parameters=None,
+        response_elements=None,
+        request_id="r",
+        event_id="e",
+        read_only=True,
+        resources=[Resource(arn=f"arn:aws:kms:us-east-1:0:key/{key}", account_id="0")],
+        recipient_account_id="0",
+        service_event_details=details,
+    )
+
+
+def append(log: AuditLog, head: AuditHead, *names: str) -> AuditHead:
+    return log.append(head, [event(name) for name in names], recovery=recovery)
+
+
+def names(directory: Path) -> list[str]:
+    return [record.event_name for record in AuditLog(directory).read_records()]
+
+
+def file_of(directory: Path, number: int = 1) -> Path:
+    return directory / f"audit-{number:06}.jsonl"
+
+
+def test_records_follow_each_other(memory_path: Path) -> None:
+    log = AuditLog(memory_path)
+    head = append(log, AuditHead(), "A", "B")
+    head = append(AuditLog(memory_path), head, "C")
+    assert names(memory_path) == ["A", "B", "C"]
+    assert (head.sequence, head.end) == (3, file_of(memory_path).stat().st_size)
+    assert log.verify(head) == 0
+    assert file_of(memory_path).stat().st_mode & 0o777 == 0o600
+
+
+def test_an_empty_log_is_whole(memory_path: Path) -> None:
+    assert AuditLog(memory_path).verify(AuditHead()) == 0
+    assert names(memory_path) == []
+
+
+def test_a_full_file_is_continued_in_the_next(memory_path: Path) -> None:
+    log = AuditLog(memory_path, max_file_bytes=1000)
+    head = AuditHead()
+    for number in range(7):
+        head = append(log, head, f"E{number}")
+    assert names(memory_path) == [f"E{number}" for number in range(7)]
+    assert head.file > 2
+    assert log.verify(head) == 0
+
+
+@pytest.mark.parametrize("torn", [b"{", b'{"formatVersion":1,"seq', b"\0" * 4096, b"\xff\n"])
+def test_a_torn_tail_is_cut_off_and_that_is_said(memory_path: Path, torn: bytes) -> None:
+    head = append(AuditLog(memory_path), AuditHead(), "A")
+    with file_of(memory_path).open("ab") as file:
+        file.write(torn)
+    head = append(AuditLog(memory_path), head, "B")
+    assert names(memory_path) == ["A", "RecoverAuditLog", "B"]
+    (record,) = AuditLog(memory_path).read_records(RecordFilter(operation="RecoverAuditLog"))
+    assert record.service_event_details == {"records": 0, "bytes": len(torn)}
+    assert AuditLog(memory_path).verify(head) == 0
+
+
+def test_every_torn_length_of_a_record_is_recovered(memory_path: Path) -> None:
+    sealed = append(AuditLog(memory_path), AuditHead(), "A")
+    append(AuditLog(memory_path), sealed, "B")
+    whole = file_of(memory_path).read_bytes()
+    for size in range(sealed.end + 1, len(whole), 17):
+        file_of(memory_path).write_bytes(whole[:size])
+        head = append(AuditLog(memory_path), sealed, "C")
+        assert names(memory_path) == ["A", "RecoverAuditLog", "C"]
+        assert AuditLog(memory_path).verify(head) == 0
+
+
+def test_unsealed_records_are_taken_over_and_that_is_said(memory_path: Path) -> None:
+    sealed = append(AuditLog(memory_path), AuditHead(), "A")
+    append(AuditLog(memory_path), sealed, "B", "C")
+    assert AuditLog(memory_path).verify(sealed) == 2
+    head = append(AuditLog(memory_path), sealed, "D")
+    assert names(memory_path) == ["A", "B", "C", "RecoverAuditLog", "D"]
+    assert AuditLog(memory_path).verify(head) == 0
+
+
+def test_a_process_takes_over_its_own_record_without_a_word(memory_path: Path) -> None:
+    log = AuditLog(memory_path)
+    sealed = append(log, AuditHead(), "A")
+    append(log, sealed, "B")  # the change it belongs to fails, so the head stays
+    append(log, sealed, "failed")
+    assert names(memory_path) == ["A", "B", "failed"]
+
+
+def test_a_cut_log_stops_everything(memory_path: Path) -> None:
+    head = append(AuditLog(memory_path), AuditHead(), "A", "B")
+    whole = file_of(memory_path).read_bytes()
+    first = whole[: whole.index(b"\n") + 1]
+    file_of(memory_path).write_bytes(first)
+    with pytest.raises(AuditChainError, match="was cut"):
+        append(AuditLog(memory_path), head, "C")
+    with pytest.raises(AuditChainError, match="ends at record 1, the last one was 2"):
+        AuditLog(memory_path).verify(head)
+    file_of(memory_path).unlink()
+    with pytest.raises(AuditChainError, match="is missing"):
+        append(AuditLog(memory_path), head, "C")
+    assert not file_of(memory_path).exists()
+
+
+def test_edits_and_forged_logs_are_found(memory_path: Path) -> None:
+    head = append(AuditLog(memory_path), AuditHead(), "A", "B", "C")
+    whole = file_of(memory_path).read_bytes()
+    file_of(memory_path).write_bytes(whole.replace(b'"A"', b'"X"'))
+    with pytest.raises(AuditChainError, match="record 1 was changed"):
+        AuditLog(memory_path).verify(head)
+    with pytest.raises(AuditChainError, match="record 1 was changed"):
+        names(memory_path)
+    # A chain made anew from the edit on holds by itself, and does not end in the sealed head.
+    file_of(memory_path).unlink()
+    append(AuditLog(memory_path), AuditHead(), "X", "B", "C")
+    assert names(memory_path) == ["X", "B", "C"]
+    with pytest.raises(AuditChainError, match="record 3 or one before it"):
+        AuditLog(memory_path).verify(head)
+
+
+def test_an_unfinished_line_is_left_out_when_listing(memory_path: Path) -> None:
+    append(AuditLog(memory_path), AuditHead(), "A")
+    with file_of(memory_path).open("ab") as file:
+        file.write(b'{"formatVersion"')
+    assert names(memory_path) == ["A"]
+
+
+def test_filters(memory_path: Path) -> None:
+    log = AuditLog(memory_path)
+    log.append(
+        AuditHead(),
+        [
+            event("Encrypt", key="one"),
+            event("Decrypt", key="two", code="AccessDeniedException"),
+            event("Decrypt", key="one", principal="alice", time="2026-02-01T00:00:00Z"),
+        ],
+        recovery=recovery,
+    )
+
+    def found(record_filter: RecordFilter) -> list[int]:
+        return [record.sequence for record in log.read_records(record_filter)]
+
+    assert found(RecordFilter()) == [1, 2, 3]
+    assert found(RecordFilter(key="one")) == [1, 3]
+    assert found(RecordFilter(key="arn:aws:kms:us-east-1:0:key/two")) == [2]
+    assert found(RecordFilter(operation="Decrypt")) == [2, 3]
+    assert found(RecordFilter(principal="alice")) == [3]
+    assert found(RecordFilter(outcome="allowed")) == [1, 3]
+    assert found(RecordFilter(outcome="failed")) == [2]
+    assert found(RecordFilter(outcome="AccessDeniedException")) == [2]
+    assert found(RecordFilter(since="2026-02-01T00:00:00Z")) == [3]
+    assert found(RecordFilter(key="one", operation="Decrypt")) == [3]
+
+
+def test_the_example_event_is_one(memory_path: Path) -> None:
+    AuditLog(memory_path).append(AuditHead(), [EVENT], recovery=recovery)
+    assert names(memory_path) == ["Decrypt"]

@@ -1,0 +1,296 @@
+"""The catalogue: transactions, seals, and everything that somebody may do to its file."""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.keystore import MemoryKeyStore
+from volcrypt.errors import (
+    BadMagicError,
+    FormatError,
+    IntegrityError,
+    MalformedError,
+    NameTakenError,
+    SealError,
+    TryAgainError,
+    UnsupportedVersionError,
+)
+from volcrypt.kms.catalog import Catalog
+from volcrypt.kms.lock import WriterLock
+from volcrypt.kms.sealing import Item
+
+MACS = MemoryKeyStore()
+
+
+def item(id_: str, body: bytes = b"body", kind: str = "key", **columns: str) -> Item:
+    return Item(kind=kind, id=id_, body=body, **columns)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Catalog]:
+    lock = WriterLock(path.with_name("lock"))
+    try:
+        catalog = Catalog(path, lock=lock, macs=MACS)
+        try:
+            yield catalog
+        finally:
+            catalog.close()
+    finally:
+        lock.close()
+
+
+def put(catalog: Catalog, *items: Item) -> None:
+    with catalog.changing() as change:
+        for one in items:
+            change.put(one)
+
+
+def get(catalog: Catalog, id_: str, kind: str = "key") -> Item | None:
+    with catalog.reading() as view:
+        return view.get(kind, id_)
+
+
+@pytest.fixture
+def path(memory_path: Path) -> Path:
+    Catalog.create(memory_path / "catalog.sqlite3", macs=MACS, items=[item("first")])
+    return memory_path / "catalog.sqlite3"
+
+
+@pytest.fixture
+def catalog(path: Path) -> Iterator[Catalog]:
+    with opened(path) as one:
+        yield one
+
+
+def test_what_was_put_is_there_after_opening_again(path: Path) -> None:
+    second = item("second", name="name", owner="owner")
+    with opened(path) as catalog:
+        put(catalog, second)
+    with opened(path) as catalog:
+        assert get(catalog, "first") == item("first")
+        assert get(catalog, "second") == second
+        assert get(catalog, "third") is None
+        with catalog.reading() as view:
+            assert view.find("key", "name") == second
+            assert view.find("key", "other") is None
+            assert view.items("key", owner="owner") == [second]
+            assert view.count("key") == 2
+            assert view.count("key", owner="owner") == 1
+            assert view.count("alias") == 0
+
+
+def test_the_file_is_for_its_owner_alone(path: Path) -> None:
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [p.name for p in path.parent.iterdir() if p.name.startswith("catalog")] == [path.name]
+
+
+def test_pages_are_in_the_order_of_ids(catalog: Catalog) -> None:
+    put(catalog, item("b", kind="x"), item("a", kind="x"), item("c", kind="x"))
+    with catalog.reading() as view:
+        assert [i.id for i in view.items("x", limit=2)] == ["a", "b"]
+        assert [i.id for i in view.items("x", after="b", limit=2)] == ["c"]
+        assert view.items("x", after="c") == []
+
+
+def test_an_error_inside_a_change_leaves_nothing(catalog: Catalog) -> None:
+    with catalog.reading() as view:
+        before = view.counter
+
+    def fail_half_way() -> None:
+        with catalog.changing() as change:
+            change.put(item("second"))
+            change.delete("key", "first")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_half_way()
+    with catalog.reading() as view:
+        assert view.counter == before
+        assert view.get("key", "first") is not None
+        assert view.get("key", "second") is None
+
+
+def test_a_change_sees_what_it_put(catalog: Catalog) -> None:
+    with catalog.changing() as change:
+        change.put(item("second"))
+        assert change.get("key", "second") == item("second")
+        change.delete("key", "first")
+        assert change.get("key", "first") is None
+
+
+def test_a_change_without_content_does_not_count(catalog: Catalog) -> None:
+    with catalog.reading() as view:
+        before = view.counter
+    with catalog.changing():
+        pass
+    with catalog.reading() as view:
+        assert view.counter == before
+
+
+def test_names_are_unique_within_their_kind(catalog: Catalog) -> None:
+    put(catalog, item("a", kind="register/volume", name="n"), item("a", kind="other", name="n"))
+    with pytest.raises(NameTakenError, match="a volume named n exists already"):
+        put(catalog, item("b", kind="register/volume", name="n"))
+    assert get(catalog, "b", "register/volume") is None
+
+
+def test_two_items_can_swap_names(catalog: Catalog) -> None:
+    put(catalog, item("a", name="one"), item("b", name="two"))
+    put(catalog, item("a", name="two"), item("b", name="one"))
+    with catalog.reading() as view:
+        found = view.find("key", "one")
+    assert found is not None
+    assert found.id == "b"
+
+
+def test_another_connection_sees_changes(path: Path) -> None:
+    with opened(path) as one, opened(path) as other:
+        assert get(other, "second") is None
+        put(one, item("second"))
+        assert get(other, "second") is not None
+        put(other, item("second", b"changed"))
+        assert get(one, "second") == item("second", b"changed")
+
+
+def test_a_busy_lock_is_worth_another_try(memory_path: Path) -> None:
+    one, other = WriterLock(memory_path / "lock"), WriterLock(memory_path / "lock")
+    try:
+        with (
+            one.held(),
+            pytest.raises(TryAgainError),
+            other.held(patience_seconds=0.01),
+        ):
+            pass
+        with other.held(patience_seconds=0):
+            pass
+    finally:
+        one.close()
+        other.close()
+
+
+def edit(path: Path, statement: str, *values: object) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute(statement, values)
+    connection.close()
+
+
+def rows(path: Path, statement: str) -> list[tuple[object, ...]]:
+    connection = sqlite3.connect(path)
+    found = connection.execute(statement).fetchall()
+    connection.close()
+    return found
+
+
+def swap_bodies(path: Path) -> None:
+    a, b = rows(path, "SELECT body, mac FROM item WHERE kind = 'key' ORDER BY id")
+    edit(path, "UPDATE item SET body = ?, mac = ? WHERE id = 'first'", *b)
+    edit(path, "UPDATE item SET body = ?, mac = ? WHERE id = 'second'", *a)
+
+
+TAMPERING: dict[str, Callable[[Path], None]] = {
+    "change a body": lambda p: edit(p, "UPDATE item SET body = x'00' WHERE id = 'first'"),
+    "body of another type": lambda p: edit(p, "UPDATE item SET body = 7 WHERE id = 'first'"),
+    "body as text": lambda p: edit(p, "UPDATE item SET body = 'body' WHERE id = 'first'"),
+    "change a mac": lambda p: edit(p, "UPDATE item SET mac = x'00' WHERE id = 'first'"),
+    "mac of another type": lambda p: edit(p, "UPDATE item SET mac = 'x' WHERE id = 'first'"),
+    "swap two items": swap_bodies,
+    "delete an item": lambda p: edit(p, "DELETE FROM item WHERE id = 'first'"),
+    "delete another item": lambda p: edit(p, "DELETE FROM item WHERE id = 'second'"),
+    "add an item": lambda p: edit(
+        p, "INSERT INTO item SELECT kind, 'third', NULL, owner, body, mac FROM item LIMIT 1"
+    ),
+    "rename": lambda p: edit(p, "UPDATE item SET id = 'x' WHERE id = 'second'"),
+    "give a name": lambda p: edit(p, "UPDATE item SET name = 'x' WHERE id = 'first'"),
+    "give an owner": lambda p: edit(p, "UPDATE item SET owner = 'x' WHERE id = 'first'"),
+    "change the kind": lambda p: edit(p, "UPDATE item SET kind = 'alias' WHERE id = 'first'"),
+    "id that is no text": lambda p: edit(p, "UPDATE item SET id = x'ff' WHERE id = 'second'"),
+    "id that is no UTF-8": lambda p: edit(
+        p, "UPDATE item SET id = CAST(x'ff' AS TEXT) WHERE id = 'second'"
+    ),
+    "change the seal": lambda p: edit(p, "UPDATE seal SET body = x'7b7d'"),
+    "seal of another type": lambda p: edit(p, "UPDATE seal SET body = 1"),
+    "delete the seal": lambda p: edit(p, "DELETE FROM seal"),
+    "drop a table": lambda p: edit(p, "DROP TABLE item"),
+    "drop the seal": lambda p: edit(p, "DROP TABLE seal"),
+}
+
+
+@pytest.mark.parametrize("tamper", TAMPERING.values(), ids=TAMPERING.keys())
+def test_what_was_changed_from_outside_is_refused(
+    path: Path, tamper: Callable[[Path], None]
+) -> None:
+    with opened(path) as catalog:
+        put(catalog, item("second", b"other body"))
+    tamper(path)
+    with pytest.raises((IntegrityError, FormatError)), opened(path) as catalog:
+        get(catalog, "first")
+
+
+def test_an_older_version_of_an_item_is_refused(path: Path) -> None:
+    old = rows(path, "SELECT body, mac FROM item WHERE id = 'first'")[0]
+    with opened(path) as catalog:
+        put(catalog, item("first", b"disabled"))
+    edit(path, "UPDATE item SET body = ?, mac = ? WHERE id = 'first'", *old)
+    with opened(path) as catalog, pytest.raises(SealError, match="items of kind key"):
+        get(catalog, "first")
+
+
+def test_an_older_seal_is_refused(path: Path) -> None:
+    old = rows(path, "SELECT body, mac FROM seal")[0]
+    with opened(path) as catalog:
+        put(catalog, item("second"))
+    edit(path, "UPDATE seal SET body = ?, mac = ?", *old)
+    with opened(path) as catalog, pytest.raises(SealError):
+        get(catalog, "first")
+
+
+def test_a_catalogue_of_another_token_is_refused(path: Path) -> None:
+    lock = WriterLock(path.with_name("lock"))
+    with pytest.raises(SealError):
+        Catalog(path, lock=lock, macs=MemoryKeyStore(b"another"))
+    lock.close()
+
+
+def test_every_truncation_is_a_clear_error(path: Path) -> None:
+    data = path.read_bytes()
+    for size in [*range(0, 200, 7), *range(200, len(data), 1009)]:
+        path.write_bytes(data[:size])
+        with pytest.raises((FormatError, IntegrityError)), opened(path) as catalog:
+            get(catalog, "first")
+
+
+def test_damage_anywhere_is_found_or_harmless(path: Path) -> None:
+    data = path.read_bytes()
+    for place in range(0, len(data), 61):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :])
+        try:
+            with opened(path) as catalog:
+                found = get(catalog, "first")
+        except (FormatError, IntegrityError):
+            continue
+        assert found == item("first")
+
+
+def test_what_is_no_catalogue_says_so(path: Path) -> None:
+    path.write_bytes(b"x" * 5000)
+    with pytest.raises(BadMagicError), opened(path):
+        pass
+    path.write_bytes(b"")
+    with pytest.raises(MalformedError, match="truncated or empty"), opened(path):
+        pass
+
+
+def test_other_applications_and_versions_are_refused(path: Path) -> None:
+    edit(path, "PRAGMA user_version = 2")
+    with pytest.raises(UnsupportedVersionError, match="version 2 is not supported"), opened(path):
+        pass
+    edit(path, "PRAGMA application_id = 7")
+    with pytest.raises(BadMagicError), opened(path):
+        pass
+
+
+def test_secrets_of_items_are_not_shown() -> None:
+    assert "body" not in repr(item("a"))

@@ -1,0 +1,181 @@
+"""Requests and responses: names on the wire, limits, texts, secrets."""
+
+import pytest
+
+from volcrypt.errors import KmsValidationError
+from volcrypt.kms import protocol
+from volcrypt.kms.protocol import (
+    OPERATIONS,
+    CreateAliasRequest,
+    DecryptRequest,
+    EncryptRequest,
+    GenerateDataKeyRequest,
+    GenerateDataKeyResponse,
+    GenerateRandomRequest,
+    ListAliasesRequest,
+    ListKeysRequest,
+    Request,
+    audit_parameters,
+    check_limits,
+    decode_request,
+    encode_response,
+    parse_json,
+)
+from volcrypt.kms.service import KmsService
+
+SECRET = bytearray(b"very secret text")
+
+
+def test_every_operation_has_its_method_and_its_names() -> None:
+    for name, operation in OPERATIONS.items():
+        assert callable(getattr(KmsService, operation.method))
+        assert operation.request.__name__ == f"{name}Request"
+
+
+def test_requests_are_read_by_their_names_on_the_wire() -> None:
+    request = decode_request(
+        EncryptRequest,
+        {"KeyId": "k", "Plaintext": "c2VjcmV0", "EncryptionContext": {"a": "b"}, "DryRun": True},
+    )
+    assert request == EncryptRequest(
+        key_id="k", plaintext=bytearray(b"secret"), encryption_context={"a": "b"}, dry_run=True
+    )
+
+
+def test_responses_are_written_by_their_names_on_the_wire() -> None:
+    response = GenerateDataKeyResponse(
+        ciphertext_blob=b"blob", plaintext=bytearray(b"secret"), key_id="k", key_material_id="m"
+    )
+    assert encode_response(response) == {
+        "CiphertextBlob": "YmxvYg==",
+        "Plaintext": "c2VjcmV0",
+        "KeyId": "k",
+        "KeyMaterialId": "m",
+    }
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {},
+        {"KeyId": "k"},
+        {"KeyId": "k", "Plaintext": 1},
+        {"KeyId": "k", "Plaintext": "*secret*"},
+        {"KeyId": "k", "Plaintext": "", "Recipient": {}},
+        {"KeyId": "k", "Plaintext": "", "EncryptionContext": {"a": 1}},
+    ],
+)
+def test_what_does_not_fit_is_refused_without_its_value(members: dict[str, object]) -> None:
+    with pytest.raises(KmsValidationError) as raised:
+        decode_request(EncryptRequest, members)
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("request_", "value", "rule"),
+    [
+        (
+            EncryptRequest(key_id="k", plaintext=bytearray(4097)),
+            "Value at 'plaintext'",
+            "have length less than or equal to 4096",
+        ),
+        (
+            EncryptRequest(key_id="k", plaintext=bytearray()),
+            "Value at 'plaintext'",
+            "have length greater than or equal to 1",
+        ),
+        (
+            DecryptRequest(ciphertext_blob=bytes(6145)),
+            "Value at 'ciphertextBlob'",
+            "have length less than or equal to 6144",
+        ),
+        (
+            GenerateRandomRequest(number_of_bytes=1025),
+            "Value '1025' at 'numberOfBytes'",
+            "have value less than or equal to 1024",
+        ),
+        (
+            ListKeysRequest(limit=0),
+            "Value '0' at 'limit'",
+            "have value greater than or equal to 1",
+        ),
+        (
+            ListAliasesRequest(limit=101),
+            "Value '101' at 'limit'",
+            "have value less than or equal to 100",
+        ),
+        (
+            GenerateDataKeyRequest(key_id="k", key_spec="AES_257"),
+            "Value 'AES_257' at 'keySpec'",
+            "satisfy enum value set: [AES_256, AES_128]",
+        ),
+        (
+            CreateAliasRequest(alias_name="alias/a b", target_key_id="k"),
+            "Value 'alias/a b' at 'aliasName'",
+            "satisfy regular expression pattern: ^[a-zA-Z0-9:/_-]+$",
+        ),
+    ],
+)
+def test_limits_with_the_texts_of_aws(request_: Request, value: str, rule: str) -> None:
+    with pytest.raises(KmsValidationError) as raised:
+        check_limits(request_)
+    assert str(raised.value) == (
+        f"1 validation error detected: {value} failed to satisfy constraint: Member must {rule}"
+    )
+
+
+def test_text_without_a_form_in_utf8_is_refused() -> None:
+    with pytest.raises(KmsValidationError, match="'keyId' is not valid Unicode"):
+        check_limits(DecryptRequest(ciphertext_blob=b"x", key_id="\ud800"))
+
+
+def test_what_is_at_the_limit_passes() -> None:
+    check_limits(EncryptRequest(key_id="k", plaintext=bytearray(4096)))
+    check_limits(GenerateRandomRequest(number_of_bytes=1024))
+    check_limits(ListKeysRequest(limit=1000))
+
+
+def test_plaintext_is_not_shown() -> None:
+    request = EncryptRequest(key_id="k", plaintext=SECRET)
+    response = GenerateDataKeyResponse(
+        ciphertext_blob=b"", plaintext=SECRET, key_id="k", key_material_id="m"
+    )
+    for text in (repr(request), str(response), f"{response}", str(response.__rich_repr__())):
+        assert "secret" not in text
+        assert "<redacted>" in text
+
+
+def test_audit_parameters_hold_neither_plaintext_nor_blob() -> None:
+    request = EncryptRequest(key_id="k", plaintext=SECRET, encryption_context={"a": "b"})
+    assert audit_parameters(request) == {
+        "keyId": "k",
+        "encryptionContext": {"a": "b"},
+        "encryptionAlgorithm": "SYMMETRIC_DEFAULT",
+        "dryRun": False,
+    }
+    assert "ciphertextBlob" not in audit_parameters(DecryptRequest(ciphertext_blob=b"x"))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b'{"a": 1, "a": 2}',
+        b'{"EncryptionContext": {"a": "1", "a": "2"}}',
+        b"\xff",
+        b"[" * 200_000,
+        b" " * (protocol.MAX_JSON_BYTES + 1),
+    ],
+)
+def test_json_that_is_refused(data: bytes) -> None:
+    with pytest.raises(KmsValidationError):
+        parse_json(data)
+
+
+def test_json_that_is_read() -> None:
+    assert parse_json(b'{"KeyId": "k", "EncryptionContext": {"a": "b"}}') == {
+        "KeyId": "k",
+        "EncryptionContext": {"a": "b"},
+    }

@@ -1,0 +1,131 @@
+"""What only a store in a directory can get wrong: modes, leftovers, full disks, failed syncs."""
+
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from volcrypt.errors import NoSpaceError, ObjectStoreError, StoreNotFoundError
+from volcrypt.snapshot.local import LocalObjects
+
+
+class FailingSync(LocalObjects):
+    """A store whose disk loses what it is asked to write back."""
+
+    def _sync_file_system(self) -> None:
+        raise OSError(5, "Input/output error")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", mount], check=True)
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", mount], check=True)
+
+
+def files_below(path: Path) -> list[str]:
+    return sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+
+
+def test_nobody_else_may_look(tmp_path: Path) -> None:
+    with LocalObjects.create(tmp_path / "store") as objects:
+        objects.put_if_absent("chunks/ab/abcd", b"x", batched=True)
+        objects.put_if_absent("manifests/a", b"x")
+        objects.replace("pins/a", b"x")
+        for path in (tmp_path / "store").rglob("*"):
+            assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+    assert stat.S_IMODE((tmp_path / "store").stat().st_mode) == 0o700
+
+
+def test_a_missing_directory_is_a_missing_store(tmp_path: Path) -> None:
+    with pytest.raises(StoreNotFoundError, match=r"snapshot store .*/none does not exist"):
+        LocalObjects(tmp_path / "none")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreNotFoundError):
+        LocalObjects(tmp_path / "file")
+
+
+def test_nothing_but_objects_stays_behind(tmp_path: Path) -> None:
+    with LocalObjects.create(tmp_path) as objects:
+        objects.put_if_absent("a", b"1")
+        objects.put_if_absent("a", b"2")
+        objects.replace("a", b"3")
+    assert files_below(tmp_path) == ["a"]
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_leftovers_of_a_killed_writer_go_and_those_of_a_living_one_stay(tmp_path: Path) -> None:
+    program = (
+        "import sys, time\nfrom pathlib import Path\n"
+        "from volcrypt.snapshot.local import LocalObjects\n"
+        "objects = LocalObjects(Path(sys.argv[1]))\n"
+        "objects._stage(b'left', durable=False)\nprint('staged', flush=True)\ntime.sleep(60)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"staged\n"
+            with LocalObjects(tmp_path) as objects:
+                objects.put_if_absent("a", b"1")
+                assert len(list((tmp_path / "tmp").iterdir())) == 2
+        finally:
+            process.kill()
+    assert len(files_below(tmp_path / "tmp")) == 1
+    with LocalObjects(tmp_path) as objects:
+        assert list(objects.list("")) == ["a"]
+        objects.put_if_absent("b", b"1")
+    assert files_below(tmp_path) == ["a", "b"]
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_full_disk_is_named_and_leaves_nothing(small_disk: Path, *, batched: bool) -> None:
+    with LocalObjects(small_disk) as objects:
+        with pytest.raises(NoSpaceError, match="no space left for"):
+            objects.put_if_absent("chunks/ab/abcd", bytes(2**21), batched=batched)
+        with pytest.raises(NoSpaceError):
+            objects.replace("chunks/ab/abcd", bytes(2**21))
+        assert files_below(small_disk) == []
+        assert objects.put_if_absent("chunks/ab/abcd", bytes(2**18))
+        objects.sync()
+
+
+def test_after_a_failed_sync_nothing_counts_as_stored(tmp_path: Path) -> None:
+    with FailingSync.create(tmp_path) as objects:
+        objects.put_if_absent("chunks/ab/lost", b"x", batched=True)
+        with pytest.raises(ObjectStoreError, match=r"could not be made durable .*Input/output"):
+            objects.sync()
+        with pytest.raises(ObjectStoreError, match="must be reopened"):
+            objects.sync()
+        with pytest.raises(ObjectStoreError, match="must be reopened"):
+            objects.put_if_absent("manifests/a", b"x")
+        assert list(objects.list("")) == []
+    with LocalObjects(tmp_path) as objects:
+        assert objects.put_if_absent("chunks/ab/lost", b"x", batched=True)
+        objects.sync()
+
+
+def test_other_errors_of_the_file_system_are_named(tmp_path: Path) -> None:
+    with LocalObjects(tmp_path) as objects:
+        objects.put_if_absent("a", b"1")
+        os.unlink(tmp_path / "a")
+        os.symlink("a", tmp_path / "a")
+        with pytest.raises(ObjectStoreError, match=r"object a in .*: Too many levels"):
+            objects.get("a")
+
+
+def test_names_are_never_paths_out_of_the_store(tmp_path: Path) -> None:
+    with LocalObjects(tmp_path) as objects:
+        for name in ("../a", "/a", "a//b", "a/", "", "a/../b", ".hidden", "a\0b", "a\n"):
+            with pytest.raises(AssertionError, match="internal error"):
+                objects.get(name)

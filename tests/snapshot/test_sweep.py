@@ -1,0 +1,257 @@
+"""Garbage goes, everything else stays: alone, and beside others at every interleaving."""
+
+import pytest
+
+from tests.fakes.chunks import MemoryChunks
+from tests.fakes.objects import MemoryObjects
+from tests.fakes.snapshots import (
+    OTHER_SIGNER,
+    SIGNER,
+    Host,
+    create_store,
+    open_store,
+    restore,
+    snapshot_id,
+)
+from volcrypt.errors import FormatError, IntegrityError, ObjectStoreError, TryAgainError
+from volcrypt.geometry import CHUNK_BYTES
+from volcrypt.snapshot import layout
+from volcrypt.snapshot.pin import PIN_LIFETIME_SECONDS
+from volcrypt.snapshot.sweep import condemn, delete_condemned, sweep
+from volcrypt.snapshot.verify import verify
+
+SIZE = 2048 * CHUNK_BYTES
+
+
+@pytest.fixture
+def objects() -> MemoryObjects:
+    return MemoryObjects()
+
+
+@pytest.fixture
+def host(objects: MemoryObjects) -> Host:
+    return Host(create_store(objects))
+
+
+@pytest.fixture
+def other(objects: MemoryObjects, host: Host) -> Host:
+    return Host(open_store(objects), OTHER_SIGNER)
+
+
+def volume_of(*seeds: int) -> MemoryChunks:
+    volume = MemoryChunks(SIZE)
+    for index, seed in enumerate(seeds):
+        volume.fill(index * 300, seed)
+    return volume
+
+
+def stored(objects: MemoryObjects) -> int:
+    return sum(name.startswith(("chunks/", "pages/")) for name in objects.objects)
+
+
+async def test_what_another_snapshot_has_too_survives(objects: MemoryObjects, host: Host) -> None:
+    volume = volume_of(1, 2, 3)
+    parent = await host.snapshot(1, volume)
+    volume.fill(0, 9)
+    child = await host.snapshot(2, volume, parent=parent.point, changed={0})
+    assert sweep(host.store).object_count == 0
+    host.delete(1)
+    assert sweep(host.store).object_count == 3  # its chunk, its page, its table
+    assert await restore(host.store, child) == volume.image()
+    assert verify(host.store).damages == []
+    host.delete(2)
+    sweep(host.store)
+    assert stored(objects) == 0
+
+
+async def test_what_a_killed_snapshot_left_goes(objects: MemoryObjects, host: Host) -> None:
+    await host.store_volume(1, volume_of(1, 2, 3))
+    sweep(host.store)
+    assert stored(objects) == 0
+    assert list(objects.list("pins/")) == []
+
+
+async def test_a_sweep_that_is_killed_at_any_write_is_run_again(host: Host) -> None:
+    for allowed in range(100):
+        objects = MemoryObjects()
+        host = Host(create_store(objects))
+        keep = volume_of(1, 2)
+        await host.snapshot(1, volume_of(1, 5, 6, 7))
+        kept = await host.snapshot(2, keep)
+        host.delete(1)
+        objects.writes_until_failure = allowed
+        try:
+            sweep(host.store)
+        except ObjectStoreError:
+            objects.writes_until_failure = None
+            assert await restore(host.store, kept) == keep.image()
+            sweep(host.store)
+        else:
+            assert allowed > 4
+            return
+        assert stored(objects) == 4
+    raise AssertionError("it never succeeded")
+
+
+@pytest.mark.parametrize("place", ["manifests/", "pages/"])
+async def test_what_cannot_be_read_stops_a_sweep(
+    objects: MemoryObjects, host: Host, place: str
+) -> None:
+    await host.snapshot(1, volume_of(1))
+    await host.store_volume(2, volume_of(8))
+    for name in list(objects.list(place)):
+        objects.objects[name] = objects.objects[name][:-9] + b"x" * 9
+    before = set(objects.objects)
+    with pytest.raises((IntegrityError, FormatError)):
+        sweep(host.store)
+    assert {n for n in before if n.startswith("chunks/")} <= set(objects.objects)
+
+
+def test_a_false_tombstone_does_not_let_a_sweep_delete(objects: MemoryObjects, host: Host) -> None:
+    pin = host.pin(1, SIZE)
+    pin.hold()
+    name = f"tombstones/{snapshot_id(1)}.0000000002.{SIGNER.id}.0000000001.{SIGNER.id}"
+    objects.objects[name] = b"volcrypt tombstone 1\n{}\n00\n"
+    objects.objects[f"manifests/{snapshot_id(1)}.0000000001.{SIGNER.id}"] = b""
+    with pytest.raises(Exception, match="tombstone of snapshot"):
+        sweep(host.store)
+
+
+async def test_foreign_files_in_the_store_are_left_alone(
+    objects: MemoryObjects, host: Host
+) -> None:
+    await host.store_volume(1, volume_of(1))
+    for name in ("chunks/00/readme", "chunks/zz/00", "lost+found/x"):
+        objects.objects[name] = b""
+    sweep(host.store)
+    assert {"chunks/00/readme", "chunks/zz/00", "lost+found/x"} <= set(objects.objects)
+
+
+# ---------------------------------------------------------------- several hosts
+
+
+async def test_two_phases_delete_what_stayed_garbage(objects: MemoryObjects, host: Host) -> None:
+    await host.snapshot(1, volume_of(1, 2))
+    host.delete(1)
+    assert condemn(host.store, SIGNER) == 4
+    assert stored(objects) == 4
+    assert delete_condemned(host.store, SIGNER, now=host.now).object_count == 4
+    assert stored(objects) == 0
+    assert list(objects.list("condemned/")) + list(objects.list("sweeping")) == []
+
+
+async def test_found_by_a_maker_swept_by_another_host_then_committed(
+    objects: MemoryObjects, host: Host, other: Host
+) -> None:
+    volume = volume_of(1, 2)
+    await host.snapshot(1, volume)
+    host.delete(1)
+    condemn(host.store, SIGNER)
+    # "Exists" is answered for every chunk; none of them is referred to by a manifest.
+    draft, pin = await other.store_volume(2, volume)
+    with pytest.raises(TryAgainError, match=r"snapshot snap-.* is being made"):
+        delete_condemned(host.store, SIGNER, now=host.now)
+    manifest = other.commit(draft, pin)
+    assert delete_condemned(host.store, SIGNER, now=host.now).object_count == 0
+    assert await restore(host.store, manifest) == volume.image()
+    assert verify(host.store).damages == []
+    assert list(objects.list("sweeping")) == []
+
+
+async def test_a_maker_who_comes_during_the_deletions_has_to_wait(
+    objects: MemoryObjects, host: Host, other: Host
+) -> None:
+    volume = volume_of(1, 2, 3)
+    await host.snapshot(1, volume)
+    host.delete(1)
+    condemn(host.store, SIGNER)
+    refused = 0
+    delete = objects.delete
+
+    def delete_beside_a_maker(name: str) -> None:
+        nonlocal refused
+        if name.startswith("chunks/"):
+            with pytest.raises(TryAgainError, match="is being swept"):
+                other.pin(2, SIZE).hold()
+            refused += 1
+        delete(name)
+
+    objects.delete = delete_beside_a_maker  # type: ignore[method-assign]
+    delete_condemned(host.store, SIGNER, now=host.now)
+    assert refused == 3
+    assert list(objects.list("pins/")) == []
+    manifest = await other.snapshot(2, volume)
+    assert await restore(host.store, manifest) == volume.image()
+
+
+async def test_a_pin_that_was_not_renewed_is_dead_and_its_commit_fails(
+    host: Host, other: Host
+) -> None:
+    volume = volume_of(1, 2)
+    draft, pin = await other.store_volume(2, volume)
+    condemn(host.store, SIGNER)
+    later = host.now + PIN_LIFETIME_SECONDS
+    assert delete_condemned(host.store, SIGNER, now=later).object_count == 4
+    with pytest.raises(TryAgainError, match="lost its hold"):
+        other.commit(draft, pin)
+    assert host.store.snapshot_ids() == []
+
+
+async def test_a_renewed_pin_lives(host: Host, other: Host) -> None:
+    _, pin = await other.store_volume(2, volume_of(1))
+    other.now += PIN_LIFETIME_SECONDS
+    pin.renew()
+    condemn(host.store, SIGNER)
+    with pytest.raises(TryAgainError):
+        delete_condemned(host.store, SIGNER, now=host.now + PIN_LIFETIME_SECONDS)
+
+
+async def test_the_mark_of_a_dead_sweep_is_removed_and_the_sweep_notices(
+    objects: MemoryObjects, host: Host, other: Host
+) -> None:
+    await host.snapshot(1, volume_of(1, 2, 3))
+    host.delete(1)
+    condemn(host.store, SIGNER)
+    other.now += PIN_LIFETIME_SECONDS
+    get = objects.get
+
+    def get_after_sleep(name: str) -> bytes:
+        if name == layout.SWEEPING and objects.count("delete", "chunks/") == 0:
+            objects.get = get  # type: ignore[method-assign]
+            other.pin(2, SIZE).hold()
+        return get(name)
+
+    objects.get = get_after_sleep  # type: ignore[method-assign]
+    with pytest.raises(TryAgainError, match="given up"):
+        delete_condemned(host.store, SIGNER, now=host.now)
+    assert objects.count("delete", "chunks/") == 0
+
+
+async def test_two_sweeps_do_not_run_beside_each_other(
+    objects: MemoryObjects, host: Host, other: Host
+) -> None:
+    condemn(host.store, SIGNER)
+    objects.writes_until_failure = 1
+    with pytest.raises(ObjectStoreError):
+        delete_condemned(host.store, SIGNER, now=host.now)
+    objects.writes_until_failure = None
+    with pytest.raises(TryAgainError, match="another sweep"):
+        delete_condemned(other.store, OTHER_SIGNER, now=host.now)
+    # Whoever holds the store alone ends it.
+    sweep(host.store)
+    assert list(objects.list("sweeping")) == []
+
+
+async def test_a_pin_keeps_what_its_parent_had(host: Host, other: Host) -> None:
+    volume = volume_of(1, 2, 3)
+    parent = await host.snapshot(1, volume)
+    volume.fill(0, 9)
+    draft, pin = await other.store_volume(2, volume, parent=parent.point, changed={0})
+    host.delete(1)
+    sweep(host.store, resumable=[snapshot_id(2)])
+    # What was put since is not named by the pin; the caller held the store alone, so it is gone.
+    resumed = await other.store_volume(2, volume, parent=parent.point, changed={0})
+    manifest = other.commit(*resumed)
+    assert manifest.root == draft.root
+    assert await restore(host.store, manifest) == volume.image()
+    assert pin.snapshot_id == manifest.snapshot_id

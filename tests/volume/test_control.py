@@ -1,0 +1,278 @@
+"""The control socket: codec, refusals, captures that end with their connection. Real sockets, a
+device on storage in memory, and the client in a thread as a command would be.
+"""
+
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+import pytest
+import trio
+import trio.testing
+
+from tests.fakes.datafile import MemoryDataFile
+from volcrypt.errors import (
+    InvalidArgumentError,
+    KeyNotFoundError,
+    MalformedError,
+    MountError,
+    PrivilegeError,
+    TryAgainError,
+    VolumeError,
+    VolumeInUseError,
+)
+from volcrypt.formats.change_map import ParentPoint
+from volcrypt.formats.document import MacSeal
+from volcrypt.geometry import CHUNK_BYTES, chunk_count
+from volcrypt.names import SnapshotId, StoreId, VolumeId
+from volcrypt.volume import control
+from volcrypt.volume.change_map import ChangeMap
+from volcrypt.volume.control import ControlClient, StatusAnswer, decode_answer, decode_request
+from volcrypt.volume.control_server import ControlServer
+from volcrypt.volume.device import Device
+from volcrypt.volume.error_report import ErrorReport
+from volcrypt.volume.ownership import ChunkOwnership
+from volcrypt.volume.volume import Volume
+
+CHUNKS = 11
+SIZE = CHUNKS * CHUNK_BYTES
+VOLUME_ID = VolumeId("vol-00000000000000001")
+PARENT = ParentPoint(
+    store_id=StoreId("store-00000000000000001"),
+    snapshot_id=SnapshotId("snap-00000000000000001"),
+    root=bytes(range(32)),
+)
+Result = TypeVar("Result")
+
+
+class Served:
+    """A control server; `end_error` is what its end answers."""
+
+    def __init__(self, directory: Path) -> None:
+        (directory / "data").write_bytes(b"")
+        self.changes = ChangeMap.open(
+            directory / "map",
+            directory / "clean",
+            volume_id=VOLUME_ID,
+            size_bytes=SIZE,
+            seal=MacSeal(bytes(32)),
+            data_path=directory / "data",
+        )
+        volume = Volume(MemoryDataFile(SIZE), size_bytes=SIZE, data_key=None, changes=self.changes)
+        self.device = Device(
+            volume, ownership=ChunkOwnership(chunk_count(SIZE)), changes=self.changes
+        )
+        self.path = directory / ("a-long-name" * 12) / "volume.sock"
+        self.path.parent.mkdir()
+        self.ended: list[bool] = []
+        self.end_error: Exception | None = None
+        self.server = ControlServer(self.device, status=self.status, end=self.end)
+
+    def status(self) -> StatusAnswer:
+        return StatusAnswer(
+            volume_id=VOLUME_ID,
+            name="books",
+            pid=os.getpid(),
+            size_bytes=SIZE,
+            mount_directory="/nowhere",
+            read_only=False,
+            encrypted=False,
+            memory_locked=True,
+            capture_running=self.device.capture_running,
+            parent=self.changes.parent,
+        )
+
+    async def end(self, forced: bool) -> None:
+        self.ended.append(forced)
+        if self.end_error is not None:
+            raise self.end_error
+
+    def connect(self) -> ControlClient:
+        return ControlClient(self.path, volume="books")
+
+    def raw(self, data: bytes) -> bytes:
+        """What comes back until the server closes."""
+        client = self.connect()
+        with client, client._socket.dup() as connection:
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+            with connection.makefile("rb") as file:
+                return file.read()
+
+
+@asynccontextmanager
+async def served(directory: Path) -> AsyncIterator[Served]:
+    made = Served(directory)
+    with control.listen(made.path) as listener:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(made.server.serve, listener)
+            yield made
+            nursery.cancel_scope.cancel()
+    made.changes.close()
+
+
+async def in_thread(work: Callable[[], Result]) -> Result:
+    with trio.fail_after(20):
+        return await trio.to_thread.run_sync(work)
+
+
+async def test_a_whole_capture(tmp_path: Path) -> None:
+    async with served(tmp_path) as made:
+        with await in_thread(made.connect) as client:
+            assert (await in_thread(client.status)).parent is None
+            state = await in_thread(client.begin_capture)
+            assert (state.size_bytes, state.parent, state.changed) == (SIZE, None, None)
+            assert (await in_thread(client.status)).capture_running
+            await in_thread(lambda: client.captured(range(CHUNKS)))
+            await in_thread(lambda: client.commit_capture(PARENT))
+            assert (await in_thread(client.status)).parent == PARENT
+            await made.device.write(9 * CHUNK_BYTES, b"x")
+            state = await in_thread(client.begin_capture)
+            assert state.parent == PARENT
+            assert state.changed is not None
+            assert state.changed.nonzero()[0].tolist() == [9]
+            await in_thread(client.abort_capture)
+            assert not (await in_thread(client.status)).capture_running
+
+
+async def test_a_dropped_connection_aborts_its_capture(tmp_path: Path) -> None:
+    async with served(tmp_path) as made:
+        client = await in_thread(made.connect)
+        await in_thread(client.begin_capture)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(made.device.write, 0, b"waits")
+            await trio.testing.wait_all_tasks_blocked()
+            client.close()
+        assert bytes(await made.device.read(0, 5)) == b"waits"
+        with await in_thread(made.connect) as second:
+            await in_thread(second.begin_capture)
+            await in_thread(second.abort_capture)
+
+
+async def test_captures_of_two_connections(tmp_path: Path) -> None:
+    async with served(tmp_path) as made:
+        with await in_thread(made.connect) as first, await in_thread(made.connect) as second:
+            await in_thread(first.begin_capture)
+            with pytest.raises(TryAgainError, match="another snapshot of this volume"):
+                await in_thread(second.begin_capture)
+            with pytest.raises(InvalidArgumentError, match="no capture is open"):
+                await in_thread(lambda: second.captured(range(1)))
+            with pytest.raises(InvalidArgumentError, match="no capture is open"):
+                await in_thread(lambda: second.commit_capture(PARENT))
+            await in_thread(second.abort_capture)
+            assert made.device.capture_running
+            with pytest.raises(InvalidArgumentError, match="no chunks 10 to 11"):
+                await in_thread(lambda: first.captured(range(10, 12)))
+            await in_thread(first.abort_capture)
+
+
+async def test_the_end_and_its_errors(tmp_path: Path) -> None:
+    async with served(tmp_path) as made:
+        made.end_error = OSError(5, "the disk is gone")
+        with (
+            await in_thread(made.connect) as client,
+            pytest.raises(VolumeError, match=r"^internal error: OSError$"),
+        ):
+            await in_thread(lambda: client._ask(control.StopRequest()))
+        made.end_error = TryAgainError("/nowhere is busy")
+        with (
+            await in_thread(made.connect) as client,
+            pytest.raises(TryAgainError, match="is busy"),
+        ):
+            await in_thread(client.unmount)
+        assert made.ended == [True, False]
+        await made.server.all_told()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\n",
+        b"no json\n",
+        b'{"type":"unknown"}\n',
+        b'{"type":"status","more":1}\n',
+        b'{"type":"captured","first":"x","count":1}\n',
+        b"[" * 10000 + b"\n",
+        b"\xff\xfe\n",
+    ],
+)
+async def test_rubbish_gets_an_error_and_the_next_request_its_answer(
+    tmp_path: Path, line: bytes
+) -> None:
+    async with served(tmp_path) as made:
+        answers = (await in_thread(lambda: made.raw(line + b'{"type":"status"}\n'))).splitlines()
+        error, status = map(decode_answer, answers)
+        assert isinstance(error, control.ErrorAnswer)
+        assert error.report.kind == "MalformedError"
+        assert isinstance(status, StatusAnswer)
+
+
+async def test_a_line_without_end_ends_the_connection(tmp_path: Path) -> None:
+    async with served(tmp_path) as made:
+        (answer,) = (await in_thread(lambda: made.raw(b"x" * 70000))).splitlines()
+        assert b"too long" in answer
+        with await in_thread(made.connect) as client:
+            await in_thread(client.status)
+
+
+async def test_the_socket_is_for_its_user_and_root_only(tmp_path: Path) -> None:
+    async with served(tmp_path) as made:
+        assert made.path.stat().st_mode & 0o777 == 0o600
+        with await in_thread(made.connect):
+            pass
+
+    class Stranger:
+        def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes:
+            return control._PEER.pack(1, os.geteuid() + 1, 0)
+
+    with pytest.raises(PrivilegeError, match="may not control this volume"):
+        control.check_peer(Stranger())
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    with pytest.raises(MountError, match=r"^volume books is not mounted$"):
+        ControlClient(tmp_path / "missing.sock", volume="books")
+    control.listen(tmp_path / "left.sock").close()
+    with pytest.raises(MountError, match=r"^volume books is not mounted$"):
+        ControlClient(tmp_path / "left.sock", volume="books")
+    control.listen(tmp_path / "left.sock").close()
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 1000])
+def test_changes_survive_packing(count: int) -> None:
+    changed = np.random.default_rng(count).random(count) < 0.3
+    packed = control.pack_changes(changed)
+    assert (control.unpack_changes(packed, count * CHUNK_BYTES) == changed).all()
+    for size in (count + 8, max(count - 8, 0)):
+        if -(-size // 8) != -(-count // 8):
+            with pytest.raises(MalformedError):
+                control.unpack_changes(packed, size * CHUNK_BYTES)
+    with pytest.raises(MalformedError):
+        control.unpack_changes(b"junk", count * CHUNK_BYTES)
+
+
+def test_requests_that_do_not_parse() -> None:
+    with pytest.raises(MalformedError, match="control request: it does not parse"):
+        decode_request(b"{}")
+    with pytest.raises(MalformedError, match="control answer: it does not parse"):
+        decode_answer(b"{}")
+
+
+def test_errors_arrive_as_what_they_were() -> None:
+    sent = VolumeInUseError("books", "process 1", hint="wait")
+    report = msgspec.json.decode(msgspec.json.encode(ErrorReport.of(sent)), type=ErrorReport)
+    arrived = report.error()
+    assert isinstance(arrived, VolumeInUseError)
+    assert (str(arrived), arrived.hint, arrived.holder) == (str(sent), "wait", "process 1")
+    assert isinstance(ErrorReport.of(KeyNotFoundError("gone")).error(), KeyNotFoundError)
+
+
+def test_foreign_errors_arrive_without_their_text() -> None:
+    arrived = ErrorReport.of(ValueError("secret")).error()
+    assert (type(arrived), str(arrived)) == (VolumeError, "internal error: ValueError")
+    assert type(ErrorReport(kind="os", message="x").error()) is VolumeError

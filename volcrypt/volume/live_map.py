@@ -1,0 +1,219 @@
+"""LiveMap: the file on tmpfs that holds a change map while its volume is open.
+
+It knows bytes and which of them may be believed; `volcrypt.volume.change_map` knows what they mean
+and in which order they change. A process that is killed leaves the file as it was.
+
+    offset  length  header page; integers little-endian
+    0       108     identity: magic VCRYPMAP, version (4), 4 zeros, volume id (32, zero-padded),
+                    volume size (8), chunk size (8), inode or device number of the data file (8),
+                    boot id (36)
+    512     1       state, see below
+    1024    1024    parent slot 0: SHA-256 of the JSON (32), its length (2), the JSON, zeros
+    2048    1024    parent slot 1
+    4096    n       generation 0: one byte a chunk, 1 = marked; n = chunks, rounded up to 4096
+    4096+n  n       generation 1
+
+State: bit 0 which generation is current, bit 1 a capture is running, bit 2 the parent is known,
+bit 3 in which slot it stands; the upper four bits are 1010, so that zeros are no state.
+
+The file is allocated in full when it is made (a store into a hole of a full tmpfs would be a
+SIGBUS), and believed only if it is whole, on tmpfs, of this boot, volume and data file: a map on
+a disk may lose marks when that disk's file system crashes and the data's does not. Nobody but its
+owner can write in the runtime directory, so it has no seal. It never outlives a boot, so another
+version is a map of nobody, and void.
+"""
+
+import hashlib
+import mmap
+import os
+import stat
+import struct
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Self
+
+import msgspec
+import numpy as np
+
+from volcrypt.formats.change_map import ParentPoint
+from volcrypt.geometry import CHUNK_BYTES, chunk_count
+from volcrypt.names import VolumeId
+
+_PAGE: Final = 4096
+_IDENTITY: Final = struct.Struct("<8sI4x32sQQQ36s")
+_MAGIC: Final = b"VCRYPMAP"
+_VERSION: Final = 1
+_STATE_OFFSET: Final = 512
+_SLOT_OFFSETS: Final = (1024, 2048)
+_SLOT: Final = struct.Struct("<32sH990s")
+
+NEW_STATE: Final = 0xA0
+_STATE_MASK: Final = 0xF0
+CURRENT: Final = 0x01
+CAPTURING: Final = 0x02
+KNOWN: Final = 0x04
+PARENT_SLOT: Final = 0x08
+
+
+class LiveMap:
+    """The mapped file, or anonymous memory where no file could be made."""
+
+    def __init__(self, memory: mmap.mmap, chunks: int) -> None:
+        """Internal: use `find` or `make`. Takes `memory` over."""
+        self._memory = memory
+        self._chunk_count = chunks
+
+    @classmethod
+    def find(cls, path: Path, identity: bytes, size_bytes: int) -> Self | None:
+        """The map at `path` of a volume of `size_bytes`, when nothing speaks against it."""
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            return None
+        try:
+            length = _map_bytes(size_bytes)
+            if os.fstat(descriptor).st_size != length or not _is_in_memory(descriptor):
+                return None
+            live = cls(mmap.mmap(descriptor, length), chunk_count(size_bytes))
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
+        if (
+            live._memory[: len(identity)] == identity
+            and live.state & _STATE_MASK == NEW_STATE
+            and live.read_parent() is not None
+        ):
+            return live
+        live.close()
+        return None
+
+    @classmethod
+    def make(
+        cls,
+        path: Path,
+        identity: bytes,
+        size_bytes: int,
+        *,
+        clean: tuple[ParentPoint, bytes] | None,
+    ) -> Self:
+        """A new map at `path`, of what a clean copy says (parent and bitmap), or void.
+
+        Where no file can be made, it is memory of this process only, and lost by a kill.
+        """
+        temporary = path.with_name(f".{path.name}.new")
+        temporary.unlink(missing_ok=True)
+        live = cls(_map_new_file(temporary, _map_bytes(size_bytes)), chunk_count(size_bytes))
+        live._memory[: len(identity)] = identity
+        state = NEW_STATE
+        if clean is not None:
+            parent, bitmap = clean
+            marks = np.unpackbits(
+                np.frombuffer(bitmap, dtype=np.uint8), count=live._chunk_count, bitorder="little"
+            )
+            live._generation(bool(state & CURRENT))[:] = marks.tobytes()
+            state |= KNOWN
+            live.write_parent(state, parent)
+        live.state = state
+        with suppress(FileNotFoundError):
+            os.replace(temporary, path)
+        return live
+
+    @property
+    def state(self) -> int:
+        return self._memory[_STATE_OFFSET]
+
+    @state.setter
+    def state(self, state: int) -> None:
+        """One byte: a kill comes before or after it, never between."""
+        self._memory[_STATE_OFFSET] = state
+
+    def marks(self) -> memoryview:
+        """The current generation itself, one byte a chunk."""
+        return self._generation(bool(self.state & CURRENT))
+
+    def clear_older(self) -> None:
+        """Unmark everything in the generation that is not current."""
+        self._generation(not self.state & CURRENT)[:] = bytes(self._chunk_count)
+
+    def merge_older(self) -> None:
+        """Mark in the current generation what is marked in the other; twice does no harm.
+
+        Only ever stores ones, so it loses no mark that another thread makes meanwhile.
+        """
+        older = np.frombuffer(self._generation(not self.state & CURRENT), dtype=np.bool_)
+        current = np.frombuffer(self.marks(), dtype=np.bool_)
+        np.copyto(current, True, where=older)
+
+    def read_parent(self) -> ParentPoint | None:
+        """The parent that `state` names; None when it names none, or its slot is not whole."""
+        if not self.state & KNOWN:
+            return None
+        digest, length, padded = _SLOT.unpack_from(self._memory, _slot_offset(self.state))
+        if hashlib.sha256(padded[:length]).digest() != digest:
+            return None
+        try:
+            return msgspec.json.decode(padded[:length], type=ParentPoint)
+        except msgspec.DecodeError:
+            return None
+
+    def write_parent(self, state: int, parent: ParentPoint) -> None:
+        """Fill the slot that `state`, which must not be the present one, names."""
+        encoded = msgspec.json.encode(parent)
+        digest = hashlib.sha256(encoded).digest()
+        _SLOT.pack_into(self._memory, _slot_offset(state), digest, len(encoded), encoded)
+
+    def close(self) -> None:
+        """Views that `marks` gave must be released before."""
+        self._memory.close()
+
+    def _generation(self, second: bool) -> memoryview:
+        start = _PAGE + (_generation_bytes(self._chunk_count) if second else 0)
+        return memoryview(self._memory)[start : start + self._chunk_count]
+
+
+def live_identity(volume_id: VolumeId, size_bytes: int, data: os.stat_result) -> bytes:
+    """What a live map must begin with to be the one of this volume, data file and boot."""
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
+    data_number = data.st_rdev if stat.S_ISBLK(data.st_mode) else data.st_ino
+    return _IDENTITY.pack(
+        _MAGIC, _VERSION, volume_id.encode(), size_bytes, CHUNK_BYTES, data_number, boot_id
+    )
+
+
+def _slot_offset(state: int) -> int:
+    return _SLOT_OFFSETS[bool(state & PARENT_SLOT)]
+
+
+def _generation_bytes(chunks: int) -> int:
+    return -(-chunks // _PAGE) * _PAGE
+
+
+def _map_bytes(size_bytes: int) -> int:
+    return _PAGE + 2 * _generation_bytes(chunk_count(size_bytes))
+
+
+def _map_new_file(path: Path, length: int) -> mmap.mmap:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return mmap.mmap(-1, length)
+    try:
+        os.posix_fallocate(descriptor, 0, length)
+        return mmap.mmap(descriptor, length)
+    except OSError:
+        path.unlink(missing_ok=True)
+        return mmap.mmap(-1, length)
+    finally:
+        os.close(descriptor)
+
+
+def _is_in_memory(descriptor: int) -> bool:
+    """Whether an open file lies on tmpfs."""
+    device = os.fstat(descriptor).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, _, kind = line.partition(" - ")
+        if fields.split(" ")[2] == wanted:
+            return kind.split(" ")[0] == "tmpfs"
+    return False
