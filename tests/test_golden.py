@@ -8,7 +8,7 @@ TESTS = Path(__file__).parent
 
 
 def test_every_golden_file_is_named_in_a_test() -> None:
-    sources = "\n".join(path.read_text() for path in TESTS.rglob("test_*.py"))
+    sources = "\n".join(path.read_text() for path in TESTS.rglob("*.py"))
     files = [path for version in GOLDEN.glob("v*") for path in version.rglob("*") if path.is_file()]
     assert files
     assert [path.name for path in files if f'"{path.name}"' not in sources] == []

@@ -24,6 +24,8 @@ from pathlib import Path
 from scripts.bench._lib import await_file, fuse_type_of, print_json, print_table, run
 from volcrypt.errors import VolcryptError
 from volcrypt.geometry import check_volume_size, format_size, parse_size
+from volcrypt.operations.home import runtime_directory
+from volcrypt.settings import runtime_root
 
 VOLCRYPT = Path(sys.executable).with_name("volcrypt")
 
@@ -62,7 +64,7 @@ def volcrypt_mount(directory: Path, size_bytes: int, options: list[str]) -> Iter
         yield mounted / "volume"
     finally:
         run(*command, "unmount", mounted)
-        run(*command, "volume", "delete", "bench")
+        shutil.rmtree(runtime_directory(directory / "home", runtime_root()))
 
 
 def encrypted_volume(directory: Path, size_bytes: int) -> AbstractContextManager[Path]:
@@ -251,6 +253,12 @@ def main() -> int:
                 files[name] = stack.enter_context(SYSTEMS[name](directory / name, size_bytes))
                 check_served(files[name], size_bytes)
             results = measure(files, size_bytes, arguments.seconds, arguments.rounds)
+    except (RuntimeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     if arguments.json:
