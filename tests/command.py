@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -62,6 +63,23 @@ class Command:
         assert done.stdout == ""
         return done.stderr
 
+    def start(self, *arguments: str | Path) -> "Started":
+        """Begin a command and go on."""
+        return Started([str(VOLCRYPT), "--home", str(self.home), *map(str, arguments)])
+
+    def kill_processes(self) -> None:
+        """Kill (SIGKILL) what serves volumes of this home, and wait until it is gone."""
+        for pid in self.processes():
+            kill_and_wait(pid)
+
+    def clear_dead_mount(self, point: Path) -> None:
+        """Take away a mount whose process was killed, as a reboot would."""
+        subprocess.run(["umount", "--lazy", point], check=True)
+
+    def forget_runtime(self) -> None:
+        """What lies on tmpfs does not survive a reboot."""
+        shutil.rmtree(self.runtime, ignore_errors=True)
+
     def processes(self) -> list[int]:
         """The processes that serve volumes of this home."""
         found = []
@@ -70,6 +88,35 @@ class Command:
             if '"purpose":"mount"' in text:
                 found.append(int(text.partition('"pid":')[2].partition(",")[0]))
         return found
+
+
+def kill_and_wait(pid: int) -> None:
+    """SIGKILL to a process that serves a volume, if it is one still; returns when it is gone."""
+    if _is_ours(pid):
+        descriptor = os.pidfd_open(pid)
+        os.kill(pid, signal.SIGKILL)
+        select.select([descriptor], [], [], 10)
+        os.close(descriptor)
+
+
+class Started:
+    """A command that runs beside the test."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        self._process = subprocess.Popen(
+            arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def wait_for(self, seconds: float) -> int | None:
+        """Its exit code, or None when it still runs after so long."""
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
 
 
 @contextmanager
@@ -97,9 +144,7 @@ def _take_down(command: Command) -> None:
             ):
                 pass
             subprocess.run(["losetup", "--detach", device], check=False, capture_output=True)
-    for pid in command.processes():
-        if _is_ours(pid):
-            os.kill(pid, signal.SIGKILL)
+    command.kill_processes()
     roots = (f"{runtime}/", f"{command.home.parent}/")
     with open("/proc/self/mountinfo") as file:
         points = [line.split(" ")[4] for line in file if "fuse.volcrypt" in line]
