@@ -268,12 +268,11 @@ def test_errors_of_the_start_arrive_as_themselves_and_leave_nothing(volume: Serv
     assert_nothing_left(volume)
 
 
-def test_a_volume_is_mounted_once(mounted: ServedVolume, tmp_path: Path) -> None:
-    other = tmp_path / "elsewhere"
-    other.mkdir()
+def test_a_volume_is_mounted_once(mounted: ServedVolume) -> None:
     with pytest.raises(VolumeInUseError, match=rf"in use by process {mounted.pid} \(mount\)"):
         mounted.mount()
-    # The loser must not have taken the winner's files away.
+    # The loser must not have taken the winner's files away, nor its log.
+    assert mounted.log.exists()
     with mounted.control() as client:
         assert client.status().pid == mounted.pid
 

@@ -156,6 +156,23 @@ def test_two_entries_with_one_number_are_refused(objects: MemoryObjects, host: H
     assert [d.kind.value for d in verify(host.store).damages] == ["substituted"]
 
 
+def test_an_entry_of_our_own_that_continues_another_log_is_refused(
+    objects: MemoryObjects, host: Host
+) -> None:
+    fork_objects = MemoryObjects()
+    fork = Host(create_store(fork_objects))
+    commit_empty(host, 1)
+    commit_empty(fork, 9)
+    commit_empty(fork, 2)
+    name = name_of(fork_objects, "manifests", 2)
+    objects.objects[name] = fork_objects.objects[name]
+    with pytest.raises(RollbackError):
+        commit_empty(host, 3)
+    assert [str(damage) for damage in verify(host.store).damages] == [
+        f"entry 2 of the log of signer {SIGNER.id} is substituted ({name})"
+    ]
+
+
 def test_a_hole_after_the_head_is_refused(objects: MemoryObjects, host: Host) -> None:
     commit_empty(host, 1)
     kept = host.head

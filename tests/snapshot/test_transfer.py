@@ -323,6 +323,8 @@ class CopyOfManyChunks:
         self.saved: list[CopyCursor] = []
         self.steps: list[int] = []
         self.manifest: Manifest
+        self.fail_save_at: int | None = None
+        """Killed in place of keeping the cursor that would be this many."""
 
     async def prepare(self) -> None:
         self.manifest = await self.host.snapshot(1, self.volume)
@@ -348,12 +350,18 @@ class CopyOfManyChunks:
             chunk_table(host.store, self.manifest),
             pin,
             cursor,
-            self.saved.append,
+            self.save,
             data_chunks=self.manifest.data_chunks,
             step=step,
             limiter=trio.CapacityLimiter(2),
         )
         return host.commit(host.draft(2, SIZE, stored), pin)
+
+    def save(self, cursor: CopyCursor) -> None:
+        if len(self.saved) == self.fail_save_at:
+            self.fail_save_at = None
+            raise KeyboardInterrupt
+        self.saved.append(cursor)
 
     def expected(self) -> dict[int, bytes]:
         image = {}
@@ -391,6 +399,20 @@ async def test_a_resumed_copy_survives_a_sweep_and_the_deletion_of_its_source() 
     manifest = await copy.run()
     assert await restore(copy.host.store, manifest) == copy.expected()
     assert len(copy.steps) - before < 180
+
+
+async def test_a_copy_killed_between_pin_and_cursor_resumes_from_the_cursor_before() -> None:
+    copy = CopyOfManyChunks()
+    await copy.prepare()
+    copy.fail_save_at = 30
+    with pytest.raises(KeyboardInterrupt):
+        await copy.run()
+    sweep(copy.host.store, resumable=[snapshot_id(2)])
+    before = len(copy.steps)
+    manifest = await copy.run()
+    # Of the 150 chunks that the last cursor covers none is done again.
+    assert len(copy.steps) - before == 320 - copy.saved[29].data_chunks == 170
+    assert await restore(copy.host.store, manifest) == copy.expected()
 
 
 async def test_a_copy_whose_pin_was_swept_starts_over() -> None:

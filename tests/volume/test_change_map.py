@@ -2,113 +2,22 @@
 
 import os
 import shutil
-import signal
-import sys
-import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from tempfile import mkdtemp
-from types import FrameType
-from typing import Any, Final
+from typing import Any
 
 import pytest
 
 from tests.file_system import DisposableFileSystem, run
-from volcrypt.formats.change_map import ParentPoint
+from tests.volume.place import SIZE, VOID, Place, changed_of, mark, point, volume_place
 from volcrypt.formats.document import MacSeal
 from volcrypt.geometry import CHUNK_BYTES, UNIT_BYTES
-from volcrypt.names import SnapshotId, StoreId, VolumeId
-from volcrypt.volume import change_map
-from volcrypt.volume.change_map import Capture, ChangeMap
-
-VOLUME: Final = VolumeId("vol-0123456789abcdef0")
-CHUNKS: Final = 10
-SIZE: Final = 9 * CHUNK_BYTES + UNIT_BYTES
-SEAL: Final = MacSeal(bytes(32))
-
-
-def point(number: int) -> ParentPoint:
-    return ParentPoint(
-        store_id=StoreId("store-0123456789abcdef0"),
-        snapshot_id=SnapshotId(f"snap-{number:017x}"),
-        root=bytes([number]) * 32,
-    )
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the files of one volume lie: the live map on tmpfs, the rest on disk."""
-
-    memory: Path
-    disk: Path
-
-    @property
-    def live(self) -> Path:
-        return self.memory / "vol.map"
-
-    @property
-    def clean(self) -> Path:
-        return self.disk / "change-map"
-
-    @property
-    def data(self) -> Path:
-        return self.disk / "data"
-
-    def open(self, **changes: Any) -> ChangeMap:
-        arguments: dict[str, Any] = {
-            "volume_id": VOLUME,
-            "size_bytes": SIZE,
-            "seal": SEAL,
-            "data_path": self.data,
-        }
-        return ChangeMap.open(self.live, self.clean, **(arguments | changes))
-
-    def make_known(self, *marked: int, number: int = 1) -> None:
-        """A live map with a parent and these marks, as a killed process leaves it."""
-        changes = self.open()
-        changes.commit_capture(changes.begin_capture(), point(number))
-        mark(changes, *marked)
-        changes.close()
-
-    def detach(self, *marked: int) -> None:
-        """A clean copy with a parent and these marks, and no live map."""
-        self.make_known(*marked)
-        changes = self.open()
-        changes.save_clean()
-        changes.close()
-
-    def state(self) -> tuple[ParentPoint | None, set[int] | None]:
-        """Parent and changed chunks as the next process finds them."""
-        changes = self.open()
-        try:
-            return changes.parent, changed_of(changes.begin_capture())
-        finally:
-            changes.close()
-
-
-def mark(changes: ChangeMap, *chunks: int) -> None:
-    for chunk in chunks:
-        changes.mark(range(chunk, chunk + 1))
-
-
-def changed_of(capture: Capture) -> set[int] | None:
-    if capture.changed is None:
-        return None
-    assert len(capture.changed) == CHUNKS
-    return {int(chunk) for chunk in capture.changed.nonzero()[0]}
-
-
-VOID: Final = (None, None)
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
-    memory = Path(mkdtemp(dir="/dev/shm"))
-    (tmp_path / "data").write_bytes(b"")
-    os.truncate(tmp_path / "data", SIZE)
-    yield Place(memory, tmp_path)
-    shutil.rmtree(memory)
+    with volume_place(tmp_path) as place:
+        yield place
 
 
 class TestGenerations:
@@ -467,6 +376,23 @@ class TestLostWrites:
         assert changes.is_void
         changes.close()
 
+    def test_distrust_while_a_commit_syncs(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A flush in another thread was told first of what the commit is not told any more."""
+        changes = place.open()
+        capture = changes.begin_capture()
+
+        def sync_beside_a_failing_flush() -> bool:
+            changes.distrust()
+            return True
+
+        monkeypatch.setattr(changes, "_sync_data", sync_beside_a_failing_flush)
+        changes.commit_capture(capture, point(2))
+        assert changes.is_void
+        changes.close()
+        assert place.state() == VOID
+
     def test_capture_of_data_that_cannot_be_synced(
         self, place: Place, ext4: DisposableFileSystem
     ) -> None:
@@ -486,114 +412,3 @@ class TestLostWrites:
         changes.close()
         ext4.come_back()
         assert on_disk.state() == VOID
-
-
-# ---------------------------------------------------------------- a kill at every line
-
-
-def begin(changes: ChangeMap) -> None:
-    mark(changes, 2)
-    changes.begin_capture()
-    mark(changes, 3)
-
-
-def commit(changes: ChangeMap) -> None:
-    mark(changes, 2)
-    capture = changes.begin_capture()
-    mark(changes, 3)
-    changes.commit_capture(capture, point(2))
-    mark(changes, 4)
-
-
-def abort(changes: ChangeMap) -> None:
-    mark(changes, 2)
-    capture = changes.begin_capture()
-    mark(changes, 3)
-    changes.abort_capture(capture)
-    mark(changes, 4)
-
-
-def detach(changes: ChangeMap) -> None:
-    mark(changes, 2)
-    changes.save_clean()
-
-
-def run_until_line(count: int, action: Callable[[], None]) -> bool:
-    """Do `action` in a child that kills itself before its `count`-th line in the module.
-
-    False when it came to the end before that.
-    """
-    with warnings.catch_warnings():
-        # Later Pythons warn of threads, which numpy has; the child uses none of them.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-    if child == 0:
-        lines = 0
-
-        def trace(frame: FrameType, event: str, _: object) -> Any:
-            nonlocal lines
-            if frame.f_code.co_filename != change_map.__file__:
-                return None
-            if event == "line":
-                lines += 1
-                if lines == count:
-                    os.kill(os.getpid(), signal.SIGKILL)
-            return trace
-
-        try:
-            sys.settrace(trace)
-            action()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status)
-
-
-@pytest.mark.parametrize("before", ["killed", "detached"])
-@pytest.mark.parametrize("step", [begin, commit, abort, detach])
-def test_kill_before_any_line_leaves_a_superset(
-    place: Place, step: Callable[[ChangeMap], None], before: str
-) -> None:
-    """Against parent 1: chunk 1 and all that were marked. Against parent 2: marks since capture.
-
-    The child notes each mark in a file before it makes the next step, as data that changes would.
-    """
-    written = place.disk / "written"
-
-    count = 0
-    outcomes = set()
-    while True:
-        count += 1
-        place.live.unlink(missing_ok=True)
-        place.clean.unlink(missing_ok=True)
-        written.write_bytes(b"")
-        if before == "killed":
-            place.make_known(1)
-        else:
-            place.detach(1)
-
-        def action() -> None:
-            changes = place.open()
-            make_mark = changes.mark
-
-            def noting_mark(chunks: range) -> None:
-                make_mark(chunks)
-                with written.open("ab") as file:
-                    file.write(bytes(chunks))
-
-            changes.mark = noting_mark  # type: ignore[method-assign]
-            step(changes)
-
-        was_killed = run_until_line(count, action)
-        parent, changed = place.state()
-        truth = {1, *written.read_bytes()}
-        assert parent in (point(1), point(2)), "a kill alone never voids a map on tmpfs"
-        assert changed is not None
-        assert changed >= (truth if parent == point(1) else truth & {3, 4})
-        outcomes.add(parent)
-        if not was_killed:
-            break
-    assert count > 30
-    assert outcomes == ({point(1), point(2)} if step is commit else {point(1)})

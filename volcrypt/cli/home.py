@@ -5,17 +5,36 @@ from typing import TYPE_CHECKING
 
 import click
 
-from volcrypt.cli.session import Command, JsonValue, Session, pass_session, print_table
+from volcrypt.cli.session import (
+    Command,
+    JsonValue,
+    Session,
+    pass_session,
+    print_table,
+    strip_line_end,
+)
 from volcrypt.geometry import format_size
 from volcrypt.settings import DEFAULT_ACCOUNT, DEFAULT_REGION, runtime_root
 
 if TYPE_CHECKING:
     from volcrypt.operations.status import Status
 
-EMBEDDED_WARNING = (
-    "the keys are in a SoftHSM token in this home, its PIN beside them: that protects volumes and "
-    "snapshots which leave the home, not a host stolen with the home on it"
+PIN_KEPT_WARNING = (
+    "the keys are in a SoftHSM token in this home, with the PIN beside it: that protects volumes "
+    "and snapshots which leave the home, not a stolen home; 'init --pin-file -' in a new home "
+    "keeps no PIN, and asks for it at a terminal or takes it from a systemd credential"
 )
+PIN_ASKED_WARNING = (
+    "the keys are in a SoftHSM token in this home, the PIN is not: who steals the home still needs "
+    "it, and can try PINs as fast as his machines are"
+)
+
+
+def embedded_warning(session: Session) -> str:
+    """What the embedded default does not protect, for `init` and `status`."""
+    from volcrypt.kms.home import keeps_pin
+
+    return PIN_KEPT_WARNING if keeps_pin(session.home_path / "kms") else PIN_ASKED_WARNING
 
 
 @click.command(cls=Command)
@@ -42,23 +61,19 @@ def init(session: Session, pin_file: Path | None) -> None:
         "Created": made,
         "Account": session.home.account,
         "Region": session.home.region,
-        "Warning": EMBEDDED_WARNING,
+        "Warning": embedded_warning(session),
     }
 
     def text() -> None:
         print(f"{'made' if made else 'already there:'} home {path.resolve()}")
-        print(f"note: {EMBEDDED_WARNING}")
-        print("note: to change that, keep the home and what it protects on different media")
+        print(f"note: {embedded_warning(session)}")
 
     session.show(document, text)
 
 
 def _read_pin(path: Path) -> bytearray:
     with click.open_file(str(path), "rb") as file:
-        pin = bytearray(file.read())
-    while pin.endswith((b"\n", b"\r")):
-        del pin[-1]
-    return pin
+        return strip_line_end(bytearray(file.read()))
 
 
 @click.command(cls=Command)
@@ -68,10 +83,11 @@ def status(session: Session) -> None:
     from volcrypt.operations.status import read_status
 
     found = read_status(session.home)
-    session.show(_document(found), lambda: _print(found))
+    warnings = [*found.warnings, embedded_warning(session)]
+    session.show(_document(found, warnings), lambda: _print(found, warnings))
 
 
-def _document(found: "Status") -> JsonValue:
+def _document(found: "Status", warnings: list[str]) -> JsonValue:
     return {
         "Home": found.home,
         "Account": found.account,
@@ -99,11 +115,11 @@ def _document(found: "Status") -> JsonValue:
             {"VolumeId": source_id, "NextStep": step} for source_id, step in found.workflows
         ],
         "FreeBytes": found.free_bytes,
-        "Warnings": [*found.warnings, EMBEDDED_WARNING],
+        "Warnings": warnings,
     }
 
 
-def _print(found: "Status") -> None:
+def _print(found: "Status", warnings: list[str]) -> None:
     print(f"home       {found.home} (account {found.account}, region {found.region})")
     print(f"keys       {found.keys}")
     print(
@@ -130,5 +146,5 @@ def _print(found: "Status") -> None:
         )
     for source_id, step in found.workflows:
         print(f"\nencryption of {source_id} is unfinished; next step: {step}")
-    for warning in [*found.warnings, EMBEDDED_WARNING]:
+    for warning in warnings:
         print(f"\nnote: {warning}")

@@ -1,6 +1,8 @@
 """What every command needs: the global options, the home, and the two ways to print a result."""
 
+import getpass
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from volcrypt.errors import ConfigurationError
 from volcrypt.settings import default_home, profile_of, read_settings, runtime_root
 
 if TYPE_CHECKING:
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
 
 JsonValue = Any
 """What the json module accepts; only the edge of the program has values without a type."""
+
+
+PIN_CREDENTIAL = "volcrypt.pin"
 
 
 @dataclass(kw_only=True)
@@ -35,7 +41,12 @@ class Session:
         from volcrypt.operations.home import Home
 
         profile = profile_of(read_settings(self.home_path), self.profile)
-        home = Home(self.home_path, runtime_root(), region=self.region or profile.region)
+        home = Home(
+            self.home_path,
+            runtime_root(),
+            region=self.region or profile.region,
+            ask_pin=ask_pin,
+        )
         return click.get_current_context().find_root().with_resource(home)
 
     def progress(self) -> "Progress":
@@ -67,6 +78,27 @@ class Session:
 
     def show_fields(self, document: JsonValue, fields: Mapping[str, str]) -> None:
         self.show(document, lambda: print_fields(fields))
+
+
+def ask_pin() -> bytearray:
+    """The token's PIN, where the home does not keep it: the systemd credential `volcrypt.pin`, or
+    a prompt on the terminal. Raises ConfigurationError where there is neither."""
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    if credentials is not None and (Path(credentials) / PIN_CREDENTIAL).exists():
+        return strip_line_end(bytearray((Path(credentials) / PIN_CREDENTIAL).read_bytes()))
+    if not sys.stdin.isatty():
+        raise ConfigurationError(
+            "the PIN of the token is not kept in this home, and there is no terminal to ask for it",
+            hint=f"give it as the systemd credential {PIN_CREDENTIAL}, or run this at a terminal",
+        )
+    return bytearray(getpass.getpass("PIN of the token: ").encode())
+
+
+def strip_line_end(secret: bytearray) -> bytearray:
+    """The secret without the newline that an editor or echo put behind it."""
+    while secret.endswith((b"\n", b"\r")):
+        del secret[-1]
+    return secret
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

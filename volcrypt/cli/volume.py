@@ -124,7 +124,9 @@ def show_created(session: Session, view: "VolumeView") -> None:
 
 
 @volume.command("import", cls=Command)
-@click.argument("source", type=click.Path(exists=True, path_type=Path), metavar="FILE|DEVICE")
+@click.argument(
+    "source", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE|DEVICE"
+)
 @key_options
 @click.option("--name", help="A name, unique among volumes.")
 @pass_session

@@ -41,6 +41,7 @@ from volcrypt.volume.error_report import ErrorReport
 from volcrypt.volume.launch import (
     Answer,
     Assignment,
+    clear_log,
     receive_assignment,
     remove_runtime_files,
     send_answer,
@@ -211,6 +212,7 @@ def serve_volume(
     with ExitStack() as stack:
         stack.enter_context(hold_volume(directory, purpose="mount"))
         # The lock is ours, so these files are nobody else's.
+        clear_log(assignment)
         stack.callback(remove_runtime_files, assignment)
         remove_dead_mounts_of(assignment.volume_id)
         mount_directory = check_mount_point(Path(assignment.mount_directory))

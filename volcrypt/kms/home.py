@@ -35,6 +35,7 @@ from volcrypt.kms.service import KmsService
 from volcrypt.kms.token import configuration_of, private_copy, save_master
 
 _CATALOG: Final = "catalog.sqlite3"
+_PIN: Final = "pin"
 _META: Final = "meta"
 _META_ID: Final = "home"
 _PIN_RANDOM_BYTES: Final = 32
@@ -77,6 +78,11 @@ def create_kms(
 def has_kms(directory: Path) -> bool:
     """Whether the KMS in `directory` is complete."""
     return (directory / _CATALOG).exists()
+
+
+def keeps_pin(directory: Path) -> bool:
+    """Whether the PIN lies in `directory`, so that `open_kms` needs none."""
+    return (directory / _PIN).exists()
 
 
 @contextmanager
@@ -151,7 +157,7 @@ def _key_store(directory: Path, runtime: Path, pin: bytearray) -> Iterator[Pkcs1
 
 
 def _stored_pin(directory: Path) -> bytearray:
-    path = directory / "pin"
+    path = directory / _PIN
     try:
         return bytearray(path.read_bytes())
     except FileNotFoundError as error:

@@ -20,12 +20,19 @@ from volcrypt.errors import (
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.names import VolumeId
 from volcrypt.operations.home import Home
-from volcrypt.operations.mounts import Launch, Mounted, mount_volume, unmount_volume
+from volcrypt.operations.mounts import (
+    Launch,
+    Mounted,
+    check_free,
+    mount_volume,
+    unmount_volume,
+)
 from volcrypt.operations.records import load_record
 from volcrypt.volume.loop import (
     PROBE_BYTES,
     attach_loop,
     check_loop_devices,
+    detach_dead_loops,
     detach_loop,
     link_device,
     loops_of,
@@ -86,9 +93,13 @@ def attach_volume(
     record = load_record(home, volume)
     point = private_mount_point(home, record)
     with ExitStack() as undo:
-        point.mkdir(mode=0o700, exist_ok=True)
-        undo.callback(_remove_empty, point)
-        mounted = mount_volume(home, volume, point, read_only=read_only, launch=launch)
+        with home.exclusive():
+            check_free(home, record)
+            # A process that was killed leaves its loop device, on which nothing works any more.
+            detach_dead_loops(point / VOLUME_FILE, volume=volume)
+            point.mkdir(mode=0o700, exist_ok=True)
+            undo.callback(_remove_empty, point)
+            mounted = mount_volume(home, volume, point, read_only=read_only, launch=launch)
         undo.callback(unmount_volume, home, record.volume_id)
         attached = _build(
             record,

@@ -32,6 +32,7 @@ from volcrypt.operations.keys import (
     snapshot_context,
     unwrap_key,
 )
+from volcrypt.operations.leftovers import remove_leftovers
 from volcrypt.operations.progress import Progress
 from volcrypt.operations.snapshots import (
     check_snapshot_name,
@@ -59,6 +60,8 @@ def copy_snapshot(
 
     Raises InvalidArgumentError when it would turn encryption off.
     """
+    with home.exclusive():
+        remove_leftovers(home)
     source = load_snapshot(home, snapshot)
     check_snapshot_name(home, name)
     if not choice.encrypted and source.is_encrypted:

@@ -45,6 +45,7 @@ from volcrypt.operations.keys import (
     unwrap_key,
     volume_context,
 )
+from volcrypt.operations.leftovers import remove_leftovers
 from volcrypt.operations.progress import Progress
 from volcrypt.operations.records import load_record
 from volcrypt.operations.restore import fill_from_snapshot
@@ -95,6 +96,8 @@ def encrypt_volume(
     encrypted already, KmsError before anything is made when the key is not usable.
     """
     started = time.monotonic()
+    with home.exclusive():
+        remove_leftovers(home)
     workflow = _unfinished(home, volume)
     if workflow is None:
         workflow = _begin(

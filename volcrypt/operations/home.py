@@ -19,7 +19,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -38,7 +38,7 @@ from volcrypt.errors import (
     UnsupportedVersionError,
 )
 from volcrypt.formats.document import MacSeal
-from volcrypt.kms.home import create_kms, open_kms
+from volcrypt.kms.home import create_kms, keeps_pin, open_kms
 from volcrypt.kms.model import Caller
 from volcrypt.kms.register import Register
 from volcrypt.kms.service import KmsService
@@ -156,8 +156,18 @@ class Home:
     argument never wait for an HSM.
     """
 
-    def __init__(self, path: Path, runtime_root: Path, *, region: str | None = None) -> None:
-        """Raises HomeNotInitialisedError, and FormatError when HOME/home is damaged."""
+    def __init__(
+        self,
+        path: Path,
+        runtime_root: Path,
+        *,
+        region: str | None = None,
+        ask_pin: Callable[[], bytearray] | None = None,
+    ) -> None:
+        """`ask_pin` gives the token's PIN where the home does not keep it.
+
+        Raises HomeNotInitialisedError, and FormatError when HOME/home is damaged.
+        """
         document = _read_home_document(path)
         if region is not None and region != document.region:
             raise InvalidArgumentError(
@@ -171,6 +181,7 @@ class Home:
         self.volumes = VolumeDirectory(self.path / "volumes")
         self.stores_path = self.path / "stores"
         self.work_path = self.path / "work"
+        self._ask_pin = ask_pin
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -187,8 +198,10 @@ class Home:
     @cached_property
     def kms(self) -> KmsService:
         make_runtime_directory(self.runtime)
+        directory = self.path / "kms"
+        pin = self._ask_pin() if self._ask_pin is not None and not keeps_pin(directory) else None
         return self._stack.enter_context(
-            open_kms(self.path / "kms", self.runtime, account=self.account, region=self.region)
+            open_kms(directory, self.runtime, account=self.account, region=self.region, pin=pin)
         )
 
     @property

@@ -9,6 +9,7 @@ import numpy as np
 import trio
 
 from volcrypt.errors import (
+    IntegrityError,
     NameTakenError,
     SnapshotInUseError,
     SnapshotNotFoundError,
@@ -208,9 +209,12 @@ def load_snapshot(home: Home, snapshot: str) -> Manifest:
     """A snapshot by id or name. Raises SnapshotNotFoundError, FormatError, IntegrityError."""
     if is_snapshot_id(snapshot):
         return open_local_store(home).manifest(SnapshotId(snapshot))
-    for manifest in list_snapshots(home)[0]:
+    manifests, damaged = list_snapshots(home)
+    for manifest in manifests:
         if manifest.name == snapshot:
             return manifest
+    for error in damaged.values():
+        raise IntegrityError(f"no readable snapshot is named {snapshot}; {error}")
     raise SnapshotNotFoundError(snapshot)
 
 

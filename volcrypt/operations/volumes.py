@@ -27,6 +27,7 @@ from volcrypt.names import SnapshotId, VolumeId, make_volume_id, parse_name
 from volcrypt.operations import workflows
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import KeyChoice, choose_key, unwrap_key, volume_context
+from volcrypt.operations.leftovers import remove_leftovers
 from volcrypt.operations.progress import Progress
 from volcrypt.operations.records import KIND, load_record, save_records
 from volcrypt.volume.datafile import DataFile
@@ -129,14 +130,6 @@ def new_volume(
         except BaseException:
             home.volumes.remove(volume_id)
             raise
-
-
-def remove_leftovers(home: Home) -> None:
-    """Remove what a killed creation or deletion left; the caller holds the home exclusively."""
-    known = {VolumeId(entry.id) for entry in home.register.entries(KIND)}
-    known |= workflows.reserved_volumes(home)
-    for volume_id in home.volumes.leftovers(known):
-        home.volumes.remove(volume_id)
 
 
 def create_volume(

@@ -18,12 +18,13 @@ from volcrypt.formats.document import MacSeal
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.formats.workflow import Workflow, decode_workflow, encode_workflow
 from volcrypt.kms.register import RegisterEntry
-from volcrypt.names import SnapshotId, VolumeId, is_snapshot_id
+from volcrypt.names import ID_DIGITS, SnapshotId, VolumeId, is_snapshot_id, is_volume_id
 from volcrypt.operations.home import Home
 from volcrypt.operations.records import save_records
 
 KIND: Final = "workflow"
 _COPY_SUFFIX: Final = ".copy"
+_ID_LENGTH: Final = len("vol-") + ID_DIGITS
 
 
 def load_workflow(home: Home, source_id: VolumeId) -> Workflow | None:
@@ -85,9 +86,15 @@ def forget_workflow(home: Home, workflow: Workflow) -> None:
     remove_durably(_path(home, workflow.source_id))
 
 
-def reserved_volumes(home: Home) -> set[VolumeId]:
-    """Volumes that are being made by a workflow: no leftovers, though no record names them yet."""
-    return {workflow.target_id for workflow in load_workflows(home)}
+def stale_cursors(home: Home) -> list[Path]:
+    """Files of cursors that no workflow of the register has any more: they were on their way out
+    when their process was killed. The caller holds the home exclusively."""
+    return [
+        path
+        for path in home.work_path.iterdir()
+        if is_volume_id(name := path.name.lstrip(".")[:_ID_LENGTH])
+        and home.register.get(KIND, name) is None
+    ]
 
 
 def check_none_running(home: Home, record: VolumeRecord) -> None:

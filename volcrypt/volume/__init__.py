@@ -2,6 +2,7 @@
 
 From the disk up: `datafile` (positional I/O), `volume` (the cipher and the rule of holes),
 `change_map` (what changed since the parent snapshot), `ownership` (who may serve which chunk),
-`device` (many callers at once), `fuse` (the kernel's door), `control` (the commands' door).
+`device` (many callers at once), `fuse` (the kernel's door), `control` (the commands' door),
+`launch` (how the process that serves gets its key); beside them `mountpoint` and `loop`.
 Nothing here knows a KMS or a snapshot store: a data key comes in, chunks of ciphertext go out.
 """

@@ -9,7 +9,8 @@ the caller reads ciphertext from the data file itself, says with `captured` whic
 written again, and ends with `commit-capture` (the snapshot is complete) or `abort-capture`. The
 capture belongs to the connection: when that ends, an open capture is aborted.
 
-No trio here: the commands that speak this are synchronous and should start fast.
+No trio here: the commands that speak this are synchronous and should start fast, which is also why
+numpy is imported by those alone that look at changes.
 """
 
 import os
@@ -21,11 +22,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from volcrypt.errors import (
     MalformedError,
@@ -40,6 +39,10 @@ from volcrypt.names import VolumeId
 from volcrypt.volume.error_report import ErrorReport
 from volcrypt.volume.loop import loops_of
 from volcrypt.volume.mountpoint import VOLUME_FILE, users_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 MAX_REQUEST_BYTES: Final = 64 * 1024
 MAX_ANSWER_BYTES: Final = 64 * 2**20
@@ -144,7 +147,7 @@ class CapturedState:
 
     size_bytes: int
     parent: ParentPoint | None
-    changed: NDArray[np.bool_] | None
+    changed: "NDArray[np.bool_] | None"
 
 
 def encode(document: Request | Answer) -> bytes:
@@ -170,13 +173,17 @@ def decode_answer(line: bytes) -> Answer:
     return answer
 
 
-def pack_changes(changed: NDArray[np.bool_]) -> bytes:
+def pack_changes(changed: "NDArray[np.bool_]") -> bytes:
     """A volume of 64 TiB has 16 MiB of bits, nearly all of them alike."""
+    import numpy as np
+
     return zlib.compress(np.packbits(changed, bitorder="little").tobytes(), level=1)
 
 
-def unpack_changes(packed: bytes, size_bytes: int) -> NDArray[np.bool_]:
+def unpack_changes(packed: bytes, size_bytes: int) -> "NDArray[np.bool_]":
     """Raises MalformedError."""
+    import numpy as np
+
     count = chunk_count(size_bytes)
     length = -(-count // 8)
     inflater = zlib.decompressobj()

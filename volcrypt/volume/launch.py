@@ -198,6 +198,12 @@ def _reap(pid: int) -> None:
         return  # somebody else waits for our children
 
 
+def clear_log(assignment: Assignment) -> None:
+    """Drop what a process before this one logged; for the owner of the volume."""
+    if Path(assignment.log_path).exists():
+        os.truncate(assignment.log_path, 0)
+
+
 def remove_runtime_files(assignment: Assignment) -> None:
     """What a process that served the volume leaves on tmpfs apart from the live map.
 

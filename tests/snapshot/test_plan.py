@@ -1,0 +1,101 @@
+"""What to read, how often to stop for a cursor, and what is garbage."""
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.fakes.snapshots import DATA_KEY_ID, VOLUME_ID, snapshot_id
+from tests.formats.samples import MANIFEST, SIZE
+from volcrypt.formats.manifest import SnapshotPoint
+from volcrypt.formats.volume_record import KeySource
+from volcrypt.names import make_data_key_id, make_volume_id
+from volcrypt.snapshot.plan import (
+    MAX_BATCH_CHUNKS,
+    LiveDigests,
+    batch_chunks,
+    is_parent,
+    plan_store,
+)
+
+OURS: dict[str, Any] = {
+    "point": MANIFEST.point,
+    "volume_id": VOLUME_ID,
+    "size_bytes": SIZE,
+    "data_key_id": DATA_KEY_ID,
+}
+
+
+def test_the_parent_is_the_snapshot_that_changes_were_recorded_since() -> None:
+    assert is_parent(MANIFEST, **OURS)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"point": SnapshotPoint(snapshot_id=snapshot_id(7), root=MANIFEST.root)},
+        {"point": SnapshotPoint(snapshot_id=MANIFEST.snapshot_id, root=bytes(32))},
+        {"volume_id": make_volume_id(bytes(9))},
+        {"size_bytes": SIZE + 4096},  # grown: the last chunk is another
+        {"data_key_id": make_data_key_id(bytes(9))},  # chunks under another key are noise here
+        {"data_key_id": None},
+    ],
+)
+def test_any_other_snapshot_is_no_parent(other: dict[str, Any]) -> None:
+    assert not is_parent(MANIFEST, **(OURS | other))
+
+
+def test_an_unencrypted_parent_is_one_of_an_unencrypted_volume_only() -> None:
+    plain = msgspec.structs.replace(MANIFEST, key_source=KeySource.NONE, wrapped_key=None)
+    assert is_parent(plain, **(OURS | {"data_key_id": None}))
+    assert not is_parent(plain, **OURS)
+
+
+def test_changed_chunks_are_read_when_parent_and_changes_are_known() -> None:
+    changed = np.array([True, False, True])
+    plan = plan_store(size_bytes=SIZE, parent=MANIFEST, changed=changed, candidates=[0, 1])
+    assert (list(plan.chunks), plan.base, plan.incremental) == ([0, 2], MANIFEST, True)
+
+
+@pytest.mark.parametrize(
+    ("has_parent", "changed"),
+    [
+        (False, np.array([True, False, True])),
+        (True, None),
+        (True, np.array([True, False])),
+        (True, np.array([True, False, True, True])),
+    ],
+)
+def test_any_doubt_means_that_all_candidates_are_read(
+    changed: np.ndarray[Any, np.dtype[np.bool_]] | None, *, has_parent: bool
+) -> None:
+    parent = MANIFEST if has_parent else None
+    plan = plan_store(size_bytes=SIZE, parent=parent, changed=changed, candidates=[0, 1])
+    assert (list(plan.chunks), plan.base, plan.incremental) == ([0, 1], parent, False)
+
+
+@given(st.integers(0, 2**27))
+def test_a_batch_is_less_than_two_percent_and_bounded(data_chunks: int) -> None:
+    batch = batch_chunks(data_chunks)
+    assert 1 <= batch <= MAX_BATCH_CHUNKS
+    assert batch == 1 or batch <= 0.02 * data_chunks
+
+
+@given(
+    st.sets(st.binary(min_size=32, max_size=32)),
+    st.sets(st.binary(min_size=32, max_size=32)),
+    st.integers(1, 5),
+)
+def test_garbage_is_what_nothing_refers_to(live: set[bytes], dead: set[bytes], pieces: int) -> None:
+    digests = LiveDigests()
+    ordered = sorted(live)
+    for first in range(pieces):
+        digests.add(b"".join(ordered[first::pieces]))
+    garbage = set(digests.garbage(sorted(live | dead)))
+    assert not garbage & live
+    # Two digests that share their first 64 bits keep each other alive; nothing else may.
+    words = {digest[:8] for digest in live}
+    assert garbage == {digest for digest in dead - live if digest[:8] not in words}
