@@ -2,13 +2,13 @@
 and nothing is lost, and nothing of the plaintext is left."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.command import Command, disposable_home
-from tests.crash.kills import Checkpoint, kill_at, points_of, spread
+from tests.crash.kills import Checkpoint, Point, kill_at, points_of, spread
 
 SIZE = 3 * 2**20 + 4096
 QUICK_POINTS = 14
@@ -56,14 +56,15 @@ def check_finished(command: Command, image: bytes, tmp_path: Path) -> None:
             assert b"plaintext sector" not in path.read_bytes(), path
 
 
-def run_through_kills(prepared: tuple[Command, bytes], tmp_path: Path, limit: int) -> None:
+def run_through_kills(
+    prepared: tuple[Command, bytes], tmp_path: Path, choose: Callable[[list[Point]], list[Point]]
+) -> None:
     command, image = prepared
     checkpoint = Checkpoint(command, tmp_path)
-    points = points_of(command, "encrypt", "legacy", log=tmp_path / "log")
+    points = choose(points_of(command, "encrypt", "legacy", log=tmp_path / "log"))
     check_finished(command, image, tmp_path)
-    chosen = spread(points, limit)
     killed = 0
-    for point in chosen:
+    for point in points:
         checkpoint.restore()
         killed += kill_at(command, point, "encrypt", "legacy")
         done = command.try_run("encrypt", "legacy")
@@ -74,13 +75,21 @@ def run_through_kills(prepared: tuple[Command, bytes], tmp_path: Path, limit: in
             assert done.returncode == 0, f"{point}: {done.stderr}"
         check_finished(command, image, tmp_path)
     # How the threads share the work varies a little; nearly all points must have been kills.
-    assert killed >= 0.8 * len(chosen)
+    assert killed >= 0.8 * len(points)
 
 
 def test_killed_at_points_all_along(prepared: tuple[Command, bytes], tmp_path: Path) -> None:
-    run_through_kills(prepared, tmp_path, QUICK_POINTS)
+    run_through_kills(prepared, tmp_path, lambda points: spread(points, QUICK_POINTS))
+
+
+def test_killed_between_making_a_file_and_giving_it_its_size(
+    prepared: tuple[Command, bytes], tmp_path: Path
+) -> None:
+    run_through_kills(
+        prepared, tmp_path, lambda points: [p for p in points if p.call == "ftruncate"]
+    )
 
 
 @pytest.mark.soak
 def test_killed_at_every_call(prepared: tuple[Command, bytes], tmp_path: Path) -> None:
-    run_through_kills(prepared, tmp_path, 10**6)
+    run_through_kills(prepared, tmp_path, list)

@@ -215,6 +215,8 @@ def _restore(home: Home, workflow: Workflow, progress: Progress) -> Workflow:
     target = _target_record(home, workflow, name=None)
     home.volumes.make(target.volume_id)
     path = Path(target.data_path)
+    if path.exists() and path.stat().st_size != target.size_bytes:
+        path.unlink()  # a kill came between making the file and giving it its size
     if not path.exists():
         DataFile.create(path, target.size_bytes).close()
     with DataFile.open(path, target.size_bytes) as data:
