@@ -70,7 +70,7 @@ def attach(
     foreground: bool,
 ) -> None:
     """Put VOLUME on a loop device, /dev/volcrypt/NAME."""
-    from volcrypt.daemons.foreground import stay_attached
+    from volcrypt.daemons.foreground import hold_signals, stay_attached
     from volcrypt.daemons.notify import notify
     from volcrypt.operations.attachments import attach_volume
     from volcrypt.volume.launch import spawn_daemon
@@ -97,6 +97,8 @@ def attach(
         if attached.mount_point:
             print(f"its file system is mounted on {attached.mount_point}")
 
+    if foreground:
+        hold_signals()
     session.show(document, text)
     if foreground and os.environ.get("NOTIFY_SOCKET"):
         # From here on the service manager watches the process that serves, and stops by detach.

@@ -11,7 +11,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
+
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def hold_signals() -> None:
+    """From here on a signal to stop waits for `stay_attached`, which knows how to stop."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
 
 
 def stay_attached(home: Path, volume: str, pid: int) -> NoReturn:
@@ -25,8 +32,9 @@ def main(home: str, volume: str, pid: int) -> int:
     """Exit code 0 after an orderly end, 1 when the process that served ended by itself."""
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(writer)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in _STOP_SIGNALS:
         signal.signal(number, lambda _number, _frame: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
     process = os.pidfd_open(pid)
     while True:
         ready, _, _ = select.select([reader, process], [], [])
