@@ -81,19 +81,16 @@ def qemu_luks(directory: Path, size_bytes: int) -> Iterator[Path]:
     passphrase.write_text("bench")
     mounted.touch()
     secret = ["--object", f"secret,id=key,file={passphrase}"]
-    luks_options = "key-secret=key,iter-time=10"
-    run(
-        "qemu-img",
-        "create",
-        "-q",
-        "-f",
-        "luks",
-        *secret,
-        "-o",
-        luks_options,
-        image,
-        f"{size_bytes}",
-    )
+    create: list[str | Path] = ["qemu-img", "create", "-q", "-f", "luks", *secret]
+    create += ["-o", "key-secret=key,iter-time=10", image, str(size_bytes)]
+    for attempt in range(10):
+        try:
+            run(*create)
+            break
+        except RuntimeError as error:
+            # Its calibration of PBKDF2 fails now and then on a busy machine.
+            if "Unable to get accurate CPU usage" not in str(error) or attempt == 9:
+                raise
     command = ["qemu-storage-daemon", *secret]
     command += ["--blockdev", f"driver=file,node-name=file,filename={image}"]
     command += ["--blockdev", "driver=luks,node-name=luks,file=file,key-secret=key"]
