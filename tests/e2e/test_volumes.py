@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -218,6 +219,26 @@ def test_attach_in_the_foreground_ends_in_order(
     assert command.json("status")["InUse"] == []
     command.run("attach", "data", "--mount", point)
     assert (point / "file").read_text() == "kept"
+    command.run("detach", "data")
+
+
+def test_attach_under_a_service_manager_hands_over_to_the_process_that_serves(
+    command: Command, tmp_path: Path
+) -> None:
+    command.run("volume", "create", "--size", "1MiB", "--name", "data")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(20)
+        done = subprocess.run(
+            [VOLCRYPT, "--home", command.home, "attach", "data", "--foreground"],
+            check=True,
+            capture_output=True,
+            env=os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify")},
+        )
+        message = manager.recv(4096).decode().splitlines()
+    assert done.stderr == b""
+    pid = command.json("status")["InUse"][0]["Pid"]
+    assert message == [f"MAINPID={pid}", "READY=1"]
     command.run("detach", "data")
 
 
