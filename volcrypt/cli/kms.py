@@ -13,8 +13,9 @@ import click
 import msgspec
 
 from volcrypt.cli.session import Command, Session, pass_session, print_fields, print_table
+from volcrypt.cli.text import format_time
 from volcrypt.errors import InvalidArgumentError
-from volcrypt.kms.protocol import OPERATIONS
+from volcrypt.kms.protocol import OPERATIONS, parse_json
 
 LISTS = {"Keys", "Aliases", "Grants", "Tags", "Rotations", "PolicyNames"}
 
@@ -118,10 +119,7 @@ def _make_command(aws_name: str, name: str) -> Command:
 
 
 def _read_input(path: Path) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidArgumentError(f"{path}: not a JSON object: {error}") from error
+    return parse_json(path.read_bytes())
 
 
 def _print_response(response: dict[str, Any]) -> None:
@@ -129,22 +127,25 @@ def _print_response(response: dict[str, Any]) -> None:
     if rows is not None and all(isinstance(row, dict) for row in rows):
         columns = list(dict.fromkeys(key for row in rows for key in row))
         if columns:
-            print_table(columns, [[_text(row.get(key)) for key in columns] for row in rows])
+            print_table(columns, [[_text(key, row.get(key)) for key in columns] for row in rows])
         return
     flat = response.get("KeyMetadata", response)
     if flat:
-        print_fields({key: _text(value) for key, value in flat.items()})
+        print_fields({key: _text(key, value) for key, value in flat.items()})
 
 
-def _text(value: Any) -> str:
+def _text(name: str, value: Any) -> str:
+    """How the member `name` of a response looks to a person."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return ", ".join(map(_text, value))
+        return ", ".join(_text(name, item) for item in value)
     if isinstance(value, dict):
-        return ", ".join(f"{key}={_text(item)}" for key, item in value.items())
+        return ", ".join(f"{key}={_text(key, item)}" for key, item in value.items())
+    if name.endswith("Date") and isinstance(value, int | float):
+        return format_time(value)
     return str(value)
 
 

@@ -1,0 +1,97 @@
+"""`volcrypt kms`: options, answers, files."""
+
+import base64
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.command import Command, disposable_home
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+    with disposable_home(tmp_path_factory.mktemp("kms") / "home") as made:
+        made.run("init")
+        yield made
+
+
+def test_envelope_encryption_by_hand(command: Command, tmp_path: Path) -> None:
+    key = command.json("kms", "create-key", "--description", "by hand")["KeyMetadata"]
+    command.run("kms", "create-alias", "--alias-name", "alias/hand", "--target-key-id", key["Arn"])
+    context = ("--encryption-context", "purpose=test,owner=me")
+    made = command.json(
+        "kms", "generate-data-key", "--key-id", "alias/hand", "--key-spec", "AES_256", *context
+    )
+    blob = tmp_path / "blob"
+    blob.write_bytes(base64.b64decode(made["CiphertextBlob"]))
+    opened = command.json("kms", "decrypt", "--ciphertext-blob", f"fileb://{blob}", *context)
+    assert opened["Plaintext"] == made["Plaintext"]
+    assert opened["KeyId"] == key["Arn"]
+    command.fails(6, "kms", "decrypt", "--ciphertext-blob", f"fileb://{blob}")
+
+    other = command.json("kms", "create-key")["KeyMetadata"]["Arn"]
+    moved = command.json(
+        *("kms", "re-encrypt", "--ciphertext-blob", f"fileb://{blob}"),
+        *("--source-encryption-context", '{"owner": "me", "purpose": "test"}'),
+        *("--destination-key-id", other),
+    )
+    assert (moved["SourceKeyId"], moved["KeyId"]) == (key["Arn"], other)
+    blob.write_bytes(base64.b64decode(moved["CiphertextBlob"]))
+    opened = command.json("kms", "decrypt", "--ciphertext-blob", f"fileb://{blob}")
+    assert opened["Plaintext"] == made["Plaintext"]
+
+
+def test_plaintext_from_standard_input(command: Command, tmp_path: Path) -> None:
+    key = command.json("kms", "create-key")["KeyMetadata"]["KeyId"]
+    text = command.run(
+        "--json", "kms", "encrypt", "--key-id", key, "--plaintext", "-", stdin=b"secret"
+    )
+    blob = tmp_path / "blob"
+    blob.write_bytes(base64.b64decode(json.loads(text)["CiphertextBlob"]))
+    opened = command.json("kms", "decrypt", "--ciphertext-blob", f"fileb://{blob}")
+    assert base64.b64decode(opened["Plaintext"]) == b"secret"
+
+
+def test_input_as_json(command: Command, tmp_path: Path) -> None:
+    request = tmp_path / "request"
+    request.write_text('{"Description": "from a file"}')
+    made = command.json("kms", "create-key", "--cli-input-json", request)["KeyMetadata"]
+    assert made["Description"] == "from a file"
+    for text in ("", "[]", "{", '{"Description": 1}', '{"Nonsense": 1}', '{"a":1,"a":2}'):
+        request.write_text(text)
+        command.fails(2, "kms", "create-key", "--cli-input-json", request)
+
+
+def test_disabled_keys_and_pages(command: Command) -> None:
+    key = command.json("kms", "create-key")["KeyMetadata"]["KeyId"]
+    command.run("kms", "disable-key", "--key-id", key)
+    assert "is disabled" in command.fails(
+        5, "kms", "generate-data-key", "--key-id", key, "--number-of-bytes", "32"
+    )
+    command.run("kms", "enable-key", "--key-id", key)
+    assert command.json("kms", "describe-key", "--key-id", key)["KeyMetadata"]["Enabled"] is True
+    page = command.json("kms", "list-keys", "--limit", "1")
+    assert page["Truncated"] is True
+    rest = command.json("kms", "list-keys", "--marker", page["NextMarker"])
+    found = {row["KeyId"] for row in page["Keys"] + rest["Keys"]}
+    assert key in found
+
+
+def test_the_pin_may_come_from_elsewhere(tmp_path: Path) -> None:
+    with disposable_home(tmp_path / "home") as command:
+        command.run("init", "--pin-file", "-", stdin=b"a PIN of ours\n")
+        assert "no terminal to ask" in command.fails(1, "kms", "list-keys")
+        for path in command.home.rglob("*"):
+            if path.is_file():
+                assert b"a PIN of ours" not in path.read_bytes()
+        (tmp_path / "volcrypt.pin").write_text("a PIN of ours\n")
+        os.environ["CREDENTIALS_DIRECTORY"] = str(tmp_path)
+        try:
+            command.run("kms", "create-key")
+            (tmp_path / "volcrypt.pin").write_text("another")
+            assert "PIN" in command.fails(1, "kms", "list-keys")
+        finally:
+            del os.environ["CREDENTIALS_DIRECTORY"]
