@@ -17,6 +17,34 @@ from volcrypt.cli.text import format_time
 from volcrypt.errors import InvalidArgumentError
 from volcrypt.kms.protocol import OPERATIONS, parse_json
 
+SUMMARIES = {
+    "CreateKey": "Make a KMS key; its material never leaves the HSM in the clear.",
+    "DescribeKey": "Show everything about a key.",
+    "ListKeys": "List the ids of all keys.",
+    "EnableKey": "Let a disabled key be used again.",
+    "DisableKey": "Keep a key from being used; open volumes stay open.",
+    "GetKeyPolicy": "Show who may do what with a key.",
+    "CreateAlias": "Give a key a name.",
+    "UpdateAlias": "Give a name to another key.",
+    "DeleteAlias": "Take a name away; the key stays.",
+    "ListAliases": "List names and their keys.",
+    "GenerateRandom": "Random bytes from the HSM.",
+    "GenerateDataKey": "A new data key, in plaintext and encrypted.",
+    "GenerateDataKeyWithoutPlaintext": "A new data key, encrypted only.",
+    "Encrypt": "Encrypt up to 4096 bytes.",
+    "Decrypt": "Decrypt what a key encrypted.",
+    "ReEncrypt": "Move a ciphertext to another key or context; nobody sees the plaintext.",
+}
+OPTION_HELP = {
+    "key_id": "Key id, key ARN, alias or alias ARN.",
+    "target_key_id": "Key id or key ARN.",
+    "encryption_context": "What the ciphertext is bound to; needed again to decrypt.",
+    "dry_run": "Check whether the request would succeed, and do nothing.",
+    "plaintext": "What to encrypt; never a word of the command line.",
+    "ciphertext_blob": "The ciphertext.",
+    "marker": "Go on from where the last page ended (its NextMarker).",
+    "limit": "At most so many on a page.",
+}
 LISTS = {"Keys", "Aliases", "Grants", "Tags", "Rotations", "PolicyNames"}
 
 
@@ -47,17 +75,19 @@ def read_map(text: str) -> dict[str, str]:
 def _option(field: msgspec.structs.FieldInfo) -> click.Option:
     name = "--" + field.name.replace("_", "-")
     kind = _without_none(field.type)
+    text = OPTION_HELP.get(field.name)
     if kind is bool:
-        return click.Option([f"{name}/--no-{name[2:]}"], default=None)
+        return click.Option([f"{name}/--no-{name[2:]}"], default=None, help=text)
     if kind is int:
-        return click.Option([name], type=int)
+        return click.Option([name], type=int, help=text)
     if get_origin(kind) is list:
-        return click.Option([name], multiple=True)
+        return click.Option([name], multiple=True, help=text)
+    metavar = "TEXT"
     if kind is bytes or kind is bytearray:
-        return click.Option([name], metavar="fileb://PATH|-")
-    if get_origin(kind) is dict:
-        return click.Option([name], metavar="NAME=VALUE,...")
-    return click.Option([name], metavar="TEXT")
+        metavar = "fileb://PATH|-"
+    elif get_origin(kind) is dict:
+        metavar = "NAME=VALUE,..."
+    return click.Option([name], metavar=metavar, help=text)
 
 
 def _without_none(kind: Any) -> Any:
@@ -114,7 +144,8 @@ def _make_command(aws_name: str, name: str) -> Command:
                 help="File with the request as JSON; options win over it.",
             ),
         ],
-        help=f"{aws_name} of the AWS KMS.",
+        help=f"{SUMMARIES[aws_name]} ({aws_name})",
+        short_help=SUMMARIES[aws_name],
     )
 
 
