@@ -1,0 +1,105 @@
+"""Records and the register: found, believed, changed together, and never an older one."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.command import disposable_home
+from volcrypt.errors import (
+    NameTakenError,
+    RecordMissingError,
+    RollbackError,
+    TryAgainError,
+    VolumeNotFoundError,
+)
+from volcrypt.operations.home import Home, init_home
+from volcrypt.operations.keys import KeyChoice
+from volcrypt.operations.records import load_record, load_records, save_records
+from volcrypt.operations.volumes import create_volume
+from volcrypt.settings import DEFAULT_ACCOUNT, DEFAULT_REGION, runtime_root
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    with disposable_home(tmp_path / "home") as command:
+        init_home(
+            command.home,
+            runtime_root(),
+            account=DEFAULT_ACCOUNT,
+            region=DEFAULT_REGION,
+            pin=None,
+        )
+        with Home(command.home, runtime_root()) as opened:
+            yield opened
+
+
+PLAIN = KeyChoice(encrypted=False)
+
+
+def test_by_id_and_by_name(home: Home) -> None:
+    record = create_volume(home, size_bytes=4096, name="one", choice=PLAIN)
+    assert load_record(home, "one") == load_record(home, record.volume_id) == record
+    assert load_records(home) == {record.volume_id: record}
+    with pytest.raises(VolumeNotFoundError):
+        load_record(home, "two")
+
+
+def test_two_volumes_swap_names_at_once(home: Home) -> None:
+    one = create_volume(home, size_bytes=4096, name="one", choice=PLAIN)
+    two = create_volume(home, size_bytes=8192, name="two", choice=PLAIN)
+    save_records(
+        home,
+        put=[
+            msgspec.structs.replace(one, counter=2, name="two"),
+            msgspec.structs.replace(two, counter=2, name="one"),
+        ],
+    )
+    assert load_record(home, "one").volume_id == two.volume_id
+    assert load_record(home, "two").volume_id == one.volume_id
+
+
+def test_a_change_of_what_has_changed_is_refused(home: Home) -> None:
+    one = create_volume(home, size_bytes=4096, name="one", choice=PLAIN)
+    save_records(home, put=[msgspec.structs.replace(one, counter=2, name="new")])
+    with pytest.raises(TryAgainError):
+        save_records(home, put=[msgspec.structs.replace(one, counter=2, name="late")])
+    assert load_record(home, one.volume_id).name == "new"
+    other = create_volume(home, size_bytes=4096, name="other", choice=PLAIN)
+    with pytest.raises(NameTakenError):
+        save_records(home, put=[msgspec.structs.replace(other, counter=2, name="new")])
+    assert load_record(home, "other") == other
+
+
+def test_an_older_record_with_a_good_seal_is_refused(home: Home) -> None:
+    one = create_volume(home, size_bytes=4096, name="one", choice=PLAIN)
+    path = home.volumes.path_of(one.volume_id) / "record"
+    shutil.copy(path, path.with_name("older"))
+    save_records(home, put=[msgspec.structs.replace(one, counter=2, name="new")])
+    shutil.copy(path.with_name("older"), path)
+    with pytest.raises(RollbackError):
+        load_record(home, "new")
+    path.unlink()
+    with pytest.raises(RecordMissingError):
+        load_record(home, "new")
+
+
+def test_a_staged_record_that_the_register_names_is_put_in_place(home: Home) -> None:
+    """What a kill between the transaction and the last rename leaves."""
+    one = create_volume(home, size_bytes=4096, name="one", choice=PLAIN)
+    directory = home.volumes.path_of(one.volume_id)
+    shutil.copy(directory / "record", directory / "older")
+    save_records(home, put=[msgspec.structs.replace(one, counter=2, name="new")])
+    (directory / "record").rename(directory / "record.next")
+    shutil.copy(directory / "older", directory / "record")
+    assert load_record(home, "new").counter == 2
+    assert not (directory / "record.next").exists()
+
+
+def test_a_staged_record_that_never_became_current_is_nothing(home: Home) -> None:
+    one = create_volume(home, size_bytes=4096, name="one", choice=PLAIN)
+    directory = home.volumes.path_of(one.volume_id)
+    (directory / "record.next").write_bytes(b"volcrypt volume 1\n{}\n00\n")
+    assert load_record(home, "one") == one
