@@ -17,9 +17,10 @@ snapshot would be lost with the old volume.
 import heapq
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Final
 
@@ -234,10 +235,10 @@ def _verify(home: Home, workflow: Workflow, progress: Progress) -> Workflow:
         opened_volume(home, target, read_only=True) as (new, new_data),
     ):
         new_data.drop_cache()
-        progress.begin("comparing with the original", source.size_bytes)
+        count = sum(1 for _ in _chunks_with_data(old_data, new_data))
+        progress.begin("comparing with the original", count * CHUNK_BYTES)
         old_bytes, new_bytes = bytearray(CHUNK_BYTES), bytearray(CHUNK_BYTES)
-        # A chunk that is a hole on both sides is zeros on both sides.
-        for index in heapq.merge(old_data.candidate_chunks(), new_data.candidate_chunks()):
+        for done, index in enumerate(_chunks_with_data(old_data, new_data), start=1):
             extent = chunk_range(index, source.size_bytes)
             if extent.end <= workflow.verified_bytes:
                 continue
@@ -251,10 +252,16 @@ def _verify(home: Home, workflow: Workflow, progress: Progress) -> Workflow:
                     f"{extent.offset} and {extent.end}",
                     hint="the original is untouched; look at the medium before you try again",
                 )
-            progress.advance(extent.end)
+            progress.advance(done * CHUNK_BYTES)
             if extent.end - workflow.verified_bytes >= CURSOR_BYTES:
                 workflow = save_workflow(home, workflow, verified_bytes=extent.end)
     return save_workflow(home, workflow, step=Step.SWAP, verified_bytes=source.size_bytes)
+
+
+def _chunks_with_data(old: DataFile, new: DataFile) -> Iterator[int]:
+    """Ascending chunks that may hold data on either side; a hole on both is zeros on both."""
+    merged = heapq.merge(old.candidate_chunks(), new.candidate_chunks())
+    return (index for index, _ in groupby(merged))
 
 
 def _swap(home: Home, workflow: Workflow, _progress: Progress) -> Workflow:
