@@ -20,6 +20,7 @@ from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.launch import Assignment, spawn_daemon
 from volcrypt.volume.loop import detach_loop, loops_of
 from volcrypt.volume.mountpoint import FS_TYPE, VOLUME_FILE, mount_at, mounts, unmount
+from volcrypt.volume.owner import hold_volume
 
 
 @dataclass(kw_only=True)
@@ -75,7 +76,9 @@ class ServedVolume:
 
     def mount(self, *, read_only: bool = False) -> None:
         assignment = self.assignment(read_only=read_only)
-        self.pid = spawn_daemon(assignment, self.data_key(), bytearray(self.seal_key))
+        with hold_volume(Path(assignment.volume_directory), purpose="mount") as owner:
+            self.pid = spawn_daemon(assignment, self.data_key(), bytearray(self.seal_key), owner)
+            owner.let_go()
 
     def control(self) -> ControlClient:
         return ControlClient(self.runtime / f"{self.volume_id}.sock", volume="books")

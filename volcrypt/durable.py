@@ -5,11 +5,12 @@ Readers see the old or the new content, never a part, at any moment and after an
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from volcrypt.errors import NoSpaceError
+from volcrypt.errors import MalformedError, NoSpaceError
 
 
 @contextmanager
@@ -21,6 +22,28 @@ def no_space_named(what: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise NoSpaceError(f"no space left for {what}") from error
         raise
+
+
+def read_file(path: Path, *, limit_bytes: int) -> bytes:
+    """The content of a regular file of ours, of at most so many bytes.
+
+    Whoever can write to storage can put something else in its place: what never ends (a pipe, a
+    device), what leads elsewhere (a symlink), or more than memory holds. Raises MalformedError for
+    those, FileNotFoundError and other OSErrors as they come.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise MalformedError(str(path), "not a regular file") from error
+        raise
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise MalformedError(str(path), "not a regular file")
+        if status.st_size > limit_bytes:
+            raise MalformedError(str(path), f"larger than {limit_bytes} bytes")
+        return file.read(limit_bytes)
 
 
 def sync_directory(path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from volcrypt.durable import read_file
 from volcrypt.errors import ConfigurationError
 
 DEFAULT_ACCOUNT: Final = "000000000000"
@@ -51,8 +52,8 @@ def runtime_root() -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if not runtime:
         raise ConfigurationError(
-            "XDG_RUNTIME_DIR is not set",
-            hint="log in through systemd, or set it to a tmpfs of yours",
+            "XDG_RUNTIME_DIR is not set, and who is not root needs it for sockets and change maps",
+            hint="log in through systemd, or set it to a private directory on tmpfs",
         )
     return Path(runtime) / "volcrypt"
 
@@ -61,12 +62,12 @@ def read_settings(home: Path) -> Settings:
     """The settings of a home; all defaults when there is no file. Raises ConfigurationError."""
     path = home / CONFIG_FILE
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=Settings)
-    except FileNotFoundError:
+        return msgspec.toml.decode(read_file(path, limit_bytes=2**20), type=Settings)
+    except (FileNotFoundError, NotADirectoryError):
         return Settings()
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigurationError(f"{path}: {error}") from error
 
 

@@ -57,7 +57,7 @@ def test_every_error_has_an_exit_code_that_is_documented() -> None:
 
     for kind in classes(errors.VolcryptError):
         error = kind.__new__(kind)
-        assert exit_code_of(error) in set(Exit) - {Exit.DONE, Exit.FINDING}
+        assert exit_code_of(error) in set(Exit) - {Exit.DONE, Exit.INTERRUPTED}
 
 
 def test_a_region_that_is_not_the_homes_is_refused(tmp_path: Path) -> None:

@@ -528,11 +528,14 @@ FOREGROUND = """if True:
     import json, sys
     import msgspec
     from volcrypt.crypto.data_key import DataKey
+    from pathlib import Path
     from volcrypt.volume.launch import Assignment, exec_daemon
+    from volcrypt.volume.owner import hold_volume
     given = json.load(sys.stdin)
     assignment = msgspec.convert(given["assignment"], Assignment)
     key = DataKey(bytearray.fromhex(given["key"]))
-    exec_daemon(assignment, key, bytearray.fromhex(given["seal_key"]))
+    owner = hold_volume(Path(assignment.volume_directory), purpose="mount")
+    exec_daemon(assignment, key, bytearray.fromhex(given["seal_key"]), owner)
 """
 
 

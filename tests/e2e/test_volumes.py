@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from tests.command import VOLCRYPT, Command, disposable_home
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import unwrap_key
-from volcrypt.operations.records import load_record
+from volcrypt.operations.records import data_path, load_record
 from volcrypt.settings import runtime_root
 
 UNIT = 4096
@@ -54,7 +54,7 @@ def test_somebody_elses_cipher_decrypts_the_data_file(command: Command, image: P
     with Home(command.home, runtime_root()) as home:
         record = load_record(home, "data")
         assert record.wrapped_key is not None
-        ciphertext = Path(record.data_path).read_bytes()
+        ciphertext = data_path(home, record).read_bytes()
         with unwrap_key(home, record.wrapped_key) as key:
             algorithm = algorithms.AES(bytes(key.view()))
             plaintext = bytearray()

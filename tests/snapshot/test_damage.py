@@ -156,7 +156,7 @@ async def test_damage_of_content_is_named_and_nothing_else(
     what = {"chunk": "chunk 1", "page": "page 0", "table": "table"}[place]
     assert damage.what == f"{what} of snapshot {snapshot_id(2)}"
     assert (damage.kind, damage.name) == (EXPECTED[action], scene.places[place])
-    assert str(damage) == f"{damage.what} is {EXPECTED[action].value} ({damage.name})"
+    assert str(damage) == f"{EXPECTED[action].value}: {damage.what} ({damage.name})"
     error = ChunkMissingError if action == "lose" else ChunkCorruptError
     with pytest.raises(error, match=f"{what} of snapshot {snapshot_id(2)}"):
         await restore(store, store.manifest(snapshot_id(2)))
@@ -190,10 +190,10 @@ async def test_a_manifest_that_is_missing_from_the_middle_is_a_gap(scene: Scene)
     scene.apply("manifest", "lose")
     store = open_store(scene.objects)
     assert [str(damage) for damage in verify(store).damages] == [
-        f"entry 1 of the log of signer {SIGNER.id} is missing"
+        f"missing: entry 1 of the log of signer {SIGNER.id}"
     ]
     kinds = [str(damage) for damage in verify(store, [snapshot_id(2)], lineage=True).damages]
-    assert kinds[0] == f"manifest of snapshot {snapshot_id(1)} is missing"
+    assert kinds[0] == f"missing: manifest of snapshot {snapshot_id(1)}"
     # The child needs nothing of it.
     assert await restore(store, store.manifest(snapshot_id(2))) == scene.volume.image()
 
@@ -206,7 +206,7 @@ def test_damage_of_a_tombstone(scene: Scene, action: str) -> None:
     if action == "lose":
         # Both the entry that it was and the entry that it covered.
         assert [str(damage) for damage in damages] == [
-            f"entry {number} of the log of signer {SIGNER.id} is missing" for number in (2, 3)
+            f"missing: entries 2 to 3 of the log of signer {SIGNER.id}"
         ]
         return
     assert {(damage.kind, damage.name) for damage in damages} == {

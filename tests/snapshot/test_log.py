@@ -169,7 +169,7 @@ def test_an_entry_of_our_own_that_continues_another_log_is_refused(
     with pytest.raises(RollbackError):
         commit_empty(host, 3)
     assert [str(damage) for damage in verify(host.store).damages] == [
-        f"entry 2 of the log of signer {SIGNER.id} is substituted ({name})"
+        f"substituted: entry 2 of the log of signer {SIGNER.id} ({name})"
     ]
 
 

@@ -24,7 +24,6 @@ from volcrypt.errors import (
 from volcrypt.geometry import SECTOR_BYTES
 from volcrypt.volume.owner import (
     OWNER_FILE,
-    OwnerLock,
     OwnerRecord,
     _own_record,
     _start_ticks,
@@ -35,8 +34,8 @@ from volcrypt.volume.owner import (
 HOLDER = """
 import sys
 from pathlib import Path
-from volcrypt.volume.owner import OwnerLock
-lock = OwnerLock(Path(sys.argv[1]), purpose="mount")
+from volcrypt.volume.owner import hold_volume
+lock = hold_volume(Path(sys.argv[1]), purpose="mount")
 print("held", flush=True)
 sys.stdin.read()
 lock.release()
@@ -93,7 +92,7 @@ def test_holds_and_releases(directory: Path) -> None:
 
 
 def test_releases_when_the_block_fails_and_only_once(directory: Path) -> None:
-    lock = OwnerLock(directory, purpose="mount")
+    lock = hold_volume(directory, purpose="mount")
     with pytest.raises(ZeroDivisionError), lock:
         raise ZeroDivisionError
     lock.release()
@@ -108,7 +107,7 @@ def test_second_process_is_told_who_holds_it(directory: Path) -> None:
             VolumeInUseError,
             match=rf"vol-0123456789abcdef0 is in use by process {process.pid} \(mount\)",
         ):
-            OwnerLock(directory, purpose="delete")
+            hold_volume(directory, purpose="delete")
         assert time.monotonic() - began < 0.9, "it waited for a holder that is known"
         owner = current_owner(directory)
         assert owner is not None
@@ -118,7 +117,7 @@ def test_second_process_is_told_who_holds_it(directory: Path) -> None:
 def test_second_holder_in_one_process_is_refused(directory: Path) -> None:
     with hold_volume(directory, purpose="mount"):
         with pytest.raises(VolumeInUseError):
-            OwnerLock(directory, purpose="delete")
+            hold_volume(directory, purpose="delete")
         assert current_owner(directory) is not None
 
 
@@ -159,7 +158,7 @@ def test_owner_on_another_machine_is_never_cleared(directory: Path) -> None:
     put_record(directory, machine_id="f" * 32, host_name="elsewhere", pid=2**22 + 1)
     before = record_of(directory)
     with pytest.raises(VolumeInUseError, match="on elsewhere") as caught:
-        OwnerLock(directory, purpose="mount")
+        hold_volume(directory, purpose="mount")
     assert caught.value.hint is not None
     assert "detach it on elsewhere" in caught.value.hint
     assert record_of(directory) == before
@@ -172,14 +171,14 @@ def test_live_process_without_the_lock_is_respected(directory: Path) -> None:
     """Somebody replaced the owner file: the record still names a process that is there."""
     put_record(directory)
     with pytest.raises(VolumeInUseError, match=f"process {os.getpid()} "):
-        OwnerLock(directory, purpose="mount")
+        hold_volume(directory, purpose="mount")
 
 
 def test_lock_without_a_record_is_respected(directory: Path) -> None:
     with (directory / OWNER_FILE).open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(VolumeInUseError, match="does not say who it is"):
-            OwnerLock(directory, purpose="mount")
+            hold_volume(directory, purpose="mount")
 
 
 @pytest.mark.parametrize(
@@ -196,7 +195,7 @@ def test_record_that_cannot_be_read_is_no_free_volume(
 ) -> None:
     (directory / OWNER_FILE).write_bytes(content)
     with pytest.raises(error, match="owner record of vol-0123456789abcdef0"):
-        OwnerLock(directory, purpose="mount")
+        hold_volume(directory, purpose="mount")
     with pytest.raises(error):
         current_owner(directory)
     assert (directory / OWNER_FILE).read_bytes() == content
@@ -212,7 +211,7 @@ def test_what_a_power_cut_leaves_of_a_new_file_is_no_owner(directory: Path, cont
 
 def test_record_survives_a_power_cut(file_system: DisposableFileSystem) -> None:
     """Another machine that gets the disk then must see who held the volume."""
-    lock = OwnerLock(file_system.directory, purpose="mount")
+    lock = hold_volume(file_system.directory, purpose="mount")
     record = record_of(file_system.directory)
     os.close(lock._descriptor)
     file_system.cut_power()
@@ -221,14 +220,14 @@ def test_record_survives_a_power_cut(file_system: DisposableFileSystem) -> None:
 
 def test_no_such_volume(tmp_path: Path) -> None:
     with pytest.raises(VolumeNotFoundError, match="vol-0 does not exist"):
-        OwnerLock(tmp_path / "vol-0", purpose="mount")
+        hold_volume(tmp_path / "vol-0", purpose="mount")
     assert current_owner(tmp_path / "vol-0") is None
 
 
 def test_full_disk(ext4: DisposableFileSystem) -> None:
     ext4.fill()
     with pytest.raises(NoSpaceError):
-        OwnerLock(ext4.directory, purpose="mount")
+        hold_volume(ext4.directory, purpose="mount")
     assert current_owner(ext4.directory) is None
 
 

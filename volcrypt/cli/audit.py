@@ -17,10 +17,10 @@ def audit() -> None:
 
 
 @audit.command("list", cls=Command)
-@click.option("--key", metavar="K", help="Only requests on this key (id or ARN).")
+@click.option("--key", metavar="K", help="Only requests on this key (id, ARN or alias).")
 @click.option("--operation", metavar="NAME", help="Only this operation, such as Decrypt.")
 @click.option("--denied", is_flag=True, help="Only requests that were refused or failed.")
-@click.option("--volume", metavar="ID", help="Only requests whose context names this volume.")
+@click.option("--volume", metavar="VOLUME", help="Only requests whose context names this volume.")
 @click.option("--last", type=click.IntRange(min=1), metavar="N", help="Only the newest N.")
 @pass_session
 def list_(

@@ -21,6 +21,9 @@ from volcrypt.geometry import format_size
     is_flag=True,
     help="Also delete the older unencrypted snapshots of VOLUME.",
 )
+@click.option(
+    "--abort", is_flag=True, help="Give up an unfinished run; VOLUME is as it was before."
+)
 @pass_session
 def encrypt(
     session: Session,
@@ -28,6 +31,7 @@ def encrypt(
     kms_key_id: str | None,
     keep_old: bool,
     delete_plain_snapshots: bool,
+    abort: bool,
 ) -> None:
     """Turn VOLUME, which nobody may be using, into an encrypted volume of the same name.
 
@@ -35,8 +39,15 @@ def encrypt(
     medium and compares it with the original, gives it the name, and removes the original.
     Interrupted at any point, the same command goes on where it was.
     """
-    from volcrypt.operations.encrypt import encrypt_volume
+    from volcrypt.operations.encrypt import abort_encryption, encrypt_volume
 
+    if abort:
+        source_id = abort_encryption(session.home, volume)
+        session.show(
+            {"VolumeId": source_id},
+            lambda: print(f"the encryption of {volume} is given up; {source_id} is as it was"),
+        )
+        return
     report = encrypt_volume(
         session.home,
         volume,

@@ -10,7 +10,7 @@
 | 5 | access denied, or the key is not usable |
 | 6 | integrity: something is damaged, missing, substituted or rolled back |
 | 7 | try again later |
-| 8 | a finding of `report` |
+| 130 | interrupted by Ctrl-C |
 """
 
 from enum import IntEnum
@@ -28,7 +28,7 @@ class Exit(IntEnum):
     DENIED = 5
     INTEGRITY = 6
     TRY_AGAIN = 7
-    FINDING = 8
+    INTERRUPTED = 130
 
 
 _TABLE: Final[tuple[tuple[type[errors.VolcryptError], Exit], ...]] = (

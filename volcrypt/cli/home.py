@@ -1,5 +1,7 @@
 """`volcrypt init` and `volcrypt status`."""
 
+import getpass
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ from volcrypt.cli.session import (
     print_table,
     strip_line_end,
 )
+from volcrypt.errors import InvalidArgumentError
 from volcrypt.geometry import format_size
 from volcrypt.settings import DEFAULT_ACCOUNT, DEFAULT_REGION, runtime_root
 
@@ -49,6 +52,8 @@ def init(session: Session, pin_file: Path | None) -> None:
     from volcrypt.operations.home import init_home
 
     path = session.home_path
+    if pin_file is not None and (path / "home").exists():
+        raise InvalidArgumentError(f"there is a home at {path} already; its PIN stays as it is")
     made = init_home(
         path,
         runtime_root(),
@@ -72,6 +77,11 @@ def init(session: Session, pin_file: Path | None) -> None:
 
 
 def _read_pin(path: Path) -> bytearray:
+    if str(path) == "-" and sys.stdin.isatty():
+        pin = getpass.getpass("new PIN of the token: ")
+        if getpass.getpass("the same again: ") != pin:
+            raise InvalidArgumentError("the two PINs differ")
+        return bytearray(pin.encode())
     with click.open_file(str(path), "rb") as file:
         return strip_line_end(bytearray(file.read()))
 

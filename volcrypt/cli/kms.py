@@ -131,7 +131,12 @@ def _make_command(aws_name: str, name: str) -> Command:
                 request[field.encode_name] = _value(field, value)
         home = session.home
         response = home.kms.call(home.caller, aws_name, request)
-        session.show(response, lambda: _print_response(response))
+        if aws_name == "CreateKey":
+            metadata = response["KeyMetadata"]
+            shown = {key: _text(key, value) for key, value in metadata.items()}
+            session.show_created(metadata["KeyId"], response, shown)
+        else:
+            session.show(response, lambda: _print_response(response))
 
     return Command(
         name,

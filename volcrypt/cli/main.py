@@ -71,10 +71,10 @@ def run(arguments: list[str]) -> int:
         return Exit.USAGE
     except click.ClickException as error:
         return _fail(error.format_message(), _usage_hint(error), Exit.USAGE)
-    except click.exceptions.Abort:
-        return _fail("interrupted", None, 130)
-    except KeyboardInterrupt:
-        return _fail("interrupted", None, 130)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        resumable = {"encrypt", "copy"} & set(arguments)
+        hint = "the same command goes on where this one stopped" if resumable else None
+        return _fail("interrupted", hint, Exit.INTERRUPTED)
     except VolcryptError as error:
         return _fail(str(error), error.hint, exit_code_of(error))
     except BrokenPipeError:
@@ -102,8 +102,10 @@ def _usage_hint(error: click.ClickException) -> str | None:
 
 
 def _fail(message: str, hint: str | None, code: int) -> int:
-    first_line = " ".join(message.split())
-    print(f"error: {first_line[:1].lower()}{first_line[1:].rstrip('.')}", file=sys.stderr)
+    line = " ".join(message.split()).rstrip(".")
+    if line[1:2].islower():  # a sentence of AWS's or of click's, not an acronym or a name
+        line = line[0].lower() + line[1:]
+    print(f"error: {line}", file=sys.stderr)
     if hint:
         print(f"hint: {hint}", file=sys.stderr)
     return code

@@ -38,6 +38,11 @@ class Lines(AbstractContextManager["Lines"]):
         rate = format_size(int(self._done / seconds))
         print(f"  {format_size(self._done)} in {seconds:.1f} s, {rate}/s", file=self._stream)
 
+    def close(self) -> None:
+        """The last step is done. May be called twice."""
+        self._finish()
+        self._step = None
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -45,7 +50,7 @@ class Lines(AbstractContextManager["Lines"]):
         traceback: TracebackType | None,
     ) -> None:
         if error is None:
-            self._finish()
+            self.close()
 
 
 class Bars(AbstractContextManager["Bars"]):
@@ -86,6 +91,12 @@ class Bars(AbstractContextManager["Bars"]):
         if self._task is not None:
             self._bars.update(self._bars.task_ids[self._task], completed=done_bytes)
 
+    def close(self) -> None:
+        """The last step is done, and nothing more is drawn. May be called twice."""
+        self._complete()
+        self._task = None
+        self._bars.stop()
+
     def _complete(self) -> None:
         if self._task is not None:
             task = self._bars.task_ids[self._task]
@@ -101,5 +112,5 @@ class Bars(AbstractContextManager["Bars"]):
         traceback: TracebackType | None,
     ) -> None:
         if error is None:
-            self._complete()
+            self.close()
         self._bars.stop()

@@ -16,6 +16,7 @@ from volcrypt.errors import ConfigurationError
 from volcrypt.settings import default_home, profile_of, read_settings, runtime_root
 
 if TYPE_CHECKING:
+    from volcrypt.cli.progress import Bars, Lines
     from volcrypt.operations.home import Home
     from volcrypt.operations.progress import Progress
 
@@ -34,6 +35,7 @@ class Session:
     profile: str = "default"
     region: str | None = None
     as_json: bool = False
+    _progress: "Bars | Lines | None" = None
 
     @cached_property
     def home(self) -> "Home":
@@ -53,12 +55,14 @@ class Session:
         """A bar on a terminal, plain lines otherwise; always on standard error."""
         from volcrypt.cli.progress import progress_for
 
-        progress = progress_for(sys.stderr)
+        progress = self._progress = progress_for(sys.stderr)
         click.get_current_context().find_root().with_resource(progress)
         return progress
 
     def show(self, document: JsonValue, text: Callable[[], None]) -> None:
         """`document` as the one JSON document on stdout with --json, else what `text` prints."""
+        if self._progress is not None:
+            self._progress.close()  # a bar that is still alive would stand below the result
         if self.as_json:
             print(json.dumps(document, indent=2, ensure_ascii=False))
         else:
@@ -67,7 +71,7 @@ class Session:
     def show_created(self, identity: str, document: JsonValue, fields: Mapping[str, str]) -> None:
         """As `show_fields`, but only the new id where no terminal reads it: for scripts."""
         if not self.as_json and not sys.stdout.isatty():
-            print(identity)
+            self.show(document, lambda: print(identity))
         else:
             self.show_fields(document, fields)
 

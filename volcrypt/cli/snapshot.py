@@ -161,7 +161,7 @@ def copy(
 
 
 @snapshot.command(cls=Command)
-@click.argument("snapshot", metavar="SNAPSHOT", required=False)
+@click.argument("snapshot", metavar="[SNAPSHOT]", required=False)
 @click.pass_context
 def verify(context: click.Context, snapshot: str | None) -> None:
     """Check every chunk, page and manifest of SNAPSHOT and of its lineage, or of all; no data key

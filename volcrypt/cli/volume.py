@@ -53,7 +53,7 @@ def volume_document(view: "VolumeView") -> dict[str, JsonValue]:
         "DataEncryptionKeyId": record.wrapped_key.data_key_id if record.wrapped_key else None,
         "SnapshotId": record.snapshot_id,
         "CreateTime": iso_time(record.created_at),
-        "DataPath": record.data_path,
+        "DataPath": str(view.data_path),
         "Owner": {"Pid": view.owner.pid, "Purpose": view.owner.purpose} if view.owner else None,
     }
 
@@ -72,7 +72,7 @@ def volume_fields(view: "VolumeView") -> dict[str, str]:
         "data key": record.wrapped_key.data_key_id if record.wrapped_key else "",
         "from snapshot": record.snapshot_id or "",
         "created": format_time(record.created_at),
-        "data": record.data_path,
+        "data": str(view.data_path),
         "in use by": f"{view.owner.purpose} (process {view.owner.pid})" if view.owner else "",
     }
 
@@ -221,8 +221,8 @@ def delete(session: Session, volume: str) -> None:
     """Delete VOLUME and its data; its snapshots stay."""
     from volcrypt.operations.volumes import delete_volume
 
-    record = delete_volume(session.home, volume)
-    session.show({"VolumeId": record.volume_id}, lambda: print(f"{record.volume_id} is deleted"))
+    volume_id = delete_volume(session.home, volume)
+    session.show({"VolumeId": volume_id}, lambda: print(f"{volume_id} is deleted"))
 
 
 @volume.command(cls=Command)

@@ -53,7 +53,7 @@ from volcrypt.volume.mountpoint import (
     remove_dead_mounts_of,
     unmount,
 )
-from volcrypt.volume.owner import hold_volume
+from volcrypt.volume.owner import OwnerLock
 from volcrypt.volume.ownership import ChunkOwnership
 from volcrypt.volume.volume import Volume
 
@@ -204,13 +204,14 @@ def serve_volume(
     data_key: DataKey | None,
     seal_key: bytearray,
     *,
+    owner: OwnerLock,
     starter: Starter,
     memory_locked: bool,
 ) -> None:
     """Steps 2 to 4 of the life of the process. Raises VolcryptError with nothing left mounted."""
     directory = Path(assignment.volume_directory)
     with ExitStack() as stack:
-        stack.enter_context(hold_volume(directory, purpose="mount"))
+        stack.enter_context(owner)
         # The lock is ours, so these files are nobody else's.
         clear_log(assignment)
         stack.callback(remove_runtime_files, assignment)
@@ -271,6 +272,7 @@ def serve_volume(
 def main() -> int:
     parser = argparse.ArgumentParser(prog="volcrypt-volume", allow_abbrev=False)
     parser.add_argument("--assignment-fd", type=int, required=True)
+    parser.add_argument("--owner-fd", type=int, required=True)
     parser.add_argument("--foreground", action="store_true")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
@@ -285,7 +287,14 @@ def main() -> int:
     seal_key = bytearray()
     try:
         assignment, data_key, seal_key = receive_assignment(channel)
-        serve_volume(assignment, data_key, seal_key, starter=starter, memory_locked=memory_locked)
+        serve_volume(
+            assignment,
+            data_key,
+            seal_key,
+            owner=OwnerLock.adopt(arguments.owner_fd, purpose="mount"),
+            starter=starter,
+            memory_locked=memory_locked,
+        )
     except VolcryptError as error:
         starter.tell_error(error)
         return 1

@@ -45,7 +45,8 @@ class WrappedDataKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Body of version 1.
 
-    `data_path` is absolute; `created_at` counts seconds since 1970-01-01 UTC. `wrapped_key` is None
+    `data_path` is absolute, or None for the file `data` beside the record, which goes where the
+    home goes; `created_at` counts seconds since 1970-01-01 UTC. `wrapped_key` is None
     exactly when `key_source` is NONE. `snapshot_id` is what the volume was made from.
     """
 
@@ -56,7 +57,7 @@ class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     unit_bytes: int
     key_source: KeySource
     wrapped_key: WrappedDataKey | None
-    data_path: str
+    data_path: str | None
     account: str
     region: str
     created_at: int
@@ -81,7 +82,7 @@ def decode_volume_record(data: bytes, verifier: Verifier, *, what: str) -> Volum
         or record.size_bytes % UNIT_BYTES
         or record.counter < 1
         or record.is_encrypted != (record.wrapped_key is not None)
-        or not record.data_path.startswith("/")
+        or (record.data_path is not None and not record.data_path.startswith("/"))
     ):
         raise MalformedError(what, "its values contradict each other")
     return record

@@ -1,6 +1,6 @@
 """The catalogue: what the KMS must not lose, in SQLite. Knows items, seals, transactions; not keys.
 
-    PRAGMA application_id = 0x766f6c63 ("volc"), user_version = 1, journal_mode = WAL
+    PRAGMA application_id = 0x766f6c63 ("volc"), user_version = 1, journal_mode = PERSIST
     item(kind, id, name, owner, body, mac)      PRIMARY KEY (kind, id), UNIQUE (kind, name)
     seal(body, mac)                             one row
 
@@ -12,9 +12,11 @@ ids and MACs of all items of the kind, in the order of their ids. The seal has a
 item cannot be removed, added, or replaced by an older version of itself. Only the whole catalogue
 can be rolled back unseen.
 
-Every change is one transaction (WAL, synchronous=FULL): items, roots, audit head and seal together,
-durable when `changing` returns, or not at all. Writers of all processes take turns by the lock
-file; readers see the last committed state and are not held up.
+Every change is one transaction (rollback journal, synchronous=FULL): items, roots, audit head and
+seal together, durable when `changing` returns, or not at all. Writers of all processes take turns
+by the lock file; readers see the last committed state, and wait at most for one commit. The journal
+stays allocated (PERSIST), and readers need no file beside the database, as they would with a WAL:
+so on a full disk everything can still be read, and things can be deleted.
 
 An item is looked at only after the seal, its kind's root and its own MAC hold; what was verified
 once is remembered by the MAC's value.
@@ -109,7 +111,7 @@ class Catalog:
                 connection.execute("BEGIN IMMEDIATE")
                 _insert_all(connection, macs, items)
                 connection.execute("COMMIT")
-                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA journal_mode = PERSIST")
             finally:
                 connection.close()
         with no_space_named(path):
@@ -260,6 +262,8 @@ class Catalog:
         if version != VERSION:
             raise UnsupportedVersionError(what, version, VERSION)
         with self._guarded():
+            # Not kept in the file, so said anew on each connection.
+            self._connection.execute("PRAGMA journal_mode = PERSIST")
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute("PRAGMA trusted_schema = OFF")
 

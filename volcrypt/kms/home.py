@@ -23,7 +23,7 @@ from typing import Final
 
 import msgspec
 
-from volcrypt.durable import make_directory_durably, remove_durably, write_durably
+from volcrypt.durable import make_directory_durably, read_file, remove_durably, write_durably
 from volcrypt.errors import ConfigurationError, HomeNotInitialisedError, RecordMissingError
 from volcrypt.kms.audit import AuditLog
 from volcrypt.kms.catalog import Catalog
@@ -159,7 +159,7 @@ def _key_store(directory: Path, runtime: Path, pin: bytearray) -> Iterator[Pkcs1
 def _stored_pin(directory: Path) -> bytearray:
     path = directory / _PIN
     try:
-        return bytearray(path.read_bytes())
+        return bytearray(read_file(path, limit_bytes=2**12))
     except FileNotFoundError as error:
         raise ConfigurationError(
             f"the PIN of the token is not kept in {path}", hint="give the PIN that 'init' was given"

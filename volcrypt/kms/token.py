@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from volcrypt.durable import make_directory_durably, no_space_named, write_durably
+from volcrypt.durable import make_directory_durably, no_space_named, read_file, write_durably
 from volcrypt.errors import ConfigurationError, RecordMissingError
 from volcrypt.formats.token_image import TokenImage, decode_token_image, encode_token_image
 
@@ -80,7 +80,7 @@ def configuration_of(copy: Path) -> Path:
 def _read_master(directory: Path) -> TokenImage:
     path = directory / MASTER
     try:
-        data = path.read_bytes()
+        data = read_file(path, limit_bytes=2**26)
     except FileNotFoundError as error:
         raise RecordMissingError(f"token {path}") from error
     return decode_token_image(data, what=f"token {path}")

@@ -4,6 +4,7 @@ Built from the bottom up (mount, loop device, link, file system) and taken down 
 was built is taken down again when a later step fails.
 """
 
+import os
 import shutil
 import subprocess
 from contextlib import ExitStack, suppress
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from volcrypt.crypto.xts import is_zero
 from volcrypt.errors import (
     ComponentMissingError,
     InvalidArgumentError,
@@ -18,30 +20,38 @@ from volcrypt.errors import (
     VolumeInUseError,
 )
 from volcrypt.formats.volume_record import VolumeRecord
+from volcrypt.geometry import CHUNK_BYTES, chunk_range
 from volcrypt.names import VolumeId
 from volcrypt.operations.home import Home
 from volcrypt.operations.mounts import (
     Launch,
     Mounted,
     check_free,
+    find_served,
     mount_volume,
     unmount_volume,
 )
-from volcrypt.operations.records import load_record
+from volcrypt.operations.records import data_path, load_record
+from volcrypt.volume.control import StatusAnswer
+from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.loop import (
     PROBE_BYTES,
     attach_loop,
+    backing_file,
     check_loop_devices,
     detach_dead_loops,
     detach_loop,
     link_device,
+    linked_device,
     loops_of,
     probe_sector_size,
     unlink_device,
     users_of,
 )
-from volcrypt.volume.mountpoint import VOLUME_FILE, mounts
+from volcrypt.volume.mountpoint import VOLUME_FILE, mount_at, mounts, remove_dead_mount
 
+_LOST_FILE: Final = Path("/", VOLUME_FILE)
+"""How the kernel names the file of a loop device whose FUSE mount was taken away below it."""
 _MKFS_PACKAGES: Final = {"ext4": "e2fsprogs", "xfs": "xfsprogs", "btrfs": "btrfs-progs"}
 
 
@@ -57,14 +67,14 @@ class Attached:
     pid: int
 
 
-def private_mount_point(home: Home, record: VolumeRecord) -> Path:
+def private_mount_point(home: Home, volume_id: VolumeId) -> Path:
     """Where `attach` mounts a volume; only its loop device is meant to be used."""
-    return home.runtime / f"{record.volume_id}.mnt"
+    return home.runtime / f"{volume_id}.mnt"
 
 
-def device_name(record: VolumeRecord) -> str:
+def device_name(volume: VolumeRecord | StatusAnswer) -> str:
     """The name in /dev/volcrypt."""
-    return record.name or record.volume_id
+    return volume.name or volume.volume_id
 
 
 def attach_volume(
@@ -91,10 +101,11 @@ def attach_volume(
             f"mount point {mount_directory} does not exist", hint=f"mkdir {mount_directory}"
         )
     record = load_record(home, volume)
-    point = private_mount_point(home, record)
+    point = private_mount_point(home, record.volume_id)
     with ExitStack() as undo:
         with home.exclusive():
-            check_free(home, record)
+            check_free(home, record.volume_id, volume)
+            _take_over_link(record)
             # A process that was killed leaves its loop device, on which nothing works any more.
             detach_dead_loops(point / VOLUME_FILE, volume=volume)
             point.mkdir(mode=0o700, exist_ok=True)
@@ -102,6 +113,7 @@ def attach_volume(
             mounted = mount_volume(home, volume, point, read_only=read_only, launch=launch)
         undo.callback(unmount_volume, home, record.volume_id)
         attached = _build(
+            home,
             record,
             mounted,
             undo,
@@ -114,6 +126,7 @@ def attach_volume(
 
 
 def _build(
+    home: Home,
     record: VolumeRecord,
     mounted: Mounted,
     undo: ExitStack,
@@ -124,7 +137,7 @@ def _build(
 ) -> Attached:
     with open(mounted.file, "rb", buffering=0) as file:
         head = file.read(PROBE_BYTES)
-    if mkfs is not None and any(head):
+    if mkfs is not None and holds_data(data_path(home, record), record.size_bytes, mounted.file):
         raise InvalidArgumentError(
             f"volume {device_name(record)} is not empty", hint="attach it without --mkfs"
         )
@@ -133,12 +146,13 @@ def _build(
     undo.callback(detach_loop, loop, volume=device_name(record))
     device = link_device(device_name(record), loop)
     undo.callback(unlink_device, device_name(record))
+    # From here on by the loop device itself: the link is for people, and could be changed.
     if mkfs is not None:
-        _run([f"mkfs.{mkfs}", str(device)], what=f"making the {mkfs} file system")
+        _run([f"mkfs.{mkfs}", str(loop)], what=f"making the {mkfs} file system")
     if mount_directory is not None:
         options = ["-o", "ro"] if read_only else []
         _run(
-            ["mount", *options, "--", str(device), str(mount_directory)],
+            ["mount", *options, "--", str(loop), str(mount_directory)],
             what=f"mounting {device} on {mount_directory}",
         )
     return Attached(
@@ -151,22 +165,70 @@ def _build(
     )
 
 
+def holds_data(path: Path, size_bytes: int, plaintext: Path) -> bool:
+    """Whether anything but zeros is in a mounted volume; only what was ever written is read."""
+    buffer = bytearray(CHUNK_BYTES)
+    with (
+        DataFile.open(path, size_bytes, read_only=True) as data,
+        open(plaintext, "rb", buffering=0) as file,
+    ):
+        for index in data.candidate_chunks():
+            extent = chunk_range(index, size_bytes)
+            view = memoryview(buffer)[: extent.length]
+            if os.preadv(file.fileno(), [view], extent.offset) and not is_zero(view):
+                return True
+    return False
+
+
+def _take_over_link(record: VolumeRecord) -> None:
+    """`/dev/volcrypt/NAME` may be there still, on a loop device whose process was killed; or it
+    belongs to a volume of another home. Raises VolumeInUseError."""
+    name = device_name(record)
+    linked = linked_device(name)
+    if linked is None:
+        return
+    backing = backing_file(linked)
+    if backing == _LOST_FILE:
+        detach_loop(linked, volume=name)
+    elif backing is not None and backing.parent.name != f"{record.volume_id}.mnt":
+        raise VolumeInUseError(name, f"another home: /dev/volcrypt/{name} is {linked} on {backing}")
+    unlink_device(name)
+
+
 def detach_volume(home: Home, volume: str) -> VolumeId:
     """Take down what `attach` built, and what is left of it after a kill.
 
     Raises VolumeInUseError that names who still uses it; then everything is as it was.
     """
-    record = load_record(home, volume)
-    point = private_mount_point(home, record)
+    served = find_served(home, volume)
+    known = served if served is not None else load_record(home, volume)
+    point = private_mount_point(home, known.volume_id)
     if not point.exists():
-        raise InvalidArgumentError(f"volume {volume} is not attached")
-    for loop in loops_of(point / VOLUME_FILE):
+        raise MountError(f"volume {volume} is not attached")
+    name = device_name(known)
+    loops = loops_of(point / VOLUME_FILE)
+    linked = linked_device(name)
+    if linked is not None and linked not in loops and backing_file(linked) == _LOST_FILE:
+        loops.append(linked)
+    lost: MountError | None = None
+    for loop in loops:
         _unmount_file_systems(loop, volume)
-        detach_loop(loop, volume=volume)
-    unlink_device(device_name(record))
-    unmount_volume(home, record.volume_id)
+        try:
+            detach_loop(loop, volume=volume)
+        except MountError as error:
+            if served is not None:
+                raise
+            lost = error  # its process was killed: take down the rest, then say so
+    if linked is not None and (linked in loops or backing_file(linked) is None):
+        unlink_device(name)
+    if served is not None:
+        unmount_volume(home, known.volume_id)
+    elif mount_at(point) is not None:
+        remove_dead_mount(point)
     _remove_empty(point)
-    return record.volume_id
+    if lost is not None:
+        raise lost
+    return known.volume_id
 
 
 def _unmount_file_systems(loop: Path, volume: str) -> None:
@@ -193,8 +255,12 @@ def _remove_empty(directory: Path) -> None:
 
 
 def _run(command: list[str], *, what: str) -> None:
-    """Run a program of the host; its last line of complaint becomes the error."""
+    """Run a program of the host; what it says of the reason becomes the error."""
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise MountError(f"{what} failed: {lines[-1] if lines else 'no reason was given'}")
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        # Programs surround their reason with banners, usage and advice, but sign it by their name.
+        signed = [line for line in lines if line.startswith(f"{command[0]}: ")]
+        plain = [line for line in lines if not line.startswith(("mke2fs ", "Usage:"))]
+        reason = next(iter(signed + plain), "no reason was given")
+        raise MountError(f"{what} failed: {reason.removeprefix(f'{command[0]}: ')}")

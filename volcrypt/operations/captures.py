@@ -18,6 +18,7 @@ from volcrypt.formats.document import MacSeal
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.operations.home import Home
 from volcrypt.operations.mounts import live_map_path, socket_path
+from volcrypt.operations.records import data_path
 from volcrypt.volume.change_map import Capture, ChangeMap
 from volcrypt.volume.control import ControlClient
 from volcrypt.volume.datafile import DataFile
@@ -65,7 +66,7 @@ def capture_volume(
             if not held:
                 stack.enter_context(hold_volume(directory, purpose="snapshot"))
             capture = stack.enter_context(_detached(home, record, directory))
-        data = DataFile.open(Path(record.data_path), record.size_bytes, read_only=True)
+        data = DataFile.open(data_path(home, record), record.size_bytes, read_only=True)
         stack.callback(data.close)
         yield capture, data
 
@@ -112,7 +113,7 @@ def _detached(home: Home, record: VolumeRecord, directory: Path) -> Iterator[Det
         volume_id=record.volume_id,
         size_bytes=record.size_bytes,
         seal=MacSeal(home.change_map_key(record.volume_id)),
-        data_path=Path(record.data_path),
+        data_path=data_path(home, record),
     )
     try:
         capture = DetachedCapture(changes)

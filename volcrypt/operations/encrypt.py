@@ -21,16 +21,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from volcrypt.durable import remove_durably
 from volcrypt.errors import (
     InvalidArgumentError,
     NoSpaceError,
     VerificationError,
-    VolumeInUseError,
     VolumeNotFoundError,
 )
 from volcrypt.formats.volume_record import VolumeRecord
@@ -42,13 +41,15 @@ from volcrypt.operations.home import Home
 from volcrypt.operations.keys import (
     generate_key,
     rebind_key,
+    resolve_key,
     snapshot_context,
     unwrap_key,
     volume_context,
 )
 from volcrypt.operations.leftovers import remove_leftovers
+from volcrypt.operations.mounts import check_free
 from volcrypt.operations.progress import Progress
-from volcrypt.operations.records import load_record
+from volcrypt.operations.records import data_path, load_record
 from volcrypt.operations.restore import fill_from_snapshot
 from volcrypt.operations.snapshots import (
     load_snapshot,
@@ -58,9 +59,15 @@ from volcrypt.operations.snapshots import (
 )
 from volcrypt.operations.stores import LOCAL_STORE
 from volcrypt.operations.volumes import check_name_is_free, new_record, opened_volume
-from volcrypt.operations.workflows import forget_workflow, load_workflows, save_workflow
+from volcrypt.operations.workflows import (
+    check_none_running,
+    copy_cursor_path,
+    forget_workflow,
+    load_workflows,
+    save_workflow,
+)
 from volcrypt.volume.datafile import DataFile
-from volcrypt.volume.owner import current_owner, hold_volume
+from volcrypt.volume.owner import hold_volume
 
 CURSOR_BYTES = 256 * 2**20
 """So much is compared between two changes of the cursor."""
@@ -100,21 +107,60 @@ def encrypt_volume(
     with home.exclusive():
         remove_leftovers(home)
     workflow = _unfinished(home, volume)
-    if workflow is None:
-        workflow = _begin(
+    if workflow is not None:
+        _check_same_wishes(
             home,
+            workflow,
             volume,
             kms_key=kms_key,
             keep_old=keep_old,
             delete_plain_snapshots=delete_plain_snapshots,
         )
-    source_directory = home.volumes.path_of(workflow.source_id)
+        source_id = workflow.source_id
+    else:
+        record = load_record(home, volume)
+        if record.is_encrypted:
+            raise InvalidArgumentError(f"volume {volume} is encrypted already")
+        source_id = record.volume_id
+        check_free(home, source_id, volume)
+    source_directory = home.volumes.path_of(source_id)
     with ExitStack() as held:
         if source_directory.exists():
             held.enter_context(hold_volume(source_directory, purpose="encrypt"))
+        if workflow is None:
+            # The volume is held before the cursor is made: nobody can have mounted it in between.
+            workflow = _begin(
+                home,
+                source_id,
+                kms_key=kms_key,
+                keep_old=keep_old,
+                delete_plain_snapshots=delete_plain_snapshots,
+            )
         while workflow.step is not Step.DESTROY:
             workflow = _STEPS[workflow.step](home, workflow, progress)
         return _destroy(home, workflow, progress, started)
+
+
+def abort_encryption(home: Home, volume: str) -> VolumeId:
+    """Give an unfinished encryption up: the volume is as it was, what was made of it is removed.
+
+    Raises InvalidArgumentError when there is none, or it is past the swap: then it can only be
+    finished.
+    """
+    workflow = _unfinished(home, volume)
+    if workflow is None:
+        raise InvalidArgumentError(f"there is no unfinished encryption of {volume}")
+    if workflow.step is Step.DESTROY:
+        raise InvalidArgumentError(
+            f"{volume} is encrypted; only the removal of the old data is left",
+            hint=f"'volcrypt encrypt {volume}' finishes it",
+        )
+    with hold_volume(home.volumes.path_of(workflow.source_id), purpose="encrypt"):
+        remove_durably(copy_cursor_path(home, workflow.copy_snapshot_id))
+        purge_snapshots(home, [workflow.plain_snapshot_id, workflow.copy_snapshot_id])
+        home.volumes.remove(workflow.target_id)
+        forget_workflow(home, workflow)
+    return workflow.source_id
 
 
 def _unfinished(home: Home, volume: str) -> Workflow | None:
@@ -130,20 +176,46 @@ def _unfinished(home: Home, volume: str) -> Workflow | None:
     return None
 
 
-def _begin(
-    home: Home, volume: str, *, kms_key: str | None, keep_old: bool, delete_plain_snapshots: bool
-) -> Workflow:
-    """Decide everything, ask the KMS for everything, and only then make the cursor."""
-    record = load_record(home, volume)
-    if record.is_encrypted:
-        raise InvalidArgumentError(f"volume {volume} is encrypted already")
-    owner = current_owner(home.volumes.path_of(record.volume_id))
-    if owner is not None:
-        raise VolumeInUseError(
-            volume,
-            f"{owner.purpose} (process {owner.pid})",
-            hint=f"detach or unmount it first: 'volcrypt detach {volume}'",
+def _check_same_wishes(
+    home: Home,
+    workflow: Workflow,
+    volume: str,
+    *,
+    kms_key: str | None,
+    keep_old: bool,
+    delete_plain_snapshots: bool,
+) -> None:
+    """What was begun goes on as it was begun: whoever says nothing now agrees, and whoever asks for
+    something else is told. Raises InvalidArgumentError."""
+    arn = workflow.copy_key.kms_key_arn
+    other_key = kms_key is not None and resolve_key(home, kms_key) != arn
+    if (
+        other_key
+        or (keep_old and not workflow.keep_old)
+        or (delete_plain_snapshots and not workflow.delete_plain_snapshots)
+    ):
+        wishes = [f"key {arn}", "the old volume " + ("kept" if workflow.keep_old else "removed")]
+        if workflow.delete_plain_snapshots:
+            wishes.append("plain snapshots deleted")
+        raise InvalidArgumentError(
+            f"the unfinished encryption of {volume} was begun with other options: "
+            f"{', '.join(wishes)}",
+            hint=f"'volcrypt encrypt {volume}' finishes it as it was begun",
         )
+
+
+def _begin(
+    home: Home,
+    source_id: VolumeId,
+    *,
+    kms_key: str | None,
+    keep_old: bool,
+    delete_plain_snapshots: bool,
+) -> Workflow:
+    """Decide everything, ask the KMS for everything, and only then make the cursor. The caller
+    holds the volume."""
+    record = load_record(home, source_id)
+    check_none_running(home, source_id, record.name or source_id)
     if keep_old:
         check_name_is_free(home, _kept_name(record))
     _check_space(home, record)
@@ -176,7 +248,7 @@ def _kept_name(record: VolumeRecord) -> str | None:
 
 def _check_space(home: Home, record: VolumeRecord) -> None:
     """At the peak the snapshot, its copy and the new volume lie beside the old one."""
-    allocated = os.stat(record.data_path).st_blocks * SECTOR_BYTES
+    allocated = data_path(home, record).stat().st_blocks * SECTOR_BYTES
     space = os.statvfs(home.path)
     free = space.f_bavail * space.f_frsize
     if free < 3 * allocated:
@@ -215,7 +287,7 @@ def _restore(home: Home, workflow: Workflow, progress: Progress) -> Workflow:
     manifest = load_snapshot(home, workflow.copy_snapshot_id)
     target = _target_record(home, workflow, name=None)
     home.volumes.make(target.volume_id)
-    path = Path(target.data_path)
+    path = data_path(home, target)
     if path.exists() and path.stat().st_size != target.size_bytes:
         path.unlink()  # a kill came between making the file and giving it its size
     if not path.exists():
@@ -301,7 +373,9 @@ def _destroy(
     doomed = [workflow.plain_snapshot_id, workflow.copy_snapshot_id]
     if workflow.delete_plain_snapshots:
         doomed += plain
-    progress.begin("removing the unencrypted data", None)
+    progress.begin(
+        "removing the snapshots of the way" if workflow.keep_old else "removing the old data", None
+    )
     purge_snapshots(home, doomed)
     old_name: str | None = None
     if workflow.keep_old:

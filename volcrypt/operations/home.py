@@ -28,17 +28,18 @@ from typing import Final, Protocol, Self, TypeVar
 
 import msgspec
 
-from volcrypt.durable import make_directory_durably, no_space_named, write_durably
+from volcrypt.durable import make_directory_durably, no_space_named, read_file, write_durably
 from volcrypt.errors import (
     ConfigurationError,
     HomeNotInitialisedError,
     InvalidArgumentError,
     MalformedError,
+    RecordMissingError,
     TryAgainError,
     UnsupportedVersionError,
 )
 from volcrypt.formats.document import MacSeal
-from volcrypt.kms.home import create_kms, keeps_pin, open_kms
+from volcrypt.kms.home import create_kms, has_kms, keeps_pin, open_kms
 from volcrypt.kms.model import Caller
 from volcrypt.kms.register import Register
 from volcrypt.kms.service import KmsService
@@ -116,7 +117,7 @@ def make_runtime_directory(runtime: Path) -> None:
 def _read_home_document(path: Path) -> HomeDocument:
     what = f"{path / 'home'}"
     try:
-        data = (path / "home").read_bytes()
+        data = read_file(path / "home", limit_bytes=2**16)
     except (FileNotFoundError, NotADirectoryError):
         raise HomeNotInitialisedError(str(path)) from None
     except PermissionError as error:
@@ -199,6 +200,8 @@ class Home:
     def kms(self) -> KmsService:
         make_runtime_directory(self.runtime)
         directory = self.path / "kms"
+        if not has_kms(directory):
+            raise RecordMissingError(f"the key catalogue of home {self.path}")
         pin = self._ask_pin() if self._ask_pin is not None and not keeps_pin(directory) else None
         return self._stack.enter_context(
             open_kms(directory, self.runtime, account=self.account, region=self.region, pin=pin)

@@ -4,8 +4,8 @@ leftover is never mistaken for the real thing. It takes space and looks untidy."
 from contextlib import suppress
 
 from volcrypt.durable import remove_durably
-from volcrypt.errors import VolcryptError
-from volcrypt.names import VolumeId
+from volcrypt.errors import SnapshotNotFoundError, VolcryptError
+from volcrypt.names import SnapshotId, VolumeId
 from volcrypt.operations.home import Home
 from volcrypt.operations.records import KIND
 from volcrypt.operations.stores import open_local_store
@@ -29,5 +29,15 @@ def remove_leftovers(home: Home) -> None:
     for snapshot_id in resumable_copies(home):
         # Damage in the store is for others to report; the cursor stays for as long.
         with suppress(VolcryptError):
-            open_local_store(home).manifest(snapshot_id)
-            remove_durably(copy_cursor_path(home, snapshot_id))
+            if is_decided(home, snapshot_id):
+                remove_durably(copy_cursor_path(home, snapshot_id))
+
+
+def is_decided(home: Home, snapshot_id: SnapshotId) -> bool:
+    """Whether a copy that was begun is complete, or was complete once and deleted since."""
+    store = open_local_store(home)
+    try:
+        store.manifest(snapshot_id)
+    except SnapshotNotFoundError:
+        return store.tombstone(snapshot_id) is not None
+    return True

@@ -1,30 +1,33 @@
 """Mount and unmount: hand a data key to a process that serves, and end that process again."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from volcrypt.confinement import forbid_dumps, lock_memory
 from volcrypt.crypto.data_key import DataKey
-from volcrypt.errors import MountError, VolumeInUseError
-from volcrypt.formats.volume_record import VolumeRecord
+from volcrypt.errors import InvalidArgumentError, MountError, TryAgainError, VolumeInUseError
 from volcrypt.names import VolumeId
 from volcrypt.operations import workflows
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import unwrap_key
-from volcrypt.operations.records import load_record
-from volcrypt.volume.control import ControlClient
+from volcrypt.operations.records import data_path, find_entry, load_record
+from volcrypt.volume.control import ControlClient, StatusAnswer
 from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.launch import Assignment
 from volcrypt.volume.mountpoint import (
+    FS_TYPE,
     VOLUME_FILE,
+    Mount,
     check_mount_point,
     mount_at,
+    mounts,
     remove_dead_mount,
 )
-from volcrypt.volume.owner import current_owner
+from volcrypt.volume.owner import OwnerLock, current_owner, hold_volume
 
-Launch = Callable[[Assignment, DataKey | None, bytearray], int]
+Launch = Callable[[Assignment, DataKey | None, bytearray, OwnerLock], int]
 """`spawn_daemon`, or `exec_daemon`, which does not return; gives the pid of who serves."""
 
 
@@ -60,61 +63,112 @@ def mount_volume(
     What can be refused without the key is refused before the KMS is asked. Raises MountError,
     VolumeInUseError, KmsError, IntegrityError, ComponentMissingError; leaves nothing behind.
     """
-    record = load_record(home, volume)
-    workflows.check_none_running(home, record)
-    check_free(home, record)
+    try:
+        os.fsencode(directory).decode()
+    except UnicodeDecodeError as error:
+        raise InvalidArgumentError(f"mount point {directory!r} is not UTF-8") from error
+    volume_id = VolumeId(find_entry(home, volume).id)
+    check_free(home, volume_id, volume)
     directory = check_mount_point(directory)
-    DataFile.open(Path(record.data_path), record.size_bytes, read_only=True).close()
-    assignment = Assignment(
-        volume_id=record.volume_id,
-        name=record.name,
-        size_bytes=record.size_bytes,
-        data_path=record.data_path,
-        read_only=read_only,
-        has_data_key=record.is_encrypted,
-        volume_directory=str(home.volumes.path_of(record.volume_id)),
-        mount_directory=str(directory),
-        live_map_path=str(live_map_path(home, record.volume_id)),
-        socket_path=str(socket_path(home, record.volume_id)),
-        log_path=str(home.runtime / f"{record.volume_id}.log"),
-    )
-    seal_key = home.change_map_key(record.volume_id)
-    if record.wrapped_key is None:
-        pid = launch(assignment, None, seal_key)
-    else:
-        forbid_dumps()
-        lock_memory()
-        with unwrap_key(home, record.wrapped_key) as data_key:
-            pid = launch(assignment, data_key, seal_key)
-    return Mounted(volume_id=record.volume_id, mount_point=directory, pid=pid)
+    with hold_volume(home.volumes.path_of(volume_id), purpose="mount") as owner:
+        # Only now nothing can happen to the volume any more: an encryption begun or finished since
+        # would have taken name or data away.
+        record = load_record(home, volume)
+        if record.volume_id != volume_id:
+            raise TryAgainError(f"volume {volume} was just replaced")
+        workflows.check_none_running(home, volume_id, volume)
+        DataFile.open(data_path(home, record), record.size_bytes, read_only=True).close()
+        assignment = Assignment(
+            volume_id=volume_id,
+            name=record.name,
+            size_bytes=record.size_bytes,
+            data_path=str(data_path(home, record)),
+            read_only=read_only,
+            has_data_key=record.is_encrypted,
+            volume_directory=str(home.volumes.path_of(volume_id)),
+            mount_directory=str(directory),
+            live_map_path=str(live_map_path(home, volume_id)),
+            socket_path=str(socket_path(home, volume_id)),
+            log_path=str(home.runtime / f"{volume_id}.log"),
+        )
+        seal_key = home.change_map_key(volume_id)
+        if record.wrapped_key is None:
+            pid = launch(assignment, None, seal_key, owner)
+        else:
+            forbid_dumps()
+            lock_memory()
+            with unwrap_key(home, record.wrapped_key) as data_key:
+                pid = launch(assignment, data_key, seal_key, owner)
+        owner.let_go()
+    return Mounted(volume_id=volume_id, mount_point=directory, pid=pid)
 
 
-def check_free(home: Home, record: VolumeRecord) -> None:
+def check_free(home: Home, volume_id: VolumeId, name: str) -> None:
     """Raises VolumeInUseError, with the way to end it, when somebody holds the volume."""
-    owner = current_owner(home.volumes.path_of(record.volume_id))
+    owner = current_owner(home.volumes.path_of(volume_id))
     if owner is None:
         return
-    name = record.name or record.volume_id
     hint = None
     if owner.is_local and owner.purpose == "mount":
-        verb = "detach" if (home.runtime / f"{record.volume_id}.mnt").exists() else "unmount"
+        verb = "detach" if (home.runtime / f"{volume_id}.mnt").exists() else "unmount"
         hint = f"volcrypt {verb} {name}"
     raise VolumeInUseError(name, str(owner), hint=hint)
+
+
+def served_volumes(home: Home) -> list[StatusAnswer]:
+    """What the processes that serve volumes of this home say of themselves; asks no KMS, so that
+    a volume can be closed without the token's PIN."""
+    found = []
+    for path in sorted(home.runtime.glob("vol-*.sock")):
+        try:
+            with ControlClient(path, volume=path.stem) as control:
+                found.append(control.status())
+        except (MountError, TryAgainError):
+            continue  # it was killed, ends just now, or hangs
+    return found
+
+
+def find_served(home: Home, target: str) -> StatusAnswer | None:
+    """The volume that is served under this id, name or mount point."""
+    point = str(_canonical(target))
+    for served in served_volumes(home):
+        if target in (served.volume_id, served.name) or point == served.mount_directory:
+            return served
+    return None
+
+
+def _canonical(target: str) -> Path:
+    """A mount point without symlinks above it; the last component may be a dead mount, which
+    nothing but its name can be asked of."""
+    path = Path(target).absolute()
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
+    return Path(os.path.realpath(path.parent)) / path.name
 
 
 def unmount_volume(home: Home, target: str) -> VolumeId:
     """End the mount of a volume, given by name or id, or at a directory.
 
-    Raises TryAgainError with who uses it, MountError. A mount whose process is gone is removed.
+    A mount whose process is gone is removed. Raises VolumeInUseError with who uses it, MountError.
     """
-    point = Path(target).absolute()
-    mount = mount_at(point) if "/" in target or point.exists() else None
-    record = load_record(home, mount.source if mount is not None else target)
-    try:
-        with ControlClient(socket_path(home, record.volume_id), volume=target) as control:
+    served = find_served(home, target)
+    if served is not None:
+        with ControlClient(socket_path(home, served.volume_id), volume=target) as control:
             control.unmount()
-    except MountError:
-        if mount is None or current_owner(home.volumes.path_of(record.volume_id)) is not None:
-            raise
-        remove_dead_mount(point)
+        return served.volume_id
+    mount = mount_at(_canonical(target))
+    if mount is not None and mount.fs_type != FS_TYPE:
+        raise MountError(f"what is mounted on {target} is not a volume")
+    if mount is None and "/" in target:
+        raise MountError(f"no volume is mounted on {target}")
+    record = load_record(home, mount.source if mount is not None else target)
+    dead = [found for found in mounts() if is_mount_of(found, record.volume_id)]
+    if not dead:
+        raise MountError(f"volume {target} is not mounted")
+    for found in dead:
+        remove_dead_mount(Path(found.mount_point))
     return record.volume_id
+
+
+def is_mount_of(mount: Mount, volume_id: VolumeId) -> bool:
+    return mount.fs_type == FS_TYPE and mount.source == volume_id

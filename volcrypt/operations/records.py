@@ -8,6 +8,7 @@ the register names and is put in place by the next reader.
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from volcrypt.errors import RecordMissingError, RollbackError, VolcryptError, VolumeNotFoundError
@@ -19,6 +20,7 @@ from volcrypt.formats.volume_record import (
 from volcrypt.kms.register import RegisterEntry
 from volcrypt.names import VolumeId, is_volume_id
 from volcrypt.operations.home import Home
+from volcrypt.volume.directory import DATA_FILE
 
 KIND: Final = "volume"
 
@@ -29,11 +31,23 @@ def load_record(home: Home, volume: str) -> VolumeRecord:
     Raises VolumeNotFoundError; IntegrityError or FormatError when the record is missing, damaged,
     another's, or not the current one.
     """
+    return _load_entry(home, find_entry(home, volume))
+
+
+def find_entry(home: Home, volume: str) -> RegisterEntry:
+    """What the register knows of a volume given by id or name. Raises VolumeNotFoundError."""
     by_id = is_volume_id(volume)
     entry = home.register.get(KIND, volume) if by_id else home.register.find(KIND, volume)
     if entry is None:
         raise VolumeNotFoundError(volume)
-    return _load_entry(home, entry)
+    return entry
+
+
+def data_path(home: Home, record: VolumeRecord) -> Path:
+    """Where the ciphertext of a volume lies."""
+    if record.data_path is None:
+        return home.volumes.path_of(record.volume_id) / DATA_FILE
+    return Path(record.data_path)
 
 
 def load_records(home: Home) -> dict[VolumeId, VolumeRecord | VolcryptError]:

@@ -1,7 +1,6 @@
 """Volumes from snapshots: every chunk fetched, checked, and re-encrypted if the key is another."""
 
 from functools import partial
-from pathlib import Path
 
 import trio
 from typing_extensions import Buffer
@@ -15,6 +14,7 @@ from volcrypt.operations.copies import recryption
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import KeyChoice, generate_key, rebind_key, volume_context
 from volcrypt.operations.progress import Progress
+from volcrypt.operations.records import data_path
 from volcrypt.operations.snapshots import load_snapshot
 from volcrypt.operations.stores import open_local_store, store_in_use
 from volcrypt.operations.volumes import check_name_is_free, new_volume
@@ -60,7 +60,7 @@ def volume_from_snapshot(
         volume_id=volume_id,
         snapshot_id=manifest.snapshot_id,
     ) as record:
-        with DataFile.open(Path(record.data_path), size_bytes) as data:
+        with DataFile.open(data_path(home, record), size_bytes) as data:
             fill_from_snapshot(home, manifest, data, wrapped_key=wrapped, progress=progress)
         return record
 

@@ -27,6 +27,7 @@ from volcrypt.operations.progress import Progress
 from volcrypt.operations.records import load_record
 from volcrypt.operations.stores import (
     StoreLog,
+    check_log_is_whole,
     home_signer,
     open_local_store,
     store_alone,
@@ -212,6 +213,8 @@ def load_snapshot(home: Home, snapshot: str) -> Manifest:
     manifests, damaged = list_snapshots(home)
     for manifest in manifests:
         if manifest.name == snapshot:
+            # A name is given again when its snapshot is deleted: an old one must not have it back.
+            check_log_is_whole(home, open_local_store(home))
             return manifest
     for error in damaged.values():
         raise IntegrityError(f"no readable snapshot is named {snapshot}; {error}")
@@ -290,6 +293,8 @@ def sweep_store(home: Home) -> Swept:
     """Delete what nothing refers to. Raises TryAgainError while snapshots are being made."""
     store = open_local_store(home)
     with store_alone(home):
+        # What a manifest that is gone refers to is not known, and must not be taken for garbage.
+        check_log_is_whole(home, store)
         return sweep(store, resumable=resumable_copies(home))
 
 

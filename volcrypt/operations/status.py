@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 
-from volcrypt.errors import MountError, VolcryptError
+from volcrypt.errors import MountError, TryAgainError, VolcryptError
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.kms.protocol import ListKeysRequest
 from volcrypt.operations.attachments import device_name, private_mount_point
@@ -66,6 +66,14 @@ def read_status(home: Home) -> Status:
     warnings = list(damaged)
     if space.f_bavail < space.f_blocks * LOW_SPACE_FRACTION:
         warnings.append(f"less than 5 % of the file system under {home.path} is free")
+    for record in records:
+        point = private_mount_point(home, record.volume_id)
+        if point.exists() and current_owner(home.volumes.path_of(record.volume_id)) is None:
+            name = device_name(record)
+            warnings.append(
+                f"{name} was attached and its process is gone; run 'volcrypt detach {name}', or "
+                "attach it again"
+            )
     return Status(
         home=str(home.path),
         account=home.account,
@@ -105,9 +113,11 @@ def _use_of(home: Home, record: VolumeRecord) -> InUse | None:
             path = socket_path(home, record.volume_id)
             with ControlClient(path, volume=record.volume_id) as control:
                 mount_point = control.status().mount_directory
-        except MountError:
-            mount_point = None  # it has just ended
-        if private_mount_point(home, record).exists() and linked_device(device_name(record)):
+        except (MountError, TryAgainError):
+            mount_point = None  # it has just ended, or hangs
+        if private_mount_point(home, record.volume_id).exists() and linked_device(
+            device_name(record)
+        ):
             device = str(DEVICE_DIRECTORY / device_name(record))
     return InUse(
         volume_id=record.volume_id,

@@ -5,7 +5,7 @@ store's root public key, and the head of this home's log in it. The private keys
 KMS when they are needed, so there is no key file to lose or to steal:
 
     root of a store made here   derive_home_key("volcrypt store root", store id)
-    this home's signing key     derive_home_key("volcrypt snapshot signer", home id)
+    this home's signing key     derive_home_key("volcrypt snapshot signer"): one for each token
 """
 
 from collections.abc import Iterator
@@ -16,12 +16,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from volcrypt.crypto.digest import DigestAlgorithm
 from volcrypt.durable import make_directory_durably
-from volcrypt.errors import StoreNotFoundError
+from volcrypt.errors import RollbackError, StoreNotFoundError
 from volcrypt.formats.certificate import SignerId
 from volcrypt.kms.register import RegisterEntry
 from volcrypt.names import StoreId, make_store_id
 from volcrypt.operations.home import Home
 from volcrypt.snapshot.local import LocalObjects
+from volcrypt.snapshot.log import SignerLog
 from volcrypt.snapshot.signer import LogHead, Signer
 from volcrypt.snapshot.store import SnapshotStore, read_store_document
 
@@ -79,7 +80,7 @@ def _root_key(home: Home, store_id: StoreId) -> Ed25519PrivateKey:
 
 def home_signer(home: Home) -> Signer:
     """This home's signing key."""
-    seed = home.kms.derive_home_key(b"volcrypt snapshot signer\0" + home.home_id.encode())
+    seed = home.kms.derive_home_key(b"volcrypt snapshot signer")
     return Signer(Ed25519PrivateKey.from_private_bytes(seed))
 
 
@@ -130,4 +131,15 @@ class StoreLog:
                     digest=head.digest,
                 )
             ]
+        )
+
+
+def check_log_is_whole(home: Home, store: SnapshotStore) -> None:
+    """Raises RollbackError when entries of this home's log are gone from the store: what is listed
+    may then be what was deleted, and what is needed may not be listed."""
+    log = StoreLog(home, store)
+    if log.head is not None and SignerLog(store, log.signer.id).missing(log.head):
+        raise RollbackError(
+            f"snapshot store {store.objects.location}",
+            hint="'volcrypt snapshot verify' names what is missing; snapshots can be used by id",
         )

@@ -5,6 +5,7 @@ leftover if the process dies, and the next command that changes the home removes
 """
 
 import errno
+import io
 import os
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from volcrypt.errors import (
     InvalidArgumentError,
     NameTakenError,
     VolcryptError,
+    VolumeInUseError,
 )
 from volcrypt.formats.volume_record import KeySource, VolumeRecord, WrappedDataKey
 from volcrypt.geometry import CHUNK_BYTES, UNIT_BYTES, check_volume_size, chunk_range
@@ -29,8 +31,9 @@ from volcrypt.operations.home import Home
 from volcrypt.operations.keys import KeyChoice, choose_key, unwrap_key, volume_context
 from volcrypt.operations.leftovers import remove_leftovers
 from volcrypt.operations.progress import Progress
-from volcrypt.operations.records import KIND, load_record, save_records
+from volcrypt.operations.records import KIND, data_path, find_entry, load_record, save_records
 from volcrypt.volume.datafile import DataFile
+from volcrypt.volume.mountpoint import remove_dead_mounts_of
 from volcrypt.volume.owner import OwnerRecord, current_owner, hold_volume
 from volcrypt.volume.volume import Volume
 
@@ -41,6 +44,7 @@ class VolumeView:
 
     record: VolumeRecord
     owner: OwnerRecord | None
+    data_path: Path
     allocated_bytes: int | None
     """Bytes that the data file occupies; None when it cannot be seen."""
 
@@ -54,11 +58,13 @@ class VolumeView:
 
 def view_volume(home: Home, record: VolumeRecord) -> VolumeView:
     try:
-        allocated = os.stat(record.data_path).st_blocks * 512
+        allocated = data_path(home, record).stat().st_blocks * 512
     except OSError:
         allocated = None
     owner = current_owner(home.volumes.path_of(record.volume_id))
-    return VolumeView(record=record, owner=owner, allocated_bytes=allocated)
+    return VolumeView(
+        record=record, owner=owner, data_path=data_path(home, record), allocated_bytes=allocated
+    )
 
 
 def check_name_is_free(home: Home, name: str | None) -> None:
@@ -87,7 +93,7 @@ def new_record(
         unit_bytes=UNIT_BYTES,
         key_source=KeySource.KMS if wrapped_key else KeySource.NONE,
         wrapped_key=wrapped_key,
-        data_path=str(home.volumes.path_of(volume_id) / "data"),
+        data_path=None,
         account=home.account,
         region=home.region,
         created_at=int(time.time()),
@@ -123,8 +129,8 @@ def new_volume(
             home.volumes.make(volume_id)
             stack.enter_context(hold_volume(directory, purpose="create"))
         try:
-            with no_space_named(Path(record.data_path)):
-                DataFile.create(Path(record.data_path), size_bytes).close()
+            with no_space_named(data_path(home, record)):
+                DataFile.create(data_path(home, record), size_bytes).close()
                 yield record
                 save_records(home, put=[record])
         except BaseException:
@@ -161,7 +167,7 @@ def opened_volume(
             forbid_dumps()
             lock_memory()
             data_key = stack.enter_context(unwrap_key(home, record.wrapped_key))
-        data = DataFile.open(Path(record.data_path), record.size_bytes, read_only=read_only)
+        data = DataFile.open(data_path(home, record), record.size_bytes, read_only=read_only)
         stack.callback(data.close)
         volume = Volume(
             data,
@@ -181,7 +187,7 @@ def import_volume(
     the next whole data unit. Holes and zeros of the source stay holes."""
     check_name_is_free(home, name)
     volume_id = make_volume_id(home.random_id_bytes())
-    with open(source, "rb", buffering=0) as image:  # raises OSError with the file's name
+    with _open_source(source) as image:
         source_bytes = os.lseek(image.fileno(), 0, os.SEEK_END)
         if source_bytes == 0:
             raise InvalidArgumentError(f"{source} is empty")
@@ -195,6 +201,22 @@ def import_volume(
                 _copy_in(image.fileno(), source_bytes, volume, progress)
                 data.sync()
             return record
+
+
+def _open_source(source: Path) -> io.FileIO:
+    """Open an image, or a block device that nobody is writing to. Raises OSError."""
+    # On a device O_EXCL asks the kernel to refuse while it is mounted or claimed.
+    flags = os.O_RDONLY | os.O_CLOEXEC | (os.O_EXCL if source.is_block_device() else 0)
+    try:
+        return io.FileIO(os.open(source, flags), "rb")
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise VolumeInUseError(
+                str(source),
+                "the kernel",
+                hint="unmount it first: an image of a file system in use is torn",
+            ) from error
+        raise
 
 
 def _copy_in(source: int, source_bytes: int, volume: Volume, progress: Progress) -> None:
@@ -261,21 +283,33 @@ def write_fully(descriptor: int, data: memoryview, offset: int) -> None:
         data, offset = data[written:], offset + written
 
 
-def delete_volume(home: Home, volume: str) -> VolumeRecord:
-    """Forget a volume and remove its data; its snapshots stay. Refused while it is in use."""
-    record = load_record(home, volume)
-    workflows.check_none_running(home, record)
-    with hold_volume(home.volumes.path_of(record.volume_id), purpose="delete"):
-        save_records(home, delete=[record])
-        home.volumes.remove(record.volume_id)
-    return record
+def delete_volume(home: Home, volume: str) -> VolumeId:
+    """Forget a volume and remove its data; its snapshots stay. Refused while it is in use.
+
+    A volume whose record is damaged can be deleted too: the register says what it is.
+    """
+    entry = find_entry(home, volume)
+    volume_id = VolumeId(entry.id)
+    directory = home.volumes.path_of(volume_id)
+    with ExitStack() as held:
+        if directory.exists():
+            held.enter_context(hold_volume(directory, purpose="delete"))
+        workflows.check_none_running(home, volume_id, volume)
+        if (home.runtime / f"{volume_id}.mnt").exists():
+            raise VolumeInUseError(
+                volume, "what a killed process left", hint=f"volcrypt detach {volume}"
+            )
+        remove_dead_mounts_of(volume_id)
+        home.register.apply(delete=[(KIND, volume_id)], expect={(KIND, volume_id): entry.counter})
+        home.volumes.remove(volume_id)
+    return volume_id
 
 
 def check_volume(home: Home, volume: str) -> VolumeRecord:
     """Check what can be checked without knowing what the data should be: record, register, data
     file, key. Raises the error that tells what is wrong."""
     record = load_record(home, volume)
-    DataFile.open(Path(record.data_path), record.size_bytes, read_only=True).close()
+    DataFile.open(data_path(home, record), record.size_bytes, read_only=True).close()
     if record.wrapped_key is not None:
         unwrap_key(home, record.wrapped_key).wipe()
     return record

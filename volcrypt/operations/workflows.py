@@ -12,9 +12,9 @@ from typing import Final
 
 import msgspec
 
-from volcrypt.durable import remove_durably, write_durably
+from volcrypt.durable import read_file, remove_durably, write_durably
 from volcrypt.errors import RecordMissingError, RollbackError, VolumeInUseError
-from volcrypt.formats.document import MacSeal
+from volcrypt.formats.document import MAX_DOCUMENT_BYTES, MacSeal
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.formats.workflow import Workflow, decode_workflow, encode_workflow
 from volcrypt.kms.register import RegisterEntry
@@ -36,7 +36,7 @@ def load_workflow(home: Home, source_id: VolumeId) -> Workflow | None:
     missing = True
     for path in (_path(home, source_id), _staged(home, source_id)):
         try:
-            data = path.read_bytes()
+            data = read_file(path, limit_bytes=MAX_DOCUMENT_BYTES)
         except FileNotFoundError:
             continue
         missing = False
@@ -97,10 +97,9 @@ def stale_cursors(home: Home) -> list[Path]:
     ]
 
 
-def check_none_running(home: Home, record: VolumeRecord) -> None:
+def check_none_running(home: Home, volume_id: VolumeId, name: str) -> None:
     """Raises VolumeInUseError when a workflow on the volume was begun and not finished."""
-    if home.register.get(KIND, record.volume_id) is not None:
-        name = record.name or record.volume_id
+    if home.register.get(KIND, volume_id) is not None:
         raise VolumeInUseError(
             name, "an unfinished encryption", hint=f"finish it with 'volcrypt encrypt {name}'"
         )

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Protocol
 
-from volcrypt.durable import remove_durably, write_durably
+from volcrypt.durable import read_file, remove_durably, write_durably
 from volcrypt.formats.copy_cursor import CopyCursor, decode_copy_cursor, encode_copy_cursor
-from volcrypt.formats.document import Sealer, Verifier
+from volcrypt.formats.document import MAX_DOCUMENT_BYTES, Sealer, Verifier
 
 
 class Seal(Sealer, Verifier, Protocol):
@@ -22,7 +22,7 @@ class CursorFile:
     def read(self) -> CopyCursor | None:
         """None when there is none. Raises FormatError and SealError."""
         try:
-            data = self._path.read_bytes()
+            data = read_file(self._path, limit_bytes=MAX_DOCUMENT_BYTES)
         except FileNotFoundError:
             return None
         return decode_copy_cursor(data, self._seal, what=f"cursor {self._path.name}")

@@ -22,6 +22,7 @@ import itertools
 import os
 import re
 import shutil
+import stat
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -31,16 +32,20 @@ from typing import TYPE_CHECKING, Final, Self
 
 from typing_extensions import Buffer
 
-from volcrypt.durable import make_directory_durably, no_space_named, sync_directory
+from volcrypt.durable import make_directory_durably, no_space_named, read_file, sync_directory
 from volcrypt.errors import (
+    MalformedError,
     ObjectNotFoundError,
     ObjectStoreError,
     StoreNotFoundError,
 )
+from volcrypt.formats.document import MAX_DOCUMENT_BYTES
 from volcrypt.snapshot.objects import ObjectStore
 
 STAGING: Final = "tmp"
 _NAME = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]*")
+# Directories of names; ours have at most two.
+_MAX_DEPTH: Final = 4
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -117,13 +122,17 @@ class LocalObjects:
 
     def get(self, name: str) -> bytes:
         with self._errors_translated(name):
-            return Path(self._path_of(name)).read_bytes()
+            return read_file(Path(self._path_of(name)), limit_bytes=MAX_DOCUMENT_BYTES)
 
     def get_into(self, name: str, buffer: Buffer) -> int:
         with self._errors_translated(name):
-            descriptor = os.open(self._path_of(name), os.O_RDONLY | os.O_CLOEXEC)
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            descriptor = os.open(self._path_of(name), flags)
             try:
-                length = os.fstat(descriptor).st_size
+                status = os.fstat(descriptor)
+                if not stat.S_ISREG(status.st_mode):
+                    raise MalformedError(f"object {name}", "not a regular file")
+                length = status.st_size
                 rest = memoryview(buffer).cast("B")
                 while rest and (count := os.readv(descriptor, [rest])):
                     rest = rest[count:]
@@ -170,10 +179,12 @@ class LocalObjects:
             return
         for entry in entries:
             name = f"{directory}/{entry.name}" if directory else entry.name
-            if entry.is_dir(follow_symlinks=False):
-                yield from self._names_below(name)
-            else:
+            if not _NAME.fullmatch(name):
+                continue  # nobody of us made it, and no object could be asked for by it
+            if not entry.is_dir(follow_symlinks=False):
                 yield name
+            elif name.count("/") < _MAX_DEPTH:
+                yield from self._names_below(name)
 
     def _stage(self, data: Buffer, *, durable: bool) -> str:
         """Write `data` to a new file in the staging directory; answers its path."""
@@ -263,6 +274,8 @@ class LocalObjects:
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
                 raise ObjectNotFoundError(name) from error
+            if error.errno in (errno.ELOOP, errno.ENXIO):
+                raise MalformedError(f"object {name}", "not a regular file") from error
             raise ObjectStoreError(
                 f"object {name} in {self._path}: {error.strerror or error}"
             ) from error

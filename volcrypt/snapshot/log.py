@@ -82,6 +82,12 @@ class SignerLog:
                 return self._store.read_tombstone(name)[0].deleted_digest, None
         return None
 
+    def missing(self, head: LogHead) -> list[int]:
+        """The numbers up to a head that somebody kept of which the store lists nothing: lost
+        manifests, or tombstones that were taken away so that deleted snapshots come back."""
+        known = self.manifests.keys() | self.tombstones.keys() | self.deletions.keys()
+        return [number for number in range(1, head.sequence + 1) if number not in known]
+
     def continue_from(self, head: LogHead | None) -> LogHead:
         """The present head. Raises RollbackError, FormatError and IntegrityError."""
         current = head or empty_log(self.signer)
@@ -108,6 +114,10 @@ def commit(
     does not continue `head`, TryAgainError when the pin was lost, ObjectStoreError, NoSpaceError.
     """
     store.objects.sync()
+    # A manifest that readers would not accept must not be reported as a snapshot.
+    store.verifier_of(signer.id)
+    if store.tombstone(draft.snapshot_id) is not None:
+        raise InvalidArgumentError(f"snapshot {draft.snapshot_id} was deleted")
     head = SignerLog(store, signer.id).continue_from(head)
     for name in store.manifest_names(draft.snapshot_id):
         manifest = store.read_manifest(name)[0]

@@ -21,6 +21,8 @@ from volcrypt.crypto.digest import DigestAlgorithm
 from volcrypt.errors import (
     ChunkCorruptError,
     ChunkMissingError,
+    FormatError,
+    IntegrityError,
     InvalidArgumentError,
     ObjectNotFoundError,
     SealError,
@@ -136,8 +138,16 @@ class SnapshotStore:
 
     def snapshot_ids(self) -> list[SnapshotId]:
         """Ids of the snapshots, sorted, as the listing of the store has them: not yet checked."""
-        deleted = {entry.snapshot_id for entry in self.tombstone_names()}
-        return sorted({entry.snapshot_id for entry in self.manifest_names()} - deleted)
+        listed = {entry.snapshot_id for entry in self.manifest_names()}
+        # Both are there only while a deletion is under way, or when somebody forged a tombstone.
+        doubtful = listed & {entry.snapshot_id for entry in self.tombstone_names()}
+        return sorted(listed - {each for each in doubtful if self._is_deleted(each)})
+
+    def _is_deleted(self, snapshot_id: SnapshotId) -> bool:
+        try:
+            return self.tombstone(snapshot_id) is not None
+        except (FormatError, IntegrityError):
+            return False
 
     def manifests(self) -> list[Manifest]:
         """All snapshots, by id. Raises what `manifest` raises."""

@@ -63,12 +63,11 @@ def sweep(store: SnapshotStore, *, resumable: Collection[SnapshotId] = ()) -> Sw
     Raises FormatError, IntegrityError, ObjectStoreError.
     """
     _remove_deleted_manifests(store)
-    pins = []
-    for snapshot_id, pin in _pins(store):
-        if snapshot_id in resumable:
-            pins.append(pin)
-        else:
-            store.objects.delete(layout.pin_name(snapshot_id))
+    for name in list(store.objects.list(layout.PINS)):
+        # Junk under the name of a pin is a leftover like any other.
+        if name.removeprefix(layout.PINS) not in resumable:
+            store.objects.delete(name)
+    pins = [pin for _, pin in _pins(store)]
     count = 0
     for name in _garbage(store, pins):
         store.objects.delete(name)

@@ -6,7 +6,7 @@ and for being shorter than, or different from, the head that somebody kept.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from volcrypt.crypto.digest import ZERO_DIGEST
@@ -52,7 +52,7 @@ class Damage:
     name: str
 
     def __str__(self) -> str:
-        return f"{self.what} is {self.kind.value}" + (f" ({self.name})" if self.name else "")
+        return f"{self.kind.value}: {self.what}" + (f" ({self.name})" if self.name else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +79,21 @@ def verify(
     Raises SnapshotNotFoundError for one that does not exist and never did, ObjectStoreError.
     Everything else that is wrong is in the answer.
     """
+    found = _verify_once(store, snapshot_ids, lineage=lineage, expected_head=expected_head)
+    if not found.damages:
+        return found
+    # Others may create and delete while this reads: what is wrong is wrong the second time too.
+    again = _verify_once(store, snapshot_ids, lineage=lineage, expected_head=expected_head)
+    return replace(again, damages=[each for each in again.damages if each in found.damages])
+
+
+def _verify_once(
+    store: SnapshotStore,
+    snapshot_ids: list[SnapshotId] | None,
+    *,
+    lineage: bool,
+    expected_head: LogHead | None,
+) -> Verification:
     verifier = _Verifier(store)
     wanted = store.snapshot_ids() if snapshot_ids is None else list(snapshot_ids)
     for snapshot_id in wanted:
@@ -249,7 +264,19 @@ class _Verifier:
         self, log: SignerLog, head: LogHead, last: int, expected_head: LogHead | None
     ) -> None:
         previous: bytes | None = head.digest
-        for sequence in range(1, last + 1):
+        known = log.manifests.keys() | log.tombstones.keys() | log.deletions.keys()
+        before_it = 0
+        for sequence in sorted((known | {last}) - {0}):
+            if sequence > before_it + 1:
+                # A forged name may have any number: a gap is one finding, however wide.
+                self._report(
+                    DamageKind.MISSING if sequence <= log.last else DamageKind.ROLLED_BACK,
+                    f"entries {before_it + 1} to {sequence - 1} of the log of signer {log.signer}"
+                    if sequence > before_it + 2
+                    else f"entry {sequence - 1} of the log of signer {log.signer}",
+                )
+                previous = None
+            before_it = sequence
             what = f"entry {sequence} of the log of signer {log.signer}"
             names = [
                 entries[sequence]

@@ -41,7 +41,7 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from volcrypt.durable import remove_durably, write_durably
+from volcrypt.durable import read_file, remove_durably, write_durably
 from volcrypt.errors import FormatError, IntegrityError, NoSpaceError
 from volcrypt.formats.change_map import (
     ParentPoint,
@@ -61,6 +61,10 @@ from volcrypt.volume.live_map import (
 )
 
 _LONGEST_DOCUMENT: Final = 4096
+
+
+# The bitmap of the largest volume has 16 MiB, and stands in the document as text.
+_CLEAN_LIMIT_BYTES: Final = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -270,7 +274,9 @@ def _read_clean(
     try:
         if clean_path.stat().st_size > bitmap_length(size_bytes) + _LONGEST_DOCUMENT:
             return None
-        body, bitmap = decode_change_map(clean_path.read_bytes(), seal, what=str(clean_path))
+        body, bitmap = decode_change_map(
+            read_file(clean_path, limit_bytes=_CLEAN_LIMIT_BYTES), seal, what=str(clean_path)
+        )
     except (OSError, FormatError, IntegrityError):
         return None
     if (

@@ -49,6 +49,7 @@ MAX_ANSWER_BYTES: Final = 64 * 2**20
 
 _PEER: Final = struct.Struct("<iII")
 _EXIT_SECONDS: Final = 30.0
+_STATUS_SECONDS: Final = 5.0
 
 
 class _Document(
@@ -262,12 +263,23 @@ class ControlClient:
         self._socket.close()
 
     def status(self) -> StatusAnswer:
-        answer = self._ask(StatusRequest())
+        """Raises TryAgainError when the process does not answer: it hangs, or was stopped."""
+        self._socket.settimeout(_STATUS_SECONDS)
+        try:
+            answer = self._ask(StatusRequest())
+        except TimeoutError as error:
+            raise TryAgainError(
+                f"the process that serves volume {self._volume} does not answer"
+            ) from error
+        finally:
+            self._socket.settimeout(None)
         assert isinstance(answer, StatusAnswer), "internal error: not the answer to status"
         return answer
 
     def begin_capture(self) -> CapturedState:
-        """Writes wait from here on. Raises TryAgainError when another capture is running."""
+        """Writes wait from here on. Raises TryAgainError when another capture is running, or the
+        process does not answer."""
+        self.status()
         answer = self._ask(BeginCaptureRequest())
         assert isinstance(answer, CaptureAnswer), "internal error: not the answer to a capture"
         changed = None
@@ -319,6 +331,8 @@ class ControlClient:
         try:
             self._socket.sendall(encode(request))
             line = self._file.readline(MAX_ANSWER_BYTES)
+        except TimeoutError:
+            raise
         except OSError as error:
             raise MountError(f"the process of volume {self._volume} does not answer") from error
         if not line.endswith(b"\n"):

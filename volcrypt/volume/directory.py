@@ -26,8 +26,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from volcrypt.durable import make_directory_durably, sync_directory, write_durably
+from volcrypt.durable import make_directory_durably, read_file, sync_directory, write_durably
 from volcrypt.errors import FormatError, RecordMissingError, RollbackError
+from volcrypt.formats.document import MAX_DOCUMENT_BYTES
 from volcrypt.names import VolumeId, is_volume_id
 from volcrypt.volume.owner import OWNER_FILE, current_owner
 
@@ -152,7 +153,7 @@ def _promote(directory: Path) -> None:
 
 def _read_if_there(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return read_file(path, limit_bytes=MAX_DOCUMENT_BYTES)
     except FileNotFoundError:
         return None
 

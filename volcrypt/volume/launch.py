@@ -11,6 +11,7 @@ and one line of JSON comes back, an Answer. So the process never has the PIN of 
 keys are never in an argument, the environment or a file.
 """
 
+import fcntl
 import os
 import socket
 import struct
@@ -25,12 +26,14 @@ from volcrypt.errors import MalformedError, MountError, VolumeError
 from volcrypt.formats.document import MAC_KEY_BYTES
 from volcrypt.names import VolumeId
 from volcrypt.volume.error_report import ErrorReport
+from volcrypt.volume.owner import OwnerLock
 
 DAEMON_MODULE: Final = "volcrypt.daemons.volume"
 
 _LENGTH: Final = struct.Struct(">I")
 _MAX_BYTES: Final = 64 * 1024
 _CHANNEL_FD: Final = 3
+_OWNER_FD: Final = 4
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -65,9 +68,13 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     error: ErrorReport | None = None
 
 
-def spawn_daemon(assignment: Assignment, data_key: DataKey | None, seal_key: bytearray) -> int:
+def spawn_daemon(
+    assignment: Assignment, data_key: DataKey | None, seal_key: bytearray, owner: OwnerLock
+) -> int:
     """Serve a volume in a process of its own; its pid, once the first read has worked.
 
+    The process adopts `owner`, which the caller holds and afterwards lets go; so nothing can have
+    happened to the volume since the caller looked at it.
     It gets a session of its own and writes what goes wrong later to the log. It does not report to
     systemd: whoever calls this knows what else has to be ready.
     Raises the error that the process met, with nothing left behind.
@@ -75,7 +82,7 @@ def spawn_daemon(assignment: Assignment, data_key: DataKey | None, seal_key: byt
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
-            pid = _start(assignment, theirs)
+            pid = _start(assignment, theirs, owner)
         try:
             _send(ours, assignment, data_key, seal_key)
             line = _receive_line(ours)
@@ -95,7 +102,9 @@ def spawn_daemon(assignment: Assignment, data_key: DataKey | None, seal_key: byt
     raise answer.error.error()
 
 
-def exec_daemon(assignment: Assignment, data_key: DataKey | None, seal_key: bytearray) -> NoReturn:
+def exec_daemon(
+    assignment: Assignment, data_key: DataKey | None, seal_key: bytearray, owner: OwnerLock
+) -> NoReturn:
     """Become the process that serves the volume, in the foreground: same pid, same terminal.
 
     Nothing of the caller stays in memory. Errors go to standard error, and the exit code is 1.
@@ -103,7 +112,8 @@ def exec_daemon(assignment: Assignment, data_key: DataKey | None, seal_key: byte
     ours, theirs = socket.socketpair()
     _send(ours, assignment, data_key, seal_key)
     theirs.set_inheritable(True)
-    arguments = [*_arguments(theirs.fileno()), "--foreground"]
+    os.set_inheritable(owner.descriptor, True)
+    arguments = [*_arguments(theirs.fileno(), owner.descriptor), "--foreground"]
     os.execve(sys.executable, arguments, _environment())  # noqa: S606 - there is no shell
 
 
@@ -130,17 +140,21 @@ def send_answer(channel: socket.socket, answer: Answer) -> None:
     channel.sendall(msgspec.json.encode(answer) + b"\n")
 
 
-def _start(assignment: Assignment, channel: socket.socket) -> int:
+def _start(assignment: Assignment, channel: socket.socket, owner: OwnerLock) -> int:
     environment = _environment()
     environment.pop("NOTIFY_SOCKET", None)
     log = os.open(assignment.log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    # Out of the way of the numbers that they get, one of which the other may have.
+    high_channel = fcntl.fcntl(channel.fileno(), fcntl.F_DUPFD_CLOEXEC, 16)
+    high_owner = fcntl.fcntl(owner.descriptor, fcntl.F_DUPFD_CLOEXEC, 16)
     try:
         return os.posix_spawn(
             sys.executable,
-            _arguments(_CHANNEL_FD),
+            _arguments(_CHANNEL_FD, _OWNER_FD),
             environment,
             file_actions=[
-                (os.POSIX_SPAWN_DUP2, channel.fileno(), _CHANNEL_FD),
+                (os.POSIX_SPAWN_DUP2, high_channel, _CHANNEL_FD),
+                (os.POSIX_SPAWN_DUP2, high_owner, _OWNER_FD),
                 (os.POSIX_SPAWN_DUP2, log, 2),
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
                 (os.POSIX_SPAWN_DUP2, 0, 1),
@@ -150,12 +164,20 @@ def _start(assignment: Assignment, channel: socket.socket) -> int:
     except OSError as error:
         raise MountError(f"cannot start {sys.executable}: {error.strerror}") from error
     finally:
-        os.close(log)
+        for descriptor in (log, high_channel, high_owner):
+            os.close(descriptor)
 
 
-def _arguments(descriptor: int) -> list[str]:
+def _arguments(channel: int, owner: int) -> list[str]:
     # -I: neither the working directory nor PYTHON* variables decide what code gets the key.
-    return [sys.executable, "-I", "-m", DAEMON_MODULE, "--assignment-fd", str(descriptor)]
+    return [
+        sys.executable,
+        "-I",
+        "-m",
+        DAEMON_MODULE,
+        f"--assignment-fd={channel}",
+        f"--owner-fd={owner}",
+    ]
 
 
 def _environment() -> dict[str, str]:

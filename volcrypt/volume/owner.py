@@ -19,8 +19,10 @@ A file that is empty, all spaces or all zeros has no owner.
 Asking who the owner is takes no lock: a question must not make a mount fail.
 """
 
+import errno
 import fcntl
 import os
+import stat
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -71,22 +73,31 @@ class OwnerRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class OwnerLock:
-    """Being the one owner of the volume in a directory, from construction to `release`."""
+    """Being the one owner of the volume in a directory, until `release`."""
 
-    def __init__(self, directory: Path, *, purpose: str) -> None:
-        """`purpose` is a word or two for whoever comes second, such as `mount`.
+    def __init__(self, descriptor: int) -> None:
+        """Internal: use `hold_volume` or `adopt`. Takes the locked descriptor over."""
+        self._descriptor = descriptor
 
-        Raises VolumeInUseError that names the holder, VolumeNotFoundError when there is no such
-        directory, FormatError when the record there cannot be read, NoSpaceError.
+    @classmethod
+    def adopt(cls, descriptor: int, *, purpose: str) -> Self:
+        """The lock that another process took and handed on with its `descriptor`: it was held all
+        the time in between, so what was checked under it still holds. Takes the descriptor over.
         """
-        self._descriptor = _take_lock(directory)
-        try:
-            with no_space_named(directory / OWNER_FILE):
-                _write_sector(self._descriptor, _encode(_own_record(purpose)))
-                sync_directory(directory)
-        except BaseException:
-            os.close(self._descriptor)
-            raise
+        os.set_inheritable(descriptor, False)
+        assert _try_flock(descriptor), "internal error: the lock that was handed on is not held"
+        _write_sector(descriptor, _encode(_own_record(purpose)))
+        return cls(descriptor)
+
+    @property
+    def descriptor(self) -> int:
+        """What a process that is to adopt the lock must inherit."""
+        return self._descriptor
+
+    def let_go(self) -> None:
+        """Another process has adopted the lock: close our descriptor, and leave its record."""
+        os.close(self._descriptor)
+        self._descriptor = -1
 
     def release(self) -> None:
         """May be called twice."""
@@ -112,8 +123,21 @@ class OwnerLock:
 
 
 def hold_volume(directory: Path, *, purpose: str) -> OwnerLock:
-    """For `with hold_volume(...):`; raises what OwnerLock raises."""
-    return OwnerLock(directory, purpose=purpose)
+    """Become the owner: for `with hold_volume(...):`. `purpose` is a word or two for whoever comes
+    second, such as `mount`.
+
+    Raises VolumeInUseError that names the holder, VolumeNotFoundError when there is no such
+    directory, FormatError when the record there cannot be read, NoSpaceError.
+    """
+    descriptor = _take_lock(directory)
+    try:
+        with no_space_named(directory / OWNER_FILE):
+            _write_sector(descriptor, _encode(_own_record(purpose)))
+            sync_directory(directory)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return OwnerLock(descriptor)
 
 
 def current_owner(directory: Path) -> OwnerRecord | None:
@@ -122,9 +146,13 @@ def current_owner(directory: Path) -> OwnerRecord | None:
     Raises FormatError when the record cannot be read.
     """
     try:
-        descriptor = os.open(directory / OWNER_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(
+            directory / OWNER_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        )
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise MalformedError(f"owner record of {directory.name}", "not a regular file") from error
     try:
         record = _read_record(descriptor, directory)
     finally:
@@ -145,10 +173,17 @@ def _take_lock(directory: Path) -> int:
         try:
             with no_space_named(path):
                 descriptor = os.open(
-                    path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+                    path,
+                    os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK,
+                    0o600,
                 )
         except FileNotFoundError as error:
             raise VolumeNotFoundError(directory.name) from error
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+                what = f"owner record of {directory.name}"
+                raise MalformedError(what, "not a regular file") from error
+            raise
         keep = False
         try:
             is_locked = _try_flock(descriptor)
@@ -207,6 +242,8 @@ def _encode(record: OwnerRecord) -> bytes:
 
 def _read_record(descriptor: int, directory: Path) -> OwnerRecord | None:
     what = f"owner record of {directory.name}"
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        raise MalformedError(what, "not a regular file")
     content = os.pread(descriptor, SECTOR_BYTES + 1, 0).strip(b" \n\0")
     if not content:
         return None
