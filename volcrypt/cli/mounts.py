@@ -45,7 +45,7 @@ def unmount(session: Session, target: str) -> None:
     from volcrypt.operations.mounts import unmount_volume
 
     volume_id = unmount_volume(session.home, target)
-    session.show({"VolumeId": volume_id}, lambda: print(f"{volume_id} is unmounted"))
+    session.show({"VolumeId": volume_id}, lambda: print(f"{target} ({volume_id}) is unmounted"))
 
 
 @click.command(cls=Command)
@@ -115,4 +115,4 @@ def detach(session: Session, volume: str) -> None:
     from volcrypt.operations.attachments import detach_volume
 
     volume_id = detach_volume(session.home, volume)
-    session.show({"VolumeId": volume_id}, lambda: print(f"{volume_id} is detached"))
+    session.show({"VolumeId": volume_id}, lambda: print(f"{volume} ({volume_id}) is detached"))

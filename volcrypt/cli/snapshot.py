@@ -175,8 +175,8 @@ def verify(context: click.Context, snapshot: str | None) -> None:
         for damage in found.damages:
             print(damage)
         print(
-            f"{len(found.snapshots)} snapshots, {found.chunk_count} chunks read: "
-            f"{len(found.damages) or 'no'} problems"
+            f"snapshots checked: {len(found.snapshots)}, chunks read: {found.chunk_count}, "
+            f"problems found: {len(found.damages)}"
         )
 
     session.show(

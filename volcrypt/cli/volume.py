@@ -186,7 +186,7 @@ def list_(session: Session) -> None:
             view.state,
             format_size(record.size_bytes),
             "yes" if record.is_encrypted else "no",
-            key or "",
+            (key or "").rpartition("/")[2],
         ]
 
     document = [

@@ -46,9 +46,14 @@ from volcrypt.volume.loop import (
     loops_of,
     probe_sector_size,
     unlink_device,
+)
+from volcrypt.volume.mountpoint import (
+    VOLUME_FILE,
+    mount_at,
+    mounts,
+    remove_dead_mount,
     users_of,
 )
-from volcrypt.volume.mountpoint import VOLUME_FILE, mount_at, mounts, remove_dead_mount
 
 _LOST_FILE: Final = Path("/", VOLUME_FILE)
 """How the kernel names the file of a loop device whose FUSE mount was taken away below it."""
@@ -242,10 +247,11 @@ def _unmount_file_systems(loop: Path, volume: str) -> None:
             ["umount", "--", mount.mount_point], check=False, capture_output=True, text=True
         )
         if done.returncode:
+            users = ", ".join(users_of(Path(mount.mount_point))) or "something in the kernel"
             raise VolumeInUseError(
                 volume,
-                "; ".join([f"a file system mounted on {mount.mount_point}", *users_of(loop)]),
-                hint=f"end what uses {mount.mount_point}, then detach again",
+                f"{users} on {mount.mount_point}",
+                hint="end that, then detach again",
             )
 
 
