@@ -44,6 +44,13 @@ def test_envelope_encryption_by_hand(command: Command, tmp_path: Path) -> None:
     assert opened["Plaintext"] == made["Plaintext"]
 
 
+@pytest.mark.parametrize("context", ["a=1,a=2", '{"a": "1", "a": "2"}', '{"a": 1}', "a", "=1", "{"])
+def test_contexts_that_are_none(command: Command, context: str) -> None:
+    key = command.json("kms", "create-key")["KeyMetadata"]["KeyId"]
+    encrypt = ("kms", "encrypt", "--key-id", key, "--plaintext", "-")
+    command.fails(2, *encrypt, "--encryption-context", context, stdin=b"x")
+
+
 def test_plaintext_from_standard_input(command: Command, tmp_path: Path) -> None:
     key = command.json("kms", "create-key")["KeyMetadata"]["KeyId"]
     text = command.run(

@@ -253,6 +253,28 @@ def test_what_is_no_file_in_the_place_of_one(command: Command, tmp_path: Path, w
         (tmp_path / "aside").rename(place)
 
 
+def test_a_data_file_that_leads_elsewhere(command: Command, point: Path, tmp_path: Path) -> None:
+    command.run("volume", "create", "--size", "1MiB", "--name", "data")
+    data = Path(command.json("volume", "show", "data")["DataPath"])
+    data.rename(tmp_path / "victim")
+    data.symlink_to(tmp_path / "victim")
+    command.fails(6, "mount", "data", point)
+    command.fails(6, "volume", "check", "data")
+    data.unlink()
+    (tmp_path / "victim").rename(data)
+
+
+def test_status_and_lists_survive_what_is_damaged(command: Command) -> None:
+    command.run("volume", "create", "--size", "1MiB", "--name", "data")
+    command.run("snapshot", "create", "data", "--name", "first")
+    (command.home / "stores/local/store").write_text("junk")
+    (owner,) = command.home.glob("volumes/*/owner")
+    owner.write_text("junk")
+    assert "store" in str(command.json("status")["Warnings"])
+    assert command.json("volume", "list")["Volumes"][0]["State"] == "error"
+    command.fails(6, "snapshot", "list")
+
+
 def test_an_edited_audit_log_is_not_read_as_the_truth(command: Command) -> None:
     command.run("kms", "create-key")
     (log,) = (command.home / "kms" / "audit").iterdir()

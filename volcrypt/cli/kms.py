@@ -62,13 +62,15 @@ def read_blob(text: str) -> bytes:
 def read_map(text: str) -> dict[str, str]:
     """`{"a": "b"}` or the short form `a=b,c=d` of the aws command line."""
     if text.lstrip().startswith("{"):
-        try:
-            return msgspec.json.decode(text, type=dict[str, str])
-        except msgspec.DecodeError as error:
-            raise InvalidArgumentError(f"not a map of strings: {error}") from error
+        found = parse_json(text.encode())
+        if not all(isinstance(value, str) for value in found.values()):
+            raise InvalidArgumentError("every value of the map must be a string")
+        return found
     pairs = [pair.partition("=") for pair in text.split(",")]
     if not all(separator and key for key, separator, _value in pairs):
         raise InvalidArgumentError(f"{text!r} is not of the form name=value,name=value")
+    if len({key for key, _separator, _value in pairs}) < len(pairs):
+        raise InvalidArgumentError(f"a name stands twice in {text!r}")
     return {key: value for key, _separator, value in pairs}
 
 

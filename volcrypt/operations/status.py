@@ -3,18 +3,21 @@
 import os
 from dataclasses import dataclass
 
-from volcrypt.errors import MountError, TryAgainError, VolcryptError
+from volcrypt.errors import FormatError, MountError, TryAgainError, VolcryptError
+from volcrypt.formats.manifest import Manifest
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.kms.protocol import ListKeysRequest
+from volcrypt.names import SnapshotId, VolumeId
 from volcrypt.operations.attachments import device_name, private_mount_point
 from volcrypt.operations.home import Home
 from volcrypt.operations.mounts import socket_path
 from volcrypt.operations.records import load_records
 from volcrypt.operations.snapshots import list_snapshots
+from volcrypt.operations.stores import check_log_is_whole, open_local_store
 from volcrypt.operations.workflows import load_workflows
 from volcrypt.volume.control import ControlClient
 from volcrypt.volume.loop import DEVICE_DIRECTORY, linked_device
-from volcrypt.volume.owner import current_owner
+from volcrypt.volume.owner import OwnerRecord, current_owner
 
 LOW_SPACE_FRACTION = 0.05
 """Below this part of free space under the home `status` warns: volumes are thin."""
@@ -60,7 +63,13 @@ def read_status(home: Home) -> Status:
         for volume_id, error in found.items()
         if isinstance(error, VolcryptError)
     ]
-    manifests, damaged_snapshots = list_snapshots(home)
+    manifests: list[Manifest] = []
+    damaged_snapshots: dict[SnapshotId, VolcryptError] = {}
+    try:
+        manifests, damaged_snapshots = list_snapshots(home)
+        check_log_is_whole(home, open_local_store(home))
+    except VolcryptError as error:
+        damaged.append(str(error))
     damaged += [f"{snapshot_id}: {error}" for snapshot_id, error in damaged_snapshots.items()]
     space = os.statvfs(home.path)
     warnings = list(damaged)
@@ -68,7 +77,7 @@ def read_status(home: Home) -> Status:
         warnings.append(f"less than 5 % of the file system under {home.path} is free")
     for record in records:
         point = private_mount_point(home, record.volume_id)
-        if point.exists() and current_owner(home.volumes.path_of(record.volume_id)) is None:
+        if point.exists() and owner_of(home, record.volume_id) is None:
             name = device_name(record)
             warnings.append(
                 f"{name} was attached and its process is gone; run 'volcrypt detach {name}', or "
@@ -91,6 +100,15 @@ def read_status(home: Home) -> Status:
     )
 
 
+def owner_of(home: Home, volume_id: VolumeId) -> OwnerRecord | None:
+    """Who holds a volume; nobody, for all that can be said, when the record is damaged: then the
+    commands that need the volume tell."""
+    try:
+        return current_owner(home.volumes.path_of(volume_id))
+    except FormatError:
+        return None
+
+
 def count_keys(home: Home) -> int:
     """How many KMS keys the account has."""
     marker: str | None = None
@@ -104,7 +122,7 @@ def count_keys(home: Home) -> int:
 
 
 def _use_of(home: Home, record: VolumeRecord) -> InUse | None:
-    owner = current_owner(home.volumes.path_of(record.volume_id))
+    owner = owner_of(home, record.volume_id)
     if owner is None:
         return None
     mount_point = device = None

@@ -9,7 +9,7 @@ import io
 import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +18,14 @@ from volcrypt.crypto.data_key import DataKey
 from volcrypt.crypto.xts import is_zero
 from volcrypt.durable import no_space_named, sync_directory
 from volcrypt.errors import (
+    FormatError,
     InvalidArgumentError,
     NameTakenError,
     VolcryptError,
     VolumeInUseError,
 )
 from volcrypt.formats.volume_record import KeySource, VolumeRecord, WrappedDataKey
-from volcrypt.geometry import CHUNK_BYTES, UNIT_BYTES, check_volume_size, chunk_range
+from volcrypt.geometry import CHUNK_BYTES, SECTOR_BYTES, UNIT_BYTES, check_volume_size, chunk_range
 from volcrypt.names import SnapshotId, VolumeId, make_volume_id, parse_name
 from volcrypt.operations import workflows
 from volcrypt.operations.home import Home
@@ -57,14 +58,14 @@ class VolumeView:
 
 
 def view_volume(home: Home, record: VolumeRecord) -> VolumeView:
-    try:
-        allocated = data_path(home, record).stat().st_blocks * 512
-    except OSError:
-        allocated = None
-    owner = current_owner(home.volumes.path_of(record.volume_id))
-    return VolumeView(
-        record=record, owner=owner, data_path=data_path(home, record), allocated_bytes=allocated
-    )
+    """Never fails: what cannot be seen makes the state an error."""
+    allocated: int | None = None
+    owner: OwnerRecord | None = None
+    path = data_path(home, record)
+    with suppress(OSError, FormatError):
+        owner = current_owner(home.volumes.path_of(record.volume_id))
+        allocated = path.lstat().st_blocks * SECTOR_BYTES
+    return VolumeView(record=record, owner=owner, data_path=path, allocated_bytes=allocated)
 
 
 def check_name_is_free(home: Home, name: str | None) -> None:

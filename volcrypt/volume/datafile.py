@@ -92,14 +92,17 @@ class DataFile:
         VolumeInUseError when the kernel uses the device, PrivilegeError.
         """
         try:
-            kind = os.stat(path).st_mode
+            # Not through a link: who can write to storage could lead us, with a key, elsewhere.
+            kind = os.lstat(path).st_mode
+            if stat.S_ISLNK(kind):
+                raise IntegrityError(f"data file {path} is a link, it was put in its place")
             if not (stat.S_ISREG(kind) or stat.S_ISBLK(kind)):
                 raise InvalidArgumentError(f"{path} is neither a file nor a block device")
             flags = os.O_RDONLY if read_only else os.O_RDWR
             if stat.S_ISBLK(kind) and not read_only:
                 # On a device O_EXCL asks the kernel to refuse while it is mounted or claimed.
                 flags |= os.O_EXCL
-            descriptor = os.open(path, flags | os.O_CLOEXEC)
+            descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError as error:
             raise RecordMissingError(f"data file {path}") from error
         except PermissionError as error:
