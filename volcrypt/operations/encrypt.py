@@ -14,29 +14,22 @@ While a workflow is unfinished the volume cannot be mounted: what would be writt
 snapshot would be lost with the old volume.
 """
 
-import heapq
 import os
 import time
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Final
-
-import msgspec
 
 from volcrypt.durable import remove_durably
 from volcrypt.errors import (
     InvalidArgumentError,
     NoSpaceError,
-    VerificationError,
     VolumeNotFoundError,
 )
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.formats.workflow import Step, Workflow
-from volcrypt.geometry import CHUNK_BYTES, SECTOR_BYTES, chunk_range, format_size
+from volcrypt.geometry import SECTOR_BYTES, format_size
 from volcrypt.names import SnapshotId, VolumeId, make_snapshot_id, make_volume_id
-from volcrypt.operations.copies import copy_into
+from volcrypt.operations.encrypt_steps import STEPS, kept_name
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import (
     generate_key,
@@ -50,15 +43,12 @@ from volcrypt.operations.leftovers import remove_leftovers
 from volcrypt.operations.mounts import check_free
 from volcrypt.operations.progress import Progress
 from volcrypt.operations.records import data_path, load_record
-from volcrypt.operations.restore import fill_from_snapshot
 from volcrypt.operations.snapshots import (
-    load_snapshot,
     purge_snapshots,
     snapshots_of_volume,
-    store_snapshot,
 )
 from volcrypt.operations.stores import LOCAL_STORE
-from volcrypt.operations.volumes import check_name_is_free, new_record, opened_volume
+from volcrypt.operations.volumes import check_name_is_free
 from volcrypt.operations.workflows import (
     check_none_running,
     copy_cursor_path,
@@ -66,11 +56,7 @@ from volcrypt.operations.workflows import (
     load_workflows,
     save_workflow,
 )
-from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.owner import hold_volume
-
-CURSOR_BYTES = 256 * 2**20
-"""So much is compared between two changes of the cursor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +123,7 @@ def encrypt_volume(
                 delete_plain_snapshots=delete_plain_snapshots,
             )
         while workflow.step is not Step.DESTROY:
-            workflow = _STEPS[workflow.step](home, workflow, progress)
+            workflow = STEPS[workflow.step](home, workflow, progress)
         return _destroy(home, workflow, progress, started)
 
 
@@ -217,7 +203,7 @@ def _begin(
     record = load_record(home, source_id)
     check_none_running(home, source_id, record.name or source_id)
     if keep_old:
-        check_name_is_free(home, _kept_name(record))
+        check_name_is_free(home, kept_name(record))
     _check_space(home, record)
     copy_id = make_snapshot_id(home.random_id_bytes())
     target_id = make_volume_id(home.random_id_bytes())
@@ -242,10 +228,6 @@ def _begin(
     return save_workflow(home, workflow)
 
 
-def _kept_name(record: VolumeRecord) -> str | None:
-    return f"{record.name}-unencrypted" if record.name else None
-
-
 def _check_space(home: Home, record: VolumeRecord) -> None:
     """At the peak the snapshot, its copy and the new volume lie beside the old one."""
     allocated = data_path(home, record).stat().st_blocks * SECTOR_BYTES
@@ -256,109 +238,6 @@ def _check_space(home: Home, record: VolumeRecord) -> None:
             f"encrypting needs about {format_size(3 * allocated)} beside the volume, "
             f"{format_size(free)} are free below {home.path}"
         )
-
-
-def _snapshot(home: Home, workflow: Workflow, progress: Progress) -> Workflow:
-    record = load_record(home, workflow.source_id)
-    store_snapshot(
-        home,
-        record,
-        snapshot_id=workflow.plain_snapshot_id,
-        name=None,
-        progress=progress,
-        held=True,
-    )
-    return save_workflow(home, workflow, step=Step.COPY)
-
-
-def _copy(home: Home, workflow: Workflow, progress: Progress) -> Workflow:
-    copy_into(
-        home,
-        load_snapshot(home, workflow.plain_snapshot_id),
-        snapshot_id=workflow.copy_snapshot_id,
-        name=None,
-        wrapped_key=workflow.copy_key,
-        progress=progress,
-    )
-    return save_workflow(home, workflow, step=Step.RESTORE)
-
-
-def _restore(home: Home, workflow: Workflow, progress: Progress) -> Workflow:
-    manifest = load_snapshot(home, workflow.copy_snapshot_id)
-    target = _target_record(home, workflow, name=None)
-    home.volumes.make(target.volume_id)
-    path = data_path(home, target)
-    if path.exists() and path.stat().st_size != target.size_bytes:
-        path.unlink()  # a kill came between making the file and giving it its size
-    if not path.exists():
-        DataFile.create(path, target.size_bytes).close()
-    with DataFile.open(path, target.size_bytes) as data:
-        fill_from_snapshot(home, manifest, data, wrapped_key=workflow.target_key, progress=progress)
-    return save_workflow(home, workflow, step=Step.VERIFY)
-
-
-def _verify(home: Home, workflow: Workflow, progress: Progress) -> Workflow:
-    """Compare every data unit of both volumes; the new one is read from the medium and decrypted
-    under a key that is unwrapped for this and was in no process that wrote."""
-    source = load_record(home, workflow.source_id)
-    target = _target_record(home, workflow, name=None)
-    with (
-        opened_volume(home, source, read_only=True) as (old, old_data),
-        opened_volume(home, target, read_only=True) as (new, new_data),
-    ):
-        new_data.drop_cache()
-        count = sum(1 for _ in _chunks_with_data(old_data, new_data))
-        progress.begin("comparing with the original", count * CHUNK_BYTES)
-        old_bytes, new_bytes = bytearray(CHUNK_BYTES), bytearray(CHUNK_BYTES)
-        for done, index in enumerate(_chunks_with_data(old_data, new_data), start=1):
-            extent = chunk_range(index, source.size_bytes)
-            if extent.end <= workflow.verified_bytes:
-                continue
-            if extent.length < CHUNK_BYTES:
-                old_bytes, new_bytes = bytearray(extent.length), bytearray(extent.length)
-            old.read_into(extent.offset, old_bytes)
-            new.read_into(extent.offset, new_bytes)
-            if old_bytes != new_bytes:
-                raise VerificationError(
-                    f"the encrypted volume differs from the original between bytes "
-                    f"{extent.offset} and {extent.end}",
-                    hint="the original is untouched; look at the medium before you try again",
-                )
-            progress.advance(done * CHUNK_BYTES)
-            if extent.end - workflow.verified_bytes >= CURSOR_BYTES:
-                workflow = save_workflow(home, workflow, verified_bytes=extent.end)
-    return save_workflow(home, workflow, step=Step.SWAP, verified_bytes=source.size_bytes)
-
-
-def _chunks_with_data(old: DataFile, new: DataFile) -> Iterator[int]:
-    """Ascending chunks that may hold data on either side; a hole on both is zeros on both."""
-    merged = heapq.merge(old.candidate_chunks(), new.candidate_chunks())
-    return (index for index, _ in groupby(merged))
-
-
-def _swap(home: Home, workflow: Workflow, _progress: Progress) -> Workflow:
-    """The name changes hands, and the workflow reaches its point of no return, in one
-    transaction."""
-    source = load_record(home, workflow.source_id)
-    target = _target_record(home, workflow, name=source.name)
-    if workflow.keep_old:
-        renamed = msgspec.structs.replace(
-            source, counter=source.counter + 1, name=_kept_name(source)
-        )
-        return save_workflow(home, workflow, put=[renamed, target], step=Step.DESTROY)
-    return save_workflow(home, workflow, put=[target], delete=[source], step=Step.DESTROY)
-
-
-def _target_record(home: Home, workflow: Workflow, *, name: str | None) -> VolumeRecord:
-    manifest = load_snapshot(home, workflow.copy_snapshot_id)
-    return new_record(
-        home,
-        volume_id=workflow.target_id,
-        size_bytes=manifest.size_bytes,
-        name=name,
-        wrapped_key=workflow.target_key,
-        snapshot_id=workflow.copy_snapshot_id,
-    )
 
 
 def _destroy(
@@ -396,12 +275,3 @@ def _destroy(
         plain_snapshots_left=[] if workflow.delete_plain_snapshots else plain,
         plain_snapshots_deleted=plain if workflow.delete_plain_snapshots else [],
     )
-
-
-_STEPS: Final[dict[Step, Callable[[Home, Workflow, Progress], Workflow]]] = {
-    Step.SNAPSHOT: _snapshot,
-    Step.COPY: _copy,
-    Step.RESTORE: _restore,
-    Step.VERIFY: _verify,
-    Step.SWAP: _swap,
-}
