@@ -12,7 +12,6 @@ from functools import partial
 
 import trio
 
-from volcrypt.confinement import forbid_dumps, lock_memory
 from volcrypt.crypto.data_key import DataKey
 from volcrypt.crypto.digest import ZERO_DIGEST
 from volcrypt.crypto.xts import XtsKernel
@@ -33,7 +32,7 @@ from volcrypt.operations.keys import (
     unwrap_key,
 )
 from volcrypt.operations.leftovers import remove_leftovers
-from volcrypt.operations.progress import Progress
+from volcrypt.operations.progress import ChunkCounter, Progress
 from volcrypt.operations.snapshots import (
     check_snapshot_name,
     commit_snapshot,
@@ -177,14 +176,9 @@ def _copy_chunks(
             stored_bytes=0,
         )
         file.write(cursor)
-    done = cursor.data_chunks * CHUNK_BYTES
     progress.begin(f"copying {source.snapshot_id}", source.data_chunks * CHUNK_BYTES)
 
-    def advance(_index: int, size_bytes: int) -> None:
-        nonlocal done
-        done += size_bytes
-        progress.advance(done)
-
+    counter = ChunkCounter(progress, done_bytes=cursor.data_chunks * CHUNK_BYTES)
     with recryption(home, source.wrapped_key, wrapped_key) as step:
         return trio.run(
             partial(
@@ -195,7 +189,7 @@ def _copy_chunks(
                 file.write,
                 data_chunks=source.data_chunks,
                 step=step,
-                progress=advance,
+                progress=counter,
             )
         )
 
@@ -210,8 +204,6 @@ def recryption(
         yield None
         return
     assert new is not None, "internal error: encrypted never becomes unencrypted"
-    forbid_dumps()
-    lock_memory()
     with ExitStack() as keys:
         old_key = keys.enter_context(unwrap_key(home, old)) if old is not None else None
         new_key = keys.enter_context(unwrap_key(home, new))

@@ -176,7 +176,6 @@ class Home:
             )
         self.path = path.resolve()
         self.runtime = runtime_directory(path, runtime_root)
-        self.home_id = document.home_id
         self.account = document.account
         self.region = document.region
         self.volumes = VolumeDirectory(self.path / "volumes")

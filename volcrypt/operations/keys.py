@@ -14,6 +14,7 @@ service-managed default key serves volumes and nothing else.
 
 from dataclasses import dataclass
 
+from volcrypt.confinement import forbid_dumps, lock_memory
 from volcrypt.crypto.data_key import DATA_KEY_BYTES, DataKey
 from volcrypt.errors import IntegrityError
 from volcrypt.formats.volume_record import WrappedDataKey
@@ -78,7 +79,11 @@ def choose_key(home: Home, choice: KeyChoice, context: dict[str, str]) -> Wrappe
 
 
 def unwrap_key(home: Home, wrapped: WrappedDataKey) -> DataKey:
-    """The plaintext data key; the caller wipes it. Raises KmsError, with the KMS's reason."""
+    """The plaintext data key; the caller wipes it. From here on this process is not dumped and its
+    memory not swapped. Raises KmsError, with the KMS's reason.
+    """
+    forbid_dumps()
+    lock_memory()
     response = home.kms.decrypt(
         home.volume_service,
         DecryptRequest(

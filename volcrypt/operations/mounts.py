@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from volcrypt.confinement import forbid_dumps, lock_memory
 from volcrypt.crypto.data_key import DataKey
 from volcrypt.errors import InvalidArgumentError, MountError, TryAgainError, VolumeInUseError
 from volcrypt.names import VolumeId
@@ -95,8 +94,6 @@ def mount_volume(
         if record.wrapped_key is None:
             pid = launch(assignment, None, seal_key, owner)
         else:
-            forbid_dumps()
-            lock_memory()
             with unwrap_key(home, record.wrapped_key) as data_key:
                 pid = launch(assignment, data_key, seal_key, owner)
         owner.let_go()

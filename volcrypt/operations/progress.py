@@ -13,11 +13,13 @@ class Progress(Protocol):
         """So many bytes of the current step are done by now."""
 
 
-class Silent:
-    """Nobody watches."""
+class ChunkCounter:
+    """Turns what a transfer reports, chunk by chunk in any order, into bytes that grow."""
 
-    def begin(self, step: str, total_bytes: int | None) -> None:
-        pass
+    def __init__(self, progress: Progress, *, done_bytes: int = 0) -> None:
+        self._progress = progress
+        self._done_bytes = done_bytes
 
-    def advance(self, done_bytes: int) -> None:
-        pass
+    def __call__(self, _index: int, size_bytes: int) -> None:
+        self._done_bytes += size_bytes
+        self._progress.advance(self._done_bytes)

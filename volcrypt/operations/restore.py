@@ -13,7 +13,7 @@ from volcrypt.names import make_volume_id
 from volcrypt.operations.copies import recryption
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import KeyChoice, generate_key, rebind_key, volume_context
-from volcrypt.operations.progress import Progress
+from volcrypt.operations.progress import ChunkCounter, Progress
 from volcrypt.operations.records import data_path
 from volcrypt.operations.snapshots import load_snapshot
 from volcrypt.operations.stores import open_local_store, store_in_use
@@ -75,17 +75,13 @@ def fill_from_snapshot(
 ) -> None:
     """Write the chunks of a snapshot under the data key `wrapped_key`, durable on return; those
     that are right already are only read."""
-    done = 0
     progress.begin(f"restoring {manifest.snapshot_id}", manifest.data_chunks * CHUNK_BYTES)
-
-    def advance(_index: int, size_bytes: int) -> None:
-        nonlocal done
-        done += size_bytes
-        progress.advance(done)
 
     table = chunk_table(open_local_store(home), manifest)
     with store_in_use(home), recryption(home, manifest.wrapped_key, wrapped_key) as step:
-        trio.run(partial(restore_chunks, table, _Sink(data), step=step, progress=advance))
+        trio.run(
+            partial(restore_chunks, table, _Sink(data), step=step, progress=ChunkCounter(progress))
+        )
 
 
 class _Sink:

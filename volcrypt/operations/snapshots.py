@@ -23,7 +23,7 @@ from volcrypt.geometry import CHUNK_BYTES, chunk_count
 from volcrypt.names import SnapshotId, VolumeId, is_snapshot_id, make_snapshot_id, parse_name
 from volcrypt.operations.captures import BoolArray, OpenCapture, capture_volume
 from volcrypt.operations.home import Home
-from volcrypt.operations.progress import Progress
+from volcrypt.operations.progress import ChunkCounter, Progress
 from volcrypt.operations.records import load_record
 from volcrypt.operations.stores import (
     StoreLog,
@@ -38,7 +38,7 @@ from volcrypt.operations.workflows import load_workflows, resumable_copies
 from volcrypt.snapshot.draft import SnapshotDraft
 from volcrypt.snapshot.log import commit, delete
 from volcrypt.snapshot.pin import Pin
-from volcrypt.snapshot.plan import StorePlan, plan_store
+from volcrypt.snapshot.plan import StorePlan, plan_store, positions_of
 from volcrypt.snapshot.signer import empty_log
 from volcrypt.snapshot.store import SnapshotStore
 from volcrypt.snapshot.sweep import Swept, sweep
@@ -143,13 +143,11 @@ class _Released:
 
     def __init__(self, capture: OpenCapture, progress: Progress) -> None:
         self._capture = capture
-        self._progress = progress
-        self._done = 0
+        self._count = ChunkCounter(progress)
 
     def __call__(self, index: int, size_bytes: int) -> None:
         self._capture.release(range(index, index + 1))
-        self._done += size_bytes
-        self._progress.advance(self._done)
+        self._count(index, size_bytes)
 
 
 def _plan(
@@ -310,13 +308,6 @@ def verify_snapshots(home: Home, snapshot: str | None) -> Verification:
         wanted = [SnapshotId(named)]
     head = StoreLog(home, store).head or empty_log(home_signer(home).id)
     return verify(store, wanted, lineage=True, expected_head=head)
-
-
-def positions_of(mask: BoolArray) -> Iterator[int]:
-    """Ascending indexes of what is set, a few at a time."""
-    step = 2**16
-    for first in range(0, len(mask), step):
-        yield from (np.flatnonzero(mask[first : first + step]) + first).tolist()
 
 
 def runs_of(mask: BoolArray) -> Iterator[range]:

@@ -13,7 +13,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from volcrypt.confinement import forbid_dumps, lock_memory
 from volcrypt.crypto.data_key import DataKey
 from volcrypt.crypto.xts import is_zero
 from volcrypt.durable import no_space_named, sync_directory
@@ -165,8 +164,6 @@ def opened_volume(
     with ExitStack() as stack:
         data_key: DataKey | None = None
         if record.wrapped_key is not None:
-            forbid_dumps()
-            lock_memory()
             data_key = stack.enter_context(unwrap_key(home, record.wrapped_key))
         data = DataFile.open(data_path(home, record), record.size_bytes, read_only=read_only)
         stack.callback(data.close)

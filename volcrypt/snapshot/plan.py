@@ -67,11 +67,11 @@ def plan_store(
     """
     if parent is None or changed is None or len(changed) != chunk_count(size_bytes):
         return StorePlan(chunks=candidates, base=parent, incremental=False)
-    return StorePlan(chunks=_positions(changed), base=parent, incremental=True)
+    return StorePlan(chunks=positions_of(changed), base=parent, incremental=True)
 
 
-def _positions(changed: npt.NDArray[np.bool_]) -> Iterator[int]:
-    """In steps, so that memory does not grow with the volume."""
+def positions_of(changed: npt.NDArray[np.bool_]) -> Iterator[int]:
+    """Ascending indexes of what is set; in steps, so that memory does not grow with the volume."""
     step = 2**16
     for first in range(0, len(changed), step):
         yield from (np.flatnonzero(changed[first : first + step]) + first).tolist()
