@@ -229,6 +229,120 @@ class UnsupportedOperationError(KmsError):
     code = "UnsupportedOperationException"
 
 
+class SerializationError(KmsError):
+    """A member of a request has the wrong JSON type."""
+
+    code = "SerializationException"
+
+
+class UnknownOperationError(KmsError):
+    """The request names no operation of this service."""
+
+    code = "UnknownOperationException"
+
+
+class MissingAuthenticationError(KmsError):
+    code = "MissingAuthenticationTokenException"
+
+
+class IncompleteSignatureError(KmsError):
+    code = "IncompleteSignatureException"
+
+
+class UnrecognizedClientError(KmsError):
+    """The access key is unknown, inactive, or of another account's endpoint."""
+
+    code = "UnrecognizedClientException"
+
+
+class InvalidSignatureError(KmsError):
+    """The signature does not fit, or its time is too far from ours."""
+
+    code = "InvalidSignatureException"
+
+
+class ThrottlingError(KmsError):
+    code = "ThrottlingException"
+    retryable = True
+
+
+class InvalidGrantTokenError(KmsError):
+    code = "InvalidGrantTokenException"
+
+
+class InvalidGrantIdError(KmsError):
+    code = "InvalidGrantIdException"
+
+
+class InvalidImportTokenError(KmsError):
+    code = "InvalidImportTokenException"
+
+
+class ExpiredImportTokenError(KmsError):
+    code = "ExpiredImportTokenException"
+
+
+class IncorrectKeyMaterialError(KmsError):
+    code = "IncorrectKeyMaterialException"
+
+
+class ConflictError(KmsError):
+    code = "ConflictException"
+
+
+class CustomKeyStoreNotFoundError(KmsError):
+    code = "CustomKeyStoreNotFoundException"
+
+
+class CustomKeyStoreInvalidStateError(KmsError):
+    code = "CustomKeyStoreInvalidStateException"
+
+
+class CustomKeyStoreNameInUseError(KmsError):
+    code = "CustomKeyStoreNameInUseException"
+
+
+class CustomKeyStoreHasKeysError(KmsError):
+    code = "CustomKeyStoreHasCMKsException"
+
+
+class ClusterInUseError(KmsError):
+    code = "CloudHsmClusterInUseException"
+
+
+class ClusterNotFoundError(KmsError):
+    code = "CloudHsmClusterNotFoundException"
+
+
+class ClusterNotRelatedError(KmsError):
+    code = "CloudHsmClusterNotRelatedException"
+
+
+class IncorrectTrustAnchorError(KmsError):
+    code = "IncorrectTrustAnchorException"
+
+
+class EntityExistsError(KmsError):
+    """A principal, policy or access key of that name exists."""
+
+    code = "EntityAlreadyExists"
+    http_status = 409
+
+
+class NoSuchEntityError(KmsError):
+    """There is no such principal, policy or access key."""
+
+    code = "NoSuchEntity"
+    http_status = 404
+
+
+class DeleteConflictError(KmsError):
+    """The principal still has access keys or policies."""
+
+    code = "DeleteConflict"
+    http_status = 409
+
+
 class DryRunSucceededError(KmsError):
     """The request was checked and would have succeeded; AWS reports that as an error."""
 

@@ -10,8 +10,8 @@ from volcrypt.formats.audit_record import AuditRecord
 from volcrypt.kms.audit import AuditLog
 from volcrypt.kms.catalog import Catalog
 from volcrypt.kms.lock import WriterLock
+from volcrypt.kms.messages.keys import CreateKeyRequest
 from volcrypt.kms.model import Caller, root_arn
-from volcrypt.kms.protocol import CreateKeyRequest
 from volcrypt.kms.scope import Parts
 from volcrypt.kms.service import KmsService
 

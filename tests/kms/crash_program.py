@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.fakes.kms import ACCOUNT, REGION, ROOT
 from volcrypt.kms.home import create_kms, open_kms
-from volcrypt.kms.protocol import CreateKeyRequest
+from volcrypt.kms.messages.keys import CreateKeyRequest
 
 BEGIN = "/volcrypt-crash-test-begins"
 """Opened, in vain, when the imports are done: there the steps begin."""

@@ -13,13 +13,13 @@ from volcrypt.errors import (
     LimitExceededError,
     NotAuthorizedError,
 )
-from volcrypt.kms.protocol import (
+from volcrypt.kms.messages.aliases import (
     CreateAliasRequest,
     DeleteAliasRequest,
-    DescribeKeyRequest,
     ListAliasesRequest,
     UpdateAliasRequest,
 )
+from volcrypt.kms.messages.keys import DescribeKeyRequest
 
 
 def create(kms: MemoryKms, name: str, target: str) -> None:

@@ -22,7 +22,8 @@ import pytest
 from tests.fakes.kms import ACCOUNT, REGION, ROOT
 from tests.kms.crash_program import BEGIN
 from volcrypt.kms.home import create_kms, open_kms
-from volcrypt.kms.protocol import CreateKeyRequest, DecryptRequest, EncryptRequest
+from volcrypt.kms.messages.data import DecryptRequest, EncryptRequest
+from volcrypt.kms.messages.keys import CreateKeyRequest
 
 CALLS: Final = (
     "write,pwrite64,fdatasync,fsync,rename,renameat,renameat2,unlink,unlinkat,rmdir,openat,"

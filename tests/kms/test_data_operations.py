@@ -21,16 +21,16 @@ from volcrypt.errors import (
 )
 from volcrypt.formats.ciphertext_blob import decode_ciphertext_blob, encode_ciphertext_blob
 from volcrypt.kms.keyring import CALLS, MAX_CALLS, Calls, get_key, put_key
-from volcrypt.kms.model import Caller, KeyMaterial, KeyState
-from volcrypt.kms.protocol import (
+from volcrypt.kms.messages.data import (
     DecryptRequest,
-    DisableKeyRequest,
     EncryptRequest,
     GenerateDataKeyRequest,
     GenerateDataKeyWithoutPlaintextRequest,
     GenerateRandomRequest,
     ReEncryptRequest,
 )
+from volcrypt.kms.messages.keys import DisableKeyRequest
+from volcrypt.kms.model import Caller, KeyMaterial, KeyState
 from volcrypt.kms.sealing import Item
 
 CONTEXT = {"volcrypt:volume-id": "vol-0123456789abcdef0"}

@@ -11,7 +11,8 @@ from tests.fakes.keystore import MemoryKeyStore
 from tests.fakes.kms import ACCOUNT, REGION, ROOT, memory_kms
 from volcrypt.errors import NoSpaceError
 from volcrypt.kms.home import create_kms, open_kms
-from volcrypt.kms.protocol import CreateKeyRequest, EncryptRequest, ListKeysRequest
+from volcrypt.kms.messages.data import EncryptRequest
+from volcrypt.kms.messages.keys import CreateKeyRequest, ListKeysRequest
 
 
 @pytest.fixture

@@ -16,12 +16,12 @@ from volcrypt.errors import (
     VolcryptError,
 )
 from volcrypt.kms.home import create_kms, has_kms, open_kms
-from volcrypt.kms.protocol import (
-    CreateKeyRequest,
+from volcrypt.kms.messages.data import (
     DecryptRequest,
     EncryptRequest,
     GenerateDataKeyWithoutPlaintextRequest,
 )
+from volcrypt.kms.messages.keys import CreateKeyRequest
 
 
 def create(path: Path, pin: bytes | None = None, *, region: str = REGION) -> None:

@@ -9,9 +9,7 @@ from volcrypt.errors import (
     KeyNotFoundError,
     UnsupportedOperationError,
 )
-from volcrypt.kms.model import Caller
-from volcrypt.kms.policy import default_policy
-from volcrypt.kms.protocol import (
+from volcrypt.kms.messages.keys import (
     CreateKeyRequest,
     DescribeKeyRequest,
     DisableKeyRequest,
@@ -20,6 +18,8 @@ from volcrypt.kms.protocol import (
     KeyMetadata,
     ListKeysRequest,
 )
+from volcrypt.kms.model import Caller
+from volcrypt.kms.policy import default_policy
 
 MISSING = "00112233-4455-6677-8899-aabbccddeeff"
 

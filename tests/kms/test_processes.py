@@ -7,7 +7,8 @@ from pathlib import Path
 from tests.fakes.kms import ACCOUNT, REGION, ROOT
 from volcrypt.kms.home import create_kms, open_kms
 from volcrypt.kms.keyring import CALLS
-from volcrypt.kms.protocol import DecryptRequest, EncryptRequest, ListKeysRequest
+from volcrypt.kms.messages.data import DecryptRequest, EncryptRequest
+from volcrypt.kms.messages.keys import ListKeysRequest
 
 WORKER = """
 import sys
@@ -15,7 +16,8 @@ from pathlib import Path
 from tests.fakes.kms import ACCOUNT, REGION, ROOT
 from volcrypt.errors import NameTakenError
 from volcrypt.kms.home import open_kms
-from volcrypt.kms.protocol import CreateKeyRequest, DecryptRequest, EncryptRequest
+from volcrypt.kms.messages.data import (DecryptRequest, EncryptRequest)
+from volcrypt.kms.messages.keys import (CreateKeyRequest)
 from volcrypt.kms.register import RegisterEntry
 
 home, shared, number = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])

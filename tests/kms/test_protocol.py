@@ -4,22 +4,24 @@ import pytest
 
 from volcrypt.errors import KmsValidationError
 from volcrypt.kms import protocol
-from volcrypt.kms.protocol import (
-    OPERATIONS,
-    CreateAliasRequest,
+from volcrypt.kms.messages.aliases import CreateAliasRequest, ListAliasesRequest
+from volcrypt.kms.messages.base import Request
+from volcrypt.kms.messages.data import (
     DecryptRequest,
     EncryptRequest,
     GenerateDataKeyRequest,
     GenerateDataKeyResponse,
     GenerateRandomRequest,
-    ListAliasesRequest,
-    ListKeysRequest,
-    Request,
+)
+from volcrypt.kms.messages.keys import ListKeysRequest
+from volcrypt.kms.protocol import (
+    OPERATIONS,
     audit_parameters,
     check_limits,
     decode_request,
     encode_response,
     parse_json,
+    snake_case,
 )
 from volcrypt.kms.service import KmsService
 
@@ -28,7 +30,7 @@ SECRET = bytearray(b"very secret text")
 
 def test_every_operation_has_its_method_and_its_names() -> None:
     for name, operation in OPERATIONS.items():
-        assert callable(getattr(KmsService, operation.method))
+        assert callable(getattr(KmsService, snake_case(name)))
         assert operation.request.__name__ == f"{name}Request"
 
 

@@ -17,13 +17,8 @@ from volcrypt.errors import (
     UnsupportedOperationError,
 )
 from volcrypt.formats.audit_record import AuditRecord
-from volcrypt.kms.protocol import (
-    CreateKeyRequest,
-    DecryptRequest,
-    DescribeKeyRequest,
-    EncryptRequest,
-    ListKeysRequest,
-)
+from volcrypt.kms.messages.data import DecryptRequest, EncryptRequest
+from volcrypt.kms.messages.keys import CreateKeyRequest, DescribeKeyRequest, ListKeysRequest
 from volcrypt.kms.register import RegisterEntry
 
 SECRET = b"a very secret plaintext"

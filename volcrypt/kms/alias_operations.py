@@ -20,16 +20,16 @@ from volcrypt.kms.keyring import (
     get_key,
     put_alias,
 )
-from volcrypt.kms.model import Alias, Caller, KmsKey, alias_arn
-from volcrypt.kms.protocol import (
+from volcrypt.kms.messages.aliases import (
     AliasListEntry,
     CreateAliasRequest,
     DeleteAliasRequest,
-    EmptyResponse,
     ListAliasesRequest,
     ListAliasesResponse,
     UpdateAliasRequest,
 )
+from volcrypt.kms.messages.base import EmptyResponse
+from volcrypt.kms.model import Alias, Caller, KmsKey, alias_arn
 from volcrypt.kms.scope import Scope
 
 MAX_ALIASES_PER_KEY: Final = 50

@@ -23,9 +23,7 @@ from volcrypt.formats.ciphertext_blob import (
 from volcrypt.kms.attempt import Attempt, Effect
 from volcrypt.kms.context import encode_aad
 from volcrypt.kms.keyring import get_key
-from volcrypt.kms.limits import SYMMETRIC_DEFAULT
-from volcrypt.kms.model import Caller, KeyMaterial, KmsKey
-from volcrypt.kms.protocol import (
+from volcrypt.kms.messages.data import (
     DATA_KEY_BYTES,
     DecryptRequest,
     DecryptResponse,
@@ -40,6 +38,8 @@ from volcrypt.kms.protocol import (
     ReEncryptRequest,
     ReEncryptResponse,
 )
+from volcrypt.kms.messages.limits import SYMMETRIC_DEFAULT
+from volcrypt.kms.model import Caller, KeyMaterial, KmsKey
 from volcrypt.kms.scope import Scope
 from volcrypt.kms.view import Change
 

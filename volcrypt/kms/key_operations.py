@@ -7,16 +7,13 @@ from volcrypt.errors import KeyNotFoundError, LimitExceededError, UnsupportedOpe
 from volcrypt.formats.audit_record import Resource
 from volcrypt.kms.attempt import Attempt, Effect
 from volcrypt.kms.keyring import KEYS, decode_key, put_key
-from volcrypt.kms.limits import SYMMETRIC_DEFAULT
-from volcrypt.kms.model import Caller, KeyManager, KeyState, KmsKey, key_arn
-from volcrypt.kms.policy import default_policy
-from volcrypt.kms.protocol import (
+from volcrypt.kms.messages.base import EmptyResponse
+from volcrypt.kms.messages.keys import (
     CreateKeyRequest,
     CreateKeyResponse,
     DescribeKeyRequest,
     DescribeKeyResponse,
     DisableKeyRequest,
-    EmptyResponse,
     EnableKeyRequest,
     GetKeyPolicyRequest,
     GetKeyPolicyResponse,
@@ -25,6 +22,9 @@ from volcrypt.kms.protocol import (
     ListKeysRequest,
     ListKeysResponse,
 )
+from volcrypt.kms.messages.limits import SYMMETRIC_DEFAULT
+from volcrypt.kms.model import Caller, KeyManager, KeyState, KmsKey, key_arn
+from volcrypt.kms.policy import default_policy
 from volcrypt.kms.scope import Scope
 from volcrypt.kms.view import Change
 

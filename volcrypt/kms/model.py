@@ -37,9 +37,11 @@ class KeyManager(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who asks. `via_service` is set by volcrypt's own volume service alone, never by a request.
+    """Who asks. `via_service` comes from the class of the credential (volcrypt's own volume
+    service), never from a request.
 
-    `source_address` and `user_agent` go to the audit log only.
+    `source_address` is an IP address where there is one (`aws:SourceIp`); `user_agent` and
+    `access_key_id` go to the audit log only.
     """
 
     arn: str
@@ -47,6 +49,7 @@ class Caller:
     via_service: bool = False
     source_address: str = "localhost"
     user_agent: str = "volcrypt"
+    access_key_id: str | None = None
 
     @property
     def is_root(self) -> bool:
@@ -91,6 +94,7 @@ class KmsKey:
     origin: KeyOrigin
     policy: str
     materials: tuple[KeyMaterial, ...]
+    tags: dict[str, str] = field(default_factory=dict)
 
     @property
     def arn(self) -> str:

@@ -12,11 +12,12 @@ from uuid import UUID
 from volcrypt.errors import InvalidMarkerError, KmsError
 from volcrypt.formats.audit_record import Resource
 from volcrypt.formats.ciphertext_blob import MATERIAL_ID_BYTES
-from volcrypt.kms.attempt import Attempt, Effect, Performer
+from volcrypt.kms.attempt import Attempt, Effect
 from volcrypt.kms.audit import AuditLog
 from volcrypt.kms.catalog import Catalog
 from volcrypt.kms.keyring import CallCounter, find_key, get_alias, put_alias, put_key
 from volcrypt.kms.keystore import KeyStore
+from volcrypt.kms.messages.base import PagedRequest, Request
 from volcrypt.kms.model import (
     DEFAULT_KEY_ALIAS,
     Alias,
@@ -28,8 +29,8 @@ from volcrypt.kms.model import (
     KmsKey,
     key_arn,
 )
+from volcrypt.kms.performer import Performer
 from volcrypt.kms.policy import service_managed_policy
-from volcrypt.kms.protocol import PagedRequest, Request
 from volcrypt.kms.reference import parse_key_reference
 from volcrypt.kms.sealing import Item
 from volcrypt.kms.view import Change, View

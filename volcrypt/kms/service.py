@@ -19,7 +19,7 @@ from volcrypt.kms.attempt import Attempt, Effect
 from volcrypt.kms.data_operations import DataOperations
 from volcrypt.kms.key_operations import KeyOperations
 from volcrypt.kms.model import Caller
-from volcrypt.kms.protocol import OPERATIONS, decode_request, encode_response
+from volcrypt.kms.protocol import OPERATIONS, decode_request, encode_response, snake_case
 from volcrypt.kms.register import Register
 from volcrypt.kms.scope import Parts
 
@@ -58,7 +58,7 @@ class KmsService(KeyOperations, AliasOperations, DataOperations):
             request = decode_request(OPERATIONS[operation].request, request_json)
         except VolcryptError as error:
             return self._refuse(caller, operation, error)
-        response = getattr(self, OPERATIONS[operation].method)(caller, request)
+        response = getattr(self, snake_case(operation))(caller, request)
         return encode_response(response)
 
     def _refuse(self, caller: Caller, operation: str, error: VolcryptError) -> dict[str, Any]:

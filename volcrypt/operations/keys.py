@@ -18,13 +18,13 @@ from volcrypt.confinement import forbid_dumps, lock_memory
 from volcrypt.crypto.data_key import DATA_KEY_BYTES, DataKey
 from volcrypt.errors import IntegrityError
 from volcrypt.formats.volume_record import WrappedDataKey
-from volcrypt.kms.model import DEFAULT_KEY_ALIAS
-from volcrypt.kms.protocol import (
+from volcrypt.kms.messages.data import (
     DecryptRequest,
-    DescribeKeyRequest,
     GenerateDataKeyWithoutPlaintextRequest,
     ReEncryptRequest,
 )
+from volcrypt.kms.messages.keys import DescribeKeyRequest
+from volcrypt.kms.model import DEFAULT_KEY_ALIAS
 from volcrypt.names import SnapshotId, VolumeId, make_data_key_id
 from volcrypt.operations.home import Home
 

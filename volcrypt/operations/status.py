@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from volcrypt.errors import FormatError, MountError, TryAgainError, VolcryptError
 from volcrypt.formats.manifest import Manifest
 from volcrypt.formats.volume_record import VolumeRecord
-from volcrypt.kms.protocol import ListKeysRequest
+from volcrypt.kms.messages.keys import ListKeysRequest
 from volcrypt.names import SnapshotId, VolumeId
 from volcrypt.operations.attachments import device_name, private_mount_point
 from volcrypt.operations.home import Home

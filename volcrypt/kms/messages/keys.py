@@ -1,0 +1,107 @@
+"""Messages of the operations on keys. Pure."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar, Final
+
+import msgspec
+
+from volcrypt.kms.messages.base import (
+    EmptyResponse,
+    Message,
+    Operation,
+    PagedRequest,
+    Request,
+    Response,
+)
+from volcrypt.kms.messages.limits import SYMMETRIC_DEFAULT, Limits
+
+
+class KeyMetadata(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """What DescribeKey and CreateKey tell of a key."""
+
+    aws_account_id: str = msgspec.field(name="AWSAccountId")
+    key_id: str
+    arn: str
+    creation_date: float
+    enabled: bool
+    description: str
+    key_usage: str
+    key_state: str
+    origin: str
+    key_manager: str
+    customer_master_key_spec: str
+    key_spec: str
+    encryption_algorithms: list[str]
+    multi_region: bool
+    current_key_material_id: str | None = None
+
+
+class CreateKeyRequest(Request, frozen=True, kw_only=True):
+    LIMITS: ClassVar[Mapping[str, Limits]] = MappingProxyType(
+        {"key_spec": Limits(minimum=0, maximum=64)}
+    )
+
+    description: str = ""
+    key_usage: str = "ENCRYPT_DECRYPT"
+    key_spec: str = SYMMETRIC_DEFAULT
+    customer_master_key_spec: str = SYMMETRIC_DEFAULT
+    origin: str = "AWS_KMS"
+    multi_region: bool = False
+
+
+class CreateKeyResponse(Response, frozen=True, kw_only=True):
+    key_metadata: KeyMetadata
+
+
+class DescribeKeyRequest(Request, frozen=True, kw_only=True):
+    key_id: str
+
+
+class DescribeKeyResponse(Response, frozen=True, kw_only=True):
+    key_metadata: KeyMetadata
+
+
+class ListKeysRequest(PagedRequest, frozen=True, kw_only=True):
+    pass
+
+
+class KeyListEntry(Message, frozen=True, kw_only=True):
+    key_id: str
+    key_arn: str
+
+
+class ListKeysResponse(Response, frozen=True, kw_only=True):
+    keys: list[KeyListEntry]
+    truncated: bool
+    next_marker: str | None = None
+
+
+class EnableKeyRequest(Request, frozen=True, kw_only=True):
+    key_id: str
+
+
+class DisableKeyRequest(Request, frozen=True, kw_only=True):
+    key_id: str
+
+
+class GetKeyPolicyRequest(Request, frozen=True, kw_only=True):
+    key_id: str
+    policy_name: str = "default"
+
+
+class GetKeyPolicyResponse(Response, frozen=True, kw_only=True):
+    policy: str
+    policy_name: str
+
+
+KEY_OPERATIONS: Final = MappingProxyType(
+    {
+        "CreateKey": Operation(CreateKeyRequest, CreateKeyResponse, False),
+        "DescribeKey": Operation(DescribeKeyRequest, DescribeKeyResponse, True),
+        "ListKeys": Operation(ListKeysRequest, ListKeysResponse, True),
+        "EnableKey": Operation(EnableKeyRequest, EmptyResponse, False),
+        "DisableKey": Operation(DisableKeyRequest, EmptyResponse, False),
+        "GetKeyPolicy": Operation(GetKeyPolicyRequest, GetKeyPolicyResponse, True),
+    }
+)
