@@ -50,7 +50,7 @@ class MemoryKms:
 
     def new_key(self) -> str:
         """The id of a new customer managed key."""
-        response = self.service.create_key(ROOT, CreateKeyRequest())
+        response = self.service.perform(ROOT, CreateKeyRequest())
         return response.key_metadata.key_id
 
     def records(self) -> list[AuditRecord]:

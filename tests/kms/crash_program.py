@@ -26,7 +26,7 @@ def main(step: str, home: Path) -> None:
     with open_kms(directory, runtime, account=ACCOUNT, region=REGION) as service:
         if step == "create-key":
             for _ in range(2):
-                made = service.create_key(ROOT, CreateKeyRequest()).key_metadata
+                made = service.perform(ROOT, CreateKeyRequest()).key_metadata
                 print(made.key_id, flush=True)
 
 

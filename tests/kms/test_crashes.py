@@ -82,10 +82,10 @@ def check(home: Path, acknowledged: list[str]) -> None:
     """All works without a manual step; the keys that were acknowledged are there and usable."""
     with open_kms(home / "kms", home / "run", account=ACCOUNT, region=REGION) as service:
         for key_id in [*acknowledged, service.call(ROOT, "CreateKey", {})["KeyMetadata"]["KeyId"]]:
-            sealed = service.encrypt(
+            sealed = service.perform(
                 ROOT, EncryptRequest(key_id=key_id, plaintext=bytearray(b"text"))
             )
-            opened = service.decrypt(ROOT, DecryptRequest(ciphertext_blob=sealed.ciphertext_blob))
+            opened = service.perform(ROOT, DecryptRequest(ciphertext_blob=sealed.ciphertext_blob))
             assert opened.plaintext == b"text"
         assert service.audit_log.verify(service.audit_head()) == 0
         created = {
@@ -104,7 +104,7 @@ def template(memory_path: Path) -> Path:
     path.mkdir()
     create_kms(path / "kms", path / "run", account=ACCOUNT, region=REGION, pin=None)
     with open_kms(path / "kms", path / "run", account=ACCOUNT, region=REGION) as service:
-        service.create_key(ROOT, CreateKeyRequest())
+        service.perform(ROOT, CreateKeyRequest())
     return path
 
 

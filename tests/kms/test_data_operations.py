@@ -40,7 +40,7 @@ def encrypt(
     kms: MemoryKms, key: str, text: bytes = b"secret", context: dict[str, str] = CONTEXT
 ) -> bytes:
     request = EncryptRequest(key_id=key, plaintext=bytearray(text), encryption_context=context)
-    return kms.service.encrypt(ROOT, request).ciphertext_blob
+    return kms.service.perform(ROOT, request).ciphertext_blob
 
 
 def decrypt(
@@ -52,7 +52,7 @@ def decrypt(
     caller: Caller = ROOT,
 ) -> bytes:
     request = DecryptRequest(ciphertext_blob=blob, encryption_context=context, key_id=key)
-    return bytes(kms.service.decrypt(caller, request).plaintext)
+    return bytes(kms.service.perform(caller, request).plaintext)
 
 
 def set_state(kms: MemoryKms, key_id: str, state: KeyState) -> None:
@@ -66,7 +66,7 @@ def test_what_was_encrypted_decrypts(kms: MemoryKms) -> None:
     key_id = kms.new_key()
     blob = encrypt(kms, key_id)
     assert b"secret" not in blob
-    response = kms.service.decrypt(
+    response = kms.service.perform(
         ROOT, DecryptRequest(ciphertext_blob=blob, encryption_context=CONTEXT)
     )
     assert response.plaintext == b"secret"
@@ -174,16 +174,14 @@ def test_keys_in_other_states(
     requests: list[Callable[[], object]] = [
         lambda: encrypt(kms, key_id),
         lambda: decrypt(kms, blob),
-        lambda: service.generate_data_key(
-            ROOT, GenerateDataKeyRequest(key_id=key_id, key_spec="AES_256")
-        ),
-        lambda: service.re_encrypt(
+        lambda: service.perform(ROOT, GenerateDataKeyRequest(key_id=key_id, key_spec="AES_256")),
+        lambda: service.perform(
             ROOT,
             ReEncryptRequest(
                 ciphertext_blob=blob, source_encryption_context=CONTEXT, destination_key_id=usable
             ),
         ),
-        lambda: service.re_encrypt(
+        lambda: service.perform(
             ROOT,
             ReEncryptRequest(
                 ciphertext_blob=other, source_encryption_context=CONTEXT, destination_key_id=key_id
@@ -198,7 +196,7 @@ def test_keys_in_other_states(
 @pytest.mark.parametrize(("size", "spec"), [(64, None), (1024, None), (None, "AES_256")])
 def test_data_keys(kms: MemoryKms, size: int | None, spec: str | None) -> None:
     key_id = kms.new_key()
-    response = kms.service.generate_data_key(
+    response = kms.service.perform(
         ROOT,
         GenerateDataKeyRequest(
             key_id=key_id, number_of_bytes=size, key_spec=spec, encryption_context=CONTEXT
@@ -206,7 +204,7 @@ def test_data_keys(kms: MemoryKms, size: int | None, spec: str | None) -> None:
     )
     assert len(response.plaintext) == (size or 32)
     assert decrypt(kms, response.ciphertext_blob) == response.plaintext
-    hidden = kms.service.generate_data_key_without_plaintext(
+    hidden = kms.service.perform(
         ROOT,
         GenerateDataKeyWithoutPlaintextRequest(
             key_id=key_id, number_of_bytes=size, key_spec=spec, encryption_context=CONTEXT
@@ -221,12 +219,12 @@ def test_data_keys(kms: MemoryKms, size: int | None, spec: str | None) -> None:
 def test_a_data_key_has_one_size(kms: MemoryKms, size: int | None, spec: str | None) -> None:
     request = GenerateDataKeyRequest(key_id=kms.new_key(), number_of_bytes=size, key_spec=spec)
     with pytest.raises(KmsValidationError, match="either number of bytes or key spec"):
-        kms.service.generate_data_key(ROOT, request)
+        kms.service.perform(ROOT, request)
 
 
 def test_re_encrypting(kms: MemoryKms) -> None:
     one, other = kms.new_key(), kms.new_key()
-    response = kms.service.re_encrypt(
+    response = kms.service.perform(
         ROOT,
         ReEncryptRequest(
             ciphertext_blob=encrypt(kms, one),
@@ -241,12 +239,12 @@ def test_re_encrypting(kms: MemoryKms) -> None:
 
 
 def test_random_bytes(kms: MemoryKms) -> None:
-    response = kms.service.generate_random(ROOT, GenerateRandomRequest(number_of_bytes=32))
+    response = kms.service.perform(ROOT, GenerateRandomRequest(number_of_bytes=32))
     assert len(response.plaintext) == 32
     with pytest.raises(KmsValidationError, match=r"NumberOfBytes is required\."):
-        kms.service.generate_random(ROOT, GenerateRandomRequest())
+        kms.service.perform(ROOT, GenerateRandomRequest())
     with pytest.raises(AccessDeniedError):
-        kms.service.generate_random(USER, GenerateRandomRequest(number_of_bytes=1))
+        kms.service.perform(USER, GenerateRandomRequest(number_of_bytes=1))
 
 
 def test_a_dry_run_does_nothing(kms: MemoryKms) -> None:
@@ -254,19 +252,19 @@ def test_a_dry_run_does_nothing(kms: MemoryKms) -> None:
     blob = encrypt(kms, key_id)
     before = kms.keystore.encryptions
     with pytest.raises(DryRunSucceededError) as raised:
-        kms.service.encrypt(
+        kms.service.perform(
             ROOT, EncryptRequest(key_id=key_id, plaintext=bytearray(1), dry_run=True)
         )
     assert str(raised.value) == ("The request would have succeeded, but the DryRun option is set.")
     with pytest.raises(DryRunSucceededError):
-        kms.service.decrypt(ROOT, DecryptRequest(ciphertext_blob=blob, dry_run=True))
+        kms.service.perform(ROOT, DecryptRequest(ciphertext_blob=blob, dry_run=True))
     with pytest.raises(AccessDeniedError):
-        kms.service.encrypt(
+        kms.service.perform(
             USER, EncryptRequest(key_id=key_id, plaintext=bytearray(1), dry_run=True)
         )
-    kms.service.disable_key(ROOT, DisableKeyRequest(key_id=key_id))
+    kms.service.perform(ROOT, DisableKeyRequest(key_id=key_id))
     with pytest.raises(KeyDisabledError):
-        kms.service.encrypt(
+        kms.service.perform(
             ROOT, EncryptRequest(key_id=key_id, plaintext=bytearray(1), dry_run=True)
         )
     assert kms.keystore.encryptions == before
@@ -277,8 +275,8 @@ def test_the_default_key_works_through_the_volume_service_only(kms: MemoryKms) -
         key_id="alias/aws/ebs", number_of_bytes=64, encryption_context=CONTEXT
     )
     with pytest.raises(AccessDeniedError):
-        kms.service.generate_data_key_without_plaintext(ROOT, request)
-    blob = kms.service.generate_data_key_without_plaintext(VOLUMES, request).ciphertext_blob
+        kms.service.perform(ROOT, request)
+    blob = kms.service.perform(VOLUMES, request).ciphertext_blob
     assert len(decrypt(kms, blob, caller=VOLUMES)) == 64
     with pytest.raises(AccessDeniedError):
         decrypt(kms, blob)

@@ -52,7 +52,7 @@ def test_creating_a_key_on_a_full_disk(small_disk: Path, leave_kib: int) -> None
         filler.unlink()
         acknowledged.append(kms.new_key())
     with memory_kms(small_disk / "kms", keystore) as kms:
-        listed = kms.service.list_keys(ROOT, ListKeysRequest())
+        listed = kms.service.perform(ROOT, ListKeysRequest())
         assert {key.key_id for key in listed.keys} == set(acknowledged)
         names = [r.event_name for r in kms.records() if r.error_code is None]
         assert names.count("CreateKey") >= len(acknowledged)
@@ -66,7 +66,7 @@ def test_no_record_no_effect(small_disk: Path) -> None:
         request = EncryptRequest(key_id=key_id, plaintext=bytearray(1))
         with suppress(NoSpaceError):
             while encryptions < 1000:
-                kms.service.encrypt(ROOT, request)
+                kms.service.perform(ROOT, request)
                 encryptions += 1
         assert encryptions < 1000
         assert kms.keystore.encryptions == encryptions
@@ -83,7 +83,7 @@ def test_init_on_a_full_disk_can_be_repeated(
     filler.unlink()
     create_kms(home, memory_path / "run", account=ACCOUNT, region=REGION, pin=None)
     with open_kms(home, memory_path / "run", account=ACCOUNT, region=REGION) as service:
-        service.create_key(ROOT, CreateKeyRequest())
+        service.perform(ROOT, CreateKeyRequest())
 
 
 def test_opening_where_copies_do_not_fit(small_disk: Path, memory_path: Path) -> None:

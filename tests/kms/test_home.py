@@ -32,7 +32,7 @@ def create(path: Path, pin: bytes | None = None, *, region: str = REGION) -> Non
 def make_key(path: Path, pin: bytes | None = None) -> str:
     given = None if pin is None else bytearray(pin)
     with open_kms(path / "kms", path / "run", account=ACCOUNT, region=REGION, pin=given) as service:
-        return service.create_key(ROOT, CreateKeyRequest()).key_metadata.key_id
+        return service.perform(ROOT, CreateKeyRequest()).key_metadata.key_id
 
 
 def test_a_new_home_works_and_keeps_what_it_did(memory_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_a_new_home_works_and_keeps_what_it_did(memory_path: Path) -> None:
     with open_kms(
         memory_path / "kms", memory_path / "run", account=ACCOUNT, region=REGION
     ) as service:
-        made = service.generate_data_key_without_plaintext(
+        made = service.perform(
             VOLUMES,
             GenerateDataKeyWithoutPlaintextRequest(key_id="alias/aws/ebs", number_of_bytes=64),
         )
@@ -49,7 +49,7 @@ def test_a_new_home_works_and_keeps_what_it_did(memory_path: Path) -> None:
         memory_path / "kms", memory_path / "run", account=ACCOUNT, region=REGION
     ) as service:
         request = DecryptRequest(ciphertext_blob=made.ciphertext_blob)
-        assert len(service.decrypt(VOLUMES, request).plaintext) == 64
+        assert len(service.perform(VOLUMES, request).plaintext) == 64
         assert service.derive_home_key(b"volume vol-1") == home_key
         assert service.audit_log.verify(service.audit_head()) == 0
 
@@ -88,7 +88,7 @@ def test_making_it_again_changes_nothing(memory_path: Path) -> None:
     with open_kms(
         memory_path / "kms", memory_path / "run", account=ACCOUNT, region=REGION
     ) as service:
-        service.encrypt(ROOT, EncryptRequest(key_id=key_id, plaintext=bytearray(1)))
+        service.perform(ROOT, EncryptRequest(key_id=key_id, plaintext=bytearray(1)))
     with pytest.raises(ConfigurationError, match="does not open the token"):
         create(memory_path, b"another pin")
     with pytest.raises(ConfigurationError, match="belongs to account"):

@@ -23,11 +23,11 @@ from volcrypt.kms.register import RegisterEntry
 home, shared, number = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 with open_kms(home / "kms", home / "run", account=ACCOUNT, region=REGION) as service:
     for round in range(8):
-        made = service.create_key(ROOT, CreateKeyRequest()).key_metadata.key_id
+        made = service.perform(ROOT, CreateKeyRequest()).key_metadata.key_id
         for key in (made, shared):
             request = EncryptRequest(key_id=key, plaintext=bytearray(b"text"))
-            blob = service.encrypt(ROOT, request).ciphertext_blob
-            assert service.decrypt(ROOT, DecryptRequest(ciphertext_blob=blob)).plaintext == b"text"
+            blob = service.perform(ROOT, request).ciphertext_blob
+            assert service.perform(ROOT, DecryptRequest(ciphertext_blob=blob)).plaintext == b"text"
         try:
             service.register.apply(put=[
                 RegisterEntry(kind="volume", id=f"{number}-{round}", name=f"name-{round}",
@@ -62,14 +62,14 @@ def test_processes_side_by_side(memory_path: Path) -> None:
             lines += [line.split() for line in output.splitlines()]
         keys = {words[1] for words in lines if words[0] == "key"}
         assert len(keys) == WORKERS * 8
-        listed = service.list_keys(ROOT, ListKeysRequest(limit=1000)).keys
+        listed = service.perform(ROOT, ListKeysRequest(limit=1000)).keys
         assert {key.key_id for key in listed} == keys | {shared}
         # Each name was given exactly once.
         assert sorted(words[1] for words in lines if words[0] == "name") == list("01234567")
         assert len(service.register.entries("volume")) == 8
-        sealed = service.encrypt(ROOT, EncryptRequest(key_id=shared, plaintext=bytearray(b"x")))
+        sealed = service.perform(ROOT, EncryptRequest(key_id=shared, plaintext=bytearray(b"x")))
         request = DecryptRequest(ciphertext_blob=sealed.ciphertext_blob)
-        assert service.decrypt(ROOT, request).plaintext == b"x"
+        assert service.perform(ROOT, request).plaintext == b"x"
         assert service.audit_log.verify(service.audit_head()) == 0
         names = [record.event_name for record in service.audit_log.read_records()]
         assert names.count("Encrypt") == WORKERS * 16 + 1

@@ -1,5 +1,7 @@
 """Requests and responses: names on the wire, limits, texts, secrets."""
 
+from typing import Any
+
 import pytest
 
 from volcrypt.errors import KmsValidationError
@@ -118,7 +120,7 @@ def test_what_does_not_fit_is_refused_without_its_value(members: dict[str, objec
         ),
     ],
 )
-def test_limits_with_the_texts_of_aws(request_: Request, value: str, rule: str) -> None:
+def test_limits_with_the_texts_of_aws(request_: Request[Any], value: str, rule: str) -> None:
     with pytest.raises(KmsValidationError) as raised:
         check_limits(request_)
     assert str(raised.value) == (

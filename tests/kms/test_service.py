@@ -28,7 +28,7 @@ def encrypt(kms: MemoryKms, key_id: str) -> bytes:
     request = EncryptRequest(
         key_id=key_id, plaintext=bytearray(SECRET), encryption_context={"purpose": "test"}
     )
-    return kms.service.encrypt(ROOT, request).ciphertext_blob
+    return kms.service.perform(ROOT, request).ciphertext_blob
 
 
 def last(kms: MemoryKms) -> AuditRecord:
@@ -57,7 +57,7 @@ def test_what_is_recorded_of_a_request(kms: MemoryKms) -> None:
 
 
 def test_changes_record_the_key_they_made(kms: MemoryKms) -> None:
-    made = kms.service.create_key(ROOT, CreateKeyRequest()).key_metadata
+    made = kms.service.perform(ROOT, CreateKeyRequest()).key_metadata
     record = last(kms)
     assert not record.read_only
     assert record.response_elements == {"keyMetadata": {"keyId": made.key_id, "arn": made.arn}}
@@ -65,7 +65,7 @@ def test_changes_record_the_key_they_made(kms: MemoryKms) -> None:
 
 
 def test_the_volume_service_is_recorded_as_such(kms: MemoryKms) -> None:
-    kms.service.describe_key(VOLUMES, DescribeKeyRequest(key_id=kms.new_key()))
+    kms.service.perform(VOLUMES, DescribeKeyRequest(key_id=kms.new_key()))
     assert last(kms).user_identity.invoked_by == "ec2.us-east-1.amazonaws.com"
 
 
@@ -73,17 +73,17 @@ def test_refusals_are_recorded(kms: MemoryKms) -> None:
     key_id = kms.new_key()
     request = DescribeKeyRequest(key_id=key_id)
     with pytest.raises(AccessDeniedError) as denied:
-        kms.service.describe_key(USER, request)
+        kms.service.perform(USER, request)
     assert (last(kms).error_code, last(kms).error_message) == (
         "AccessDeniedException",
         str(denied.value),
     )
     assert last(kms).user_identity.type == "IAMUser"
     with pytest.raises(KmsValidationError):
-        kms.service.encrypt(ROOT, EncryptRequest(key_id=key_id, plaintext=bytearray(5000)))
+        kms.service.perform(ROOT, EncryptRequest(key_id=key_id, plaintext=bytearray(5000)))
     assert last(kms).error_code == "ValidationException"
     with pytest.raises(DryRunSucceededError):
-        kms.service.encrypt(
+        kms.service.perform(
             ROOT, EncryptRequest(key_id=key_id, plaintext=bytearray(1), dry_run=True)
         )
     assert last(kms).error_code == "DryRunOperationException"
@@ -92,7 +92,7 @@ def test_refusals_are_recorded(kms: MemoryKms) -> None:
 def test_a_failed_effect_adds_a_second_record(kms: MemoryKms) -> None:
     blob = encrypt(kms, kms.new_key())
     with pytest.raises(InvalidCiphertextError):
-        kms.service.decrypt(ROOT, DecryptRequest(ciphertext_blob=blob))
+        kms.service.perform(ROOT, DecryptRequest(ciphertext_blob=blob))
     decision, failure = kms.records()[-2:]
     assert decision.request_id == failure.request_id
     assert decision.event_id != failure.event_id
@@ -102,9 +102,9 @@ def test_a_failed_effect_adds_a_second_record(kms: MemoryKms) -> None:
 def test_a_dead_hsm_leaves_a_record_and_no_key(kms: MemoryKms) -> None:
     kms.keystore.is_dead = True
     with pytest.raises(HsmUnavailableError):
-        kms.service.create_key(ROOT, CreateKeyRequest())
+        kms.service.perform(ROOT, CreateKeyRequest())
     kms.keystore.is_dead = False
-    assert kms.service.list_keys(ROOT, ListKeysRequest()).keys == []
+    assert kms.service.perform(ROOT, ListKeysRequest()).keys == []
     assert [r.error_code for r in kms.records()][:1] == ["KeyUnavailableException"]
 
 
@@ -117,11 +117,11 @@ def test_a_failed_change_takes_its_transaction_with_it(
     with monkeypatch.context() as patch:
         patch.setattr(kms.keystore, "generate_material", fail)
         with pytest.raises(HsmUnavailableError):
-            kms.service.create_key(ROOT, CreateKeyRequest())
+            kms.service.perform(ROOT, CreateKeyRequest())
     decision, failure = kms.records()
     assert decision.request_id == failure.request_id
     assert (decision.error_code, failure.error_code) == (None, "KeyUnavailableException")
-    assert kms.service.list_keys(ROOT, ListKeysRequest()).keys == []
+    assert kms.service.perform(ROOT, ListKeysRequest()).keys == []
 
 
 def test_no_effect_when_the_log_was_cut(kms: MemoryKms) -> None:
@@ -139,7 +139,7 @@ def test_no_effect_when_the_log_was_cut(kms: MemoryKms) -> None:
 def test_secrets_are_in_no_file_and_no_text(kms: MemoryKms) -> None:
     key_id = kms.new_key()
     blob = encrypt(kms, key_id)
-    response = kms.service.decrypt(
+    response = kms.service.perform(
         ROOT, DecryptRequest(ciphertext_blob=blob, encryption_context={"purpose": "test"})
     )
     assert SECRET.decode() not in repr(response)
@@ -200,7 +200,7 @@ def test_all_of_it_is_there_after_opening_again(memory_path: Path) -> None:
         count = len(kms.records())
     with memory_kms(memory_path / "kms", keystore) as kms:
         request = DecryptRequest(ciphertext_blob=blob, encryption_context={"purpose": "test"})
-        assert kms.service.decrypt(ROOT, request).plaintext == SECRET
+        assert kms.service.perform(ROOT, request).plaintext == SECRET
         assert kms.service.register.find("volume", "n") == entry
         assert len(kms.records()) == count + 1
 

@@ -29,7 +29,7 @@ from volcrypt.kms.messages.aliases import (
     UpdateAliasRequest,
 )
 from volcrypt.kms.messages.base import EmptyResponse
-from volcrypt.kms.model import Alias, Caller, KmsKey, alias_arn
+from volcrypt.kms.model import Alias, KmsKey, alias_arn
 from volcrypt.kms.scope import Scope
 
 MAX_ALIASES_PER_KEY: Final = 50
@@ -40,19 +40,7 @@ _RESERVED: Final = ("alias/aws/", "alias/volcrypt/")
 class AliasOperations(Scope):
     """Requests raise the errors of the AWS KMS; see the module `service`."""
 
-    def create_alias(self, caller: Caller, request: CreateAliasRequest) -> EmptyResponse:
-        return self._perform(caller, "CreateAlias", request, self._create_alias)
-
-    def update_alias(self, caller: Caller, request: UpdateAliasRequest) -> EmptyResponse:
-        return self._perform(caller, "UpdateAlias", request, self._update_alias)
-
-    def delete_alias(self, caller: Caller, request: DeleteAliasRequest) -> EmptyResponse:
-        return self._perform(caller, "DeleteAlias", request, self._delete_alias)
-
-    def list_aliases(self, caller: Caller, request: ListAliasesRequest) -> ListAliasesResponse:
-        return self._perform(caller, "ListAliases", request, self._list_aliases)
-
-    def _create_alias(self, attempt: Attempt, request: CreateAliasRequest) -> Effect[EmptyResponse]:
+    def create_alias(self, attempt: Attempt, request: CreateAliasRequest) -> Effect[EmptyResponse]:
         name = _check_name(request.alias_name)
         arn = alias_arn(self._account, self._region, name)
         attempt.authorise_account("CreateAlias", resource=arn)
@@ -71,7 +59,7 @@ class AliasOperations(Scope):
         )
         return Effect(change=lambda change: put_alias(change, alias), act=EmptyResponse)
 
-    def _update_alias(self, attempt: Attempt, request: UpdateAliasRequest) -> Effect[EmptyResponse]:
+    def update_alias(self, attempt: Attempt, request: UpdateAliasRequest) -> Effect[EmptyResponse]:
         alias = self._existing(attempt, _check_name(request.alias_name))
         attempt.authorise_account("UpdateAlias", resource=alias.arn)
         self._authorise_old_target(attempt, alias)
@@ -81,14 +69,14 @@ class AliasOperations(Scope):
         changed = replace(alias, key_id=key.key_id, updated_at=self._clock())
         return Effect(change=lambda change: put_alias(change, changed), act=EmptyResponse)
 
-    def _delete_alias(self, attempt: Attempt, request: DeleteAliasRequest) -> Effect[EmptyResponse]:
+    def delete_alias(self, attempt: Attempt, request: DeleteAliasRequest) -> Effect[EmptyResponse]:
         alias = self._existing(attempt, _check_name(request.alias_name))
         attempt.authorise_account("DeleteAlias", resource=alias.arn)
         self._authorise_old_target(attempt, alias)
         id_ = alias_id(alias.name, account=alias.account, region=alias.region)
         return Effect(change=lambda change: change.delete(ALIASES, id_), act=EmptyResponse)
 
-    def _list_aliases(
+    def list_aliases(
         self, attempt: Attempt, request: ListAliasesRequest
     ) -> Effect[ListAliasesResponse]:
         attempt.authorise_account("ListAliases")

@@ -39,7 +39,7 @@ from volcrypt.kms.messages.data import (
     ReEncryptResponse,
 )
 from volcrypt.kms.messages.limits import SYMMETRIC_DEFAULT
-from volcrypt.kms.model import Caller, KeyMaterial, KmsKey
+from volcrypt.kms.model import KeyMaterial, KmsKey
 from volcrypt.kms.scope import Scope
 from volcrypt.kms.view import Change
 
@@ -79,39 +79,6 @@ class DataOperations(Scope):
     """Requests raise the errors of the AWS KMS; see the module `service`."""
 
     def generate_data_key(
-        self, caller: Caller, request: GenerateDataKeyRequest
-    ) -> GenerateDataKeyResponse:
-        self._ensure_default_key(caller, request.key_id)
-        return self._perform(caller, "GenerateDataKey", request, self._generate_data_key)
-
-    def generate_data_key_without_plaintext(
-        self, caller: Caller, request: GenerateDataKeyWithoutPlaintextRequest
-    ) -> GenerateDataKeyWithoutPlaintextResponse:
-        self._ensure_default_key(caller, request.key_id)
-        return self._perform(
-            caller,
-            "GenerateDataKeyWithoutPlaintext",
-            request,
-            self._generate_data_key_without_plaintext,
-        )
-
-    def generate_random(
-        self, caller: Caller, request: GenerateRandomRequest
-    ) -> GenerateRandomResponse:
-        return self._perform(caller, "GenerateRandom", request, self._generate_random)
-
-    def encrypt(self, caller: Caller, request: EncryptRequest) -> EncryptResponse:
-        self._ensure_default_key(caller, request.key_id)
-        return self._perform(caller, "Encrypt", request, self._encrypt)
-
-    def decrypt(self, caller: Caller, request: DecryptRequest) -> DecryptResponse:
-        return self._perform(caller, "Decrypt", request, self._decrypt)
-
-    def re_encrypt(self, caller: Caller, request: ReEncryptRequest) -> ReEncryptResponse:
-        self._ensure_default_key(caller, request.destination_key_id)
-        return self._perform(caller, "ReEncrypt", request, self._re_encrypt)
-
-    def _generate_data_key(
         self, attempt: Attempt, request: GenerateDataKeyRequest
     ) -> Effect[GenerateDataKeyResponse]:
         size = _data_key_bytes(request)
@@ -130,7 +97,7 @@ class DataOperations(Scope):
 
         return self._counted(encryption, act)
 
-    def _generate_data_key_without_plaintext(
+    def generate_data_key_without_plaintext(
         self, attempt: Attempt, request: GenerateDataKeyWithoutPlaintextRequest
     ) -> Effect[GenerateDataKeyWithoutPlaintextResponse]:
         size = _data_key_bytes(request)
@@ -152,7 +119,7 @@ class DataOperations(Scope):
 
         return self._counted(encryption, act)
 
-    def _generate_random(
+    def generate_random(
         self, attempt: Attempt, request: GenerateRandomRequest
     ) -> Effect[GenerateRandomResponse]:
         attempt.authorise_account("GenerateRandom")
@@ -161,7 +128,7 @@ class DataOperations(Scope):
             raise KmsValidationError("NumberOfBytes is required.")
         return Effect(act=lambda: GenerateRandomResponse(plaintext=self._keystore.random(count)))
 
-    def _encrypt(self, attempt: Attempt, request: EncryptRequest) -> Effect[EncryptResponse]:
+    def encrypt(self, attempt: Attempt, request: EncryptRequest) -> Effect[EncryptResponse]:
         encryption = self._decide_encryption(
             attempt, request.key_id, "Encrypt", request.encryption_context
         )
@@ -175,7 +142,7 @@ class DataOperations(Scope):
 
         return self._counted(encryption, act)
 
-    def _decrypt(self, attempt: Attempt, request: DecryptRequest) -> Effect[DecryptResponse]:
+    def decrypt(self, attempt: Attempt, request: DecryptRequest) -> Effect[DecryptResponse]:
         decryption = self._decide_decryption(
             attempt,
             request.ciphertext_blob,
@@ -194,7 +161,7 @@ class DataOperations(Scope):
 
         return Effect(act=act)
 
-    def _re_encrypt(self, attempt: Attempt, request: ReEncryptRequest) -> Effect[ReEncryptResponse]:
+    def re_encrypt(self, attempt: Attempt, request: ReEncryptRequest) -> Effect[ReEncryptResponse]:
         decryption = self._decide_decryption(
             attempt,
             request.ciphertext_blob,

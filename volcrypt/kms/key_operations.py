@@ -23,7 +23,7 @@ from volcrypt.kms.messages.keys import (
     ListKeysResponse,
 )
 from volcrypt.kms.messages.limits import SYMMETRIC_DEFAULT
-from volcrypt.kms.model import Caller, KeyManager, KeyState, KmsKey, key_arn
+from volcrypt.kms.model import KeyManager, KeyState, KmsKey, key_arn
 from volcrypt.kms.policy import default_policy
 from volcrypt.kms.scope import Scope
 from volcrypt.kms.view import Change
@@ -35,26 +35,7 @@ _USAGE: Final = "ENCRYPT_DECRYPT"
 class KeyOperations(Scope):
     """Requests raise the errors of the AWS KMS; see the module `service`."""
 
-    def create_key(self, caller: Caller, request: CreateKeyRequest) -> CreateKeyResponse:
-        return self._perform(caller, "CreateKey", request, self._create_key)
-
-    def describe_key(self, caller: Caller, request: DescribeKeyRequest) -> DescribeKeyResponse:
-        self._ensure_default_key(caller, request.key_id)
-        return self._perform(caller, "DescribeKey", request, self._describe_key)
-
-    def list_keys(self, caller: Caller, request: ListKeysRequest) -> ListKeysResponse:
-        return self._perform(caller, "ListKeys", request, self._list_keys)
-
-    def enable_key(self, caller: Caller, request: EnableKeyRequest) -> EmptyResponse:
-        return self._perform(caller, "EnableKey", request, self._enable_key)
-
-    def disable_key(self, caller: Caller, request: DisableKeyRequest) -> EmptyResponse:
-        return self._perform(caller, "DisableKey", request, self._disable_key)
-
-    def get_key_policy(self, caller: Caller, request: GetKeyPolicyRequest) -> GetKeyPolicyResponse:
-        return self._perform(caller, "GetKeyPolicy", request, self._get_key_policy)
-
-    def _create_key(self, attempt: Attempt, request: CreateKeyRequest) -> Effect[CreateKeyResponse]:
+    def create_key(self, attempt: Attempt, request: CreateKeyRequest) -> Effect[CreateKeyResponse]:
         attempt.authorise_account("CreateKey")
         _check_kind(request)
         if attempt.change.count(KEYS) >= MAX_KEYS:
@@ -77,14 +58,14 @@ class KeyOperations(Scope):
 
         return Effect(change=change, act=lambda: CreateKeyResponse(key_metadata=_metadata(made[0])))
 
-    def _describe_key(
+    def describe_key(
         self, attempt: Attempt, request: DescribeKeyRequest
     ) -> Effect[DescribeKeyResponse]:
         key = self._find_key(attempt, request.key_id)
         attempt.authorise(key, "DescribeKey")
         return Effect(act=lambda: DescribeKeyResponse(key_metadata=_metadata(key)))
 
-    def _list_keys(self, attempt: Attempt, request: ListKeysRequest) -> Effect[ListKeysResponse]:
+    def list_keys(self, attempt: Attempt, request: ListKeysRequest) -> Effect[ListKeysResponse]:
         attempt.authorise_account("ListKeys")
         items, marker = self._page(attempt.change, KEYS, request)
         keys = [decode_key(item) for item in items]
@@ -95,10 +76,10 @@ class KeyOperations(Scope):
         )
         return Effect(act=lambda: response)
 
-    def _enable_key(self, attempt: Attempt, request: EnableKeyRequest) -> Effect[EmptyResponse]:
+    def enable_key(self, attempt: Attempt, request: EnableKeyRequest) -> Effect[EmptyResponse]:
         return self._switch(attempt, request.key_id, KeyState.ENABLED)
 
-    def _disable_key(self, attempt: Attempt, request: DisableKeyRequest) -> Effect[EmptyResponse]:
+    def disable_key(self, attempt: Attempt, request: DisableKeyRequest) -> Effect[EmptyResponse]:
         return self._switch(attempt, request.key_id, KeyState.DISABLED)
 
     def _switch(self, attempt: Attempt, key_id: str, state: KeyState) -> Effect[EmptyResponse]:
@@ -110,7 +91,7 @@ class KeyOperations(Scope):
             change=lambda change: put_key(change, replace(key, state=state)), act=EmptyResponse
         )
 
-    def _get_key_policy(
+    def get_key_policy(
         self, attempt: Attempt, request: GetKeyPolicyRequest
     ) -> Effect[GetKeyPolicyResponse]:
         key = self._find_key(attempt, request.key_id)

@@ -62,7 +62,7 @@ class Performer:
         self,
         caller: Caller,
         operation: str,
-        request: Request | None,
+        request: Request[Any] | None,
         decide: Callable[[Attempt], Effect[T]],
     ) -> T:
         """Raises what `decide` and the effect raise, and when no record can be written
@@ -183,7 +183,7 @@ class Performer:
 
 
 def _decide(
-    attempt: Attempt, request: Request | None, decide: Callable[[Attempt], Effect[T]]
+    attempt: Attempt, request: Request[Any] | None, decide: Callable[[Attempt], Effect[T]]
 ) -> tuple[Effect[T] | None, VolcryptError | None]:
     """What `decide` says, or why it refuses."""
     try:
@@ -197,7 +197,7 @@ def _decide(
     return effect, None
 
 
-def _recordable_parameters(request: Request | None) -> dict[str, Any] | None:
+def _recordable_parameters(request: Request[Any] | None) -> dict[str, Any] | None:
     """None for what is too long or no valid text; such a request is refused."""
     if request is None:
         return None

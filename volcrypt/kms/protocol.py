@@ -13,7 +13,7 @@ import msgspec
 
 from volcrypt.errors import KmsValidationError
 from volcrypt.kms.messages.aliases import ALIAS_OPERATIONS
-from volcrypt.kms.messages.base import Request, Response
+from volcrypt.kms.messages.base import A, Request, Response
 from volcrypt.kms.messages.data import DATA_OPERATIONS
 from volcrypt.kms.messages.keys import KEY_OPERATIONS
 from volcrypt.kms.messages.limits import UNSHOWN_MEMBERS, camel_case, check_members
@@ -51,7 +51,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def decode_request(request_type: type[Request], members: Mapping[str, Any]) -> Request:
+def decode_request(request_type: type[Request[A]], members: Mapping[str, Any]) -> Request[A]:
     """The request from its members as in JSON, blobs in base64. Raises KmsValidationError, which
     names the member and not its value."""
     try:
@@ -66,12 +66,12 @@ def encode_response(response: Response) -> dict[str, Any]:
     return result
 
 
-def check_limits(request: Request) -> None:
+def check_limits(request: Request[Any]) -> None:
     """Raises KmsValidationError with the text of the AWS KMS."""
     check_members(request, request.LIMITS)
 
 
-def audit_parameters(request: Request) -> dict[str, Any]:
+def audit_parameters(request: Request[Any]) -> dict[str, Any]:
     """The members that the audit log may hold: no plaintext, no blob, nothing that is absent."""
     return {
         camel_case(name): value
@@ -85,3 +85,8 @@ def audit_parameters(request: Request) -> dict[str, Any]:
 def snake_case(operation: str) -> str:
     """The name of the service's method for an operation: CreateKey is create_key."""
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in operation).lstrip("_")
+
+
+def operation_of(request_type: type[Request[Any]]) -> str:
+    """The operation that a request is for: CreateKeyRequest is for CreateKey."""
+    return request_type.__name__.removesuffix("Request")

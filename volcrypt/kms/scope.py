@@ -6,18 +6,18 @@ The groups (`key_operations`, `alias_operations`, `data_operations`) are joined 
 from base64 import b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final
 from uuid import UUID
 
 from volcrypt.errors import InvalidMarkerError, KmsError
 from volcrypt.formats.audit_record import Resource
 from volcrypt.formats.ciphertext_blob import MATERIAL_ID_BYTES
-from volcrypt.kms.attempt import Attempt, Effect
+from volcrypt.kms.attempt import Attempt
 from volcrypt.kms.audit import AuditLog
 from volcrypt.kms.catalog import Catalog
 from volcrypt.kms.keyring import CallCounter, find_key, get_alias, put_alias, put_key
 from volcrypt.kms.keystore import KeyStore
-from volcrypt.kms.messages.base import PagedRequest, Request
+from volcrypt.kms.messages.base import PagedRequest
 from volcrypt.kms.model import (
     DEFAULT_KEY_ALIAS,
     Alias,
@@ -35,8 +35,6 @@ from volcrypt.kms.reference import parse_key_reference
 from volcrypt.kms.sealing import Item
 from volcrypt.kms.view import Change, View
 
-T = TypeVar("T")
-R = TypeVar("R", bound=Request)
 _DEFAULT_KEY_DESCRIPTION: Final = (
     "Default key that protects my EBS volumes when no other key is defined"
 )
@@ -70,17 +68,6 @@ class Scope:
             account=parts.account,
             region=parts.region,
             clock=parts.clock,
-        )
-
-    def _perform(
-        self,
-        caller: Caller,
-        operation: str,
-        request: R,
-        decide: Callable[[Attempt, R], Effect[T]],
-    ) -> T:
-        return self._performer.perform(
-            caller, operation, request, lambda attempt: decide(attempt, request)
         )
 
     def _find_key(self, attempt: Attempt, text: str) -> KmsKey:
@@ -165,7 +152,7 @@ class Scope:
         )
 
     def _page(
-        self, view: View, kind: str, request: PagedRequest, *, owner: str | None = None
+        self, view: View, kind: str, request: PagedRequest[Any], *, owner: str | None = None
     ) -> tuple[list[Item], str | None]:
         """The items of a page, and the marker of the next one if there is any."""
         after = "" if request.marker is None else _decode_marker(request.marker)

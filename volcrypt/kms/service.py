@@ -1,7 +1,8 @@
-"""KmsService: one method per operation of the AWS KMS, for one account and region.
+"""KmsService: the AWS KMS, for one account and region.
 
-A method decides through an `Attempt` and says what is to be done as an `Effect`; `Performer`
-checks, logs and acts, in that order. Sync and safe for several threads. An operation that is not
+For every operation the groups have one method, of its name in snake case, that decides through an
+`Attempt` and says what is to be done as an `Effect`; `perform` has it checked, logged and done, in
+that order. Sync and safe for several threads. An operation that is not
 here is answered with UnsupportedOperationError.
 
 Policy is asked before key state: who may not use a key does not learn its state. To Decrypt and
@@ -9,7 +10,7 @@ ReEncrypt, a blob of an unknown key and one of a forbidden key look the same.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from volcrypt.errors import UnsupportedOperationError, VolcryptError
@@ -18,18 +19,25 @@ from volcrypt.kms.alias_operations import AliasOperations
 from volcrypt.kms.attempt import Attempt, Effect
 from volcrypt.kms.data_operations import DataOperations
 from volcrypt.kms.key_operations import KeyOperations
+from volcrypt.kms.messages.base import A, Request
 from volcrypt.kms.model import Caller
-from volcrypt.kms.protocol import OPERATIONS, decode_request, encode_response, snake_case
+from volcrypt.kms.protocol import (
+    OPERATIONS,
+    decode_request,
+    encode_response,
+    operation_of,
+    snake_case,
+)
 from volcrypt.kms.register import Register
 from volcrypt.kms.scope import Parts
 
 _OPERATION_NAME: Final = re.compile(r"[A-Za-z]{1,64}")
+_KEY_MEMBERS: Final = ("key_id", "destination_key_id")
 _HOME_KEY_INFO: Final = b"volcrypt home key 1\0"
 
 
 class KmsService(KeyOperations, AliasOperations, DataOperations):
-    """The KMS of a home. Every method of an operation raises KmsError, and when it cannot be
-    recorded NoSpaceError, AuditChainError or TryAgainError; then nothing has happened."""
+    """The KMS of a home."""
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
@@ -46,6 +54,17 @@ class KmsService(KeyOperations, AliasOperations, DataOperations):
         with self._catalog.reading() as view:
             return view.audit_head
 
+    def perform(self, caller: Caller, request: Request[A]) -> A:
+        """Carry out a request. Raises KmsError, and when it cannot be recorded NoSpaceError,
+        AuditChainError or TryAgainError; then nothing has happened."""
+        operation = operation_of(type(request))
+        decide: Callable[[Attempt, Request[A]], Effect[A]] = getattr(self, snake_case(operation))
+        for member in _KEY_MEMBERS:
+            self._ensure_default_key(caller, getattr(request, member, None))
+        return self._performer.perform(
+            caller, operation, request, lambda attempt: decide(attempt, request)
+        )
+
     def call(
         self, caller: Caller, operation: str, request_json: Mapping[str, Any]
     ) -> dict[str, Any]:
@@ -58,8 +77,7 @@ class KmsService(KeyOperations, AliasOperations, DataOperations):
             request = decode_request(OPERATIONS[operation].request, request_json)
         except VolcryptError as error:
             return self._refuse(caller, operation, error)
-        response = getattr(self, snake_case(operation))(caller, request)
-        return encode_response(response)
+        return encode_response(self.perform(caller, request))
 
     def _refuse(self, caller: Caller, operation: str, error: VolcryptError) -> dict[str, Any]:
         """Record a request that could not even be read; raises `error`."""

@@ -48,7 +48,7 @@ class KeyChoice:
 
 def resolve_key(home: Home, kms_key: str | None) -> str:
     """The ARN of the key that an id, ARN or alias names; the default key's when None."""
-    response = home.kms.describe_key(
+    response = home.kms.perform(
         home.volume_service, DescribeKeyRequest(key_id=kms_key or DEFAULT_KEY_ALIAS)
     )
     return response.key_metadata.arn
@@ -57,7 +57,7 @@ def resolve_key(home: Home, kms_key: str | None) -> str:
 def generate_key(home: Home, kms_key: str | None, context: dict[str, str]) -> WrappedDataKey:
     """A new data key under `kms_key` (the account's default key when None), born wrapped: its
     plaintext is not in this process. Raises KmsError."""
-    response = home.kms.generate_data_key_without_plaintext(
+    response = home.kms.perform(
         home.volume_service,
         GenerateDataKeyWithoutPlaintextRequest(
             key_id=kms_key or DEFAULT_KEY_ALIAS,
@@ -84,7 +84,7 @@ def unwrap_key(home: Home, wrapped: WrappedDataKey) -> DataKey:
     """
     forbid_dumps()
     lock_memory()
-    response = home.kms.decrypt(
+    response = home.kms.perform(
         home.volume_service,
         DecryptRequest(
             key_id=wrapped.kms_key_arn,
@@ -102,7 +102,7 @@ def rebind_key(home: Home, wrapped: WrappedDataKey, context: dict[str, str]) -> 
     """The same data key under the same KMS key, bound to another object; no plaintext leaves the
     KMS. Raises KmsError."""
     assert wrapped.kms_key_arn is not None, "internal error: only a KMS can rebind a key"
-    response = home.kms.re_encrypt(
+    response = home.kms.perform(
         home.volume_service,
         ReEncryptRequest(
             ciphertext_blob=wrapped.ciphertext,

@@ -114,7 +114,7 @@ def count_keys(home: Home) -> int:
     marker: str | None = None
     count = 0
     while True:
-        response = home.kms.list_keys(home.caller, ListKeysRequest(limit=1000, marker=marker))
+        response = home.kms.perform(home.caller, ListKeysRequest(limit=1000, marker=marker))
         count += len(response.keys)
         if not response.truncated:
             return count

@@ -15,27 +15,18 @@ from volcrypt.kms.messages.base import (
 from volcrypt.kms.messages.limits import Limits
 
 
-class CreateAliasRequest(Request, frozen=True, kw_only=True):
+class CreateAliasRequest(Request[EmptyResponse], frozen=True, kw_only=True):
     alias_name: str
     target_key_id: str
 
 
-class UpdateAliasRequest(Request, frozen=True, kw_only=True):
+class UpdateAliasRequest(Request[EmptyResponse], frozen=True, kw_only=True):
     alias_name: str
     target_key_id: str
 
 
-class DeleteAliasRequest(Request, frozen=True, kw_only=True):
+class DeleteAliasRequest(Request[EmptyResponse], frozen=True, kw_only=True):
     alias_name: str
-
-
-class ListAliasesRequest(PagedRequest, frozen=True, kw_only=True):
-    LIMITS: ClassVar[Mapping[str, Limits]] = MappingProxyType(
-        {"limit": Limits(minimum=1, maximum=100)}
-    )
-
-    key_id: str | None = None
-    limit: int = 50
 
 
 class AliasListEntry(Message, frozen=True, kw_only=True):
@@ -52,11 +43,20 @@ class ListAliasesResponse(Response, frozen=True, kw_only=True):
     next_marker: str | None = None
 
 
+class ListAliasesRequest(PagedRequest[ListAliasesResponse], frozen=True, kw_only=True):
+    LIMITS: ClassVar[Mapping[str, Limits]] = MappingProxyType(
+        {"limit": Limits(minimum=1, maximum=100)}
+    )
+
+    key_id: str | None = None
+    limit: int = 50
+
+
 ALIAS_OPERATIONS: Final = MappingProxyType(
     {
-        "CreateAlias": Operation(CreateAliasRequest, EmptyResponse, False),
-        "UpdateAlias": Operation(UpdateAliasRequest, EmptyResponse, False),
-        "DeleteAlias": Operation(DeleteAliasRequest, EmptyResponse, False),
-        "ListAliases": Operation(ListAliasesRequest, ListAliasesResponse, True),
+        "CreateAlias": Operation(CreateAliasRequest, False),
+        "UpdateAlias": Operation(UpdateAliasRequest, False),
+        "DeleteAlias": Operation(DeleteAliasRequest, False),
+        "ListAliases": Operation(ListAliasesRequest, True),
     }
 )

@@ -8,12 +8,13 @@ and never shown by `repr`.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import msgspec
 
 from volcrypt.kms.messages.limits import Limits
 
+A = TypeVar("A", bound="Response")
 NO_CONTEXT: Final[dict[str, str]] = {}
 _SECRET_MEMBERS: Final = frozenset({"plaintext"})
 
@@ -35,7 +36,9 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
         ]
 
 
-class Request(Message, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Request(Message, Generic[A], frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A request for the operation that its class is named after; `A` is what answers it."""
+
     LIMITS: ClassVar[Mapping[str, Limits]] = MappingProxyType({})
     """Where a member's limits are others than in the rest of the operations."""
 
@@ -48,15 +51,14 @@ class EmptyResponse(Response, frozen=True, kw_only=True):
     """What operations answer that have nothing to say."""
 
 
-class PagedRequest(Request, frozen=True, kw_only=True):
+class PagedRequest(Request[A], frozen=True, kw_only=True):
     limit: int = 100
     marker: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What an operation takes and gives. `read_only` is what CloudTrail calls so."""
+    """An operation, by its request. `read_only` is what CloudTrail calls so."""
 
-    request: type[Request]
-    response: type[Response]
+    request: type[Request[Any]]
     read_only: bool

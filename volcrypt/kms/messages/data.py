@@ -9,22 +9,12 @@ from volcrypt.kms.messages.limits import SYMMETRIC_DEFAULT
 DATA_KEY_BYTES: Final = MappingProxyType({"AES_128": 16, "AES_256": 32})
 
 
-class GenerateRandomRequest(Request, frozen=True, kw_only=True):
-    number_of_bytes: int | None = None
-
-
 class GenerateRandomResponse(Response, frozen=True, kw_only=True):
     plaintext: bytearray
 
 
-class GenerateDataKeyRequest(Request, frozen=True, kw_only=True):
-    """Exactly one of `number_of_bytes` and `key_spec`."""
-
-    key_id: str
-    encryption_context: dict[str, str] = NO_CONTEXT
+class GenerateRandomRequest(Request[GenerateRandomResponse], frozen=True, kw_only=True):
     number_of_bytes: int | None = None
-    key_spec: str | None = None
-    dry_run: bool = False
 
 
 class GenerateDataKeyResponse(Response, frozen=True, kw_only=True):
@@ -34,7 +24,7 @@ class GenerateDataKeyResponse(Response, frozen=True, kw_only=True):
     key_material_id: str
 
 
-class GenerateDataKeyWithoutPlaintextRequest(Request, frozen=True, kw_only=True):
+class GenerateDataKeyRequest(Request[GenerateDataKeyResponse], frozen=True, kw_only=True):
     """Exactly one of `number_of_bytes` and `key_spec`."""
 
     key_id: str
@@ -50,11 +40,15 @@ class GenerateDataKeyWithoutPlaintextResponse(Response, frozen=True, kw_only=Tru
     key_material_id: str
 
 
-class EncryptRequest(Request, frozen=True, kw_only=True):
+class GenerateDataKeyWithoutPlaintextRequest(
+    Request[GenerateDataKeyWithoutPlaintextResponse], frozen=True, kw_only=True
+):
+    """Exactly one of `number_of_bytes` and `key_spec`."""
+
     key_id: str
-    plaintext: bytearray
     encryption_context: dict[str, str] = NO_CONTEXT
-    encryption_algorithm: str = SYMMETRIC_DEFAULT
+    number_of_bytes: int | None = None
+    key_spec: str | None = None
     dry_run: bool = False
 
 
@@ -64,10 +58,10 @@ class EncryptResponse(Response, frozen=True, kw_only=True):
     encryption_algorithm: str
 
 
-class DecryptRequest(Request, frozen=True, kw_only=True):
-    ciphertext_blob: bytes
+class EncryptRequest(Request[EncryptResponse], frozen=True, kw_only=True):
+    key_id: str
+    plaintext: bytearray
     encryption_context: dict[str, str] = NO_CONTEXT
-    key_id: str | None = None
     encryption_algorithm: str = SYMMETRIC_DEFAULT
     dry_run: bool = False
 
@@ -79,14 +73,11 @@ class DecryptResponse(Response, frozen=True, kw_only=True):
     key_material_id: str
 
 
-class ReEncryptRequest(Request, frozen=True, kw_only=True):
+class DecryptRequest(Request[DecryptResponse], frozen=True, kw_only=True):
     ciphertext_blob: bytes
-    source_encryption_context: dict[str, str] = NO_CONTEXT
-    source_key_id: str | None = None
-    destination_key_id: str
-    destination_encryption_context: dict[str, str] = NO_CONTEXT
-    source_encryption_algorithm: str = SYMMETRIC_DEFAULT
-    destination_encryption_algorithm: str = SYMMETRIC_DEFAULT
+    encryption_context: dict[str, str] = NO_CONTEXT
+    key_id: str | None = None
+    encryption_algorithm: str = SYMMETRIC_DEFAULT
     dry_run: bool = False
 
 
@@ -100,17 +91,27 @@ class ReEncryptResponse(Response, frozen=True, kw_only=True):
     destination_key_material_id: str
 
 
+class ReEncryptRequest(Request[ReEncryptResponse], frozen=True, kw_only=True):
+    ciphertext_blob: bytes
+    source_encryption_context: dict[str, str] = NO_CONTEXT
+    source_key_id: str | None = None
+    destination_key_id: str
+    destination_encryption_context: dict[str, str] = NO_CONTEXT
+    source_encryption_algorithm: str = SYMMETRIC_DEFAULT
+    destination_encryption_algorithm: str = SYMMETRIC_DEFAULT
+    dry_run: bool = False
+
+
 DATA_OPERATIONS: Final = MappingProxyType(
     {
-        "GenerateRandom": Operation(GenerateRandomRequest, GenerateRandomResponse, True),
-        "GenerateDataKey": Operation(GenerateDataKeyRequest, GenerateDataKeyResponse, True),
+        "GenerateRandom": Operation(GenerateRandomRequest, True),
+        "GenerateDataKey": Operation(GenerateDataKeyRequest, True),
         "GenerateDataKeyWithoutPlaintext": Operation(
             GenerateDataKeyWithoutPlaintextRequest,
-            GenerateDataKeyWithoutPlaintextResponse,
             True,
         ),
-        "Encrypt": Operation(EncryptRequest, EncryptResponse, True),
-        "Decrypt": Operation(DecryptRequest, DecryptResponse, True),
-        "ReEncrypt": Operation(ReEncryptRequest, ReEncryptResponse, True),
+        "Encrypt": Operation(EncryptRequest, True),
+        "Decrypt": Operation(DecryptRequest, True),
+        "ReEncrypt": Operation(ReEncryptRequest, True),
     }
 )

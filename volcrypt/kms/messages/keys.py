@@ -37,7 +37,11 @@ class KeyMetadata(Message, frozen=True, kw_only=True, omit_defaults=True):
     current_key_material_id: str | None = None
 
 
-class CreateKeyRequest(Request, frozen=True, kw_only=True):
+class CreateKeyResponse(Response, frozen=True, kw_only=True):
+    key_metadata: KeyMetadata
+
+
+class CreateKeyRequest(Request[CreateKeyResponse], frozen=True, kw_only=True):
     LIMITS: ClassVar[Mapping[str, Limits]] = MappingProxyType(
         {"key_spec": Limits(minimum=0, maximum=64)}
     )
@@ -50,20 +54,12 @@ class CreateKeyRequest(Request, frozen=True, kw_only=True):
     multi_region: bool = False
 
 
-class CreateKeyResponse(Response, frozen=True, kw_only=True):
-    key_metadata: KeyMetadata
-
-
-class DescribeKeyRequest(Request, frozen=True, kw_only=True):
-    key_id: str
-
-
 class DescribeKeyResponse(Response, frozen=True, kw_only=True):
     key_metadata: KeyMetadata
 
 
-class ListKeysRequest(PagedRequest, frozen=True, kw_only=True):
-    pass
+class DescribeKeyRequest(Request[DescribeKeyResponse], frozen=True, kw_only=True):
+    key_id: str
 
 
 class KeyListEntry(Message, frozen=True, kw_only=True):
@@ -77,17 +73,16 @@ class ListKeysResponse(Response, frozen=True, kw_only=True):
     next_marker: str | None = None
 
 
-class EnableKeyRequest(Request, frozen=True, kw_only=True):
+class ListKeysRequest(PagedRequest[ListKeysResponse], frozen=True, kw_only=True):
+    pass
+
+
+class EnableKeyRequest(Request[EmptyResponse], frozen=True, kw_only=True):
     key_id: str
 
 
-class DisableKeyRequest(Request, frozen=True, kw_only=True):
+class DisableKeyRequest(Request[EmptyResponse], frozen=True, kw_only=True):
     key_id: str
-
-
-class GetKeyPolicyRequest(Request, frozen=True, kw_only=True):
-    key_id: str
-    policy_name: str = "default"
 
 
 class GetKeyPolicyResponse(Response, frozen=True, kw_only=True):
@@ -95,13 +90,18 @@ class GetKeyPolicyResponse(Response, frozen=True, kw_only=True):
     policy_name: str
 
 
+class GetKeyPolicyRequest(Request[GetKeyPolicyResponse], frozen=True, kw_only=True):
+    key_id: str
+    policy_name: str = "default"
+
+
 KEY_OPERATIONS: Final = MappingProxyType(
     {
-        "CreateKey": Operation(CreateKeyRequest, CreateKeyResponse, False),
-        "DescribeKey": Operation(DescribeKeyRequest, DescribeKeyResponse, True),
-        "ListKeys": Operation(ListKeysRequest, ListKeysResponse, True),
-        "EnableKey": Operation(EnableKeyRequest, EmptyResponse, False),
-        "DisableKey": Operation(DisableKeyRequest, EmptyResponse, False),
-        "GetKeyPolicy": Operation(GetKeyPolicyRequest, GetKeyPolicyResponse, True),
+        "CreateKey": Operation(CreateKeyRequest, False),
+        "DescribeKey": Operation(DescribeKeyRequest, True),
+        "ListKeys": Operation(ListKeysRequest, True),
+        "EnableKey": Operation(EnableKeyRequest, False),
+        "DisableKey": Operation(DisableKeyRequest, False),
+        "GetKeyPolicy": Operation(GetKeyPolicyRequest, True),
     }
 )
