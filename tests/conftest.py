@@ -1,12 +1,14 @@
 """Fixtures for all tests, and the check that no test leaves a mount or a loop device behind."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.file_system import DisposableFileSystem, disposable_file_system
+from tests.s3_server import BUCKET, S3Server
 
 
 @pytest.fixture(params=["ext4", "xfs"])
@@ -21,6 +23,20 @@ def ext4(tmp_path: Path) -> Iterator[DisposableFileSystem]:
     """A small ext4 that can lose its power, for tests to which the kind does not matter."""
     with disposable_file_system(tmp_path) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server with the bucket `BUCKET`."""
+    with S3Server(tmp_path_factory.mktemp("s3") / "server") as server:
+        server.make_bucket(BUCKET)
+        yield server
+
+
+@pytest.fixture
+def prefix() -> str:
+    """A place of a test's own in the bucket; a bucket for each would take the server seconds."""
+    return f"some/{secrets.token_hex(6)}"
 
 
 @pytest.fixture(autouse=True)

@@ -75,6 +75,11 @@ MADE: list[tuple[VolcryptError, str, str | None]] = [
     (errors.SnapshotNotFoundError("snap-1"), "snapshot snap-1 does not exist", None),
     (errors.ObjectNotFoundError("chunks/ab"), "object chunks/ab does not exist", None),
     (errors.StoreNotFoundError("local"), "snapshot store local does not exist", None),
+    (
+        errors.BucketNotFoundError("b"),
+        "bucket b does not exist",
+        "make the bucket first; volcrypt makes stores in buckets, not buckets",
+    ),
 ]
 
 

@@ -434,6 +434,20 @@ class StoreNotFoundError(SnapshotError):
         self.store = store
 
 
+class BucketNotFoundError(StoreNotFoundError):
+    """The bucket that a store lies in is not there."""
+
+    hint = "make the bucket first; volcrypt makes stores in buckets, not buckets"
+
+    def __init__(self, bucket: str) -> None:
+        SnapshotError.__init__(self, f"bucket {bucket} does not exist")
+        self.store = bucket
+
+
+class StoreAccessError(SnapshotError):
+    """The service of an object store does not let us in, or not do this."""
+
+
 class ObjectNotFoundError(SnapshotError):
     """The object store holds nothing under this name."""
 

@@ -1,24 +1,34 @@
-"""What every object store promises, on the fake and on the real one."""
+"""What every object store promises: the fake, a directory, and a bucket of a real S3 server."""
 
+import multiprocessing
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.fakes.objects import MemoryObjects
-from volcrypt.errors import ObjectNotFoundError
+from tests.fakes.snapshots import create_store
+from tests.s3_server import S3Server
+from volcrypt.errors import ChunkCorruptError, ObjectNotFoundError
+from volcrypt.snapshot.layout import chunk_name
 from volcrypt.snapshot.local import LocalObjects
 from volcrypt.snapshot.objects import ObjectStore
+from volcrypt.snapshot.store import Stored
 
 
-@pytest.fixture(params=["memory", "local"])
+@pytest.fixture(params=["memory", "local", "s3"])
 def objects(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
     if request.param == "memory":
         yield MemoryObjects()
-    else:
+    elif request.param == "local":
         with LocalObjects.create(tmp_path / "store") as local:
             yield local
+    else:
+        server: S3Server = request.getfixturevalue("s3_server")
+        yield server.objects(request.getfixturevalue("prefix"))
 
 
 @pytest.mark.parametrize("batched", [False, True])
@@ -54,6 +64,57 @@ def test_of_many_writers_of_one_name_one_wins(objects: ObjectStore) -> None:
         thread.join()
     assert len(wins) == 1
     assert objects.get("chunks/00/00") == bytes(wins) * 100_000
+
+
+def race(location: Path | tuple[S3Server, str], number: int, names: int, start: Any) -> None:
+    """One process of the race: exits with how many names it won."""
+    objects: ObjectStore
+    if isinstance(location, Path):
+        objects = LocalObjects(location)
+    else:
+        server, prefix = location
+        objects = server.objects(prefix)
+    won = 0
+    for name in range(names):
+        start.wait()
+        won += objects.put_if_absent(f"manifests/{name}", bytes([number]) * 100_000)
+    raise SystemExit(won)
+
+
+@pytest.mark.parametrize("kind", ["local", "s3"])
+def test_of_two_processes_one_wins(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    names = 100 if kind == "local" else 6
+    location: Path | tuple[S3Server, str] = tmp_path
+    objects: ObjectStore = LocalObjects(tmp_path)
+    if kind == "s3":
+        server: S3Server = request.getfixturevalue("s3_server")
+        location = (server, request.getfixturevalue("prefix"))
+        objects = server.objects(location[1])
+    spawn = multiprocessing.get_context("spawn")
+    start = spawn.Barrier(2)
+    # What the fixture started stays the test's: a copy for the racers has only its address.
+    racers = [
+        spawn.Process(target=race, args=(addressed(location), number, names, start))
+        for number in (1, 2)
+    ]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join()
+    won = [racer.exitcode for racer in racers]
+    contents = [objects.get(f"manifests/{name}") for name in range(names)]
+    assert [contents.count(bytes([number]) * 100_000) for number in (1, 2)] == won
+    assert sum(count or 0 for count in won) == names
+
+
+def addressed(location: Path | tuple[S3Server, str]) -> Path | tuple[S3Server, str]:
+    if isinstance(location, Path):
+        return location
+    server = S3Server(location[0].directory)
+    server.port = location[0].port
+    return server, location[1]
 
 
 def test_replace_takes_the_place_of_an_object_or_of_none(objects: ObjectStore) -> None:
@@ -101,3 +162,36 @@ def test_delete_forgets_and_may_be_repeated(objects: ObjectStore) -> None:
 def test_an_empty_object_is_an_object(objects: ObjectStore) -> None:
     assert objects.put_if_absent("empty", b"")
     assert objects.get("empty") == b""
+
+
+@pytest.mark.parametrize("prefix", ["m/s-0", "m/s-1", "m/s-", "m/s--", "m/s-1.", "m/s-zz", "m/"])
+def test_list_by_any_part_of_a_name(objects: ObjectStore, prefix: str) -> None:
+    names = ["m/s--1", "m/s-0.1", "m/s-0.2", "m/s-00", "m/s-1", "m/s-1.0", "m/s-Z", "m/s-zz.zz"]
+    for name in names:
+        objects.put_if_absent(name, b"")
+    assert sorted(objects.list(prefix)) == [name for name in names if name.startswith(prefix)]
+
+
+def test_a_listing_has_every_name_however_many(objects: ObjectStore) -> None:
+    names = [f"pages/{number:04d}" for number in range(1100)]
+    with ThreadPoolExecutor(objects.in_flight) as pool:
+        list(pool.map(lambda name: objects.put_if_absent(name, b"", batched=True), names))
+    assert sorted(objects.list("pages/")) == names
+    assert sorted(objects.list("pages/1")) == names[1000:]
+
+
+@pytest.mark.parametrize("found", [b"", b"short", b"W" * 5000], ids=["empty", "short", "wrong"])
+def test_a_chunk_under_its_final_name_is_looked_at_and_replaced(
+    objects: ObjectStore, found: bytes
+) -> None:
+    store = create_store(objects)
+    data = b"R" * 5000
+    digest = store.digest.digest(data)
+    objects.put_if_absent(chunk_name(digest), found)
+    with pytest.raises(ChunkCorruptError):
+        store.get_chunk(digest, bytearray(5000), where="chunk 0")
+    assert store.put_chunk(digest, data) is Stored.REPAIRED
+    assert store.put_chunk(digest, data) is Stored.PRESENT
+    buffer = bytearray(5000)
+    store.get_chunk(digest, buffer, where="chunk 0")
+    assert buffer == data

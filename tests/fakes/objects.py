@@ -14,6 +14,8 @@ from volcrypt.snapshot.objects import ObjectStore
 class MemoryObjects:
     """Objects in memory. `calls` records `(method, name)`; `crash` forgets what was not synced."""
 
+    in_flight = 4
+
     def __init__(self) -> None:
         self.location = "memory"
         self.objects: dict[str, bytes] = {}

@@ -63,6 +63,7 @@ _TABLE: Final[tuple[tuple[type[errors.VolcryptError], Exit], ...]] = (
     (errors.CustomKeyStoreHasKeysError, Exit.IN_USE),
     (errors.ClusterInUseError, Exit.IN_USE),
     (errors.PrivilegeError, Exit.DENIED),
+    (errors.StoreAccessError, Exit.DENIED),
     (errors.AccessDeniedError, Exit.DENIED),
     (errors.NotAuthorizedError, Exit.DENIED),
     (errors.KeyDisabledError, Exit.DENIED),

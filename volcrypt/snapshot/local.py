@@ -52,6 +52,8 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 class LocalObjects:
     """Objects below `path`, which exists. Close it to give up its staging directory."""
 
+    in_flight = 4
+
     def __init__(self, path: Path) -> None:
         """Raises StoreNotFoundError when there is no such directory."""
         self._path = path

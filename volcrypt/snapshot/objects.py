@@ -20,8 +20,16 @@ class ObjectStore(Protocol):
         """For messages: where this is."""
         ...
 
+    @property
+    def in_flight(self) -> int:
+        """How many calls at once make good use of it."""
+        ...
+
     def put_if_absent(self, name: str, data: Buffer, *, batched: bool = False) -> bool:
         """Store `data` as `name`; False when there is such an object already, which stays as it is.
+
+        False may also mean an earlier try of this very call, where a network lies in between: who
+        must be the first compares what is there with `data`.
 
         The object is durable on return, or with `batched` after the next `sync`. A power cut
         before that may leave the name with fewer or other bytes: a name of many batched objects

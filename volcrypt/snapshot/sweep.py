@@ -107,7 +107,10 @@ def delete_condemned(store: SnapshotStore, signer: Signer, *, now: int) -> Swept
     """
     mark = SweepingMark(store_id=store.store_id, signer=signer.id, renewed_at=now)
     data = encode_sweeping(mark, signer.seal)
-    if not store.objects.put_if_absent(layout.SWEEPING, data):
+    if (
+        not store.objects.put_if_absent(layout.SWEEPING, data)
+        and store.objects.get(layout.SWEEPING) != data
+    ):
         raise TryAgainError(f"another sweep of {store.objects.location} is under way")
     try:
         for snapshot_id, pin in _pins(store):
