@@ -56,7 +56,7 @@ class S3Server:
             "ip.bind": "127.0.0.1",
             "master.port": ports[1],
             "master.port.grpc": ports[2],
-            "master.volumeSizeLimitMB": 64,
+            "master.volumeSizeLimitMB": 1024,
             "volume.port": ports[3],
             "volume.port.grpc": ports[4],
             "volume.max": 100,
@@ -94,6 +94,10 @@ class S3Server:
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def tls_endpoint(self) -> str:
+        return f"https://127.0.0.1:{self.tls_port}"
 
     @property
     def environment(self) -> dict[str, str]:

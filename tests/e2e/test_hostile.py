@@ -160,7 +160,7 @@ def test_a_copy_under_the_id_of_a_deleted_one_is_never_reported(command: Command
         from volcrypt.crypto.digest import ZERO_DIGEST
         from volcrypt.formats.copy_cursor import CopyCursor
         from volcrypt.operations.copies import _cursor_file
-        from volcrypt.operations.snapshots import load_snapshot
+        from volcrypt.operations.snapshot_lookup import load_snapshot
 
         source, copy = load_snapshot(home, "first"), load_snapshot(home, copied)
         cursor = CopyCursor(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from typing_extensions import Buffer
 
 from volcrypt.geometry import chunk_range
-from volcrypt.snapshot.transfer import ChunkSink, ChunkSource
+from volcrypt.snapshot.mover import ChunkSource
+from volcrypt.snapshot.transfer import ChunkSink
 
 
 def chunk_bytes(seed: int, length: int) -> bytes:

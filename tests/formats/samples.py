@@ -45,6 +45,11 @@ from volcrypt.formats.manifest import (
 from volcrypt.formats.pages import decode_page, decode_table, encode_page, encode_table
 from volcrypt.formats.pin import PinBody, decode_pin, encode_pin
 from volcrypt.formats.store import StoreDocument, decode_store_document, encode_store_document
+from volcrypt.formats.store_place import (
+    StorePlace,
+    decode_store_place,
+    encode_store_place,
+)
 from volcrypt.formats.tombstone import Tombstone, decode_tombstone, encode_tombstone
 from volcrypt.formats.volume_record import KeySource
 from volcrypt.geometry import CHUNK_BYTES
@@ -128,6 +133,13 @@ CURSOR = CopyCursor(
     stored_chunks=1,
     stored_bytes=CHUNK_BYTES,
 )
+PLACE = StorePlace(
+    store_id=STORE_ID,
+    url="s3://bucket/prefix",
+    region="eu-west-1",
+    endpoint="https://s3.example.com",
+    encryption="kms:alias/snapshots",
+)
 PAGE = bytes(32) + ROOT + bytes([0xBB]) * 32
 TABLE = ROOT
 
@@ -189,6 +201,11 @@ SAMPLES: Final = {
         CURSOR,
         lambda: encode_copy_cursor(CURSOR, CURSOR_SEAL),
         lambda data: decode_copy_cursor(data, CURSOR_SEAL, what="copy"),
+    ),
+    "store-place": Sample(
+        PLACE,
+        lambda: encode_store_place(PLACE, CURSOR_SEAL),
+        lambda data: decode_store_place(data, CURSOR_SEAL, what="place"),
     ),
     "page": Sample(
         PAGE,

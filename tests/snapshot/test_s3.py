@@ -27,6 +27,7 @@ from volcrypt.errors import (
 )
 from volcrypt.formats.document import MAX_DOCUMENT_BYTES
 from volcrypt.geometry import CHUNK_BYTES
+from volcrypt.snapshot.probe import check_objects
 from volcrypt.snapshot.s3 import BucketEncryption, Patience, S3Objects
 from volcrypt.snapshot.signer import LogHead
 from volcrypt.snapshot.verify import DamageKind, verify
@@ -223,7 +224,7 @@ def test_no_more_is_read_than_there_is_room(objects: S3Objects, proxy: FaultyPro
 def test_a_service_without_conditional_puts_is_found_out(
     objects: S3Objects, proxy: FaultyProxy
 ) -> None:
-    objects.check_conditional_puts()
+    check_objects(objects)
     assert list(objects.list("")) == ["a"]
 
     def overwrite(request: Request, forward: Callable[[], Answer]) -> Answer:
@@ -231,7 +232,7 @@ def test_a_service_without_conditional_puts_is_found_out(
 
     proxy.fault = overwrite
     with pytest.raises(ConfigurationError, match="overwrites objects"):
-        objects.check_conditional_puts()
+        check_objects(objects)
 
 
 def truncated(answer: Answer, _others: list[Answer]) -> Answer:

@@ -66,6 +66,7 @@ def encrypt(
         "Seconds": report.seconds,
         "PlainSnapshotsLeft": report.plain_snapshots_left,
         "PlainSnapshotsDeleted": report.plain_snapshots_deleted,
+        "StoresNotRead": report.stores_not_read,
     }
     old = (
         f"kept as {report.old_volume_name or report.old_volume_id}"
@@ -88,5 +89,11 @@ def encrypt(
         print(
             f"warning: unencrypted snapshots remain: {', '.join(report.plain_snapshots_left)}; "
             "delete them with 'volcrypt snapshot delete'",
+            file=sys.stderr,
+        )
+    if report.stores_not_read:
+        print(
+            f"warning: these snapshot stores do not answer, and may hold unencrypted snapshots "
+            f"too: {', '.join(report.stores_not_read)}",
             file=sys.stderr,
         )

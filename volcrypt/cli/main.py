@@ -21,6 +21,7 @@ COMMANDS = {
     "unmount": ("volcrypt.cli.mounts", "End a mount."),
     "attach": ("volcrypt.cli.mounts", "Put a volume on a loop device, and mount its file system."),
     "detach": ("volcrypt.cli.mounts", "Take a volume off its loop device."),
+    "store": ("volcrypt.cli.store", "Make, join and check snapshot stores, in S3 or a directory."),
     "snapshot": ("volcrypt.cli.snapshot", "Create, copy, verify and delete snapshots."),
     "encrypt": ("volcrypt.cli.encrypt", "Turn an unencrypted volume into an encrypted one."),
     "audit": ("volcrypt.cli.audit", "Read the record of every use of a key."),

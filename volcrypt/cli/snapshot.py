@@ -1,26 +1,35 @@
 """`volcrypt snapshot`: create, list, show, delete, copy, verify."""
 
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from volcrypt.cli.exits import Exit
 from volcrypt.cli.session import Command, JsonValue, Session, pass_session, print_table
+from volcrypt.cli.store import place_options
 from volcrypt.cli.text import format_time, iso_time
 from volcrypt.cli.volume import key_choice, key_options
 from volcrypt.geometry import format_size
 
 if TYPE_CHECKING:
     from volcrypt.formats.manifest import Manifest
+    from volcrypt.names import StoreId
+
+HEAD: Final = "Head of a signer's log, as an earlier look printed it; may be repeated."
 
 
-def snapshot_document(manifest: "Manifest") -> dict[str, JsonValue]:
+def snapshot_document(manifest: "Manifest", names: Mapping["StoreId", str]) -> dict[str, JsonValue]:
     """EBS's DescribeSnapshots, plus our own members."""
     key = manifest.wrapped_key
     return {
         "SnapshotId": manifest.snapshot_id,
         "Name": manifest.name,
         "State": "completed",
+        "StoreName": names.get(manifest.store_id),
+        "StoreId": manifest.store_id,
+        "Region": manifest.region,
         "VolumeId": manifest.volume_id,
         "VolumeSize": manifest.size_bytes,
         "StartTime": iso_time(manifest.captured_at),
@@ -36,12 +45,13 @@ def snapshot_document(manifest: "Manifest") -> dict[str, JsonValue]:
     }
 
 
-def snapshot_fields(manifest: "Manifest") -> dict[str, str]:
+def snapshot_fields(manifest: "Manifest", names: Mapping["StoreId", str]) -> dict[str, str]:
     key = manifest.wrapped_key
     return {
         "snapshot": manifest.snapshot_id,
         "name": manifest.name or "",
         "state": "completed",
+        "store": names.get(manifest.store_id, manifest.store_id),
         "of volume": manifest.volume_id,
         "volume size": format_size(manifest.size_bytes),
         "newly stored": f"{format_size(manifest.stored_bytes)} in {manifest.stored_chunks} chunks",
@@ -54,6 +64,15 @@ def snapshot_fields(manifest: "Manifest") -> dict[str, str]:
     }
 
 
+def show_made(session: Session, manifest: "Manifest") -> None:
+    from volcrypt.operations.stores import store_names
+
+    names = store_names(session.home)
+    session.show_created(
+        manifest.snapshot_id, snapshot_document(manifest, names), snapshot_fields(manifest, names)
+    )
+
+
 @click.group()
 def snapshot() -> None:
     """Snapshots: immutable, incremental, signed."""
@@ -62,51 +81,72 @@ def snapshot() -> None:
 @snapshot.command(cls=Command)
 @click.argument("volume", metavar="VOLUME")
 @click.option("--name", help="A name, unique among snapshots.")
+@click.option("--store", help="The store to keep it in [default: local].")
 @click.option("--wait", is_flag=True, help="Return when it is completed; this is always so.")
 @pass_session
-def create(session: Session, volume: str, name: str | None, wait: bool) -> None:
+def create(session: Session, volume: str, name: str | None, store: str | None, wait: bool) -> None:
     """Take a snapshot of VOLUME as it is now, also while it is in use."""
     from volcrypt.operations.snapshots import create_snapshot
 
-    manifest = create_snapshot(session.home, volume, name=name, progress=session.progress())
-    session.show_created(
-        manifest.snapshot_id, snapshot_document(manifest), snapshot_fields(manifest)
+    show_made(
+        session,
+        create_snapshot(session.home, volume, name=name, store=store, progress=session.progress()),
     )
 
 
 @snapshot.command("list", cls=Command)
+@click.option("--store", help="Only the snapshots of this store.")
 @pass_session
-def list_(session: Session) -> None:
-    """List all snapshots, oldest first."""
-    from volcrypt.operations.snapshots import list_snapshots
+def list_(session: Session, store: str | None) -> None:
+    """List the snapshots of all stores, oldest first. A store that does not answer is named in a
+    warning."""
+    from volcrypt.operations.snapshot_lookup import list_snapshots
+    from volcrypt.operations.stores import store_names
 
-    manifests, damaged = list_snapshots(session.home)
-    document: list[JsonValue] = [snapshot_document(manifest) for manifest in manifests]
+    found = list_snapshots(session.home, store)
+    names = store_names(session.home)
+    document: list[JsonValue] = [snapshot_document(each, names) for each in found.manifests]
     document += [
         {"SnapshotId": snapshot_id, "State": "error", "StateReason": str(error)}
-        for snapshot_id, error in damaged.items()
+        for snapshot_id, error in found.damaged.items()
     ]
 
     def text() -> None:
-        print_table(
-            ["SNAPSHOT", "NAME", "STATE", "VOLUME", "SIZE", "STORED", "ENCRYPTED", "COMPLETED"],
+        columns = [
+            "SNAPSHOT",
+            "NAME",
+            "STATE",
+            "STORE",
+            "VOLUME",
+            "SIZE",
+            "STORED",
+            "ENCRYPTED",
+            "COMPLETED",
+        ]
+        rows = [
             [
-                [
-                    manifest.snapshot_id,
-                    manifest.name or "",
-                    "completed",
-                    manifest.volume_id,
-                    format_size(manifest.size_bytes),
-                    format_size(manifest.stored_bytes),
-                    "yes" if manifest.wrapped_key else "no",
-                    format_time(manifest.completed_at),
-                ]
-                for manifest in manifests
+                manifest.snapshot_id,
+                manifest.name or "",
+                "completed",
+                names.get(manifest.store_id, manifest.store_id),
+                manifest.volume_id,
+                format_size(manifest.size_bytes),
+                format_size(manifest.stored_bytes),
+                "yes" if manifest.wrapped_key else "no",
+                format_time(manifest.completed_at),
             ]
-            + [[key, "", "error", str(error), "", "", "", ""] for key, error in damaged.items()],
-        )
+            for manifest in found.manifests
+        ]
+        damaged = [
+            [key, "", "error", str(error), "", "", "", "", ""]
+            for key, error in found.damaged.items()
+        ]
+        print_table(columns, rows + damaged)
 
-    session.show({"Snapshots": document}, text)
+    unread = {name: str(error) for name, error in found.unread.items()}
+    session.show({"Snapshots": document, "StoresNotRead": unread}, text)
+    for error in unread.values():
+        print(f"warning: {error}", file=sys.stderr)
 
 
 @snapshot.command(cls=Command)
@@ -114,10 +154,12 @@ def list_(session: Session) -> None:
 @pass_session
 def show(session: Session, snapshot: str) -> None:
     """Show everything about SNAPSHOT."""
-    from volcrypt.operations.snapshots import load_snapshot
+    from volcrypt.operations.snapshot_lookup import load_snapshot
+    from volcrypt.operations.stores import store_names
 
     manifest = load_snapshot(session.home, snapshot)
-    session.show_fields(snapshot_document(manifest), snapshot_fields(manifest))
+    names = store_names(session.home)
+    session.show_fields(snapshot_document(manifest, names), snapshot_fields(manifest, names))
 
 
 @snapshot.command(cls=Command)
@@ -125,7 +167,7 @@ def show(session: Session, snapshot: str) -> None:
 @pass_session
 def delete(session: Session, snapshot: str) -> None:
     """Delete SNAPSHOT and the chunks that no other snapshot needs."""
-    from volcrypt.operations.snapshots import delete_snapshot
+    from volcrypt.operations.snapshot_deletion import delete_snapshot
 
     snapshot_id = delete_snapshot(session.home, snapshot)
     session.show({"SnapshotId": snapshot_id}, lambda: print(f"{snapshot_id} is deleted"))
@@ -135,6 +177,8 @@ def delete(session: Session, snapshot: str) -> None:
 @click.argument("snapshot", metavar="SNAPSHOT")
 @key_options
 @click.option("--name", help="A name, unique among snapshots.")
+@click.option("--store", help="The store to copy it to [default: where it is].")
+@click.option("--region", help="The region to copy it to; its key has to be of that region.")
 @click.option("--wait", is_flag=True, help="Return when it is completed; this is always so.")
 @pass_session
 def copy(
@@ -143,9 +187,12 @@ def copy(
     kms_key_id: str | None,
     unencrypted: bool,
     name: str | None,
+    store: str | None,
+    region: str | None,
     wait: bool,
 ) -> None:
-    """Copy SNAPSHOT, re-encrypting it when the key is another. Interrupted, run it again."""
+    """Copy SNAPSHOT, re-encrypting it when the key is another; under the same key only what is not
+    there yet is moved. Interrupted, run it again."""
     from volcrypt.operations.copies import copy_snapshot
 
     manifest = copy_snapshot(
@@ -153,27 +200,67 @@ def copy(
         snapshot,
         choice=key_choice(kms_key_id, unencrypted),
         name=name,
+        store=store,
+        region=region,
         progress=session.progress(),
     )
-    session.show_created(
-        manifest.snapshot_id, snapshot_document(manifest), snapshot_fields(manifest)
-    )
+    show_made(session, manifest)
 
 
 @snapshot.command(cls=Command)
 @click.argument("snapshot", metavar="[SNAPSHOT]", required=False)
+@click.option("--store", help="The store to look at [default: that of SNAPSHOT, or local].")
+@click.option("--expect-head", "heads", multiple=True, metavar="SIGNER:NUMBER:DIGEST", help=HEAD)
+@click.option("--store-url", metavar="URL", help="Needs no home: the store at this URL ...")
+@click.option("--public-key", metavar="HEX", help="... that has this public key.")
+@place_options
 @click.pass_context
-def verify(context: click.Context, snapshot: str | None) -> None:
-    """Check every chunk, page and manifest of SNAPSHOT and of its lineage, or of all; no data key
-    is needed."""
-    from volcrypt.operations.snapshots import verify_snapshots
+def verify(
+    context: click.Context,
+    snapshot: str | None,
+    store: str | None,
+    heads: tuple[str, ...],
+    store_url: str | None,
+    public_key: str | None,
+    region: str | None,
+    endpoint: str | None,
+    sse: str | None,
+) -> None:
+    """Check every chunk, page and manifest of SNAPSHOT and of its lineage, or of all in a store; no
+    data key is needed. With --store-url and --public-key no home and no KMS are needed either:
+    anybody can check. --region, --endpoint and --sse belong to --store-url."""
+    from volcrypt.operations.verification import (
+        format_head,
+        parse_head,
+        parse_public_key,
+        public_place,
+        verify_by_public_key,
+        verify_snapshots,
+    )
+    from volcrypt.settings import DEFAULT_REGION
 
     session = context.ensure_object(Session)
-    found = verify_snapshots(session.home, snapshot)
+    expected = [parse_head(head) for head in heads]
+    if (store_url is None) != (public_key is None) or (store_url and store):
+        raise click.UsageError("--store-url and --public-key go together, and without --store")
+    if store_url is None or public_key is None:
+        if region or endpoint or sse:
+            raise click.UsageError("--region, --endpoint and --sse belong to --store-url")
+        found = verify_snapshots(session.home, snapshot, store=store, heads=expected)
+    else:
+        place = public_place(
+            store_url, region=region or DEFAULT_REGION, endpoint=endpoint, encryption=sse
+        )
+        key = parse_public_key(public_key)
+        found = verify_by_public_key(place, key, snapshot, heads=expected)
 
     def text() -> None:
         for damage in found.damages:
             print(damage)
+        for head in found.heads:
+            print(f"head of the log: {format_head(head)}")
+        if not found.freshness_checked:
+            print("freshness not checkable: no head of an earlier look to compare with")
         print(
             f"snapshots checked: {len(found.snapshots)}, chunks read: {found.chunk_count}, "
             f"problems found: {len(found.damages)}"
@@ -184,6 +271,7 @@ def verify(context: click.Context, snapshot: str | None) -> None:
             "Snapshots": found.snapshots,
             "ChunksRead": found.chunk_count,
             "FreshnessChecked": found.freshness_checked,
+            "Heads": [format_head(head) for head in found.heads],
             "Damages": [
                 {"Kind": damage.kind.value, "What": damage.what, "Object": damage.name}
                 for damage in found.damages

@@ -1,27 +1,23 @@
 """Copies of snapshots: the same chunks again under the same data key, or every chunk re-encrypted.
 
 A copy that was killed is continued: its cursor, sealed by the KMS, lies in HOME/work under the id
-of the snapshot to be, and its pin in the store keeps what was stored. Plaintext is only ever in the
-buffer of a worker, between one cipher and the next.
+of the snapshot to be, and its pin in the store keeps what was stored.
 """
 
-import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 
 import trio
 
-from volcrypt.crypto.data_key import DataKey
 from volcrypt.crypto.digest import ZERO_DIGEST
-from volcrypt.crypto.xts import XtsKernel
 from volcrypt.errors import InvalidArgumentError, SnapshotNotFoundError, VolcryptError
 from volcrypt.formats.copy_cursor import CopyCursor
 from volcrypt.formats.document import MacSeal
 from volcrypt.formats.manifest import Manifest, Origin
 from volcrypt.formats.volume_record import KeySource, WrappedDataKey
-from volcrypt.geometry import CHUNK_BYTES, UNITS_PER_CHUNK
+from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.names import SnapshotId, make_snapshot_id
+from volcrypt.operations.copy_targets import target_store
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import (
     KeyChoice,
@@ -29,17 +25,19 @@ from volcrypt.operations.keys import (
     rebind_key,
     resolve_key,
     snapshot_context,
-    unwrap_key,
 )
-from volcrypt.operations.leftovers import remove_leftovers
+from volcrypt.operations.leftovers import is_decided, remove_leftovers
 from volcrypt.operations.progress import ChunkCounter, Progress
-from volcrypt.operations.snapshots import (
-    check_snapshot_name,
-    commit_snapshot,
-    load_snapshot,
-    now,
+from volcrypt.operations.recryption import data_key_id, recryption
+from volcrypt.operations.snapshot_lookup import check_snapshot_name, load_snapshot, manifests_of
+from volcrypt.operations.snapshots import commit_snapshot, now
+from volcrypt.operations.stores import (
+    check_may_sign,
+    home_signer,
+    open_local_store,
+    store_in_use,
+    store_of,
 )
-from volcrypt.operations.stores import home_signer, open_local_store, store_in_use
 from volcrypt.operations.workflows import (
     copy_cursor_path,
     load_workflows,
@@ -49,31 +47,54 @@ from volcrypt.snapshot.cursor import CursorFile
 from volcrypt.snapshot.draft import SnapshotDraft, StoredTable
 from volcrypt.snapshot.pin import Pin
 from volcrypt.snapshot.store import SnapshotStore
-from volcrypt.snapshot.transfer import Step, chunk_table, copy_chunks
+from volcrypt.snapshot.transfer import chunk_table, copy_chunks
 
 
 def copy_snapshot(
-    home: Home, snapshot: str, *, choice: KeyChoice, name: str | None, progress: Progress
+    home: Home,
+    snapshot: str,
+    *,
+    choice: KeyChoice,
+    name: str | None,
+    store: str | None,
+    region: str | None,
+    progress: Progress,
 ) -> Manifest:
-    """A copy under the key that `choice` names; continues an unfinished one of the same kind.
+    """A copy under the key that `choice` names, in the store or region that is asked for, else in
+    the store of the snapshot; continues an unfinished one of the same kind.
 
-    Raises InvalidArgumentError when it would turn encryption off.
+    Raises InvalidArgumentError when it would turn encryption off, or take it to a region that its
+    key is not of.
     """
     with home.exclusive():
         remove_leftovers(home)
     source = load_snapshot(home, snapshot)
-    check_snapshot_name(home, name)
+    target = target_store(home, source, store, region)
+    check_may_sign(home, target)
+    check_snapshot_name(home, name, target)
     if not choice.encrypted and source.is_encrypted:
         raise InvalidArgumentError("a copy of an encrypted snapshot is always encrypted")
     arn = resolve_key(home, choice.kms_key) if choice.encrypted else None
-    begun = _begun_copy(home, source, arn)
+    if arn is not None and arn.split(":")[3] != target.document.region:
+        raise InvalidArgumentError(
+            f"a snapshot in region {target.document.region} is encrypted under a key of that "
+            f"region, and {arn} is not",
+            hint="name one with --kms-key-id",
+        )
+    begun = _begun_copy(home, source, arn, target)
     if begun is not None:
         snapshot_id, wrapped = begun.target_snapshot_id, begun.wrapped_key
     else:
         snapshot_id = make_snapshot_id(home.random_id_bytes())
         wrapped = _copy_key(home, source, arn, snapshot_id)
     return copy_into(
-        home, source, snapshot_id=snapshot_id, name=name, wrapped_key=wrapped, progress=progress
+        home,
+        source,
+        target=target,
+        snapshot_id=snapshot_id,
+        name=name,
+        wrapped_key=wrapped,
+        progress=progress,
     )
 
 
@@ -95,12 +116,15 @@ def copy_into(
     name: str | None,
     wrapped_key: WrappedDataKey | None,
     progress: Progress,
+    target: SnapshotStore | None = None,
 ) -> Manifest:
-    """Copy under an id and a key that were chosen before; what is there already is kept."""
-    store = open_local_store(home)
+    """Copy, into the local store when `target` is None, under an id and a key that were chosen
+    before; what is there already is kept."""
+    store = target or open_local_store(home)
     with suppress(SnapshotNotFoundError):
         return store.manifest(snapshot_id)
-    with store_in_use(home):
+    origin = store if source.store_id == store.store_id else store_of(home, source.store_id)
+    with store_in_use(home, origin), store_in_use(home, store):
         pin = Pin(
             store,
             snapshot_id=snapshot_id,
@@ -108,15 +132,21 @@ def copy_into(
             signer=home_signer(home),
             clock=now,
         )
-        was_held = pin.hold([source.root])
-        store.manifest(source.snapshot_id)  # a sweep may have been faster than the pin
-        if _key_id(source.wrapped_key) == _key_id(wrapped_key):
+        same_key = data_key_id(source.wrapped_key) == data_key_id(wrapped_key)
+        base = _base(store, source) if same_key and origin is not store else None
+        roots = [source.root] if origin is store else [base.root] if base is not None else []
+        was_held = pin.hold(roots)
+        # A sweep may have been faster than the pin.
+        origin.manifest(source.snapshot_id)
+        if base is not None and _is_deleted(store, base.snapshot_id):
+            base = None
+        if same_key and origin is store:
             stored = StoredTable(
                 root=source.root, data_chunks=source.data_chunks, stored_chunks=0, stored_bytes=0
             )
         else:
             stored = _copy_chunks(
-                home, store, pin, source, wrapped_key, resume=was_held, progress=progress
+                home, origin, pin, source, wrapped_key, base, resume=was_held, progress=progress
             )
         manifest = commit_snapshot(
             home,
@@ -137,7 +167,7 @@ def copy_into(
                 consistency=source.consistency,
                 captured_at=source.captured_at,
                 completed_at=now(),
-                origin=Origin(store_id=store.store_id, snapshot_id=source.snapshot_id),
+                origin=Origin(store_id=origin.store_id, snapshot_id=source.snapshot_id),
             ),
         )
         pin.release()
@@ -145,16 +175,37 @@ def copy_into(
         return manifest
 
 
-def _key_id(wrapped_key: WrappedDataKey | None) -> str | None:
-    return wrapped_key.data_key_id if wrapped_key is not None else None
+def _is_deleted(store: SnapshotStore, snapshot_id: SnapshotId) -> bool:
+    try:
+        store.manifest(snapshot_id)
+    except SnapshotNotFoundError:
+        return True
+    return False
+
+
+def _base(store: SnapshotStore, source: Manifest) -> Manifest | None:
+    """The newest snapshot there of the same volume under the same data key: most chunks that are to
+    be copied are likely to be its own."""
+    return max(
+        (
+            manifest
+            for manifest in manifests_of(store, source.volume_id)
+            if manifest.size_bytes == source.size_bytes
+            and manifest.digest is store.digest
+            and data_key_id(manifest.wrapped_key) == data_key_id(source.wrapped_key)
+        ),
+        key=lambda manifest: (manifest.captured_at, manifest.completed_at),
+        default=None,
+    )
 
 
 def _copy_chunks(
     home: Home,
-    store: SnapshotStore,
+    origin: SnapshotStore,
     pin: Pin,
     source: Manifest,
     wrapped_key: WrappedDataKey | None,
+    base: Manifest | None,
     *,
     resume: bool,
     progress: Progress,
@@ -163,10 +214,10 @@ def _copy_chunks(
     cursor = file.read() if resume else None
     if cursor is None:
         cursor = CopyCursor(
-            source_store_id=store.store_id,
+            source_store_id=origin.store_id,
             source_snapshot_id=source.snapshot_id,
             source_root=source.root,
-            target_store_id=store.store_id,
+            target_store_id=pin.store.store_id,
             target_snapshot_id=pin.snapshot_id,
             wrapped_key=wrapped_key,
             next_chunk=0,
@@ -183,63 +234,16 @@ def _copy_chunks(
         return trio.run(
             partial(
                 copy_chunks,
-                chunk_table(store, source),
+                chunk_table(origin, source),
                 pin,
                 cursor,
                 file.write,
                 data_chunks=source.data_chunks,
+                base=base,
                 step=step,
                 progress=counter,
             )
         )
-
-
-@contextmanager
-def recryption(
-    home: Home, old: WrappedDataKey | None, new: WrappedDataKey | None
-) -> Iterator[Step | None]:
-    """What turns a chunk of ciphertext under `old` into one under `new`, in place; None when that
-    is nothing. Both data keys are wiped at the end. Never towards plaintext."""
-    if _key_id(old) == _key_id(new):
-        yield None
-        return
-    assert new is not None, "internal error: encrypted never becomes unencrypted"
-    with ExitStack() as keys:
-        old_key = keys.enter_context(unwrap_key(home, old)) if old is not None else None
-        new_key = keys.enter_context(unwrap_key(home, new))
-        kernels = _KernelPairs(old_key, new_key)
-        keys.callback(kernels.wipe)
-
-        def step(index: int, chunk: memoryview) -> None:
-            first_unit = index * UNITS_PER_CHUNK
-            decrypt, encrypt = kernels.of_this_thread()
-            if decrypt is not None:
-                decrypt.decrypt_sparse_units(first_unit, chunk, chunk)
-            encrypt.encrypt_units(first_unit, chunk, chunk)
-
-        yield step
-
-
-class _KernelPairs:
-    """Kernels for each thread: their contexts are not reentrant."""
-
-    def __init__(self, old: DataKey | None, new: DataKey) -> None:
-        self._old = old
-        self._new = new
-        self._local = threading.local()
-        self._made: list[XtsKernel] = []
-
-    def of_this_thread(self) -> tuple[XtsKernel | None, XtsKernel]:
-        pair: tuple[XtsKernel | None, XtsKernel] | None = getattr(self._local, "pair", None)
-        if pair is None:
-            pair = (self._old.kernel() if self._old is not None else None, self._new.kernel())
-            self._made += [kernel for kernel in pair if kernel is not None]
-            self._local.pair = pair
-        return pair
-
-    def wipe(self) -> None:
-        for kernel in self._made:
-            kernel.wipe()
 
 
 def _cursor_file(home: Home, snapshot_id: SnapshotId) -> CursorFile:
@@ -247,8 +251,11 @@ def _cursor_file(home: Home, snapshot_id: SnapshotId) -> CursorFile:
     return CursorFile(copy_cursor_path(home, snapshot_id), seal)
 
 
-def _begun_copy(home: Home, source: Manifest, arn: str | None) -> CopyCursor | None:
-    """The cursor of an unfinished copy of this snapshot under this key that no workflow owns."""
+def _begun_copy(
+    home: Home, source: Manifest, arn: str | None, target: SnapshotStore
+) -> CopyCursor | None:
+    """The cursor of an unfinished copy of this snapshot to this store under this key that no
+    workflow owns."""
     owned = {workflow.copy_snapshot_id for workflow in load_workflows(home)}
     for snapshot_id in resumable_copies(home):
         with suppress(VolcryptError):
@@ -257,9 +264,12 @@ def _begun_copy(home: Home, source: Manifest, arn: str | None) -> CopyCursor | N
                 cursor is not None
                 and snapshot_id not in owned
                 and cursor.target_snapshot_id == snapshot_id
+                and cursor.target_store_id == target.store_id
                 and cursor.source_snapshot_id == source.snapshot_id
                 and cursor.source_root == source.root
                 and (cursor.wrapped_key.kms_key_arn if cursor.wrapped_key else None) == arn
             ):
-                return cursor
+                if not is_decided(target, snapshot_id):
+                    return cursor
+                _cursor_file(home, snapshot_id).remove()
     return None

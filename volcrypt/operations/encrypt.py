@@ -23,6 +23,7 @@ from volcrypt.durable import remove_durably
 from volcrypt.errors import (
     InvalidArgumentError,
     NoSpaceError,
+    TryAgainError,
     VolumeNotFoundError,
 )
 from volcrypt.formats.volume_record import VolumeRecord
@@ -43,10 +44,8 @@ from volcrypt.operations.leftovers import remove_leftovers
 from volcrypt.operations.mounts import check_free
 from volcrypt.operations.progress import Progress
 from volcrypt.operations.records import data_path, load_record
-from volcrypt.operations.snapshots import (
-    purge_snapshots,
-    snapshots_of_volume,
-)
+from volcrypt.operations.snapshot_deletion import purge_snapshots
+from volcrypt.operations.snapshot_lookup import snapshots_of_volume
 from volcrypt.operations.stores import LOCAL_STORE
 from volcrypt.operations.volumes import check_name_is_free
 from volcrypt.operations.workflows import (
@@ -73,6 +72,8 @@ class EncryptionReport:
     seconds: float
     plain_snapshots_left: list[SnapshotId]
     plain_snapshots_deleted: list[SnapshotId]
+    stores_not_read: list[str]
+    """Snapshot stores that did not answer: unencrypted snapshots may be there too."""
 
 
 def encrypt_volume(
@@ -244,18 +245,26 @@ def _destroy(
     home: Home, workflow: Workflow, progress: Progress, started: float
 ) -> EncryptionReport:
     """Remove the workflow's own snapshots and the old volume; every part may be done already."""
+    found, unread = snapshots_of_volume(home, workflow.source_id)
     plain = [
-        manifest.snapshot_id
-        for manifest in snapshots_of_volume(home, workflow.source_id)
+        manifest
+        for manifest in found
         if manifest.wrapped_key is None and manifest.snapshot_id != workflow.plain_snapshot_id
     ]
-    doomed = [workflow.plain_snapshot_id, workflow.copy_snapshot_id]
-    if workflow.delete_plain_snapshots:
-        doomed += plain
+    if unread and workflow.delete_plain_snapshots:
+        raise TryAgainError(
+            f"unencrypted snapshots cannot be looked for in {', '.join(unread)}",
+            hint="the volume is encrypted; the same command removes the old data when they answer",
+        )
     progress.begin(
         "removing the snapshots of the way" if workflow.keep_old else "removing the old data", None
     )
-    purge_snapshots(home, doomed)
+    purge_snapshots(
+        home,
+        [workflow.plain_snapshot_id, workflow.copy_snapshot_id],
+        plain if workflow.delete_plain_snapshots else [],
+    )
+    plain_ids = [manifest.snapshot_id for manifest in plain]
     old_name: str | None = None
     if workflow.keep_old:
         old_name = load_record(home, workflow.source_id).name
@@ -272,6 +281,7 @@ def _destroy(
         kms_key_arn=workflow.target_key.kms_key_arn or "",
         verified_bytes=workflow.verified_bytes,
         seconds=time.monotonic() - started,
-        plain_snapshots_left=[] if workflow.delete_plain_snapshots else plain,
-        plain_snapshots_deleted=plain if workflow.delete_plain_snapshots else [],
+        plain_snapshots_left=[] if workflow.delete_plain_snapshots else plain_ids,
+        plain_snapshots_deleted=plain_ids if workflow.delete_plain_snapshots else [],
+        stores_not_read=unread,
     )

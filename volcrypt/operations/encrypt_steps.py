@@ -20,10 +20,8 @@ from volcrypt.operations.home import Home
 from volcrypt.operations.progress import Progress
 from volcrypt.operations.records import data_path, load_record
 from volcrypt.operations.restore import fill_from_snapshot
-from volcrypt.operations.snapshots import (
-    load_snapshot,
-    store_snapshot,
-)
+from volcrypt.operations.snapshot_lookup import load_snapshot
+from volcrypt.operations.snapshots import store_snapshot
 from volcrypt.operations.volumes import new_record, opened_volume
 from volcrypt.operations.workflows import (
     save_workflow,

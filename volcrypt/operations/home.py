@@ -34,6 +34,7 @@ from volcrypt.errors import (
     HomeNotInitialisedError,
     InvalidArgumentError,
     MalformedError,
+    ObjectStoreError,
     RecordMissingError,
     TryAgainError,
     UnsupportedVersionError,
@@ -44,6 +45,7 @@ from volcrypt.kms.model import Caller
 from volcrypt.kms.register import Register
 from volcrypt.kms.service import KmsService
 from volcrypt.names import ID_RANDOM_BYTES, VolumeId
+from volcrypt.snapshot.store import SnapshotStore
 from volcrypt.volume.directory import VolumeDirectory
 
 VERSION: Final = 1
@@ -181,6 +183,7 @@ class Home:
         self.volumes = VolumeDirectory(self.path / "volumes")
         self.stores_path = self.path / "stores"
         self.work_path = self.path / "work"
+        self.open_stores: dict[str, SnapshotStore | ObjectStoreError] = {}
         self._ask_pin = ask_pin
         self._stack = ExitStack()
 

@@ -15,6 +15,7 @@ from volcrypt.operations.workflows import (
     resumable_copies,
     stale_cursors,
 )
+from volcrypt.snapshot.store import SnapshotStore
 
 
 def remove_leftovers(home: Home) -> None:
@@ -29,13 +30,12 @@ def remove_leftovers(home: Home) -> None:
     for snapshot_id in resumable_copies(home):
         # Damage in the store is for others to report; the cursor stays for as long.
         with suppress(VolcryptError):
-            if is_decided(home, snapshot_id):
+            if is_decided(open_local_store(home), snapshot_id):
                 remove_durably(copy_cursor_path(home, snapshot_id))
 
 
-def is_decided(home: Home, snapshot_id: SnapshotId) -> bool:
-    """Whether a copy that was begun is complete, or was complete once and deleted since."""
-    store = open_local_store(home)
+def is_decided(store: SnapshotStore, snapshot_id: SnapshotId) -> bool:
+    """Whether a copy that was begun is complete in this store, or was once and was deleted."""
     try:
         store.manifest(snapshot_id)
     except SnapshotNotFoundError:

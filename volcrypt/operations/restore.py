@@ -10,13 +10,13 @@ from volcrypt.formats.manifest import Manifest
 from volcrypt.formats.volume_record import VolumeRecord, WrappedDataKey
 from volcrypt.geometry import CHUNK_BYTES, check_volume_size, chunk_range, format_size
 from volcrypt.names import make_volume_id
-from volcrypt.operations.copies import recryption
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import KeyChoice, generate_key, rebind_key, volume_context
 from volcrypt.operations.progress import ChunkCounter, Progress
 from volcrypt.operations.records import data_path
-from volcrypt.operations.snapshots import load_snapshot
-from volcrypt.operations.stores import open_local_store, store_in_use
+from volcrypt.operations.recryption import recryption
+from volcrypt.operations.snapshot_lookup import load_snapshot
+from volcrypt.operations.stores import store_in_use, store_of
 from volcrypt.operations.volumes import check_name_is_free, new_volume
 from volcrypt.snapshot.transfer import chunk_table, restore_chunks
 from volcrypt.volume.datafile import DataFile
@@ -77,8 +77,9 @@ def fill_from_snapshot(
     that are right already are only read."""
     progress.begin(f"restoring {manifest.snapshot_id}", manifest.data_chunks * CHUNK_BYTES)
 
-    table = chunk_table(open_local_store(home), manifest)
-    with store_in_use(home), recryption(home, manifest.wrapped_key, wrapped_key) as step:
+    store = store_of(home, manifest.store_id)
+    table = chunk_table(store, manifest)
+    with store_in_use(home, store), recryption(home, manifest.wrapped_key, wrapped_key) as step:
         trio.run(
             partial(restore_chunks, table, _Sink(data), step=step, progress=ChunkCounter(progress))
         )

@@ -12,8 +12,8 @@ from volcrypt.operations.attachments import device_name, private_mount_point
 from volcrypt.operations.home import Home
 from volcrypt.operations.mounts import socket_path
 from volcrypt.operations.records import load_records
-from volcrypt.operations.snapshots import list_snapshots
-from volcrypt.operations.stores import check_log_is_whole, open_local_store
+from volcrypt.operations.snapshot_lookup import list_snapshots
+from volcrypt.operations.stores import LOCAL_STORE, check_log_is_whole, open_local_store
 from volcrypt.operations.workflows import load_workflows
 from volcrypt.volume.control import ControlClient
 from volcrypt.volume.loop import DEVICE_DIRECTORY, linked_device
@@ -66,7 +66,8 @@ def read_status(home: Home) -> Status:
     manifests: list[Manifest] = []
     damaged_snapshots: dict[SnapshotId, VolcryptError] = {}
     try:
-        manifests, damaged_snapshots = list_snapshots(home)
+        local = list_snapshots(home, LOCAL_STORE)
+        manifests, damaged_snapshots = local.manifests, local.damaged
         check_log_is_whole(home, open_local_store(home))
     except VolcryptError as error:
         damaged.append(str(error))

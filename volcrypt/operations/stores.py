@@ -1,8 +1,10 @@
 """Snapshot stores of this home, and what makes this home a signer in them.
 
-The default store `local` is a directory of the home, made at its first use. The register pins each
-store's root public key, and the head of this home's log in it. The private keys are derived by the
-KMS when they are needed, so there is no key file to lose or to steal:
+The default store `local` is a directory of the home, made at its first use, and the home's alone.
+All others are shared with other homes: they lie where HOME/stores/NAME.place says
+(`formats.store_place`), and are made and joined in `store_admin`. The register pins each store's
+root public key, and the head of this home's log in it. The private keys are derived by the KMS when
+they are needed, so there is no key file to lose or to steal:
 
     root of a store made here   derive_home_key("volcrypt store root", store id)
     this home's signing key     derive_home_key("volcrypt snapshot signer"): one for each token
@@ -10,25 +12,88 @@ KMS when they are needed, so there is no key file to lose or to steal:
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from volcrypt.crypto.digest import DigestAlgorithm
-from volcrypt.durable import make_directory_durably
-from volcrypt.errors import RollbackError, StoreNotFoundError
+from volcrypt.durable import make_directory_durably, read_file, write_durably
+from volcrypt.errors import (
+    ObjectStoreError,
+    RecordMissingError,
+    RollbackError,
+    SealError,
+    StoreAccessError,
+    StoreNotFoundError,
+    VolcryptError,
+)
 from volcrypt.formats.certificate import SignerId
+from volcrypt.formats.document import MAX_DOCUMENT_BYTES, MacSeal
+from volcrypt.formats.store_place import StorePlace, decode_store_place, encode_store_place
 from volcrypt.kms.register import RegisterEntry
 from volcrypt.names import StoreId, make_store_id
 from volcrypt.operations.home import Home
+from volcrypt.operations.store_places import open_objects
 from volcrypt.snapshot.local import LocalObjects
 from volcrypt.snapshot.log import SignerLog
+from volcrypt.snapshot.objects import ObjectStore
 from volcrypt.snapshot.signer import LogHead, Signer
 from volcrypt.snapshot.store import SnapshotStore, read_store_document
 
 LOCAL_STORE: Final = "local"
 KIND: Final = "store"
 HEAD_KIND: Final = "log-head"
+
+
+# ---------------------------------------------------------------- opening
+
+
+def open_store(home: Home, name: str) -> SnapshotStore:
+    """The store of that name. Raises StoreNotFoundError, IntegrityError and FormatError when it is
+    not what was pinned, ObjectStoreError and StoreAccessError when it cannot be reached."""
+    if name == LOCAL_STORE:
+        return open_local_store(home)
+    store = home.open_stores.get(name)
+    if store is None:
+        entry = home.register.find(KIND, name)
+        if entry is None:
+            raise StoreNotFoundError(name)
+        try:
+            objects = home.closing(open_objects(load_place(home, name)))
+            store = _pinned(objects, entry)
+        except ObjectStoreError as error:
+            store = error  # a command waits for a store that is away once, not at each look
+        home.open_stores[name] = store
+    if isinstance(store, ObjectStoreError):
+        raise store
+    return store
+
+
+def open_stores(home: Home) -> Iterator[tuple[str, SnapshotStore | VolcryptError]]:
+    """All stores by name, the local one first; for one that cannot be opened, why."""
+    for name in store_names(home).values():
+        try:
+            yield name, open_store(home, name)
+        except VolcryptError as error:
+            yield name, error
+
+
+def store_of(home: Home, store_id: StoreId) -> SnapshotStore:
+    """The store of that id. Raises as `open_store`."""
+    name = store_names(home).get(store_id)
+    if name is None:
+        raise StoreNotFoundError(store_id)
+    return open_store(home, name)
+
+
+def store_names(home: Home) -> dict[StoreId, str]:
+    """Names of the stores that this home knows, the local one first."""
+    open_local_store(home)  # made at its first use
+    entries = sorted(
+        home.register.entries(KIND), key=lambda entry: (entry.name != LOCAL_STORE, entry.name)
+    )
+    return {StoreId(entry.id): entry.name or entry.id for entry in entries}
 
 
 def open_local_store(home: Home) -> SnapshotStore:
@@ -41,9 +106,21 @@ def open_local_store(home: Home) -> SnapshotStore:
     if entry is None:
         with home.exclusive():
             entry = home.register.find(KIND, LOCAL_STORE) or _make_local_store(home)
-    objects = home.closing(LocalObjects(path))
+    return _pinned(home.closing(LocalObjects(path)), entry)
+
+
+def is_shared(home: Home, store: SnapshotStore) -> bool:
+    """Whether other homes may be at work in the store."""
+    entry = home.register.get(KIND, store.store_id)
+    return entry is None or entry.name != LOCAL_STORE
+
+
+def _pinned(objects: ObjectStore, entry: RegisterEntry) -> SnapshotStore:
     # The register's digest of a store is its root public key: 32 bytes, and all that is trusted.
-    return SnapshotStore.open(objects, root_public_key=entry.digest)
+    store = SnapshotStore.open(objects, root_public_key=entry.digest)
+    if store.store_id != entry.id:
+        raise SealError(f"snapshot store {objects.location}")
+    return store
 
 
 def _make_local_store(home: Home) -> RegisterEntry:
@@ -55,17 +132,17 @@ def _make_local_store(home: Home) -> RegisterEntry:
             store_id = read_store_document(objects).store_id
         except StoreNotFoundError:
             store_id = make_store_id(home.random_id_bytes())
-        root_key = _root_key(home, store_id)
-        root_public_key = root_key.public_key().public_bytes_raw()
+        key = root_key(home, store_id)
+        root_public_key = key.public_key().public_bytes_raw()
         SnapshotStore.create(
             objects,
             store_id=store_id,
             region=home.region,
             digest=DigestAlgorithm.BLAKE3,
-            root_key=root_key,
+            root_key=key,
         )
         store = SnapshotStore.open(objects, root_public_key=root_public_key)
-        store.certify(home_signer(home).public_key, root_key)
+        store.certify(home_signer(home).public_key, key)
     entry = RegisterEntry(
         kind=KIND, id=store_id, name=LOCAL_STORE, counter=1, digest=root_public_key
     )
@@ -73,9 +150,39 @@ def _make_local_store(home: Home) -> RegisterEntry:
     return entry
 
 
-def _root_key(home: Home, store_id: StoreId) -> Ed25519PrivateKey:
+def root_key(home: Home, store_id: StoreId) -> Ed25519PrivateKey:
+    """The root's private key, if this home made the store; useless otherwise."""
     seed = home.kms.derive_home_key(b"volcrypt store root\0" + store_id.encode())
     return Ed25519PrivateKey.from_private_bytes(seed)
+
+
+# ---------------------------------------------------------------- places
+
+
+def load_place(home: Home, name: str) -> StorePlace:
+    """Where a store lies that is not the local one. Raises IntegrityError and FormatError."""
+    what = f"place of snapshot store {name}"
+    try:
+        data = read_file(_place_path(home, name), limit_bytes=MAX_DOCUMENT_BYTES)
+    except FileNotFoundError:
+        raise RecordMissingError(what) from None
+    return decode_store_place(data, _place_seal(home, name), what=what)
+
+
+def save_place(home: Home, name: str, place: StorePlace) -> None:
+    """Durable on return; the store is known only when the register has it."""
+    write_durably(_place_path(home, name), encode_store_place(place, _place_seal(home, name)))
+
+
+def _place_path(home: Home, name: str) -> Path:
+    return home.stores_path / f"{name}.place"
+
+
+def _place_seal(home: Home, name: str) -> MacSeal:
+    return MacSeal(home.kms.derive_home_key(b"volcrypt store place\0" + name.encode()))
+
+
+# ---------------------------------------------------------------- signing, locks, the log
 
 
 def home_signer(home: Home) -> Signer:
@@ -84,20 +191,35 @@ def home_signer(home: Home) -> Signer:
     return Signer(Ed25519PrivateKey.from_private_bytes(seed))
 
 
-def store_in_use(home: Home) -> AbstractContextManager[None]:
-    """While a snapshot is being made: any number at a time, and no sweep."""
-    return home.locked(f"stores/{LOCAL_STORE}.use", shared=True)
+def check_may_sign(home: Home, store: SnapshotStore) -> None:
+    """Raises StoreAccessError when nobody would believe what this home signs there."""
+    signer = home_signer(home)
+    try:
+        store.verifier_of(signer.id)
+    except SealError as error:
+        name = store_names(home).get(store.store_id, store.store_id)
+        raise StoreAccessError(
+            f"this home may read snapshot store {name} and not write to it",
+            hint=f"on the home that made it: volcrypt store trust NAME "
+            f"--signer {signer.public_key.hex()}",
+        ) from error
 
 
-def store_alone(home: Home) -> AbstractContextManager[None]:
-    """For a sweep: nobody is making a snapshot. Raises TryAgainError after half a minute."""
-    return home.locked(f"stores/{LOCAL_STORE}.use")
+def store_in_use(home: Home, store: SnapshotStore) -> AbstractContextManager[None]:
+    """While a snapshot is being made: any number at a time, and no sweep by this home."""
+    return home.locked(f"stores/{store.store_id}.use", shared=True)
+
+
+def store_alone(home: Home, store: SnapshotStore) -> AbstractContextManager[None]:
+    """For a sweep: nobody of this home is making a snapshot there. Raises TryAgainError after half
+    a minute."""
+    return home.locked(f"stores/{store.store_id}.use")
 
 
 @contextmanager
 def store_log(home: Home, store: SnapshotStore) -> Iterator["StoreLog"]:
     """This home's log in a store, for one change at a time among its processes."""
-    with home.locked(f"stores/{LOCAL_STORE}.lock"):
+    with home.locked(f"stores/{store.store_id}.lock"):
         yield StoreLog(home, store)
 
 
@@ -107,39 +229,58 @@ class StoreLog:
     def __init__(self, home: Home, store: SnapshotStore) -> None:
         self._home = home
         self.signer = home_signer(home)
-        self._id = f"{store.store_id}/{self.signer.id}"
+        self._store_id = store.store_id
 
     @property
     def head(self) -> LogHead | None:
         """None before the first entry."""
-        entry = self._home.register.get(HEAD_KIND, self._id)
-        if entry is None:
-            return None
-        return LogHead(SignerId(self.signer.id), entry.counter, entry.digest)
+        return load_head(self._home, self._store_id, self.signer.id)
 
     def save(self, head: LogHead) -> None:
         """Whoever shows this home a store whose log ends before `head` shows it an old one."""
-        if head.sequence == 0 or head == self.head:
-            return
-        self._home.register.apply(
-            put=[
-                RegisterEntry(
-                    kind=HEAD_KIND,
-                    id=self._id,
-                    name=None,
-                    counter=head.sequence,
-                    digest=head.digest,
-                )
-            ]
+        save_heads(self._home, self._store_id, [head])
+
+
+def load_head(home: Home, store_id: StoreId, signer: SignerId) -> LogHead | None:
+    """The head of a signer's log that this home saw last."""
+    entry = home.register.get(HEAD_KIND, f"{store_id}/{signer}")
+    return None if entry is None else LogHead(signer, entry.counter, entry.digest)
+
+
+def load_heads(home: Home, store_id: StoreId) -> list[LogHead]:
+    """The heads of all signers of a store that this home saw last."""
+    return [
+        LogHead(SignerId(entry.id.partition("/")[2]), entry.counter, entry.digest)
+        for entry in home.register.entries(HEAD_KIND)
+        if entry.id.startswith(f"{store_id}/")
+    ]
+
+
+def save_heads(home: Home, store_id: StoreId, heads: list[LogHead]) -> None:
+    """Remember heads, those that are further than what is known."""
+    known = {head.signer: head for head in load_heads(home, store_id)}
+    newer = [
+        RegisterEntry(
+            kind=HEAD_KIND,
+            id=f"{store_id}/{head.signer}",
+            name=None,
+            counter=head.sequence,
+            digest=head.digest,
         )
+        for head in heads
+        if head.sequence > (known[head.signer].sequence if head.signer in known else 0)
+    ]
+    if newer:
+        home.register.apply(put=newer)
 
 
 def check_log_is_whole(home: Home, store: SnapshotStore) -> None:
-    """Raises RollbackError when entries of this home's log are gone from the store: what is listed
-    may then be what was deleted, and what is needed may not be listed."""
-    log = StoreLog(home, store)
-    if log.head is not None and SignerLog(store, log.signer.id).missing(log.head):
-        raise RollbackError(
-            f"snapshot store {store.objects.location}",
-            hint="'volcrypt snapshot verify' names what is missing; snapshots can be used by id",
-        )
+    """Raises RollbackError when entries of a log that this home knows are gone from the store: what
+    is listed may then be what was deleted, and what is needed may not be listed."""
+    for head in load_heads(home, store.store_id):
+        if SignerLog(store, head.signer).missing(head):
+            raise RollbackError(
+                f"snapshot store {store.objects.location}",
+                hint="'volcrypt snapshot verify' names what is missing; snapshots can be used by "
+                "id",
+            )

@@ -7,6 +7,7 @@
     chunks/XX/DIGEST, pages/XX/DIGEST              XX: first two digits; tables lie with the pages
     pins/SNAPSHOT                                  a snapshot on its way in
     condemned/NUMBER, sweeping                     a sweep on its way
+    probes/NUMBER                                  somebody tries whether this can be a store
 
 Names of log entries carry their place in the log, so that a listing tells which numbers are there
 and one object is read instead of all. A listing is not to be believed: whoever reads an entry
@@ -27,6 +28,7 @@ PAGES: Final = "pages/"
 PINS: Final = "pins/"
 CONDEMNED: Final = "condemned/"
 SWEEPING: Final = "sweeping"
+PROBES: Final = "probes/"
 
 
 def certificate_name(signer: SignerId) -> str:

@@ -2,18 +2,16 @@
 
 A put that S3 answered is durable, so `sync` has nothing to do; a put is conditional on the absence
 of the name (`If-None-Match: *`), which the service decides, so that of any number of hosts one
-wins. A service that ignores the condition is found out by `check_conditional_puts` before a store
-is made there. What the service answers is not believed: callers check digests and signatures.
+wins. A service that ignores the condition is found out by `snapshot.probe` before a store is made
+there. What the service answers is not believed: callers check digests and signatures.
 
 Requests are bounded in time and repeated a few times when the service is busy or the network fails;
-what remains is one of our errors, from the table below. A put whose first answer was lost is
+what remains is one of our errors (`s3_errors`). A put whose first answer was lost is
 repeated and finds itself: False means that there is such an object, not whose it is.
 
 obstore is used by its synchronous half, from worker threads: its asynchronous one wants asyncio.
 """
 
-import re
-import secrets
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,16 +25,14 @@ from obstore.store import S3Store
 from typing_extensions import Buffer
 
 from volcrypt.errors import (
-    BucketNotFoundError,
     ConfigurationError,
     MalformedError,
     ObjectNotFoundError,
     ObjectStoreError,
-    StoreAccessError,
-    VolcryptError,
 )
 from volcrypt.formats.document import MAX_DOCUMENT_BYTES
 from volcrypt.snapshot.objects import ObjectStore
+from volcrypt.snapshot.s3_errors import brief, error_code, translated
 
 if TYPE_CHECKING:
     from obstore import GetResult
@@ -44,7 +40,6 @@ if TYPE_CHECKING:
 
 IN_FLIGHT: Final = 16
 """Requests at once that hide the latency of a service some tens of milliseconds away."""
-PROBES: Final = "probes/"
 _LIST_NAMES: Final = 1000
 _CONFLICT_TRIES: Final = 5
 _BROKEN_TRIES: Final = 3
@@ -151,7 +146,7 @@ class S3Objects:
                 credential_provider=cast("S3CredentialProvider", credentials),
             )
         except (BaseError, ValueError) as error:
-            raise ConfigurationError(f"snapshot store {bucket.url}: {_brief(error)}") from error
+            raise ConfigurationError(f"snapshot store {bucket.url}: {brief(error)}") from error
 
     def close(self) -> None:
         """Nothing is held open that has to be given back."""
@@ -165,7 +160,7 @@ class S3Objects:
                     )
             except AlreadyExistsError as error:
                 # Two puts at once may both be told to come again: then none of them has won yet.
-                if _code(error) != "ConditionalRequestConflict":
+                if error_code(error) != "ConditionalRequestConflict":
                     return False
             else:
                 return True
@@ -211,22 +206,6 @@ class S3Objects:
     def sync(self) -> None:
         """What S3 acknowledged is durable."""
 
-    # ------------------------------------------------------------ beyond the port
-
-    def check_conditional_puts(self) -> None:
-        """Raises ConfigurationError when a second put of one name is not refused here."""
-        name = f"{PROBES}{secrets.token_hex(8)}"
-        try:
-            if self.put_if_absent(name, b"1") and not self.put_if_absent(name, b"2"):
-                return
-            raise ConfigurationError(
-                f"{self.location} cannot hold snapshots: the service overwrites objects that it "
-                "was asked not to (If-None-Match)"
-            )
-        finally:
-            with suppress(VolcryptError):
-                self.delete(name)
-
     # ------------------------------------------------------------ requests
 
     def _read(self, name: str, limit: int) -> tuple[bytes, int]:
@@ -253,7 +232,13 @@ class S3Objects:
         except AlreadyExistsError:
             raise
         except (BaseError, FileNotFoundError, ValueError, OSError) as error:
-            raise _translated(error, name, self._bucket) from error
+            raise translated(
+                error,
+                name,
+                bucket=self._bucket.name,
+                region=self._bucket.region,
+                url=self.location,
+            ) from error
 
 
 def _first_bytes(response: "GetResult", count: int) -> bytes:
@@ -273,78 +258,6 @@ def _just_before(prefix: str) -> str | None:
     to begin at the beginning. Listings start after it."""
     lower = _NAME_CHARACTERS.partition(prefix[-1])[0]
     return f"{prefix[:-1]}{lower[-1]}zzzzzzzz" if lower else None
-
-
-# ---------------------------------------------------------------- errors
-
-_CODE = re.compile(r"<Code>(\w+)</Code>|\(code: (\w+)\)")
-_STATUS = re.compile(r"status code: (\d{3})")
-_DEBUG: Final = "\n\nDebug source"
-_CREDENTIALS_HINT: Final = (
-    "credentials come from where the aws command takes them: environment, ~/.aws, instance role"
-)
-_REGION_CODES: Final = {
-    "PermanentRedirect",
-    "TemporaryRedirect",
-    "AuthorizationHeaderMalformed",
-    "IllegalLocationConstraintException",
-}
-_BARE_REDIRECT: Final = "redirect without LOCATION"
-_CREDENTIAL_CODES: Final = {
-    "InvalidAccessKeyId": "the access key is not known there",
-    "SignatureDoesNotMatch": "the secret key does not fit the access key",
-    "ExpiredToken": "the session token has expired",
-    "InvalidToken": "the session token is not valid",
-    "RequestTimeTooSkewed": "the clock of this host differs too much from the service's",
-}
-_TRANSPORT: Final = (
-    # A word of the cause, and what it means; the first that is found.
-    ("TimedOut", "no answer in time"),
-    ("operation timed out", "no answer in time"),
-    ("dns error", "the host of its endpoint is not known"),
-    ("certificate", "the certificate of its endpoint is not trusted"),
-    ("kind: Connect", "no connection to its endpoint"),
-)
-
-
-def _translated(error: Exception, name: str, bucket: Bucket) -> VolcryptError:
-    """What the service or the way to it says, as one of our errors. Codes come before the class:
-    obstore takes a missing bucket for a missing object."""
-    code, status = _code(error), _status(error)
-    where = f"snapshot store {bucket.url}"
-    if code == "NoSuchBucket":
-        return BucketNotFoundError(bucket.name)
-    if code in _REGION_CODES or _BARE_REDIRECT in str(error):
-        return ConfigurationError(
-            f"{where}: the bucket is not in region {bucket.region}",
-            hint="give the region of the bucket with --region",
-        )
-    if status in (401, 403) or code in ("AccessDenied", *_CREDENTIAL_CODES):
-        reason = _CREDENTIAL_CODES.get(code or "", f"access to object {name} is denied")
-        return StoreAccessError(f"{where}: {reason}", hint=_CREDENTIALS_HINT)
-    if isinstance(error, FileNotFoundError):
-        return ObjectNotFoundError(name)
-    if status is not None and 400 <= status < 500 and status not in (408, 409, 425, 429):
-        return ConfigurationError(f"{where}: the service refuses object {name}: {code or status}")
-    if code is not None or status is not None:
-        return ObjectStoreError(f"{where}: the service fails with {code or ''} ({status or '?'})")
-    causes = (meaning for word, meaning in _TRANSPORT if word in str(error))
-    return ObjectStoreError(f"{where}: {next(causes, None) or _brief(error)}")
-
-
-def _code(error: Exception) -> str | None:
-    found = _CODE.search(str(error).partition(_DEBUG)[0])
-    return (found[1] or found[2]) if found else None
-
-
-def _status(error: Exception) -> int | None:
-    found = _STATUS.search(str(error).partition(_DEBUG)[0])
-    return int(found[1]) if found else None
-
-
-def _brief(error: Exception) -> str:
-    """The first line of what obstore says; the rest is for its own authors."""
-    return str(error).partition("\n")[0]
 
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ tombstones, certificates; then the logs of all signers for gaps, for two entries
 and for being shorter than, or different from, the head that somebody kept.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -65,6 +65,9 @@ class Verification:
     freshness_checked: bool
     """False: nothing to compare with was given, so a store rolled back as a whole goes unseen."""
     damages: list[Damage]
+    heads: list[LogHead]
+    """How far each signer's log has come, where its last entry is sound: to be kept, and compared
+    with next time."""
 
 
 def verify(
@@ -73,17 +76,20 @@ def verify(
     *,
     lineage: bool = False,
     expected_head: LogHead | None = None,
+    expected_heads: Sequence[LogHead] = (),
 ) -> Verification:
-    """Verify snapshots (None: all), with `lineage` also their ancestors, and all logs.
+    """Verify snapshots (None: all), with `lineage` also their ancestors, and all logs, which must
+    not end before, or differ from, the heads that are given, one of a signer.
 
     Raises SnapshotNotFoundError for one that does not exist and never did, ObjectStoreError.
     Everything else that is wrong is in the answer.
     """
-    found = _verify_once(store, snapshot_ids, lineage=lineage, expected_head=expected_head)
+    heads = [*expected_heads, *([expected_head] if expected_head is not None else [])]
+    found = _verify_once(store, snapshot_ids, lineage=lineage, heads=heads)
     if not found.damages:
         return found
     # Others may create and delete while this reads: what is wrong is wrong the second time too.
-    again = _verify_once(store, snapshot_ids, lineage=lineage, expected_head=expected_head)
+    again = _verify_once(store, snapshot_ids, lineage=lineage, heads=heads)
     return replace(again, damages=[each for each in again.damages if each in found.damages])
 
 
@@ -92,18 +98,19 @@ def _verify_once(
     snapshot_ids: list[SnapshotId] | None,
     *,
     lineage: bool,
-    expected_head: LogHead | None,
+    heads: Sequence[LogHead],
 ) -> Verification:
     verifier = _Verifier(store)
     wanted = store.snapshot_ids() if snapshot_ids is None else list(snapshot_ids)
     for snapshot_id in wanted:
         verifier.verify_snapshot(snapshot_id, lineage=lineage)
-    verifier.verify_logs(expected_head)
+    verifier.verify_logs({head.signer: head for head in heads})
     return Verification(
         snapshots=sorted(verifier.verified),
         chunk_count=verifier.chunk_count,
-        freshness_checked=expected_head is not None,
+        freshness_checked=bool(heads),
         damages=verifier.damages,
+        heads=verifier.heads,
     )
 
 
@@ -113,6 +120,7 @@ class _Verifier:
     damages: list[Damage] = field(default_factory=list)
     verified: set[SnapshotId] = field(default_factory=set)
     chunk_count: int = 0
+    heads: list[LogHead] = field(default_factory=list)
     _pages: set[bytes] = field(default_factory=set)
     _buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(CHUNK_BYTES)))
 
@@ -247,22 +255,23 @@ class _Verifier:
 
     # ------------------------------------------------------------ logs
 
-    def verify_logs(self, expected_head: LogHead | None) -> None:
+    def verify_logs(self, expected: Mapping[SignerId, LogHead]) -> None:
         signers = {name.place.signer for name in self._entries()}
         signers |= {name.deleted.signer for name in self._entries() if name.deleted is not None}
-        if expected_head is not None:
-            signers.add(expected_head.signer)
-        for signer in sorted(signers):
+        for signer in sorted(signers | expected.keys()):
             log = SignerLog(self.store, signer)
-            head = empty_log(signer)
+            expected_head = expected.get(signer)
             last = log.last
-            if expected_head is not None and expected_head.signer == signer:
+            if expected_head is not None:
                 last = max(last, expected_head.sequence)
-            self._verify_log(log, head, last, expected_head)
+            digest = self._verify_log(log, empty_log(signer), last, expected_head)
+            if digest is not None and last > 0:
+                self.heads.append(LogHead(signer, last, digest))
 
     def _verify_log(
         self, log: SignerLog, head: LogHead, last: int, expected_head: LogHead | None
-    ) -> None:
+    ) -> bytes | None:
+        """The digest of the last entry, if that is sound."""
         previous: bytes | None = head.digest
         known = log.manifests.keys() | log.tombstones.keys() | log.deletions.keys()
         before_it = 0
@@ -299,6 +308,7 @@ class _Verifier:
             if is_head and expected_head is not None and digest not in (None, expected_head.digest):
                 self._report(DamageKind.ROLLED_BACK, what, names[0].text)
             previous = digest
+        return previous
 
     def _entry(self, log: SignerLog, sequence: int, what: str) -> tuple[bytes | None, bytes | None]:
         """Digest of a sound entry and of the one before it, where they are known."""

@@ -1,0 +1,155 @@
+"""Snapshots by id and by name, in all stores of a home.
+
+The local store comes first: what is found there is meant, and no other store is asked. A store that
+cannot be read hides what it holds and nothing else: only when something is not found in the others
+does its error matter.
+"""
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from volcrypt.errors import (
+    IntegrityError,
+    InvalidArgumentError,
+    NameTakenError,
+    ObjectStoreError,
+    SnapshotNotFoundError,
+    StoreAccessError,
+    VolcryptError,
+)
+from volcrypt.formats.manifest import Manifest
+from volcrypt.names import SnapshotId, VolumeId, is_snapshot_id, parse_name
+from volcrypt.operations.home import Home
+from volcrypt.operations.stores import LOCAL_STORE, check_log_is_whole, open_store, open_stores
+from volcrypt.snapshot.listing import read_manifests
+from volcrypt.snapshot.store import SnapshotStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """Snapshots, oldest first; the error of each that cannot be read, and of each store."""
+
+    manifests: list[Manifest] = field(default_factory=list)
+    damaged: dict[SnapshotId, VolcryptError] = field(default_factory=dict)
+    unread: dict[str, VolcryptError] = field(default_factory=dict)
+
+
+def list_snapshots(home: Home, store: str | None = None) -> Listing:
+    """The snapshots of one store, or of all. Raises what `open_store` does for one that was named;
+    of all, those that cannot be read are in the answer."""
+    if store is not None:
+        return _sorted_listing({store: open_store(home, store)})
+    return _sorted_listing(dict(open_stores(home)))
+
+
+def _sorted_listing(stores: dict[str, SnapshotStore | VolcryptError]) -> Listing:
+    found = Listing()
+    for name, store in stores.items():
+        if isinstance(store, VolcryptError):
+            found.unread[name] = store
+            continue
+        try:
+            manifests, damaged = read_manifests(store)
+        except VolcryptError as error:
+            if len(stores) == 1:
+                raise
+            found.unread[name] = error
+            continue
+        found.manifests.extend(manifests)
+        found.damaged.update(damaged)
+    found.manifests.sort(key=lambda manifest: (manifest.completed_at, manifest.sequence))
+    return found
+
+
+def check_snapshot_name(home: Home, name: str | None, store: SnapshotStore) -> None:
+    """Raises InvalidArgumentError, and NameTakenError when a snapshot in `store`, or in any other
+    store that can be read, has it."""
+    if name is None:
+        return
+    parse_name(name)
+    check_name_in(store, name)
+    for _, other in open_stores(home):
+        if isinstance(other, SnapshotStore) and other.store_id != store.store_id:
+            with suppress(ObjectStoreError, StoreAccessError):
+                check_name_in(other, name)
+
+
+def check_name_in(store: SnapshotStore, name: str | None) -> None:
+    """Raises NameTakenError when a snapshot of this store has the name."""
+    if name is not None and any(each.name == name for each in read_manifests(store)[0]):
+        raise NameTakenError("snapshot", name)
+
+
+def load_snapshot(home: Home, snapshot: str) -> Manifest:
+    """A snapshot by id or name. Raises SnapshotNotFoundError, FormatError, IntegrityError, and
+    InvalidArgumentError for a name that several have."""
+    if is_snapshot_id(snapshot):
+        snapshot_id = SnapshotId(snapshot)
+        return store_holding(home, snapshot_id).manifest(snapshot_id)
+    found: list[Manifest] = []
+    damaged: list[VolcryptError] = []
+    unread: list[VolcryptError] = []
+    for name, store in open_stores(home):
+        if isinstance(store, VolcryptError):
+            unread.append(store)
+            continue
+        try:
+            manifests, errors = read_manifests(store)
+        except VolcryptError as error:
+            unread.append(error)
+            continue
+        damaged += errors.values()
+        named = [manifest for manifest in manifests if manifest.name == snapshot]
+        if named:
+            # A name is given again when its snapshot is deleted: an old one must not have it back.
+            check_log_is_whole(home, store)
+            found += named
+            if name == LOCAL_STORE:
+                break
+    if len(found) > 1:
+        raise InvalidArgumentError(
+            f"several snapshots are named {snapshot}: "
+            + ", ".join(manifest.snapshot_id for manifest in found),
+            hint="name the one that is meant by its id",
+        )
+    if found:
+        return found[0]
+    if damaged:
+        raise IntegrityError(f"no readable snapshot is named {snapshot}; {damaged[0]}")
+    raise _not_found(snapshot, unread)
+
+
+def store_holding(home: Home, snapshot_id: SnapshotId) -> SnapshotStore:
+    """The store that has a manifest of this snapshot, sound or not; the local one when it was
+    deleted there. Raises SnapshotNotFoundError, or the error of a store that may have it."""
+    unread: list[VolcryptError] = []
+    for _, store in open_stores(home):
+        if isinstance(store, VolcryptError):
+            unread.append(store)
+            continue
+        try:
+            if next(store.manifest_names(snapshot_id), None) is not None:
+                return store
+        except VolcryptError as error:
+            unread.append(error)
+    raise _not_found(snapshot_id, unread)
+
+
+def _not_found(snapshot: str, unread: list[VolcryptError]) -> VolcryptError:
+    if not unread:
+        return SnapshotNotFoundError(snapshot)
+    error = unread[0]
+    error.hint = f"snapshot {snapshot} is in no other store. {error.hint or ''}".strip(" .")
+    return error
+
+
+def manifests_of(store: SnapshotStore, volume_id: VolumeId) -> list[Manifest]:
+    """The readable snapshots of one volume."""
+    return [manifest for manifest in read_manifests(store)[0] if manifest.volume_id == volume_id]
+
+
+def snapshots_of_volume(home: Home, volume_id: VolumeId) -> tuple[list[Manifest], list[str]]:
+    """The readable snapshots of one volume in all stores, and the stores that cannot be read."""
+    found = list_snapshots(home)
+    manifests = [manifest for manifest in found.manifests if manifest.volume_id == volume_id]
+    return manifests, list(found.unread)
