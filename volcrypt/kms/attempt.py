@@ -65,7 +65,7 @@ class Attempt:
         return AccessRequest(
             principal=self.caller.arn,
             principal_account=self.caller.account,
-            action=f"kms:{action}",
+            action=full_name(action),
             resource=resource,
             via_service=volume_service(self.region) if self.caller.via_service else None,
             encryption_context=context,
@@ -74,6 +74,11 @@ class Attempt:
     def _demand(self, decision: Decision, action: str, resource: str) -> None:
         if not decision.allowed:
             raise AccessDeniedError(
-                f"User: {self.caller.arn} is not authorized to perform: kms:{action} "
+                f"User: {self.caller.arn} is not authorized to perform: {full_name(action)} "
                 f"on resource: {resource} because {decision.reason}"
             )
+
+
+def full_name(action: str) -> str:
+    """`Decrypt` is `kms:Decrypt`; what is no action of the KMS comes with its own prefix."""
+    return action if ":" in action else f"kms:{action}"

@@ -11,6 +11,7 @@ ReEncrypt, a blob of an unknown key and one of a forbidden key look the same.
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from volcrypt.errors import UnsupportedOperationError, VolcryptError
@@ -33,6 +34,7 @@ from volcrypt.kms.scope import Parts
 
 _OPERATION_NAME: Final = re.compile(r"[A-Za-z]{1,64}")
 _KEY_MEMBERS: Final = ("key_id", "destination_key_id")
+_PRINCIPALS: Final = "principal"
 _HOME_KEY_INFO: Final = b"volcrypt home key 1\0"
 
 
@@ -41,6 +43,7 @@ class KmsService(KeyOperations, AliasOperations, DataOperations):
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
+        self._parts = parts
         self.register = Register(parts.catalog)
         self.audit_log = parts.audit
 
@@ -53,6 +56,29 @@ class KmsService(KeyOperations, AliasOperations, DataOperations):
         """The sealed end of the audit log."""
         with self._catalog.reading() as view:
             return view.audit_head
+
+    def scope(self, account: str, region: str) -> "KmsService":
+        """The same KMS for another account or region."""
+        if (account, region) == (self._account, self._region):
+            return self
+        return KmsService(replace(self._parts, account=account, region=region))
+
+    def has_principal(self, arn: str) -> bool:
+        with self._catalog.reading() as view:
+            return view.get(_PRINCIPALS, arn) is not None
+
+    def authorise(self, caller: Caller, action: str) -> None:
+        """Check and record that the caller may do something to the home as a whole; `action` is
+        like `volcrypt:Backup`. Raises AccessDeniedError."""
+
+        def decide(attempt: Attempt) -> Effect[None]:
+            attempt.authorise_account(action)
+            return Effect(act=lambda: None)
+
+        self._performer.perform(caller, action.partition(":")[2], None, decide)
+
+    def maintain(self) -> None:
+        """Do what is due: deletions, expiries, rotations."""
 
     def perform(self, caller: Caller, request: Request[A]) -> A:
         """Carry out a request. Raises KmsError, and when it cannot be recorded NoSpaceError,

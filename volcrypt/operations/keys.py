@@ -24,7 +24,6 @@ from volcrypt.kms.messages.data import (
     ReEncryptRequest,
 )
 from volcrypt.kms.messages.keys import DescribeKeyRequest
-from volcrypt.kms.model import DEFAULT_KEY_ALIAS
 from volcrypt.names import SnapshotId, VolumeId, make_data_key_id
 from volcrypt.operations.home import Home
 
@@ -49,7 +48,7 @@ class KeyChoice:
 def resolve_key(home: Home, kms_key: str | None) -> str:
     """The ARN of the key that an id, ARN or alias names; the default key's when None."""
     response = home.kms.perform(
-        home.volume_service, DescribeKeyRequest(key_id=kms_key or DEFAULT_KEY_ALIAS)
+        home.volume_service, DescribeKeyRequest(key_id=kms_key or home.default_kms_key)
     )
     return response.key_metadata.arn
 
@@ -60,7 +59,7 @@ def generate_key(home: Home, kms_key: str | None, context: dict[str, str]) -> Wr
     response = home.kms.perform(
         home.volume_service,
         GenerateDataKeyWithoutPlaintextRequest(
-            key_id=kms_key or DEFAULT_KEY_ALIAS,
+            key_id=kms_key or home.default_kms_key,
             number_of_bytes=DATA_KEY_BYTES,
             encryption_context=context,
         ),
