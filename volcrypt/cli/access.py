@@ -31,6 +31,12 @@ def open_home(session: Session) -> Home:
     )
 
 
+def other_kms_of(session: Session) -> "Callable[[], Kms] | None":
+    """What opens the KMS that the profile names, if it is not the home's."""
+    profile = profile_of(session.settings, session.profile)
+    return access_of(session.settings, profile, region=session.region).other_kms
+
+
 def access_of(settings: Settings, profile: Profile, *, region: str | None) -> Access:
     """What a profile says, in plain values; `region` goes before its own."""
     return Access(

@@ -23,6 +23,8 @@ COMMANDS = {
     "detach": ("volcrypt.cli.mounts", "Take a volume off its loop device."),
     "snapshot": ("volcrypt.cli.snapshot", "Create, copy, verify and delete snapshots."),
     "encrypt": ("volcrypt.cli.encrypt", "Turn an unencrypted volume into an encrypted one."),
+    "backup": ("volcrypt.cli.backup", "Write the key management state to an encrypted file."),
+    "restore": ("volcrypt.cli.backup", "Make a new home from a backup."),
     "config": ("volcrypt.cli.config", "Check and show the configuration file."),
     "audit": ("volcrypt.cli.audit", "Read the record of every use of a key."),
 }
