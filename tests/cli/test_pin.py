@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import disposable_home
-from volcrypt.cli.pin import pin_without_asking, read_secret
+from volcrypt.cli.pin import configured_pin, read_secret
 from volcrypt.errors import ConfigurationError, InvalidArgumentError
 from volcrypt.settings import KmsSettings
 
@@ -19,45 +19,45 @@ def write(path: Path, data: bytes, mode: int = 0o600) -> Path:
 def test_from_a_file_of_its_owner_alone(tmp_path: Path) -> None:
     path = write(tmp_path / "pin", b"1234\n")
     settings = KmsSettings(pin_file=str(path))
-    assert pin_without_asking(settings, tmp_path) == bytearray(b"1234")
-    assert pin_without_asking(KmsSettings(pin_file="pin"), tmp_path) == bytearray(b"1234")
+    assert configured_pin(settings, tmp_path) == bytearray(b"1234")
+    assert configured_pin(KmsSettings(pin_file="pin"), tmp_path) == bytearray(b"1234")
     for mode in (0o640, 0o604, 0o620, 0o660):
         path.chmod(mode)
         with pytest.raises(ConfigurationError, match="read by others"):
-            pin_without_asking(settings, tmp_path)
+            configured_pin(settings, tmp_path)
 
 
 def test_a_file_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(write(tmp_path / "pin", b"1234"))
     for name in ("absent", "link", "."):
         with pytest.raises(ConfigurationError):
-            pin_without_asking(KmsSettings(pin_file=name), tmp_path)
+            configured_pin(KmsSettings(pin_file=name), tmp_path)
     for data in (b"", b"\n", b"one\ntwo\n", b"x" * 5000):
         write(tmp_path / "pin", data)
         with pytest.raises(ConfigurationError):
-            pin_without_asking(KmsSettings(pin_file="pin"), tmp_path)
+            configured_pin(KmsSettings(pin_file="pin"), tmp_path)
 
 
 def test_from_a_command(tmp_path: Path) -> None:
     settings = KmsSettings(pin_command=["printf", "%s\\n", "12 34"])
-    assert pin_without_asking(settings, tmp_path) == bytearray(b"12 34")
+    assert configured_pin(settings, tmp_path) == bytearray(b"12 34")
     for command, problem in (
         (["false"], "ended with code 1"),
         (["true"], "not one line"),
         (["no-such-program"], "No such file"),
     ):
         with pytest.raises(ConfigurationError, match=problem):
-            pin_without_asking(KmsSettings(pin_command=command), tmp_path)
+            configured_pin(KmsSettings(pin_command=command), tmp_path)
 
 
 def test_settings_go_before_the_credential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "volcrypt.pin", b"from systemd\n")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    assert pin_without_asking(KmsSettings(), tmp_path) == bytearray(b"from systemd")
+    assert configured_pin(KmsSettings(), tmp_path) == bytearray(b"from systemd")
     settings = KmsSettings(pin_command=["echo", "from a command"])
-    assert pin_without_asking(settings, tmp_path) == bytearray(b"from a command")
+    assert configured_pin(settings, tmp_path) == bytearray(b"from a command")
     monkeypatch.delenv("CREDENTIALS_DIRECTORY")
-    assert pin_without_asking(KmsSettings(), tmp_path) is None
+    assert configured_pin(KmsSettings(), tmp_path) is None
 
 
 def test_secrets_from_files(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ The one place where profiles become the plain values that `operations` takes.
 from functools import partial
 from typing import TYPE_CHECKING
 
-from volcrypt.cli.pin import ask_pin
+from volcrypt.cli.pin import find_pin
 from volcrypt.cli.session import Session
 from volcrypt.errors import ConfigurationError
 from volcrypt.operations.home import Home
@@ -27,7 +27,7 @@ def open_home(session: Session) -> Home:
         session.home_path,
         runtime_root(),
         access=access_of(session.settings, profile, region=session.region),
-        pin=partial(ask_pin, session.settings.kms, session.home_path),
+        pin=partial(find_pin, session.settings.kms, session.home_path),
     )
 
 

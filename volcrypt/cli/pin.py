@@ -24,8 +24,8 @@ MAX_SECRET_BYTES = 2**12
 COMMAND_SECONDS = 60
 
 
-def pin_without_asking(settings: KmsSettings, home: Path) -> bytearray | None:
-    """The PIN from a source that needs nobody at a terminal; None when there is no such source.
+def configured_pin(settings: KmsSettings, home: Path) -> bytearray | None:
+    """The PIN from the settings or from systemd; None where neither names a source.
 
     `home` is where a relative `pin_file` starts. Raises ConfigurationError.
     """
@@ -39,10 +39,16 @@ def pin_without_asking(settings: KmsSettings, home: Path) -> bytearray | None:
     return None
 
 
-def ask_pin(settings: KmsSettings, home: Path) -> bytearray:
-    """The PIN, from a prompt in the end. Raises ConfigurationError where there is no terminal."""
-    pin = pin_without_asking(settings, home)
-    if pin is not None:
+def find_pin(settings: KmsSettings, home: Path, may_ask: bool) -> bytearray | None:
+    """The PIN, from a prompt in the end. Where nobody may be asked, neither by us nor by a
+    program, and that is what it would take: None.
+
+    Raises ConfigurationError, also where a prompt has no terminal.
+    """
+    if not may_ask and settings.pin_command is not None:
+        return None
+    pin = configured_pin(settings, home)
+    if pin is not None or not may_ask:
         return pin
     if not sys.stdin.isatty():
         raise ConfigurationError(

@@ -41,8 +41,10 @@ class Session:
         region that it serves."""
         from volcrypt.cli.access import open_home
 
-        home = open_home(self)
-        return click.get_current_context().find_root().with_resource(home)
+        root = click.get_current_context().find_root()
+        home = root.with_resource(open_home(self))
+        root.call_on_close(lambda: _tidy_up(home))  # before the home is closed
+        return home
 
     @cached_property
     def home(self) -> "Home":
@@ -81,6 +83,14 @@ class Session:
 
     def show_fields(self, document: JsonValue, fields: Mapping[str, str]) -> None:
         self.show(document, lambda: print_fields(fields))
+
+
+def _tidy_up(home: "Home") -> None:
+    """What can be done with a KMS that the command has opened anyway."""
+    if home.is_open:
+        from volcrypt.operations.mount_grants import retire_abandoned_grants
+
+        retire_abandoned_grants(home)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -50,7 +50,7 @@ from volcrypt.operations.vault import (
     Kms,
     RegisterPort,
     Vault,
-    hold_shared,
+    is_served,
     no_daemon,
 )
 from volcrypt.volume.directory import VolumeDirectory
@@ -176,11 +176,12 @@ class Home:
         runtime_root: Path,
         *,
         access: Access = _AS_ROOT,
-        pin: Callable[[], bytearray | None] = lambda: None,
+        pin: "Callable[[bool], bytearray | None]" = lambda _may_ask: None,
         daemon: Callable[[Path], Vault] = no_daemon,
     ) -> None:
-        """`pin` gives the token's PIN where the home does not keep it; `daemon` is the client of
-        the process that serves the home, by the path of its socket.
+        """`pin` gives the token's PIN where the home does not keep it, None where it would have to
+        ask somebody and is not to (its argument is False). `daemon` is the client of the process
+        that serves the home, by the path of its socket.
 
         Raises HomeNotInitialisedError, FormatError when HOME/home is damaged, and
         InvalidArgumentError for an account or region that the home does not serve.
@@ -198,6 +199,7 @@ class Home:
         self.stores_path = self.path / "stores"
         self.work_path = self.path / "work"
         self._pin = pin
+        self._quiet_pin: bytearray | None = None
         self._daemon = daemon
         self._stack = ExitStack()
 
@@ -244,16 +246,28 @@ class Home:
         directory = self.path / "kms"
         if not has_kms(directory):
             raise RecordMissingError(f"the key catalogue of home {self.path}")
-        held = hold_shared(directory)
-        if held is None:
+        if is_served(directory):
             return self._daemon(self.runtime / SOCKET)
-        self._stack.callback(os.close, held)
-        pin = None if keeps_pin(directory) else self._pin()
+        pin = None if keeps_pin(directory) else self._quiet_pin or self._pin(True)
         vault: Vault = self._stack.enter_context(
             open_kms(directory, self.runtime, account=self.account, region=self.region, pin=pin)
         )
         vault.maintain()
         return vault
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the vault was opened already."""
+        return "vault" in self.__dict__
+
+    @cached_property
+    def opens_quietly(self) -> bool:
+        """Whether the vault opens without asking a person for the PIN. Raises VolcryptError."""
+        directory = self.path / "kms"
+        if self.is_open or keeps_pin(directory) or is_served(directory):
+            return True
+        self._quiet_pin = self._pin(False)
+        return self._quiet_pin is not None
 
     @property
     def register(self) -> RegisterPort:

@@ -105,16 +105,19 @@ def call(kms: Kms, caller: Caller, operation: str, members: Mapping[str, Any]) -
     return encode_response(kms.perform(caller, request))
 
 
-def hold_shared(directory: Path) -> int | None:
-    """Keep `kms serve` from the home whose KMS lies in `directory`; a descriptor that holds the
-    lock until it is closed, or None when it serves already."""
-    descriptor = os.open(directory / SERVING_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def is_served(directory: Path) -> bool:
+    """Whether a daemon holds the KMS in `directory` at this moment."""
+    try:
+        descriptor = os.open(directory / SERVING_LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
+        return True
+    finally:
         os.close(descriptor)
-        return None
-    return descriptor
+    return False
 
 
 def no_daemon(socket: Path) -> Vault:
