@@ -7,7 +7,8 @@ import pytest
 from tests.formats.test_audit_record import EVENT
 from volcrypt.errors import AuditChainError
 from volcrypt.formats.audit_record import AuditEvent, AuditHead, Resource, UserIdentity
-from volcrypt.kms.audit import AuditLog, RecordFilter
+from volcrypt.kms.audit import AuditLog
+from volcrypt.kms.record_filter import RecordFilter
 
 
 def recovery(record_count: int, byte_count: int) -> AuditEvent:

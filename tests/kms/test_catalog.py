@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,13 +14,15 @@ from volcrypt.errors import (
     IntegrityError,
     MalformedError,
     NameTakenError,
+    RollbackError,
     SealError,
     TryAgainError,
     UnsupportedVersionError,
 )
-from volcrypt.kms.catalog import Catalog
+from volcrypt.kms.catalog import FIRST_COUNTER, Catalog
+from volcrypt.kms.head_file import HeadFile
 from volcrypt.kms.lock import WriterLock
-from volcrypt.kms.sealing import Item
+from volcrypt.kms.sealing import Item, Macs
 
 MACS = MemoryKeyStore()
 
@@ -30,16 +32,13 @@ def item(id_: str, body: bytes = b"body", kind: str = "key", **columns: str) -> 
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Catalog]:
-    lock = WriterLock(path.with_name("lock"))
-    try:
-        catalog = Catalog(path, lock=lock, macs=MACS)
-        try:
-            yield catalog
-        finally:
-            catalog.close()
-    finally:
-        lock.close()
+def opened(path: Path, macs: Macs = MACS) -> Iterator[Catalog]:
+    with (
+        closing(WriterLock(path.with_name("lock"))) as lock,
+        closing(HeadFile(path.with_name("head"), macs=macs)) as heads,
+        closing(Catalog(path, lock=lock, macs=macs, heads=heads)) as catalog,
+    ):
+        yield catalog
 
 
 def put(catalog: Catalog, *items: Item) -> None:
@@ -55,6 +54,7 @@ def get(catalog: Catalog, id_: str, kind: str = "key") -> Item | None:
 
 @pytest.fixture
 def path(memory_path: Path) -> Path:
+    HeadFile.create(memory_path / "head", macs=MACS, catalogue=FIRST_COUNTER)
     Catalog.create(memory_path / "catalog.sqlite3", macs=MACS, items=[item("first")])
     return memory_path / "catalog.sqlite3"
 
@@ -200,7 +200,7 @@ TAMPERING: dict[str, Callable[[Path], None]] = {
     "delete an item": lambda p: edit(p, "DELETE FROM item WHERE id = 'first'"),
     "delete another item": lambda p: edit(p, "DELETE FROM item WHERE id = 'second'"),
     "add an item": lambda p: edit(
-        p, "INSERT INTO item SELECT kind, 'third', NULL, owner, body, mac FROM item LIMIT 1"
+        p, "INSERT INTO item SELECT kind, bucket, 'third', NULL, owner, body, mac FROM item LIMIT 1"
     ),
     "rename": lambda p: edit(p, "UPDATE item SET id = 'x' WHERE id = 'second'"),
     "give a name": lambda p: edit(p, "UPDATE item SET name = 'x' WHERE id = 'first'"),
@@ -213,6 +213,20 @@ TAMPERING: dict[str, Callable[[Path], None]] = {
     "change the seal": lambda p: edit(p, "UPDATE seal SET body = x'7b7d'"),
     "seal of another type": lambda p: edit(p, "UPDATE seal SET body = 1"),
     "delete the seal": lambda p: edit(p, "DELETE FROM seal"),
+    "change the hash of a bucket": lambda p: edit(p, "UPDATE bucket SET hash = zeroblob(32)"),
+    "hash of another type": lambda p: edit(p, "UPDATE bucket SET hash = 'x'"),
+    "hash of another length": lambda p: edit(p, "UPDATE bucket SET hash = x'00'"),
+    "delete the hash of a bucket": lambda p: edit(p, "DELETE FROM bucket"),
+    "move a bucket": lambda p: edit(p, "UPDATE bucket SET number = number + 1"),
+    "a bucket beyond the last": lambda p: edit(
+        p, "INSERT INTO bucket SELECT kind, 1024, hash FROM bucket LIMIT 1"
+    ),
+    "a bucket that is no number": lambda p: edit(
+        p, "INSERT INTO bucket SELECT kind, 'x', hash FROM bucket LIMIT 1"
+    ),
+    "move an item to another bucket": lambda p: edit(
+        p, "UPDATE item SET bucket = bucket + 1 WHERE id = 'second'"
+    ),
     "drop a table": lambda p: edit(p, "DROP TABLE item"),
     "drop the seal": lambda p: edit(p, "DROP TABLE seal"),
 }
@@ -225,8 +239,16 @@ def test_what_was_changed_from_outside_is_refused(
     with opened(path) as catalog:
         put(catalog, item("second", b"other body"))
     tamper(path)
-    with pytest.raises((IntegrityError, FormatError)), opened(path) as catalog:
-        get(catalog, "first")
+    with pytest.raises((IntegrityError, FormatError)):
+        look_at_everything(path)
+
+
+def look_at_everything(path: Path) -> None:
+    with opened(path) as catalog, catalog.reading() as view:
+        view.get("key", "first")
+        view.get("key", "second")
+        # An item that was added or renamed is in nobody's way until somebody counts.
+        view.count("key")
 
 
 def test_an_older_version_of_an_item_is_refused(path: Path) -> None:
@@ -238,20 +260,30 @@ def test_an_older_version_of_an_item_is_refused(path: Path) -> None:
         get(catalog, "first")
 
 
+def test_an_older_bucket_is_refused(path: Path) -> None:
+    """The item, and the hash of its bucket; the root is not so easily had."""
+    body = rows(path, "SELECT body, mac FROM item WHERE id = 'first'")[0]
+    digest = rows(path, "SELECT hash FROM bucket WHERE kind = 'key'")[0]
+    with opened(path) as catalog:
+        put(catalog, item("first", b"disabled"))
+    edit(path, "UPDATE item SET body = ?, mac = ? WHERE id = 'first'", *body)
+    edit(path, "UPDATE bucket SET hash = ? WHERE kind = 'key'", *digest)
+    with opened(path) as catalog, pytest.raises(SealError, match="items of kind key"):
+        get(catalog, "first")
+
+
 def test_an_older_seal_is_refused(path: Path) -> None:
     old = rows(path, "SELECT body, mac FROM seal")[0]
     with opened(path) as catalog:
         put(catalog, item("second"))
     edit(path, "UPDATE seal SET body = ?, mac = ?", *old)
-    with opened(path) as catalog, pytest.raises(SealError):
-        get(catalog, "first")
+    with pytest.raises(RollbackError), opened(path):
+        pass
 
 
 def test_a_catalogue_of_another_token_is_refused(path: Path) -> None:
-    lock = WriterLock(path.with_name("lock"))
-    with pytest.raises(SealError):
-        Catalog(path, lock=lock, macs=MemoryKeyStore(b"another"))
-    lock.close()
+    with pytest.raises(SealError), opened(path, MemoryKeyStore(b"another")):
+        pass
 
 
 def test_every_truncation_is_a_clear_error(path: Path) -> None:
@@ -284,9 +316,10 @@ def test_what_is_no_catalogue_says_so(path: Path) -> None:
 
 
 def test_other_applications_and_versions_are_refused(path: Path) -> None:
-    edit(path, "PRAGMA user_version = 2")
-    with pytest.raises(UnsupportedVersionError, match="version 2 is not supported"), opened(path):
-        pass
+    for version in (1, 3):
+        edit(path, f"PRAGMA user_version = {version}")
+        with pytest.raises(UnsupportedVersionError, match=f"version {version} is"), opened(path):
+            pass
     edit(path, "PRAGMA application_id = 7")
     with pytest.raises(BadMagicError), opened(path):
         pass
