@@ -120,6 +120,6 @@ def is_served(directory: Path) -> bool:
     return False
 
 
-def no_daemon(socket: Path) -> Vault:
+def no_daemon(socket: Path, _account: str, _region: str) -> Vault:
     """For a process that cannot reach the daemon which serves the home."""
     raise TryAgainError(f"'volcrypt kms serve' holds the home, and {socket} is not to be used here")

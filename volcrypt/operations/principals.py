@@ -1,0 +1,45 @@
+"""Principals and access keys of the home, by IAM's operations.
+
+They are the home's own: another KMS has its own users.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from volcrypt.errors import UnsupportedOperationError
+from volcrypt.kms.protocol import OPERATIONS
+from volcrypt.operations.home import Home
+from volcrypt.operations.vault import call
+
+PRINCIPAL_OPERATIONS: Final = frozenset(
+    {
+        *("CreateUser", "GetUser", "ListUsers", "DeleteUser"),
+        *("PutUserPolicy", "GetUserPolicy", "ListUserPolicies", "DeleteUserPolicy"),
+        *("CreateAccessKey", "ImportAccessKey", "UpdateAccessKey", "ListAccessKeys"),
+        "DeleteAccessKey",
+    }
+)
+"""What `volcrypt principal` is for, and not `volcrypt kms`."""
+
+
+def call_principals(home: Home, operation: str, members: Mapping[str, Any]) -> dict[str, Any]:
+    """An operation by IAM's name, in the account of the caller; members as in JSON, in and out.
+
+    Raises EntityExistsError, NoSuchEntityError, DeleteConflictError, AccessDeniedError, ...
+    """
+    if operation not in OPERATIONS:
+        raise UnsupportedOperationError(f"the operation {operation} is not supported")
+    kms = home.vault.scope(home.caller.account, home.region)
+    return call(kms, home.caller, operation, members)
+
+
+def list_principals(home: Home, operation: str, rows: str, members: Mapping[str, Any]) -> list[Any]:
+    """All pages of a list; `rows` is the member that has them."""
+    found: list[Any] = []
+    marker: dict[str, str] = {}
+    while True:
+        page = call_principals(home, operation, {**members, **marker})
+        found += page[rows]
+        if not page.get("IsTruncated"):
+            return found
+        marker = {"Marker": page["Marker"]}
