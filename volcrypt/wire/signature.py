@@ -90,7 +90,9 @@ class Claim:
 
 def derive_signing_key(secret: bytes | bytearray, *, date: str, region: str, service: str) -> bytes:
     """The key that signs for one access key on one day, in one region, to one service."""
-    key = hmac.digest(b"AWS4" + secret, date.encode(), "sha256")
+    first = bytearray(b"AWS4") + secret
+    key = hmac.digest(first, date.encode(), "sha256")
+    first[:] = bytes(len(first))
     for part in (region, service, _TERMINATOR):
         key = hmac.digest(key, part.encode(), "sha256")
     return key
@@ -147,14 +149,16 @@ def read_claim(request: HttpRequest) -> Claim:
     )
 
 
-def check_claim(claim: Claim, *, service: str, now: float) -> None:
-    """Raises InvalidSignatureError unless it is for this service, a possible region, and now
-    (seconds since 1970-01-01 UTC), give or take `CLOCK_SKEW`."""
+def check_claim(
+    claim: Claim, *, service: str, now: float, regions: frozenset[str] = frozenset()
+) -> None:
+    """Raises InvalidSignatureError unless it is for this service, one of these regions (any that
+    there can be, when empty), and now (seconds since 1970-01-01 UTC), give or take `CLOCK_SKEW`."""
     if claim.service != service:
         raise InvalidSignatureError(
             f"Credential should be scoped to correct service: '{service}'. "
         )
-    if not _REGION.fullmatch(claim.region):
+    if not _REGION.fullmatch(claim.region) or (regions and claim.region not in regions):
         raise InvalidSignatureError("Credential should be scoped to a valid region. ")
     if claim.date != claim.timestamp[:8]:
         raise InvalidSignatureError(
