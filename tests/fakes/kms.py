@@ -8,7 +8,8 @@ from tests.fakes.keystore import MemoryKeyStore
 from volcrypt.errors import AuditChainError
 from volcrypt.formats.audit_record import AuditRecord
 from volcrypt.kms.audit import AuditLog
-from volcrypt.kms.catalog import Catalog
+from volcrypt.kms.catalog import FIRST_COUNTER, Catalog
+from volcrypt.kms.head_file import HeadFile
 from volcrypt.kms.lock import WriterLock
 from volcrypt.kms.messages.keys import CreateKeyRequest
 from volcrypt.kms.model import Caller, root_arn
@@ -31,7 +32,10 @@ class MemoryKms:
         self.directory = directory
         self.keystore = keystore
         self.lock = WriterLock(directory / "lock")
-        self.catalog = Catalog(directory / "catalog.sqlite3", lock=self.lock, macs=keystore)
+        self.heads = HeadFile(directory / "audit" / "head", macs=keystore)
+        self.catalog = Catalog(
+            directory / "catalog.sqlite3", lock=self.lock, macs=keystore, heads=self.heads
+        )
         self.audit = AuditLog(directory / "audit")
         self.service = KmsService(
             Parts(
@@ -46,6 +50,8 @@ class MemoryKms:
 
     def close(self) -> None:
         self.catalog.close()
+        self.audit.close()
+        self.heads.close()
         self.lock.close()
 
     def new_key(self) -> str:
@@ -67,6 +73,7 @@ def memory_kms(directory: Path, keystore: MemoryKeyStore | None = None) -> Itera
     directory.mkdir(exist_ok=True)
     if not (directory / "catalog.sqlite3").exists():
         AuditLog.create(directory / "audit")
+        HeadFile.create(directory / "audit" / "head", macs=keystore, catalogue=FIRST_COUNTER)
         Catalog.create(directory / "catalog.sqlite3", macs=keystore, items=[])
     kms = MemoryKms(directory, keystore)
     try:

@@ -3,7 +3,7 @@
 from collections import deque
 
 from volcrypt.formats.audit_record import AuditRecord
-from volcrypt.kms.audit import RecordFilter
+from volcrypt.kms.record_filter import RecordFilter
 from volcrypt.kms.reference import is_key_id
 from volcrypt.names import is_volume_id
 from volcrypt.operations.home import Home
