@@ -22,7 +22,6 @@ from volcrypt.errors import (
 from volcrypt.kms.messages.data import DecryptRequest, EncryptRequest, GenerateDataKeyRequest
 from volcrypt.kms.messages.keys import CreateKeyRequest, DescribeKeyRequest, ListKeysRequest
 from volcrypt.kms.register import RegisterEntry
-from volcrypt.wire.backend import Backend
 from volcrypt.wire.engine import Engine
 from volcrypt.wire.home_client import HomeChannel, HomeClient
 from volcrypt.wire.home_messages import MAX_LINE_BYTES
@@ -31,17 +30,16 @@ from volcrypt.wire.listener import listen_unix
 
 
 @contextmanager
-def home_socket(kms: MemoryKms, path: Path, *, owner: int) -> Iterator[list[Exception]]:
+def home_socket(kms: MemoryKms, path: Path, *, owner: int) -> Iterator[list[BaseException]]:
     """Served by a loop in a thread of its own; gives the bugs that were reported."""
-    bugs: list[Exception] = []
+    bugs: list[BaseException] = []
     started, stop = threading.Event(), asyncio.Event()
     loop = asyncio.new_event_loop()
 
     async def run() -> None:
-        backend = Backend(kms.service, account=ACCOUNT, region=REGION)
-        engine = Engine(backend, report=bugs.append)
+        engine = Engine(kms.service, report=bugs.append)
         engine.start()
-        served = HomeSocket(backend, engine, owner=owner, report=bugs.append)
+        served = HomeSocket(kms.service, engine, owner=owner, report=bugs.append)
         server = await served.listen(listen_unix(path).socket)
         started.set()
         await stop.wait()

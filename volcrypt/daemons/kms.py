@@ -11,13 +11,11 @@ one.
 """
 
 import asyncio
-import fcntl
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import partial
@@ -29,11 +27,11 @@ from uvicorn.server import ServerState
 
 from volcrypt.confinement import forbid_dumps, lock_memory
 from volcrypt.daemons.notify import notify
-from volcrypt.errors import TryAgainError, VolcryptError
+from volcrypt.errors import VolcryptError
 from volcrypt.kms.home import open_kms
 from volcrypt.kms.service import KmsService
 from volcrypt.wire.app import KmsApp
-from volcrypt.wire.backend import Backend
+from volcrypt.wire.backend import maintain
 from volcrypt.wire.credentials import AccessKeys, Credentials
 from volcrypt.wire.engine import Engine
 from volcrypt.wire.flood import FloodGuard
@@ -49,11 +47,9 @@ from volcrypt.wire.listener import (
     passed_listeners,
 )
 
-SERVING_LOCK: Final = "serving"
 MAINTENANCE_SECONDS: Final = 60.0
 SUMMARY_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 15.0
-_LOCK_PATIENCE_SECONDS: Final = 5.0
 _TICK_SECONDS: Final = 1.0
 _TLS_HANDSHAKE_SECONDS: Final = 10.0
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -110,16 +106,11 @@ def serve(
     lock_memory()
     listeners = open_listeners(endpoint)
     try:
-        with (
-            _held_alone(directory),
-            _opened(directory, runtime, account=account, region=region, pin=pin) as service,
-        ):
+        with open_kms(
+            directory, runtime, account=account, region=region, pin=pin, exclusive=True
+        ) as service:
             home_listener = listen_unix(runtime / SOCKET_NAME)
-            daemon = Daemon(
-                Backend(service, account=account, region=region),
-                access_keys(service),
-                endpoint,
-            )
+            daemon = Daemon(service, access_keys(service), endpoint)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(daemon.run(listeners, home_listener, ready))
             (runtime / SOCKET_NAME).unlink(missing_ok=True)
@@ -130,46 +121,19 @@ def serve(
             endpoint.socket.unlink(missing_ok=True)
 
 
-def _opened(
-    directory: Path, runtime: Path, *, account: str, region: str, pin: bytearray | None
-) -> AbstractContextManager[KmsService]:
-    return open_kms(directory, runtime, account=account, region=region, pin=pin)
-
-
-@contextmanager
-def _held_alone(directory: Path) -> Iterator[None]:
-    """Nobody else has the home's KMS open meanwhile. Raises TryAgainError."""
-    descriptor = os.open(directory / SERVING_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise TryAgainError(
-                        f"another process has the KMS in {directory} open"
-                    ) from None
-                time.sleep(0.05)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 class Daemon:
     """Everything that runs on the loop, from the first listener to the last answer."""
 
-    def __init__(self, backend: Backend, access_keys: AccessKeys, endpoint: Endpoint) -> None:
-        self._backend = backend
+    def __init__(self, service: KmsService, access_keys: AccessKeys, endpoint: Endpoint) -> None:
+        self._service = service
         self._endpoint = endpoint
         self._guard = FloodGuard()
-        self._engine = Engine(backend, report=report_bug)
+        self._engine = Engine(service, report=report_bug)
         credentials = Credentials(
             access_keys, self._engine, clock=time.time, regions=endpoint.regions
         )
         self._app = KmsApp(
-            backend,
+            service,
             self._engine,
             credentials,
             self._guard,
@@ -178,7 +142,7 @@ class Daemon:
         )
         self._config = make_config(self._app)
         self._state = ServerState()
-        self._home_socket = HomeSocket(backend, self._engine, owner=os.geteuid(), report=report_bug)
+        self._home_socket = HomeSocket(service, self._engine, owner=os.geteuid(), report=report_bug)
         self._servers: list[asyncio.Server] = []
 
     async def run(
@@ -259,10 +223,10 @@ class Daemon:
         """One audit record for all requests of nobody since the last one."""
         summary = self._guard.take_summary()
         if summary is not None:
-            await self._guarded(lambda: self._backend.record(_UNAUTHENTICATED, summary))
+            await self._guarded(lambda: self._service.record_event(_UNAUTHENTICATED, summary))
 
     async def _maintain(self) -> None:
-        await self._guarded(self._backend.maintain)
+        await self._guarded(partial(maintain, self._service))
 
     async def _guarded(self, work: Callable[[], None]) -> None:
         try:

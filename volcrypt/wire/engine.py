@@ -12,19 +12,28 @@ Only the loop's thread calls `submit`, `perform` and `run`; they return asyncio 
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
 from volcrypt.errors import KmsInternalError, ThrottlingError, VolcryptError
 from volcrypt.kms.messages.base import Response
-from volcrypt.wire.backend import Backend, Call
+from volcrypt.kms.service import Call, KmsService
 
 T = TypeVar("T")
 MAX_BATCH: Final = 64
 MAX_WAITING: Final = 1024
 
 
-Job = Call | Callable[[], Any]
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A call, and what is asked before it: `check` raises when the caller may not call any more."""
+
+    call: Call
+    check: Callable[[], None]
+
+
+Job = Call | Checked | Callable[[], Any]
 _Waiting = tuple[Job, "asyncio.Future[Any]"]
 
 
@@ -33,13 +42,13 @@ class Engine:
 
     def __init__(
         self,
-        backend: Backend,
+        service: KmsService,
         *,
-        report: Callable[[Exception], None],
+        report: Callable[[BaseException], None],
         max_waiting: int = MAX_WAITING,
     ) -> None:
         """`report` is told of bugs; what a caller is told says nothing of them."""
-        self._backend = backend
+        self._service = service
         self._report = report
         self._max_waiting = max_waiting
         self._waiting_count = 0
@@ -63,7 +72,7 @@ class Engine:
             raise ThrottlingError("Rate exceeded")
         return self._put(job)
 
-    def perform(self, call: Call) -> "asyncio.Future[Response]":
+    def perform(self, call: Call | Checked) -> "asyncio.Future[Response]":
         """Raises ThrottlingError; the future gives the response or the error."""
         return self.submit(call)
 
@@ -106,27 +115,34 @@ class Engine:
 
     def _results(self, jobs: list[Job]) -> list[Any]:
         """In the order of the jobs; neighbouring calls are carried out together."""
-        results: list[Any] = []
-        calls: list[Call] = []
-        for job in jobs:
+        results: list[Any] = [None] * len(jobs)
+        calls: list[tuple[int, Call]] = []
+        for number, job in enumerate(jobs):
             if isinstance(job, Call):
-                calls.append(job)
-                continue
-            results += self._perform(calls)
-            calls = []
-            results.append(self._guarded(job))
-        return results + self._perform(calls)
+                calls.append((number, job))
+            elif isinstance(job, Checked):
+                refused = self._guarded(job.check)
+                if refused is None:
+                    calls.append((number, job.call))
+                else:
+                    results[number] = refused
+            else:
+                self._perform(calls, results)
+                calls = []
+                results[number] = self._guarded(job)
+        self._perform(calls, results)
+        return results
 
-    def _perform(self, calls: list[Call]) -> list[Any]:
+    def _perform(self, calls: list[tuple[int, Call]], results: list[Any]) -> None:
         if not calls:
-            return []
-        refused = [self._guarded(call.check) for call in calls]
-        allowed = [call for call, error in zip(calls, refused, strict=True) if error is None]
-        done = self._guarded(lambda: self._backend.perform_all(allowed)) if allowed else []
+            return
+        done = self._guarded(lambda: self._service.perform_all([call for _, call in calls]))
         if isinstance(done, VolcryptError):
-            done = [done] * len(allowed)
-        answers = iter(done)
-        return [error if error is not None else next(answers) for error in refused]
+            done = [done] * len(calls)
+        for (number, _), result in zip(calls, done, strict=True):
+            if isinstance(result, KmsInternalError) and result.__cause__ is not None:
+                self._report(result.__cause__)
+            results[number] = result
 
     def _guarded(self, work: Callable[[], Any]) -> Any:
         """What it returns, or the error that it raises."""
