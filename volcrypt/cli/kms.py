@@ -9,6 +9,7 @@ import msgspec
 
 from volcrypt.cli.kms_options import KmsCommand, option_of, value_of
 from volcrypt.cli.kms_texts import SUMMARIES
+from volcrypt.cli.serve import serve
 from volcrypt.cli.session import Session, pass_session, print_fields, print_table
 from volcrypt.cli.text import format_time
 from volcrypt.errors import InvalidArgumentError
@@ -141,3 +142,4 @@ def kms() -> None:
 
 for _aws_name in sorted(OPERATIONS.keys() - PRINCIPAL_OPERATIONS, key=list(OPERATIONS).index):
     kms.add_command(_make_command(_aws_name, kebab(_aws_name)))
+kms.add_command(serve)

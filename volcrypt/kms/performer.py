@@ -54,6 +54,7 @@ class Job:
     request: Request[Any] | None
     decide: Callable[[Attempt], Effect[Any]]
     changes_rows: bool
+    request_id: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -119,6 +120,19 @@ class Performer:
                 self._append(change, [event])
                 effect(change)
 
+    def record_event(self, name: str, details: dict[str, Any]) -> None:
+        """An event of the home's service that is about no key."""
+        event = service_event(
+            name,
+            details,
+            account=self._account,
+            region=self._region,
+            resources=[],
+            now=self._clock(),
+        )
+        with self._catalog.changing() as change:
+            self._append(change, [event])
+
     def _perform_batch(self, jobs: Sequence[Job]) -> list[Any]:
         steps: list[_Step] = []
         _, error = _attempted(lambda: self._record_and_change(jobs, steps))
@@ -148,7 +162,7 @@ class Performer:
             region=job.region,
             change=change,
             parameters=None if job.request is None else audit_parameters(job.request),
-            request_id=new_id(),
+            request_id=job.request_id or new_id(),
         )
 
         def decide() -> Effect[Any]:
