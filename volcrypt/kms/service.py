@@ -21,6 +21,7 @@ from volcrypt.kms.data_operations import DataOperations
 from volcrypt.kms.key_operations import KeyOperations
 from volcrypt.kms.messages.base import A, Request
 from volcrypt.kms.model import Caller
+from volcrypt.kms.policy_operations import PolicyOperations
 from volcrypt.kms.protocol import (
     OPERATIONS,
     decode_request,
@@ -36,7 +37,7 @@ _KEY_MEMBERS: Final = ("key_id", "destination_key_id")
 _HOME_KEY_INFO: Final = b"volcrypt home key 1\0"
 
 
-class KmsService(KeyOperations, AliasOperations, DataOperations):
+class KmsService(KeyOperations, AliasOperations, DataOperations, PolicyOperations):
     """The KMS of a home."""
 
     def __init__(self, parts: Parts) -> None:
