@@ -14,7 +14,6 @@ from volcrypt.cli.session import Session, pass_session, print_fields, print_tabl
 from volcrypt.cli.text import format_time
 from volcrypt.errors import InvalidArgumentError
 from volcrypt.kms.protocol import OPERATIONS, parse_json
-from volcrypt.operations.principals import PRINCIPAL_OPERATIONS
 
 if TYPE_CHECKING:
     from volcrypt.operations.home import Home
@@ -140,6 +139,6 @@ def kms() -> None:
     """Key management. Operations and options are those of 'aws kms'."""
 
 
-for _aws_name in sorted(OPERATIONS.keys() - PRINCIPAL_OPERATIONS, key=list(OPERATIONS).index):
+for _aws_name in OPERATIONS:
     kms.add_command(_make_command(_aws_name, kebab(_aws_name)))
 kms.add_command(serve)

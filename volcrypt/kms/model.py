@@ -55,6 +55,12 @@ class Caller:
     def is_root(self) -> bool:
         return self.arn == root_arn(self.account)
 
+    @property
+    def is_host(self) -> bool:
+        """Whether it is a host that serves volumes of the home, which has what grants give it. No
+        access key is one's: only processes of the home ask as it."""
+        return self.arn.startswith(host_arn(self.account, ""))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrappedMaterial:
@@ -126,6 +132,11 @@ class Alias:
 
 def root_arn(account: str) -> str:
     return f"arn:aws:iam::{account}:root"
+
+
+def host_arn(account: str, host: str) -> str:
+    """A session of a role that no user of the account can be given: its name has a colon."""
+    return f"arn:aws:sts::{account}:assumed-role/volcrypt:host/{host}"
 
 
 def key_arn(account: str, region: str, key_id: str) -> str:

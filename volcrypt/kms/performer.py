@@ -161,6 +161,8 @@ class Performer:
             account=job.account,
             region=job.region,
             change=change,
+            request=job.request,
+            now=self._clock(),
             parameters=None if job.request is None else audit_parameters(job.request),
             request_id=job.request_id or new_id(),
         )

@@ -4,22 +4,11 @@ They are the home's own: another KMS has its own users.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
-from volcrypt.errors import UnsupportedOperationError
-from volcrypt.kms.protocol import OPERATIONS
+from volcrypt.kms.messages.principals import PRINCIPAL_OPERATIONS
+from volcrypt.kms.protocol import decode_request, encode_response
 from volcrypt.operations.home import Home
-from volcrypt.operations.vault import call
-
-PRINCIPAL_OPERATIONS: Final = frozenset(
-    {
-        *("CreateUser", "GetUser", "ListUsers", "DeleteUser"),
-        *("PutUserPolicy", "GetUserPolicy", "ListUserPolicies", "DeleteUserPolicy"),
-        *("CreateAccessKey", "ImportAccessKey", "UpdateAccessKey", "ListAccessKeys"),
-        "DeleteAccessKey",
-    }
-)
-"""What `volcrypt principal` is for, and not `volcrypt kms`."""
 
 
 def call_principals(home: Home, operation: str, members: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,10 +16,9 @@ def call_principals(home: Home, operation: str, members: Mapping[str, Any]) -> d
 
     Raises EntityExistsError, NoSuchEntityError, DeleteConflictError, AccessDeniedError, ...
     """
-    if operation not in OPERATIONS:
-        raise UnsupportedOperationError(f"the operation {operation} is not supported")
     kms = home.vault.scope(home.caller.account, home.region)
-    return call(kms, home.caller, operation, members)
+    request = decode_request(PRINCIPAL_OPERATIONS[operation].request, members)
+    return encode_response(kms.perform(home.caller, request))
 
 
 def list_principals(home: Home, operation: str, rows: str, members: Mapping[str, Any]) -> list[Any]:

@@ -17,6 +17,7 @@ from volcrypt.errors import (
     UnsupportedOperationError,
     VolcryptError,
 )
+from volcrypt.kms.messages.principals import PRINCIPAL_OPERATIONS
 from volcrypt.kms.protocol import OPERATIONS, decode_request, parse_json
 from volcrypt.kms.service import Call, KmsService
 from volcrypt.wire.backend import authorise, has_principal, maintain
@@ -97,13 +98,16 @@ class HomeSocket:
         return await self._engine.run(lambda: self._call(arguments))
 
     async def _perform(self, arguments: PerformArguments) -> Any:
-        if arguments.operation not in OPERATIONS:
+        operation = OPERATIONS.get(arguments.operation) or PRINCIPAL_OPERATIONS.get(
+            arguments.operation
+        )
+        if operation is None:
             raise UnsupportedOperationError("the operation is not supported")
         members = parse_json(bytes(arguments.request))
         call = Call(
             service=self._service.scope(arguments.account, arguments.region),
             caller=arguments.caller,
-            request=decode_request(OPERATIONS[arguments.operation].request, members),
+            request=decode_request(operation.request, members),
         )
         return await self._engine.perform(call)
 
