@@ -1,6 +1,8 @@
 """What a transaction on the catalogue sees, and what it is going to change. Knows no SQL."""
 
-from bisect import bisect_right
+import sys
+from bisect import bisect_left, bisect_right
+from itertools import islice
 from typing import Protocol
 
 from volcrypt.formats.audit_record import AuditHead
@@ -44,29 +46,43 @@ class View:
         id_ = self._index(kind).names.get(name)
         return None if id_ is None else self.get(kind, id_)
 
-    def count(self, kind: str, *, owner: str | None = None) -> int:
-        """How many items there are, of this owner only if one is given."""
-        entries = self._index(kind).entries
+    def count(self, kind: str, *, owner: str | None = None, prefix: str = "") -> int:
+        """How many items there are, of this owner and with this prefix only if they are given."""
+        index = self._index(kind)
+        ids = index.ids[_from(index.ids, prefix) : _behind(index.ids, prefix)]
         if owner is None:
-            return len(entries)
-        return sum(entry.owner == owner for entry in entries.values())
+            return len(ids)
+        return sum(index.entries[id_].owner == owner for id_ in ids)
 
     def items(
-        self, kind: str, *, owner: str | None = None, after: str = "", limit: int | None = None
+        self,
+        kind: str,
+        *,
+        owner: str | None = None,
+        prefix: str = "",
+        after: str = "",
+        limit: int | None = None,
     ) -> list[Item]:
-        """The items in the order of their ids, behind `after`, at most `limit`."""
+        """The items whose ids begin with `prefix`, in the order of their ids, behind `after`, at
+        most `limit`."""
         index = self._index(kind)
-        found: list[Item] = []
-        for id_ in index.ids[bisect_right(index.ids, after) :]:
-            if limit is not None and len(found) >= limit:
-                break
-            entry = index.entries[id_]
-            if owner is None or entry.owner == owner:
-                found.append(self._source.verified_item(kind, id_, entry))
-        return found
+        start = max(_from(index.ids, prefix), bisect_right(index.ids, after))
+        ids = index.ids[start : _behind(index.ids, prefix)]
+        mine = (id_ for id_ in ids if owner is None or index.entries[id_].owner == owner)
+        return [
+            self._source.verified_item(kind, id_, index.entries[id_]) for id_ in islice(mine, limit)
+        ]
 
     def _index(self, kind: str) -> Index:
         return self._source.verified_index(kind, self._seal.roots.get(kind))
+
+
+def _from(ids: list[str], prefix: str) -> int:
+    return bisect_left(ids, prefix)
+
+
+def _behind(ids: list[str], prefix: str) -> int:
+    return bisect_left(ids, prefix + chr(sys.maxunicode)) if prefix else len(ids)
 
 
 class Change(View):
