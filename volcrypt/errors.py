@@ -336,6 +336,24 @@ class NoSuchEntityError(KmsError):
     http_status = 404
 
 
+class PrincipalAccessDeniedError(AccessDeniedError):
+    """A principal may not look at or change principals."""
+
+    code = "AccessDenied"
+    http_status = 403
+
+
+class MalformedIdentityPolicyError(KmsError):
+    code = "MalformedPolicyDocument"
+
+
+class PrincipalLimitError(KmsError):
+    """There are as many principals, or as much of a principal, as there can be."""
+
+    code = "LimitExceeded"
+    http_status = 409
+
+
 class DeleteConflictError(KmsError):
     """The principal still has access keys or policies."""
 

@@ -101,15 +101,27 @@ def test_the_policy_of_a_key(kms: MemoryKms) -> None:
         kms.service.perform(ROOT, GetKeyPolicyRequest(key_id=key_id, policy_name="x"))
 
 
-@pytest.mark.parametrize("caller", [USER, STRANGER])
-def test_others_may_nothing(kms: MemoryKms, caller: Caller) -> None:
+@pytest.mark.parametrize(
+    ("caller", "reason"),
+    [
+        (USER, "because no identity-based policy allows the kms:DisableKey action"),
+        (
+            STRANGER,
+            (
+                "because the resource does not exist in this Region, no resource-based policies allow "
+                "access, or a resource-based policy explicitly denies access"
+            ),
+        ),
+    ],
+)
+def test_others_may_nothing(kms: MemoryKms, caller: Caller, reason: str) -> None:
     key_id = kms.new_key()
     arn = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/{key_id}"
     with pytest.raises(AccessDeniedError) as raised:
         kms.service.perform(caller, DisableKeyRequest(key_id=arn))
     assert str(raised.value) == (
         f"User: {caller.arn} is not authorized to perform: kms:DisableKey on resource: {arn} "
-        "because no resource-based policy allows the kms:DisableKey action"
+        f"{reason}"
     )
     with pytest.raises(AccessDeniedError):
         kms.service.perform(caller, ListKeysRequest())

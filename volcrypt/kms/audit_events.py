@@ -23,6 +23,7 @@ def request_event(attempt: Attempt, error: VolcryptError | None, *, now: float) 
     return AuditEvent(
         user_identity=_identity(caller, attempt.region),
         event_time=_time(int(now)),
+        event_source=attempt.event_source,
         event_name=attempt.operation,
         aws_region=attempt.region,
         source_ip_address=_text(caller.source_address),

@@ -59,6 +59,11 @@ def get_alias(view: View, name: str, *, account: str, region: str) -> Alias | No
     return None if item is None else decode_alias(item)
 
 
+def alias_names(view: View, key: KmsKey) -> tuple[str, ...]:
+    """The names of all aliases of the key."""
+    return tuple(decode_alias(item).name for item in view.items(ALIASES, owner=key.key_id))
+
+
 def decode_alias(item: Item) -> Alias:
     return item.decoded(Alias)
 

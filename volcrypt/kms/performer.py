@@ -147,6 +147,8 @@ class Performer:
             account=job.account,
             region=job.region,
             change=change,
+            request=job.request,
+            now=self._clock(),
             parameters=None if job.request is None else audit_parameters(job.request),
             request_id=new_id(),
         )

@@ -16,7 +16,7 @@ from volcrypt.kms.messages.limits import Limits
 
 A = TypeVar("A", bound="Response")
 NO_CONTEXT: Final[dict[str, str]] = {}
-_SECRET_MEMBERS: Final = frozenset({"plaintext"})
+_SECRET_MEMBERS: Final = frozenset({"plaintext", "secret_access_key"})
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
@@ -41,6 +41,9 @@ class Request(Message, Generic[A], frozen=True, kw_only=True, forbid_unknown_fie
 
     LIMITS: ClassVar[Mapping[str, Limits]] = MappingProxyType({})
     """Where a member's limits are others than in the rest of the operations."""
+
+    EVENT_SOURCE: ClassVar[str] = "kms.amazonaws.com"
+    """The service whose operation it is, as the audit log names it."""
 
 
 class Response(Message, frozen=True, kw_only=True, omit_defaults=True):

@@ -12,7 +12,7 @@ from volcrypt.errors import KmsValidationError
 from volcrypt.kms.context import check_context
 
 SYMMETRIC_DEFAULT: Final = "SYMMETRIC_DEFAULT"
-UNSHOWN_MEMBERS: Final = frozenset({"plaintext", "ciphertext_blob"})
+UNSHOWN_MEMBERS: Final = frozenset({"plaintext", "ciphertext_blob", "secret_access_key"})
 """Never in a text or in the audit log."""
 
 
@@ -45,6 +45,7 @@ MEMBER_LIMITS: Final = MappingProxyType(
         "destination_encryption_algorithm": _ALGORITHM,
         "description": Limits(minimum=0, maximum=8192),
         "limit": Limits(minimum=1, maximum=1000),
+        "grant_tokens": Limits(minimum=0, maximum=10),
         "marker": Limits(minimum=1, maximum=1024),
         "policy_name": Limits(minimum=1, maximum=128, pattern=r"^[\w]+$"),
     }
