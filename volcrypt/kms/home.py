@@ -27,8 +27,10 @@ from volcrypt.durable import make_directory_durably, read_file, remove_durably, 
 from volcrypt.errors import ConfigurationError, HomeNotInitialisedError, RecordMissingError
 from volcrypt.kms.audit import AuditLog
 from volcrypt.kms.catalog import Catalog
+from volcrypt.kms.home_token import open_home_token
 from volcrypt.kms.lock import WriterLock
-from volcrypt.kms.pkcs11 import Pkcs11KeyStore, check_pin, make_token, open_token
+from volcrypt.kms.pin import check_pin
+from volcrypt.kms.pkcs11_session import make_token
 from volcrypt.kms.scope import Parts
 from volcrypt.kms.sealing import Item
 from volcrypt.kms.service import KmsService
@@ -105,7 +107,7 @@ def open_kms(
         raise HomeNotInitialisedError(str(directory.parent))
     if pin is None:
         pin = _stored_pin(directory)
-    with _key_store(directory, runtime, pin) as key_store:
+    with open_home_token(directory / "token", runtime, pin) as key_store:
         lock = WriterLock(directory / "lock")
         try:
             catalog = Catalog(directory / _CATALOG, lock=lock, macs=key_store)
@@ -141,19 +143,10 @@ def _make(
         make_token(configuration_of(copy), pin)
         save_master(directory / "token", copy)
     AuditLog.create(directory / "audit")
-    with _key_store(directory, runtime, pin) as key_store:
+    with open_home_token(directory / "token", runtime, pin) as key_store:
         meta = _Meta(account=account, region=region, created_at=time.time())
         item = Item(kind=_META, id=_META_ID, body=msgspec.json.encode(meta))
         Catalog.create(directory / _CATALOG, macs=key_store, items=[item])
-
-
-@contextmanager
-def _key_store(directory: Path, runtime: Path, pin: bytearray) -> Iterator[Pkcs11KeyStore]:
-    with (
-        private_copy(runtime, master=directory / "token") as copy,
-        open_token(configuration_of(copy), pin) as key_store,
-    ):
-        yield key_store
 
 
 def _stored_pin(directory: Path) -> bytearray:
