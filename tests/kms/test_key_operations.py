@@ -108,8 +108,8 @@ def test_the_policy_of_a_key(kms: MemoryKms) -> None:
         (
             STRANGER,
             (
-                "because the resource does not exist in this Region, no resource-based policies allow "
-                "access, or a resource-based policy explicitly denies access"
+                "because the resource does not exist in this Region, no resource-based policies "
+                "allow access, or a resource-based policy explicitly denies access"
             ),
         ),
     ],
