@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin
 import click
 import msgspec
 
+from volcrypt.cli.serve import serve
 from volcrypt.cli.session import Command, Session, pass_session, print_fields, print_table
 from volcrypt.cli.text import format_time
 from volcrypt.errors import InvalidArgumentError
@@ -199,3 +200,4 @@ def kms() -> None:
 
 for _aws_name in OPERATIONS:
     kms.add_command(_make_command(_aws_name, kebab(_aws_name)))
+kms.add_command(serve)
