@@ -184,6 +184,7 @@ class KmsValidationError(KmsError):
 
 class AccessDeniedError(KmsError):
     code = "AccessDeniedException"
+    hint = "'volcrypt kms get-key-policy' shows who may, 'volcrypt audit list' what was refused"
 
 
 class KeyNotFoundError(KmsError):

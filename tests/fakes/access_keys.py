@@ -17,7 +17,7 @@ class MemoryAccessKey:
     id: str
     principal: str
     account: str = ACCOUNT
-    status: str = "Active"
+    is_active: bool = True
     is_for_volumes: bool = False
     secret: str = field(repr=False)
 
@@ -48,4 +48,4 @@ class MemoryAccessKeys:
         return bytearray(access_key.secret.encode())
 
     def deactivate(self, id_: str) -> None:
-        self._keys[id_] = replace(self._keys[id_], status="Inactive")
+        self._keys[id_] = replace(self._keys[id_], is_active=False)

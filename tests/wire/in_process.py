@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.fakes.access_keys import MemoryAccessKeys
-from tests.fakes.kms import ACCOUNT, REGION, MemoryKms, memory_kms
+from tests.fakes.kms import MemoryKms, memory_kms
 from tests.wire.signing import NOW, signed
 from volcrypt.wire.app import KmsApp
 from volcrypt.wire.backend import Backend
@@ -52,7 +52,7 @@ class Wire:
         self.kms = kms
         self.runner = asyncio.Runner()
         self.access_keys = MemoryAccessKeys()
-        self.backend = Backend(kms.service, account=ACCOUNT, region=REGION)
+        self.backend = Backend(kms.service)
         self.guard = guard or FloodGuard()
         self.bugs: list[Exception] = []
         self.engine = Engine(self.backend, report=self.bugs.append, max_waiting=max_waiting)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from volcrypt.cli.session import Command, Session, ask_pin, pass_session
+from volcrypt.cli.pin import find_pin
+from volcrypt.cli.session import Command, Session, pass_session
 from volcrypt.errors import InvalidArgumentError
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -65,7 +66,7 @@ def serve(
         home.runtime,
         account=home.account,
         region=home.region,
-        pin=None if keeps_pin(directory) else ask_pin(),
+        pin=None if keeps_pin(directory) else find_pin(session.settings.kms, home.path, True),
         endpoint=Endpoint(
             listen=listen,
             socket=socket,

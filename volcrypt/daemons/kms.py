@@ -11,13 +11,11 @@ one.
 """
 
 import asyncio
-import fcntl
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import partial
@@ -29,7 +27,7 @@ from uvicorn.server import ServerState
 
 from volcrypt.confinement import forbid_dumps, lock_memory
 from volcrypt.daemons.notify import notify
-from volcrypt.errors import TryAgainError, VolcryptError
+from volcrypt.errors import VolcryptError
 from volcrypt.kms.home import open_kms
 from volcrypt.kms.service import KmsService
 from volcrypt.wire.app import KmsApp
@@ -110,13 +108,12 @@ def serve(
     lock_memory()
     listeners = open_listeners(endpoint)
     try:
-        with (
-            _held_alone(directory),
-            _opened(directory, runtime, account=account, region=region, pin=pin) as service,
-        ):
+        with open_kms(
+            directory, runtime, account=account, region=region, pin=pin, exclusive=True
+        ) as service:
             home_listener = listen_unix(runtime / SOCKET_NAME)
             daemon = Daemon(
-                Backend(service, account=account, region=region),
+                Backend(service),
                 access_keys(service),
                 endpoint,
             )
@@ -128,33 +125,6 @@ def serve(
             listener.socket.close()
         if endpoint.socket is not None:
             endpoint.socket.unlink(missing_ok=True)
-
-
-def _opened(
-    directory: Path, runtime: Path, *, account: str, region: str, pin: bytearray | None
-) -> AbstractContextManager[KmsService]:
-    return open_kms(directory, runtime, account=account, region=region, pin=pin)
-
-
-@contextmanager
-def _held_alone(directory: Path) -> Iterator[None]:
-    """Nobody else has the home's KMS open meanwhile. Raises TryAgainError."""
-    descriptor = os.open(directory / SERVING_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise TryAgainError(
-                        f"another process has the KMS in {directory} open"
-                    ) from None
-                time.sleep(0.05)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 class Daemon:
@@ -259,10 +229,10 @@ class Daemon:
         """One audit record for all requests of nobody since the last one."""
         summary = self._guard.take_summary()
         if summary is not None:
-            await self._guarded(lambda: self._backend.record(_UNAUTHENTICATED, summary))
+            await self._guarded(lambda: self._backend.service.record(_UNAUTHENTICATED, summary))
 
     async def _maintain(self) -> None:
-        await self._guarded(self._backend.maintain)
+        await self._guarded(self._backend.service.maintain)
 
     async def _guarded(self, work: Callable[[], None]) -> None:
         try:

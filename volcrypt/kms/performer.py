@@ -44,7 +44,8 @@ class Job:
     """A request, and what decides it; `request` is None where it could not be read.
 
     `changes_rows` is False where it shares a transaction with others: then `decide` must not rely
-    on what the others change, and its change must be possible to leave out.
+    on what the others change, and its change must be possible to leave out. `request_id` stands in
+    its records; one is made where there is none.
     """
 
     caller: Caller
@@ -54,6 +55,7 @@ class Job:
     request: Request[Any] | None
     decide: Callable[[Attempt], Effect[Any]]
     changes_rows: bool
+    request_id: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -119,6 +121,19 @@ class Performer:
                 self._append(change, [event])
                 effect(change)
 
+    def record_by_service(self, operation: str, details: dict[str, Any]) -> None:
+        """Record something about the KMS as a whole, as an event of the service."""
+        with self._catalog.changing() as change:
+            event = service_event(
+                operation,
+                details,
+                account=self._account,
+                region=self._region,
+                resources=[],
+                now=self._clock(),
+            )
+            self._append(change, [event])
+
     def _perform_batch(self, jobs: Sequence[Job]) -> list[Any]:
         steps: list[_Step] = []
         _, error = _attempted(lambda: self._record_and_change(jobs, steps))
@@ -150,7 +165,7 @@ class Performer:
             request=job.request,
             now=self._clock(),
             parameters=None if job.request is None else audit_parameters(job.request),
-            request_id=new_id(),
+            request_id=job.request_id or new_id(),
         )
 
         def decide() -> Effect[Any]:

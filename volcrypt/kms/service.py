@@ -21,6 +21,7 @@ from typing import Any, Final, cast
 
 from volcrypt.errors import InvalidArgumentError, UnsupportedOperationError, VolcryptError
 from volcrypt.formats.audit_record import AuditHead
+from volcrypt.kms import principals
 from volcrypt.kms.alias_operations import AliasOperations
 from volcrypt.kms.attempt import Attempt, Effect
 from volcrypt.kms.data_operations import DataOperations
@@ -28,6 +29,7 @@ from volcrypt.kms.key_operations import KeyOperations
 from volcrypt.kms.messages.base import A, Request, Response
 from volcrypt.kms.model import Caller
 from volcrypt.kms.performer import Job, Performer
+from volcrypt.kms.principals import AccessKey
 from volcrypt.kms.protocol import (
     OPERATIONS,
     READ_ONLY_OPERATIONS,
@@ -56,11 +58,15 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One of many requests that are carried out together, by any service of the home."""
+    """One of many requests that are carried out together, by any service of the home.
+
+    `request_id` stands in its audit records; one is made where there is none.
+    """
 
     service: "KmsService"
     caller: Caller
     request: Request[Any] | Refusal
+    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +125,34 @@ class KmsService(KeyOperations, AliasOperations, DataOperations):
         with self._catalog.reading() as view:
             return view.audit_head
 
+    def has_principal(self, arn: str) -> bool:
+        with self._catalog.reading() as view:
+            return principals.exists(view, arn)
+
+    def authorise(self, caller: Caller, action: str) -> None:
+        """Check and record that the caller may do something to the home as a whole; `action` is
+        like `volcrypt:Backup`. Raises AccessDeniedError."""
+        service, _, name = action.partition(":")
+
+        def decide(attempt: Attempt) -> Effect[None]:
+            attempt.authorise_account(name, service=service)
+            return Effect(act=lambda: None)
+
+        (result,) = self._performer.perform_all([self._job_without_request(caller, name, decide)])
+        if isinstance(result, VolcryptError):
+            raise result
+
+    def record(self, event_name: str, details: dict[str, Any]) -> None:
+        """Record something about the KMS as a whole, as an event of the service."""
+        self._performer.record_by_service(event_name, details)
+
+    def find_access_key(self, id_: str) -> AccessKey | None:
+        with self._catalog.reading() as view:
+            return principals.find_access_key(view, id_)
+
+    def maintain(self) -> None:
+        """Do what is due: deletions, expiries, rotations."""
+
     def perform(self, caller: Caller, request: Request[A]) -> A:
         """Carry out a request. Raises KmsError, and when it cannot be recorded NoSpaceError,
         AuditChainError or TryAgainError; then nothing has happened."""
@@ -131,7 +165,10 @@ class KmsService(KeyOperations, AliasOperations, DataOperations):
         """Carry out many requests at once, in this order, and say of each what `perform` gives or
         raises. Those that change no rows share a sync of the audit log with their neighbours."""
         return self._performer.perform_all(
-            [call.service.job(call.caller, call.request) for call in calls]
+            [
+                replace(call.service.job(call.caller, call.request), request_id=call.request_id)
+                for call in calls
+            ]
         )
 
     def call(
@@ -183,9 +220,14 @@ class KmsService(KeyOperations, AliasOperations, DataOperations):
         def decide(attempt: Attempt) -> Effect[Any]:
             raise refusal.error
 
+        return self._job_without_request(caller, _shown(refusal.operation), decide)
+
+    def _job_without_request(
+        self, caller: Caller, operation: str, decide: Callable[[Attempt], Effect[Any]]
+    ) -> Job:
         return Job(
             caller=caller,
-            operation=_shown(refusal.operation),
+            operation=operation,
             account=self.account,
             region=self.region,
             request=None,

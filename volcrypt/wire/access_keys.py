@@ -1,7 +1,8 @@
 """The access keys of a home, as `credentials` asks for them."""
 
+from volcrypt.kms.principals import AccessKey
 from volcrypt.kms.service import KmsService
-from volcrypt.wire.credentials import AccessKey
+from volcrypt.wire import credentials
 
 
 class HomeAccessKeys:
@@ -11,7 +12,7 @@ class HomeAccessKeys:
         self._service = service
 
     def find(self, id_: str, /) -> AccessKey | None:
-        return None
+        return self._service.find_access_key(id_)
 
-    def open_secret(self, access_key: AccessKey, /) -> bytearray:
+    def open_secret(self, access_key: credentials.AccessKey, /) -> bytearray:
         raise AssertionError("internal error: there are no access keys yet")

@@ -122,7 +122,7 @@ class KmsApp:
         operation = kms_operation(request)
         known, claim = await self._authenticate(request, KMS, address)
         caller = caller_of(known.access_key, request, address=address)
-        service = self._backend.scope(caller.account, claim.region)
+        service = self._backend.service.scope(caller.account, claim.region)
         try:
             if operation not in OPERATIONS:
                 raise UnsupportedOperationError(f"the operation {operation} is not supported")

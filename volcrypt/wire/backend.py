@@ -1,5 +1,4 @@
-# ruff: noqa: SLF001
-"""The home's KMS as the wire needs it: several requests at once, events, upkeep.
+"""The home's KMS as the wire needs it: several requests at once, of which each is looked at again.
 
 Everything here is called in the engine's thread.
 """
@@ -9,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from volcrypt.errors import VolcryptError
+from volcrypt.kms import service as kms
 from volcrypt.kms.messages.base import Request, Response
 from volcrypt.kms.model import Caller
-from volcrypt.kms.scope import Parts
-from volcrypt.kms.service import KmsService
+from volcrypt.kms.service import KmsService, Refusal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,36 +29,22 @@ class Call:
 class Backend:
     """What serves all accounts and regions of one home."""
 
-    def __init__(self, service: KmsService, *, account: str, region: str) -> None:
+    def __init__(self, service: KmsService) -> None:
         self.service = service
-        self._home = (account, region)
-        self._scopes: dict[tuple[str, str], KmsService] = {(account, region): service}
-
-    def scope(self, account: str, region: str) -> KmsService:
-        """The service of another account and region."""
-        found = self._scopes.get((account, region))
-        if found is None:
-            home = self.service
-            parts = Parts(
-                catalog=home._catalog,
-                keystore=home._keystore,
-                audit=home.audit_log,
-                account=account,
-                region=region,
-                clock=home._clock,
-            )
-            found = self._scopes[account, region] = KmsService(parts)
-        return found
 
     def perform_all(self, calls: Sequence[Call]) -> list[Response | VolcryptError]:
         """In their order, with one sync of the audit log; errors are returned."""
-        results: list[Response | VolcryptError] = []
-        for call in calls:
-            try:
-                results.append(call.service.perform(call.caller, call.request))
-            except VolcryptError as error:
-                results.append(error)
-        return results
+        return self.service.perform_all(
+            [
+                kms.Call(
+                    service=call.service,
+                    caller=call.caller,
+                    request=call.request,
+                    request_id=call.request_id,
+                )
+                for call in calls
+            ]
+        )
 
     def refuse(
         self,
@@ -70,27 +55,9 @@ class Backend:
         error: VolcryptError,
     ) -> None:
         """Record a request that could not be read."""
-        try:
-            service._refuse(caller, operation, error)
-        except VolcryptError as raised:
-            if raised is not error:
-                raise
-
-    def record(self, event_name: str, details: dict[str, Any]) -> None:
-        """Record an event of the service itself."""
-        performer = self.service._performer
-        with self.service._catalog.changing() as change:
-            event = performer._service_event(event_name, details, resources=[])
-            performer._append(change, event)
-
-    def maintain(self) -> None:
-        """Do what is due: deletions, expiries, rotations."""
-
-    def has_principal(self, arn: str) -> bool:
-        with self.service._catalog.reading() as view:
-            return view.get("principal", arn) is not None
-
-    def authorise(self, service: KmsService, caller: Caller, action: str) -> None:
-        """Check and record that the caller may do something to the home as a whole."""
-        authorise: Callable[[Caller, str], None] = service.authorise  # type: ignore[attr-defined]
-        authorise(caller, action)
+        refusal = Refusal(operation=operation, error=error)
+        call = kms.Call(service=service, caller=caller, request=refusal, request_id=request_id)
+        (result,) = self.service.perform_all([call])
+        if result is not error:
+            assert isinstance(result, VolcryptError), "internal error: a refusal with an answer"
+            raise result

@@ -25,7 +25,6 @@ from volcrypt.wire.signature import (
 )
 
 MAX_KEPT: Final = 4096
-ACTIVE: Final = "Active"
 _USER_AGENT_CHARACTERS: Final = 256
 
 
@@ -42,7 +41,7 @@ class AccessKey(Protocol):
     @property
     def account(self) -> str: ...
     @property
-    def status(self) -> str: ...
+    def is_active(self) -> bool: ...
     @property
     def is_for_volumes(self) -> bool: ...
 
@@ -118,7 +117,7 @@ class Credentials:
     def _look_up(self, claim: Claim) -> Known:
         """In the engine's thread."""
         access_key = self._access_keys.find(claim.access_key_id)
-        if access_key is None or access_key.status != ACTIVE:
+        if access_key is None or not access_key.is_active:
             raise UnrecognizedClientError(UNKNOWN_KEY)
         secret = self._access_keys.open_secret(access_key)
         try:

@@ -125,8 +125,16 @@ class Engine:
         done = self._guarded(lambda: self._backend.perform_all(allowed)) if allowed else []
         if isinstance(done, VolcryptError):
             done = [done] * len(allowed)
+        for result in done:
+            self._report_bug_in(result)
         answers = iter(done)
         return [error if error is not None else next(answers) for error in refused]
+
+    def _report_bug_in(self, result: object) -> None:
+        """A request that met a bug was answered like any fault; here it is told apart."""
+        cause = result.__cause__ if isinstance(result, KmsInternalError) else None
+        if isinstance(cause, Exception) and not isinstance(cause, VolcryptError | OSError):
+            self._report(cause)
 
     def _guarded(self, work: Callable[[], Any]) -> Any:
         """What it returns, or the error that it raises."""

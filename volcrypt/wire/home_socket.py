@@ -101,7 +101,7 @@ class HomeSocket:
             raise UnsupportedOperationError("the operation is not supported")
         members = parse_json(bytes(arguments.request))
         call = Call(
-            service=self._backend.scope(arguments.account, arguments.region),
+            service=self._backend.service.scope(arguments.account, arguments.region),
             caller=arguments.caller,
             request=decode_request(OPERATIONS[arguments.operation].request, members),
             request_id=str(uuid4()),
@@ -128,13 +128,13 @@ class HomeSocket:
             case AuditHeadArguments():
                 return service.audit_head()
             case HasPrincipalArguments():
-                return self._backend.has_principal(arguments.arn)
+                return service.has_principal(arguments.arn)
             case AuthoriseArguments():
-                scope = self._backend.scope(arguments.account, arguments.region)
-                self._backend.authorise(scope, arguments.caller, arguments.action)
+                scope = self._backend.service.scope(arguments.account, arguments.region)
+                scope.authorise(arguments.caller, arguments.action)
                 return None
             case MaintainArguments():
-                self._backend.maintain()
+                service.maintain()
                 return None
             case _:
                 raise MalformedError("call to the KMS of the home", "nobody answers it")
