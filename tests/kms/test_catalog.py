@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,6 +94,71 @@ def test_pages_are_in_the_order_of_ids(catalog: Catalog) -> None:
         assert [i.id for i in view.items("x", limit=2)] == ["a", "b"]
         assert [i.id for i in view.items("x", after="b", limit=2)] == ["c"]
         assert view.items("x", after="c") == []
+
+
+def test_prefixes_and_owners_narrow_the_lists(catalog: Catalog) -> None:
+    ids = ["a", "a:", "a:1", "a:2", "a;", "b:1", "a:\U0010ffff", "a:\U0010ffffz"]
+    put(catalog, *[item(id_, kind="x", owner=id_[0]) for id_ in ids])
+    with catalog.reading() as view:
+
+        def found(**options: Any) -> list[str]:
+            return [i.id for i in view.items("x", **options)]
+
+        assert found() == sorted(ids)
+        assert found(prefix="a:") == ["a:", "a:1", "a:2", "a:\U0010ffff", "a:\U0010ffffz"]
+        assert found(prefix="a:\U0010ffff") == ["a:\U0010ffff", "a:\U0010ffffz"]
+        assert found(prefix="a:", after="a:1", limit=1) == ["a:2"]
+        assert found(prefix="a:", after="a:2", owner="b") == []
+        assert found(owner="b") == ["b:1"]
+        assert found(prefix="c") == found(owner="c") == []
+        assert found(prefix="a:", after="b") == []
+        assert view.count("x", prefix="a:") == 5
+        assert view.count("x", prefix="a:", owner="b") == 0
+        assert view.count("x", owner="a") == 7
+
+
+def test_a_change_finds_by_name_what_is_pending(catalog: Catalog) -> None:
+    put(catalog, item("a", name="one"), item("b", name="two"))
+    with catalog.changing() as change:
+        change.put(item("a", name="new"))
+        change.delete("key", "b")
+        change.put(item("c", name="two"))
+        found = {name: change.find("key", name) for name in ("one", "new", "two", "none")}
+        assert {n: i.id if i else None for n, i in found.items()} == {
+            "one": None,
+            "new": "a",
+            "two": "c",
+            "none": None,
+        }
+
+
+def test_what_waits_for_a_durable_change_is_called_or_not(catalog: Catalog) -> None:
+    called: list[str] = []
+    with catalog.changing() as change:
+        change.put(item("second"))
+        change.when_durable.append(lambda: called.append("yes"))
+        assert called == []
+    assert called == ["yes"]
+
+    def fail() -> None:
+        with catalog.changing() as change:
+            change.put(item("third", name="n"))
+            change.put(item("fourth", name="n"))
+            change.when_durable.append(lambda: called.append("no"))
+
+    with pytest.raises(NameTakenError):
+        fail()
+    assert called == ["yes"]
+
+
+def test_a_body_is_decoded_once(catalog: Catalog) -> None:
+    put(catalog, item("list", b"[1,2]"))
+    first, again = get(catalog, "list"), get(catalog, "list")
+    assert first is not None
+    assert again is not None
+    assert first.decoded(list) == [1, 2]
+    assert again.decoded(list) is first.decoded(list)
+    assert first.decoded(tuple) == (1, 2)
 
 
 def test_an_error_inside_a_change_leaves_nothing(catalog: Catalog) -> None:
@@ -312,6 +378,34 @@ def test_what_is_no_catalogue_says_so(path: Path) -> None:
         pass
     path.write_bytes(b"")
     with pytest.raises(MalformedError, match="truncated or empty"), opened(path):
+        pass
+
+
+ENDLESS = (
+    "CREATE VIEW item AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) "
+    "SELECT 'key' AS kind, x AS bucket, 'first' AS id, NULL AS name, NULL AS owner, "
+    "x'00' AS body, x'00' AS mac FROM n"
+)
+OTHER_SCHEMAS = {
+    "an endless view for the items": ["DROP TABLE item", ENDLESS],
+    "an endless view for the seal": [
+        "DROP TABLE seal",
+        ENDLESS.replace("VIEW item", "VIEW seal"),
+    ],
+    "one more table": ["CREATE TABLE other (x)"],
+    "one more view": ["CREATE VIEW other AS SELECT 1"],
+    "an index": ["CREATE INDEX other ON item (name)"],
+    "a trigger": ["CREATE TRIGGER other AFTER INSERT ON item BEGIN DELETE FROM seal; END"],
+    "one more column": ["ALTER TABLE item ADD COLUMN other"],
+    "a generated column": ["ALTER TABLE item ADD COLUMN other AS (body || body)"],
+}
+
+
+@pytest.mark.parametrize("statements", OTHER_SCHEMAS.values(), ids=OTHER_SCHEMAS.keys())
+def test_a_schema_that_is_not_ours_is_refused(path: Path, statements: list[str]) -> None:
+    for statement in statements:
+        edit(path, statement)
+    with pytest.raises(IntegrityError, match="other tables than volcrypt made"), opened(path):
         pass
 
 

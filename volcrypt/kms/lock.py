@@ -53,22 +53,21 @@ def held_home(
 ) -> Iterator[None]:
     """Hold a home: for this process alone, as its server, or shared with others like it.
 
-    Raises TryAgainError at once when a server holds it, and for `exclusive` after
-    `patience_seconds` when commands do.
+    Raises TryAgainError when a server holds it, for `exclusive` after `patience_seconds`, and
+    then also when commands do.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        kind, patience = (fcntl.LOCK_EX, patience_seconds) if exclusive else (fcntl.LOCK_SH, 0)
-        # A server that begins holds the lock before it has written who it is.
-        if not _locked(descriptor, kind, patience):
-            server = os.pread(descriptor, _MAX_HOLDER_BYTES, 0).decode(errors="replace").strip()
-            home = path.parent.parent
-            raise TryAgainError(
-                f"home {home} is held by {server}"
-                if server
-                else f"home {home} is held by other commands for more than {patience:g} s",
-                hint="use the server, or stop it" if server else None,
-            )
+        # Shared holders come and go; a server stays, so nobody waits for one.
+        if exclusive and not _locked(descriptor, fcntl.LOCK_EX, patience_seconds):
+            if _locked(descriptor, fcntl.LOCK_SH, 0):
+                raise TryAgainError(
+                    f"home {path.parent.parent} is held by other commands for more than "
+                    f"{patience_seconds:g} s"
+                )
+            raise _is_served(path, descriptor)
+        if not exclusive and not _locked(descriptor, fcntl.LOCK_SH, 0):
+            raise _is_served(path, descriptor)
         if exclusive:
             os.pwrite(descriptor, f"volcrypt kms serve (process {os.getpid()})\n".encode(), 0)
         try:
@@ -78,6 +77,15 @@ def held_home(
                 os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def _is_served(path: Path, descriptor: int) -> TryAgainError:
+    # A server that begins holds the lock for a moment before it has written who it is.
+    name = os.pread(descriptor, _MAX_HOLDER_BYTES, 0).decode(errors="replace").strip()
+    return TryAgainError(
+        f"home {path.parent.parent} is held by {name or 'a server that is starting'}",
+        hint="use that server, or stop it",
+    )
 
 
 def _locked(descriptor: int, kind: int, patience_seconds: float) -> bool:
