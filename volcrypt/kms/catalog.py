@@ -35,7 +35,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from volcrypt.durable import no_space_named, sync_directory
+from volcrypt.durable import no_space_named, overwrite, sync_directory
 from volcrypt.errors import (
     BadMagicError,
     IntegrityError,
@@ -160,6 +160,15 @@ class Catalog:
             self._indexes.update(indexes)
             self._sealed = sealed
 
+    def scrub(self) -> None:
+        """Overwrite what the journal keeps of earlier transactions, and forget what is cached.
+
+        Only inside `changing`: the lock keeps others from the journal, and SQLite itself writes to
+        it when the change ends, not before.
+        """
+        overwrite(self._path.with_name(f"{self._path.name}-journal"))
+        self._items.clear()
+
     def verified_item(self, kind: str, id_: str, entry: Entry) -> Item:
         """The item that a verified index names; for View."""
         item = self._items.get(entry.mac)
@@ -266,6 +275,7 @@ class Catalog:
             self._connection.execute("PRAGMA journal_mode = PERSIST")
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute("PRAGMA trusted_schema = OFF")
+            self._connection.execute("PRAGMA secure_delete = ON")
 
     def _broken(self, kind: str, id_: str) -> SealError:
         return SealError(f"{kind} {id_} in catalogue {self._path}")

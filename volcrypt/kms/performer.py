@@ -100,7 +100,7 @@ class Performer:
     def perform_by_service(
         self,
         operation: str,
-        key: Resource,
+        key: Resource | None,
         effect: Callable[[Change], None],
         *,
         is_due: Callable[[View], bool],
@@ -109,8 +109,9 @@ class Performer:
         if it is not due any more."""
         with self._catalog.changing() as change:
             if is_due(change):
-                details = {"keyId": key.arn}
-                self._append(change, self._service_event(operation, details, resources=[key]))
+                details = {} if key is None else {"keyId": key.arn}
+                resources = [] if key is None else [key]
+                self._append(change, self._service_event(operation, details, resources=resources))
                 effect(change)
 
     def _record_failure(self, attempt: Attempt, error: VolcryptError) -> None:

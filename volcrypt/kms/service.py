@@ -18,6 +18,7 @@ from volcrypt.formats.audit_record import AuditHead
 from volcrypt.kms.alias_operations import AliasOperations
 from volcrypt.kms.attempt import Attempt, Effect
 from volcrypt.kms.data_operations import DataOperations
+from volcrypt.kms.import_operations import ImportOperations
 from volcrypt.kms.key_operations import KeyOperations
 from volcrypt.kms.messages.base import A, Request
 from volcrypt.kms.model import Caller
@@ -36,7 +37,7 @@ _KEY_MEMBERS: Final = ("key_id", "destination_key_id")
 _HOME_KEY_INFO: Final = b"volcrypt home key 1\0"
 
 
-class KmsService(KeyOperations, AliasOperations, DataOperations):
+class KmsService(KeyOperations, AliasOperations, DataOperations, ImportOperations):
     """The KMS of a home."""
 
     def __init__(self, parts: Parts) -> None:

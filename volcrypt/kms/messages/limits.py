@@ -12,7 +12,15 @@ from volcrypt.errors import KmsValidationError
 from volcrypt.kms.context import check_context
 
 SYMMETRIC_DEFAULT: Final = "SYMMETRIC_DEFAULT"
-UNSHOWN_MEMBERS: Final = frozenset({"plaintext", "ciphertext_blob"})
+UNSHOWN_MEMBERS: Final = frozenset(
+    {
+        "plaintext",
+        "ciphertext_blob",
+        "encrypted_key_material",
+        "import_token",
+        "key_store_password",
+    }
+)
 """Never in a text or in the audit log."""
 
 
