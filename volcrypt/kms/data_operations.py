@@ -39,7 +39,7 @@ from volcrypt.kms.messages.data import (
     ReEncryptResponse,
 )
 from volcrypt.kms.messages.limits import SYMMETRIC_DEFAULT
-from volcrypt.kms.model import KeyMaterial, KmsKey
+from volcrypt.kms.model import KeyMaterial, KmsKey, WrappedMaterial
 from volcrypt.kms.scope import Scope
 
 T = TypeVar("T")
@@ -240,7 +240,7 @@ class DataOperations(Scope):
 
     def _seal(self, encryption: _Encryption, plaintext: bytearray) -> bytes:
         sealed = self._keystore.encrypt(
-            encryption.material.wrapped, plaintext=plaintext, aad=encryption.aad
+            _wrapped(encryption.material), plaintext=plaintext, aad=encryption.aad
         )
         return encode_ciphertext_blob(
             CiphertextBlob(
@@ -252,8 +252,13 @@ class DataOperations(Scope):
 
     def _open(self, decryption: _Decryption) -> bytearray:
         return self._keystore.decrypt(
-            decryption.material.wrapped, sealed=decryption.sealed, aad=decryption.aad
+            _wrapped(decryption.material), sealed=decryption.sealed, aad=decryption.aad
         )
+
+
+def _wrapped(material: KeyMaterial) -> WrappedMaterial:
+    assert material.wrapped is not None, "internal error: a key in use that lacks material"
+    return material.wrapped
 
 
 def _aad(key: KmsKey, material: KeyMaterial, context: dict[str, str]) -> bytes:

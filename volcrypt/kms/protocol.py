@@ -15,11 +15,14 @@ from volcrypt.errors import KmsValidationError
 from volcrypt.kms.messages.aliases import ALIAS_OPERATIONS
 from volcrypt.kms.messages.base import A, Request, Response
 from volcrypt.kms.messages.data import DATA_OPERATIONS
+from volcrypt.kms.messages.imports import IMPORT_OPERATIONS
 from volcrypt.kms.messages.keys import KEY_OPERATIONS
 from volcrypt.kms.messages.limits import UNSHOWN_MEMBERS, camel_case, check_members
 
 MAX_JSON_BYTES: Final = 2**20
-OPERATIONS: Final = MappingProxyType({**KEY_OPERATIONS, **ALIAS_OPERATIONS, **DATA_OPERATIONS})
+OPERATIONS: Final = MappingProxyType(
+    {**KEY_OPERATIONS, **ALIAS_OPERATIONS, **DATA_OPERATIONS, **IMPORT_OPERATIONS}
+)
 READ_ONLY_OPERATIONS: Final = frozenset(
     name for name, operation in OPERATIONS.items() if operation.read_only
 )

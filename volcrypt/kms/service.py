@@ -25,6 +25,7 @@ from volcrypt.kms import principals
 from volcrypt.kms.alias_operations import AliasOperations
 from volcrypt.kms.attempt import Attempt, Effect
 from volcrypt.kms.data_operations import DataOperations
+from volcrypt.kms.import_operations import ImportOperations
 from volcrypt.kms.key_operations import KeyOperations
 from volcrypt.kms.messages.base import A, Request, Response
 from volcrypt.kms.model import Caller
@@ -78,7 +79,7 @@ class _Shared:
     mutex: threading.Lock = field(default_factory=threading.Lock)
 
 
-class KmsService(KeyOperations, AliasOperations, DataOperations):
+class KmsService(KeyOperations, AliasOperations, DataOperations, ImportOperations):
     """The KMS of a home, for one account and region."""
 
     def __init__(self, parts: Parts, *, shared: _Shared | None = None) -> None:

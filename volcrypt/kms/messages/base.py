@@ -16,7 +16,7 @@ from volcrypt.kms.messages.limits import Limits
 
 A = TypeVar("A", bound="Response")
 NO_CONTEXT: Final[dict[str, str]] = {}
-_SECRET_MEMBERS: Final = frozenset({"plaintext", "secret_access_key"})
+_SECRET_MEMBERS: Final = frozenset({"plaintext", "secret_access_key", "key_store_password"})
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):

@@ -12,7 +12,16 @@ from volcrypt.errors import KmsValidationError
 from volcrypt.kms.context import check_context
 
 SYMMETRIC_DEFAULT: Final = "SYMMETRIC_DEFAULT"
-UNSHOWN_MEMBERS: Final = frozenset({"plaintext", "ciphertext_blob", "secret_access_key"})
+UNSHOWN_MEMBERS: Final = frozenset(
+    {
+        "plaintext",
+        "ciphertext_blob",
+        "encrypted_key_material",
+        "import_token",
+        "key_store_password",
+        "secret_access_key",
+    }
+)
 """Never in a text or in the audit log."""
 
 
