@@ -62,7 +62,7 @@ class KeyOperations(Scope):
         self, attempt: Attempt, request: DescribeKeyRequest
     ) -> Effect[DescribeKeyResponse]:
         key = self._find_key(attempt, request.key_id)
-        attempt.authorise(key, "DescribeKey")
+        attempt.authorise(key, "DescribeKey", grant_tokens=request.grant_tokens)
         return Effect(act=lambda: DescribeKeyResponse(key_metadata=_metadata(key)))
 
     def list_keys(self, attempt: Attempt, request: ListKeysRequest) -> Effect[ListKeysResponse]:

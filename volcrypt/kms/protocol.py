@@ -1,6 +1,7 @@
 """The AWS KMS protocol: JSON in, requests out, and back. Pure.
 
-`OPERATIONS` is the one list of what the service answers. `check_limits` applies the limits of the
+`OPERATIONS` is the one list of what the service answers to who speaks the protocol; those on
+principals are another service's, and not among them. `check_limits` applies the limits of the
 AWS KMS, with its texts.
 """
 
@@ -13,18 +14,31 @@ import msgspec
 
 from volcrypt.errors import KmsValidationError
 from volcrypt.kms.messages.aliases import ALIAS_OPERATIONS
-from volcrypt.kms.messages.base import A, Request, Response
+from volcrypt.kms.messages.base import A, Message, Request, Response
 from volcrypt.kms.messages.data import DATA_OPERATIONS
+from volcrypt.kms.messages.grants import GRANT_OPERATIONS
 from volcrypt.kms.messages.imports import IMPORT_OPERATIONS
 from volcrypt.kms.messages.keys import KEY_OPERATIONS
 from volcrypt.kms.messages.limits import UNSHOWN_MEMBERS, camel_case, check_members
+from volcrypt.kms.messages.policies import POLICY_OPERATIONS
+from volcrypt.kms.messages.principals import PRINCIPAL_OPERATIONS
 
 MAX_JSON_BYTES: Final = 2**20
 OPERATIONS: Final = MappingProxyType(
-    {**KEY_OPERATIONS, **ALIAS_OPERATIONS, **DATA_OPERATIONS, **IMPORT_OPERATIONS}
+    {
+        **KEY_OPERATIONS,
+        **ALIAS_OPERATIONS,
+        **DATA_OPERATIONS,
+        **IMPORT_OPERATIONS,
+        **GRANT_OPERATIONS,
+        **POLICY_OPERATIONS,
+    }
 )
 READ_ONLY_OPERATIONS: Final = frozenset(
-    name for name, operation in OPERATIONS.items() if operation.read_only
+    name
+    for operations in (OPERATIONS, PRINCIPAL_OPERATIONS)
+    for name, operation in operations.items()
+    if operation.read_only
 )
 
 
@@ -76,13 +90,23 @@ def check_limits(request: Request[Any]) -> None:
 
 def audit_parameters(request: Request[Any]) -> dict[str, Any]:
     """The members that the audit log may hold: no plaintext, no blob, nothing that is absent."""
+    return _members(request)
+
+
+def _members(message: Message) -> dict[str, Any]:
     return {
-        camel_case(name): value
-        for name in request.__struct_fields__
+        camel_case(name): _recorded(value)
+        for name in message.__struct_fields__
         if name not in UNSHOWN_MEMBERS
-        and (value := getattr(request, name)) is not None
-        and not (isinstance(value, dict) and not value)
+        and (value := getattr(message, name)) is not None
+        and not (isinstance(value, dict | list) and not value)
     }
+
+
+def _recorded(value: Any) -> Any:
+    if isinstance(value, Message):
+        return _members(value)
+    return [_recorded(entry) for entry in value] if isinstance(value, list) else value
 
 
 def snake_case(operation: str) -> str:

@@ -158,11 +158,17 @@ class Scope:
         )
 
     def _page(
-        self, view: View, kind: str, request: PagedRequest[Any], *, owner: str | None = None
+        self,
+        view: View,
+        kind: str,
+        request: PagedRequest[Any],
+        *,
+        owner: str | None = None,
+        prefix: str = "",
     ) -> tuple[list[Item], str | None]:
         """The items of a page, and the marker of the next one if there is any."""
         after = "" if request.marker is None else _decode_marker(request.marker)
-        found = view.items(kind, owner=owner, after=after, limit=request.limit + 1)
+        found = view.items(kind, owner=owner, prefix=prefix, after=after, limit=request.limit + 1)
         page = found[: request.limit]
         return page, _encode_marker(page[-1].id) if len(found) > len(page) else None
 

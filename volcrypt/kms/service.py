@@ -22,15 +22,18 @@ from typing import Any, Final, cast
 from volcrypt.errors import InvalidArgumentError, UnsupportedOperationError, VolcryptError
 from volcrypt.formats.audit_record import AuditHead
 from volcrypt.kms import principals
+from volcrypt.kms.access_key_operations import AccessKeyOperations
 from volcrypt.kms.alias_operations import AliasOperations
 from volcrypt.kms.attempt import Attempt, Effect
 from volcrypt.kms.data_operations import DataOperations
+from volcrypt.kms.grant_operations import GrantOperations
 from volcrypt.kms.import_operations import ImportOperations
 from volcrypt.kms.key_operations import KeyOperations
-from volcrypt.kms.messages.base import A, Request, Response
+from volcrypt.kms.messages.base import A, Operation, Request, Response
+from volcrypt.kms.messages.principals import PRINCIPAL_OPERATIONS
 from volcrypt.kms.model import Caller
 from volcrypt.kms.performer import Job, Performer
-from volcrypt.kms.principals import AccessKey
+from volcrypt.kms.policy_operations import PolicyOperations
 from volcrypt.kms.protocol import (
     OPERATIONS,
     READ_ONLY_OPERATIONS,
@@ -79,7 +82,15 @@ class _Shared:
     mutex: threading.Lock = field(default_factory=threading.Lock)
 
 
-class KmsService(KeyOperations, AliasOperations, DataOperations, ImportOperations):
+class KmsService(
+    KeyOperations,
+    AliasOperations,
+    DataOperations,
+    ImportOperations,
+    PolicyOperations,
+    GrantOperations,
+    AccessKeyOperations,
+):
     """The KMS of a home, for one account and region."""
 
     def __init__(self, parts: Parts, *, shared: _Shared | None = None) -> None:
@@ -147,10 +158,6 @@ class KmsService(KeyOperations, AliasOperations, DataOperations, ImportOperation
         """Record something about the KMS as a whole, as an event of the service."""
         self._performer.record_by_service(event_name, details)
 
-    def find_access_key(self, id_: str) -> AccessKey | None:
-        with self._catalog.reading() as view:
-            return principals.find_access_key(view, id_)
-
     def maintain(self) -> None:
         """Do what is due: deletions, expiries, rotations."""
 
@@ -176,12 +183,27 @@ class KmsService(KeyOperations, AliasOperations, DataOperations, ImportOperation
         self, caller: Caller, operation: str, request_json: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Carry out an operation by its AWS name; members as in JSON, in and out."""
+        return self._call(caller, OPERATIONS, operation, request_json)
+
+    def call_principals(
+        self, caller: Caller, operation: str, request_json: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The same for the operations on principals."""
+        return self._call(caller, PRINCIPAL_OPERATIONS, operation, request_json)
+
+    def _call(
+        self,
+        caller: Caller,
+        operations: Mapping[str, Operation],
+        operation: str,
+        request_json: Mapping[str, Any],
+    ) -> dict[str, Any]:
         try:
-            if operation not in OPERATIONS:
+            if operation not in operations:
                 raise UnsupportedOperationError(
                     f"the operation {_shown(operation)} is not supported"
                 )
-            request = decode_request(OPERATIONS[operation].request, request_json)
+            request = decode_request(operations[operation].request, request_json)
         except VolcryptError as error:
             self.refuse(caller, operation, error)
             raise
