@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from volcrypt.kms.model import WrappedMaterial
+from volcrypt.kms.model import Caller, WrappedMaterial
 from volcrypt.kms.sealing import Item
 from volcrypt.kms.view import Change, View
 
@@ -63,6 +63,17 @@ class AccessKey:
     def is_active(self) -> bool:
         return self.status is AccessKeyStatus.ACTIVE
 
+    def caller(self, *, source_address: str, user_agent: str) -> Caller:
+        """Who asks in a request that was signed with it."""
+        return Caller(
+            arn=self.principal,
+            account=self.account,
+            via_service=self.is_for_volumes,
+            source_address=source_address,
+            user_agent=user_agent,
+            access_key_id=self.id,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceKey:
@@ -93,7 +104,12 @@ def exists(view: View, arn: str) -> bool:
 
 def is_served(view: View, account: str) -> bool:
     """Whether users of the account are known here."""
-    return bool(view.items(PRINCIPALS, prefix=f"arn:aws:iam::{account}:", limit=1))
+    return view.count(PRINCIPALS, prefix=in_account(account)) > 0
+
+
+def in_account(account: str) -> str:
+    """What the ids of all principals of an account begin with."""
+    return f"arn:aws:iam::{account}:"
 
 
 def decode_principal(item: Item) -> Principal:
@@ -124,6 +140,14 @@ def decode_access_key(item: Item) -> AccessKey:
 def put_access_key(change: Change, key: AccessKey) -> None:
     body = msgspec.json.encode(key)
     change.put(Item(kind=ACCESS_KEYS, id=key.id, owner=key.principal, body=body))
+
+
+def access_keys_of(view: View, principal: Principal) -> list[AccessKey]:
+    return [decode_access_key(item) for item in view.items(ACCESS_KEYS, owner=principal.arn)]
+
+
+def has_access_keys(view: View, principal: Principal) -> bool:
+    return view.count(ACCESS_KEYS, owner=principal.arn) > 0
 
 
 def get_service_key(view: View, purpose: str) -> ServiceKey | None:

@@ -1,6 +1,7 @@
 """The AWS KMS protocol: JSON in, requests out, and back. Pure.
 
-`OPERATIONS` is the one list of what the service answers. `check_limits` applies the limits of the
+`OPERATIONS` is the one list of what the service answers to who speaks the protocol; those on
+principals are another service's, and not among them. `check_limits` applies the limits of the
 AWS KMS, with its texts.
 """
 
@@ -19,6 +20,7 @@ from volcrypt.kms.messages.grants import GRANT_OPERATIONS
 from volcrypt.kms.messages.keys import KEY_OPERATIONS
 from volcrypt.kms.messages.limits import UNSHOWN_MEMBERS, camel_case, check_members
 from volcrypt.kms.messages.policies import POLICY_OPERATIONS
+from volcrypt.kms.messages.principals import PRINCIPAL_OPERATIONS
 
 MAX_JSON_BYTES: Final = 2**20
 OPERATIONS: Final = MappingProxyType(
@@ -31,7 +33,10 @@ OPERATIONS: Final = MappingProxyType(
     }
 )
 READ_ONLY_OPERATIONS: Final = frozenset(
-    name for name, operation in OPERATIONS.items() if operation.read_only
+    name
+    for operations in (OPERATIONS, PRINCIPAL_OPERATIONS)
+    for name, operation in operations.items()
+    if operation.read_only
 )
 
 

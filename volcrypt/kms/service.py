@@ -15,12 +15,14 @@ from typing import Any, Final
 
 from volcrypt.errors import UnsupportedOperationError, VolcryptError
 from volcrypt.formats.audit_record import AuditHead
+from volcrypt.kms.access_key_operations import AccessKeyOperations
 from volcrypt.kms.alias_operations import AliasOperations
 from volcrypt.kms.attempt import Attempt, Effect
 from volcrypt.kms.data_operations import DataOperations
 from volcrypt.kms.grant_operations import GrantOperations
 from volcrypt.kms.key_operations import KeyOperations
-from volcrypt.kms.messages.base import A, Request
+from volcrypt.kms.messages.base import A, Operation, Request
+from volcrypt.kms.messages.principals import PRINCIPAL_OPERATIONS
 from volcrypt.kms.model import Caller
 from volcrypt.kms.policy_operations import PolicyOperations
 from volcrypt.kms.protocol import (
@@ -38,7 +40,14 @@ _KEY_MEMBERS: Final = ("key_id", "destination_key_id")
 _HOME_KEY_INFO: Final = b"volcrypt home key 1\0"
 
 
-class KmsService(KeyOperations, AliasOperations, DataOperations, PolicyOperations, GrantOperations):
+class KmsService(
+    KeyOperations,
+    AliasOperations,
+    DataOperations,
+    PolicyOperations,
+    GrantOperations,
+    AccessKeyOperations,
+):
     """The KMS of a home."""
 
     def __init__(self, parts: Parts) -> None:
@@ -71,12 +80,27 @@ class KmsService(KeyOperations, AliasOperations, DataOperations, PolicyOperation
         self, caller: Caller, operation: str, request_json: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Carry out an operation by its AWS name; members as in JSON, in and out."""
+        return self._call(caller, OPERATIONS, operation, request_json)
+
+    def call_principals(
+        self, caller: Caller, operation: str, request_json: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The same for the operations on principals."""
+        return self._call(caller, PRINCIPAL_OPERATIONS, operation, request_json)
+
+    def _call(
+        self,
+        caller: Caller,
+        operations: Mapping[str, Operation],
+        operation: str,
+        request_json: Mapping[str, Any],
+    ) -> dict[str, Any]:
         try:
-            if operation not in OPERATIONS:
+            if operation not in operations:
                 raise UnsupportedOperationError(
                     f"the operation {_shown(operation)} is not supported"
                 )
-            request = decode_request(OPERATIONS[operation].request, request_json)
+            request = decode_request(operations[operation].request, request_json)
         except VolcryptError as error:
             return self._refuse(caller, operation, error)
         return encode_response(self.perform(caller, request))
