@@ -121,17 +121,17 @@ class Performer:
                 self._append(change, [event])
                 effect(change)
 
-    def record_by_service(self, operation: str, details: dict[str, Any]) -> None:
-        """Record something about the KMS as a whole, as an event of the service."""
+    def record_event(self, name: str, details: dict[str, Any]) -> None:
+        """An event of the home's service that is about no key."""
+        event = service_event(
+            name,
+            details,
+            account=self._account,
+            region=self._region,
+            resources=[],
+            now=self._clock(),
+        )
         with self._catalog.changing() as change:
-            event = service_event(
-                operation,
-                details,
-                account=self._account,
-                region=self._region,
-                resources=[],
-                now=self._clock(),
-            )
             self._append(change, [event])
 
     def _perform_batch(self, jobs: Sequence[Job]) -> list[Any]:

@@ -64,7 +64,7 @@ class Refusal:
 class Call:
     """One of many requests that are carried out together, by any service of the home.
 
-    `request_id` stands in its audit records; one is made where there is none.
+    `request_id` is what the audit log calls it; a new one is drawn where there is none yet.
     """
 
     service: "KmsService"
@@ -154,10 +154,6 @@ class KmsService(
         if isinstance(result, VolcryptError):
             raise result
 
-    def record(self, event_name: str, details: dict[str, Any]) -> None:
-        """Record something about the KMS as a whole, as an event of the service."""
-        self._performer.record_by_service(event_name, details)
-
     def maintain(self) -> None:
         """Do what is due: deletions, expiries, rotations."""
 
@@ -173,10 +169,7 @@ class KmsService(
         """Carry out many requests at once, in this order, and say of each what `perform` gives or
         raises. Those that change no rows share a sync of the audit log with their neighbours."""
         return self._performer.perform_all(
-            [
-                replace(call.service.job(call.caller, call.request), request_id=call.request_id)
-                for call in calls
-            ]
+            [call.service.job(call.caller, call.request, call.request_id) for call in calls]
         )
 
     def call(
@@ -218,17 +211,25 @@ class KmsService(
             assert isinstance(result, VolcryptError), "internal error: a refusal with an answer"
             raise result
 
-    def job(self, caller: Caller, request: Request[Any] | Refusal) -> Job:
+    def record_event(self, name: str, details: dict[str, Any]) -> None:
+        """Record something that happened to the home's service as a whole. Raises what `perform`
+        raises when it cannot be recorded."""
+        self._performer.record_event(name, details)
+
+    def job(
+        self, caller: Caller, request: Request[Any] | Refusal, request_id: str | None = None
+    ) -> Job:
         """A request as `perform_all` has it carried out."""
         if isinstance(request, Refusal):
-            return self._refusal_job(caller, request)
+            return self._refusal_job(caller, request, request_id)
         operation, method = _names_of(type(request))
         decide: Callable[[Attempt, Request[Any]], Effect[Any]] = getattr(self, method)
         try:
             for member in _KEY_MEMBERS:
                 self._ensure_default_key(caller, getattr(request, member, None))
         except VolcryptError as error:
-            return self._refusal_job(caller, Refusal(operation=operation, error=error))
+            refusal = Refusal(operation=operation, error=error)
+            return self._refusal_job(caller, refusal, request_id)
         return Job(
             caller=caller,
             operation=operation,
@@ -237,16 +238,21 @@ class KmsService(
             request=request,
             decide=lambda attempt: decide(attempt, request),
             changes_rows=operation not in READ_ONLY_OPERATIONS,
+            request_id=request_id,
         )
 
-    def _refusal_job(self, caller: Caller, refusal: Refusal) -> Job:
+    def _refusal_job(self, caller: Caller, refusal: Refusal, request_id: str | None) -> Job:
         def decide(attempt: Attempt) -> Effect[Any]:
             raise refusal.error
 
-        return self._job_without_request(caller, _shown(refusal.operation), decide)
+        return self._job_without_request(caller, _shown(refusal.operation), decide, request_id)
 
     def _job_without_request(
-        self, caller: Caller, operation: str, decide: Callable[[Attempt], Effect[Any]]
+        self,
+        caller: Caller,
+        operation: str,
+        decide: Callable[[Attempt], Effect[Any]],
+        request_id: str | None = None,
     ) -> Job:
         return Job(
             caller=caller,
@@ -256,6 +262,7 @@ class KmsService(
             request=None,
             decide=decide,
             changes_rows=False,
+            request_id=request_id,
         )
 
 
