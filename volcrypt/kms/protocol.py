@@ -34,11 +34,10 @@ OPERATIONS: Final = MappingProxyType(
         **POLICY_OPERATIONS,
     }
 )
+HOME_OPERATIONS: Final = MappingProxyType({**OPERATIONS, **PRINCIPAL_OPERATIONS})
+"""What the home itself may ask: those on principals are none of the AWS KMS's."""
 READ_ONLY_OPERATIONS: Final = frozenset(
-    name
-    for operations in (OPERATIONS, PRINCIPAL_OPERATIONS)
-    for name, operation in operations.items()
-    if operation.read_only
+    name for name, operation in HOME_OPERATIONS.items() if operation.read_only
 )
 
 

@@ -17,7 +17,7 @@ from volcrypt.errors import (
     UnsupportedOperationError,
     VolcryptError,
 )
-from volcrypt.kms.protocol import OPERATIONS, decode_request, parse_json
+from volcrypt.kms.protocol import HOME_OPERATIONS, decode_request, parse_json
 from volcrypt.kms.service import Call, KmsService
 from volcrypt.wire.engine import Engine
 from volcrypt.wire.home_messages import (
@@ -96,13 +96,13 @@ class HomeSocket:
         return await self._engine.run(lambda: self._call(arguments))
 
     async def _perform(self, arguments: PerformArguments) -> Any:
-        if arguments.operation not in OPERATIONS:
+        if arguments.operation not in HOME_OPERATIONS:
             raise UnsupportedOperationError("the operation is not supported")
         members = parse_json(bytes(arguments.request))
         call = Call(
             service=self._service.scope(arguments.account, arguments.region),
             caller=arguments.caller,
-            request=decode_request(OPERATIONS[arguments.operation].request, members),
+            request=decode_request(HOME_OPERATIONS[arguments.operation].request, members),
         )
         return await self._engine.perform(call)
 
