@@ -28,19 +28,25 @@ class MemoryKms:
     """A service whose catalogue and log are files, and whose HSM is memory."""
 
     def __init__(self, directory: Path, keystore: MemoryKeyStore) -> None:
+        self.now = NOW
+        """What the clock of the host says."""
         self.directory = directory
         self.keystore = keystore
         self.lock = WriterLock(directory / "lock")
         self.catalog = Catalog(directory / "catalog.sqlite3", lock=self.lock, macs=keystore)
         self.audit = AuditLog(directory / "audit")
-        self.service = KmsService(
+        self.service = self.service_of(ACCOUNT, REGION)
+
+    def service_of(self, account: str, region: str) -> KmsService:
+        """Another service of the same home."""
+        return KmsService(
             Parts(
                 catalog=self.catalog,
-                keystore=keystore,
+                keystore=self.keystore,
                 audit=self.audit,
-                account=ACCOUNT,
-                region=REGION,
-                clock=lambda: NOW,
+                account=account,
+                region=region,
+                clock=lambda: self.now,
             )
         )
 

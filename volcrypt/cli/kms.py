@@ -23,6 +23,17 @@ SUMMARIES = {
     "ListKeys": "List the ids of all keys.",
     "EnableKey": "Let a disabled key be used again.",
     "DisableKey": "Keep a key from being used; open volumes stay open.",
+    "UpdateKeyDescription": "Say anew what a key is for.",
+    "TagResource": "Add tags to a key, or change them.",
+    "UntagResource": "Take tags from a key.",
+    "ListResourceTags": "List the tags of a key.",
+    "EnableKeyRotation": "Give a key new material every so many days.",
+    "DisableKeyRotation": "Give a key no new material of its own accord.",
+    "GetKeyRotationStatus": "Show whether and when a key gets new material.",
+    "RotateKeyOnDemand": "Give a key new material now; the old still decrypts.",
+    "ListKeyRotations": "List when a key got new material.",
+    "ScheduleKeyDeletion": "Delete a key after some days, and all that needs it.",
+    "CancelKeyDeletion": "Keep a key that waits for its deletion; it comes back disabled.",
     "GetKeyPolicy": "Show who may do what with a key.",
     "CreateAlias": "Give a key a name.",
     "UpdateAlias": "Give a name to another key.",
@@ -44,6 +55,9 @@ OPTION_HELP = {
     "ciphertext_blob": "The ciphertext.",
     "marker": "Go on from where the last page ended (its NextMarker).",
     "limit": "At most so many on a page.",
+    "pending_window_in_days": "How many days the deletion can still be cancelled: 7 to 30.",
+    "rotation_period_in_days": "From 90 to 2560 days.",
+    "tags": "TagKey=NAME,TagValue=VALUE; may be given several times.",
 }
 LISTS = {"Keys", "Aliases", "Grants", "Tags", "Rotations", "PolicyNames"}
 

@@ -8,9 +8,10 @@ from volcrypt.errors import (
     AccessDeniedError,
 )
 from volcrypt.formats.audit_record import Resource
-from volcrypt.kms.lifecycle import check_state
+from volcrypt.kms.keyring import is_connected
+from volcrypt.kms.lifecycle import check_state, current_state
 from volcrypt.kms.messages.base import NO_CONTEXT
-from volcrypt.kms.model import Caller, KmsKey, volume_service
+from volcrypt.kms.model import Caller, KeyState, KmsKey, volume_service
 from volcrypt.kms.policy import AccessRequest, Decision, evaluate, evaluate_account
 from volcrypt.kms.view import Change
 
@@ -27,13 +28,17 @@ class Effect(Generic[T]):
 
 @dataclass(slots=True, kw_only=True)
 class Attempt:
-    """One request on its way. Decisions are made through it, so that it knows what to record."""
+    """One request on its way. Decisions are made through it, so that it knows what to record.
+
+    `now` is when it came, in seconds since 1970-01-01 UTC.
+    """
 
     caller: Caller
     operation: str
     account: str
     region: str
     change: Change
+    now: float
     parameters: dict[str, Any] | None
     request_id: str
     resources: list[Resource] = field(default_factory=list)
@@ -53,7 +58,12 @@ class Attempt:
 
     def check_state(self, key: KmsKey) -> None:
         """Raises KeyDisabledError, InvalidStateError, UnsupportedOperationError."""
-        check_state(self.operation, arn=key.arn, state=key.state, origin=key.origin)
+        state = self.state_of(key)
+        check_state(self.operation, arn=key.arn, state=state, origin=key.origin)
+
+    def state_of(self, key: KmsKey) -> KeyState:
+        """The key's state as this request sees it."""
+        return current_state(key, now=self.now, is_connected=is_connected(self.change, key))
 
     def concern(self, key: KmsKey) -> None:
         """Record that the request is about this key."""

@@ -23,6 +23,7 @@ from volcrypt.formats.ciphertext_blob import (
 from volcrypt.kms.attempt import Attempt, Effect
 from volcrypt.kms.context import encode_aad
 from volcrypt.kms.keyring import get_key
+from volcrypt.kms.messages.choices import SYMMETRIC_DEFAULT
 from volcrypt.kms.messages.data import (
     DATA_KEY_BYTES,
     DecryptRequest,
@@ -38,8 +39,7 @@ from volcrypt.kms.messages.data import (
     ReEncryptRequest,
     ReEncryptResponse,
 )
-from volcrypt.kms.messages.limits import SYMMETRIC_DEFAULT
-from volcrypt.kms.model import KeyMaterial, KmsKey
+from volcrypt.kms.model import KeyMaterial, KmsKey, WrappedMaterial
 from volcrypt.kms.scope import Scope
 from volcrypt.kms.view import Change
 
@@ -221,7 +221,7 @@ class DataOperations(Scope):
             attempt.authorise(expected, action, context=context)
             raise IncorrectKeyError(_INCORRECT_KEY)
         key = get_key(attempt.change, blob.key_id)
-        if key is None or (key.account, key.region) != (self._account, self._region):
+        if key is None or key.region != self._region:
             raise AccessDeniedError(_UNKNOWN_KEY)
         try:
             attempt.authorise(key, action, context=context)
@@ -250,7 +250,7 @@ class DataOperations(Scope):
 
     def _seal(self, encryption: _Encryption, plaintext: bytearray) -> bytes:
         sealed = self._keystore.encrypt(
-            encryption.material.wrapped, plaintext=plaintext, aad=encryption.aad
+            _wrapped(encryption.material), plaintext=plaintext, aad=encryption.aad
         )
         return encode_ciphertext_blob(
             CiphertextBlob(
@@ -262,8 +262,13 @@ class DataOperations(Scope):
 
     def _open(self, decryption: _Decryption) -> bytearray:
         return self._keystore.decrypt(
-            decryption.material.wrapped, sealed=decryption.sealed, aad=decryption.aad
+            _wrapped(decryption.material), sealed=decryption.sealed, aad=decryption.aad
         )
+
+
+def _wrapped(material: KeyMaterial) -> WrappedMaterial:
+    assert material.wrapped is not None, "internal error: a usable key lacks its material"
+    return material.wrapped
 
 
 def _aad(key: KmsKey, material: KeyMaterial, context: dict[str, str]) -> bytes:

@@ -76,6 +76,7 @@ class Performer:
                     account=self._account,
                     region=self._region,
                     change=change,
+                    now=self._clock(),
                     parameters=_recordable_parameters(request),
                     request_id=str(uuid4()),
                 )
@@ -103,6 +104,8 @@ class Performer:
         key: Resource,
         effect: Callable[[Change], None],
         *,
+        account: str,
+        region: str,
         is_due: Callable[[View], bool],
     ) -> None:
         """What the KMS does of its own accord, as an event of the service; nothing, and no event,
@@ -110,7 +113,10 @@ class Performer:
         with self._catalog.changing() as change:
             if is_due(change):
                 details = {"keyId": key.arn}
-                self._append(change, self._service_event(operation, details, resources=[key]))
+                event = self._service_event(
+                    operation, details, account=account, region=region, resources=[key]
+                )
+                self._append(change, event)
                 effect(change)
 
     def _record_failure(self, attempt: Attempt, error: VolcryptError) -> None:
@@ -153,18 +159,24 @@ class Performer:
             "unsealedRecordsTakenOver": record_count,
             "unfinishedBytesCutOff": byte_count,
         }
-        return self._service_event("RecoverAuditLog", details, resources=[])
+        return self._service_event(
+            "RecoverAuditLog", details, account=self._account, region=self._region, resources=[]
+        )
 
     def _service_event(
-        self, operation: str, details: dict[str, Any], *, resources: list[Resource]
+        self,
+        operation: str,
+        details: dict[str, Any],
+        *,
+        account: str,
+        region: str,
+        resources: list[Resource],
     ) -> AuditEvent:
         return AuditEvent(
-            user_identity=UserIdentity(
-                type="AWSService", account_id=self._account, invoked_by=_SERVICE
-            ),
+            user_identity=UserIdentity(type="AWSService", account_id=account, invoked_by=_SERVICE),
             event_time=self._now(),
             event_name=operation,
-            aws_region=self._region,
+            aws_region=region,
             source_ip_address=_SERVICE,
             user_agent=_SERVICE,
             request_parameters=None,
@@ -174,7 +186,7 @@ class Performer:
             read_only=False,
             resources=resources,
             event_type="AwsServiceEvent",
-            recipient_account_id=self._account,
+            recipient_account_id=account,
             service_event_details=details,
         )
 

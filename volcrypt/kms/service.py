@@ -13,30 +13,40 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from volcrypt.errors import UnsupportedOperationError, VolcryptError
+from volcrypt.errors import VolcryptError
 from volcrypt.formats.audit_record import AuditHead
 from volcrypt.kms.alias_operations import AliasOperations
 from volcrypt.kms.attempt import Attempt, Effect
 from volcrypt.kms.data_operations import DataOperations
+from volcrypt.kms.deletion_operations import DeletionOperations
 from volcrypt.kms.key_operations import KeyOperations
 from volcrypt.kms.messages.base import A, Request
 from volcrypt.kms.model import Caller
 from volcrypt.kms.protocol import (
-    OPERATIONS,
     decode_request,
     encode_response,
+    find_operation,
     operation_of,
     snake_case,
 )
 from volcrypt.kms.register import Register
+from volcrypt.kms.rotation_operations import RotationOperations
 from volcrypt.kms.scope import Parts
+from volcrypt.kms.tag_operations import TagOperations
 
 _OPERATION_NAME: Final = re.compile(r"[A-Za-z]{1,64}")
 _KEY_MEMBERS: Final = ("key_id", "destination_key_id")
 _HOME_KEY_INFO: Final = b"volcrypt home key 1\0"
 
 
-class KmsService(KeyOperations, AliasOperations, DataOperations):
+class KmsService(
+    KeyOperations,
+    TagOperations,
+    AliasOperations,
+    DataOperations,
+    RotationOperations,
+    DeletionOperations,
+):
     """The KMS of a home."""
 
     def __init__(self, parts: Parts) -> None:
@@ -70,11 +80,7 @@ class KmsService(KeyOperations, AliasOperations, DataOperations):
     ) -> dict[str, Any]:
         """Carry out an operation by its AWS name; members as in JSON, in and out."""
         try:
-            if operation not in OPERATIONS:
-                raise UnsupportedOperationError(
-                    f"the operation {_shown(operation)} is not supported"
-                )
-            request = decode_request(OPERATIONS[operation].request, request_json)
+            request = decode_request(find_operation(operation).request, request_json)
         except VolcryptError as error:
             return self._refuse(caller, operation, error)
         return encode_response(self.perform(caller, request))

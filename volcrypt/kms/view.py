@@ -1,6 +1,6 @@
 """What a transaction on the catalogue sees, and what it is going to change. Knows no SQL."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from typing import Protocol
 
 from volcrypt.formats.audit_record import AuditHead
@@ -44,21 +44,31 @@ class View:
         id_ = self._index(kind).names.get(name)
         return None if id_ is None else self.get(kind, id_)
 
-    def count(self, kind: str, *, owner: str | None = None) -> int:
-        """How many items there are, of this owner only if one is given."""
+    def count(self, kind: str, *, owner: str | None = None, prefix: str = "") -> int:
+        """How many items there are whose id begins with `prefix`, of this owner only if one is
+        given."""
         entries = self._index(kind).entries
-        if owner is None:
-            return len(entries)
-        return sum(entry.owner == owner for entry in entries.values())
+        return sum(
+            id_.startswith(prefix) and (owner is None or entry.owner == owner)
+            for id_, entry in entries.items()
+        )
 
     def items(
-        self, kind: str, *, owner: str | None = None, after: str = "", limit: int | None = None
+        self,
+        kind: str,
+        *,
+        owner: str | None = None,
+        prefix: str = "",
+        after: str = "",
+        limit: int | None = None,
     ) -> list[Item]:
-        """The items in the order of their ids, behind `after`, at most `limit`."""
+        """The items in the order of their ids, which begin with `prefix`: those behind the id
+        `after`, at most `limit`."""
         index = self._index(kind)
         found: list[Item] = []
-        for id_ in index.ids[bisect_right(index.ids, after) :]:
-            if limit is not None and len(found) >= limit:
+        start = max(bisect_left(index.ids, prefix), bisect_right(index.ids, after))
+        for id_ in index.ids[start:]:
+            if not id_.startswith(prefix) or (limit is not None and len(found) >= limit):
                 break
             entry = index.entries[id_]
             if owner is None or entry.owner == owner:

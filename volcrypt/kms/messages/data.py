@@ -4,7 +4,7 @@ from types import MappingProxyType
 from typing import Final
 
 from volcrypt.kms.messages.base import NO_CONTEXT, Operation, Request, Response
-from volcrypt.kms.messages.limits import SYMMETRIC_DEFAULT
+from volcrypt.kms.messages.choices import SYMMETRIC_DEFAULT
 
 DATA_KEY_BYTES: Final = MappingProxyType({"AES_128": 16, "AES_256": 32})
 
