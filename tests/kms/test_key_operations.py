@@ -278,7 +278,7 @@ def test_accounts_and_regions_have_lists_of_their_own(kms: MemoryKms) -> None:
     made: list[set[str]] = []
     for account, region in homes:
         caller = Caller(arn=root_arn(account), account=account)
-        service = kms.service_of(account, region)
+        service = kms.service.scope(account, region)
         ids = {service.perform(caller, CreateKeyRequest()).key_metadata.key_id for _ in range(3)}
         for number, key_id in enumerate(sorted(ids)):
             alias = {"AliasName": f"alias/{number}", "TargetKeyId": key_id}
@@ -286,7 +286,7 @@ def test_accounts_and_regions_have_lists_of_their_own(kms: MemoryKms) -> None:
         made.append(ids)
     for (account, region), ids in zip(homes, made, strict=True):
         caller = Caller(arn=root_arn(account), account=account)
-        service = kms.service_of(account, region)
+        service = kms.service.scope(account, region)
         first = service.perform(caller, ListKeysRequest(limit=2))
         rest = service.perform(caller, ListKeysRequest(limit=2, marker=first.next_marker))
         assert [key.key_id for key in (*first.keys, *rest.keys)] == sorted(ids)
@@ -315,15 +315,27 @@ def test_the_policy_of_a_key(kms: MemoryKms) -> None:
         kms.service.perform(ROOT, GetKeyPolicyRequest(key_id=key_id, policy_name="x"))
 
 
-@pytest.mark.parametrize("caller", [USER, STRANGER])
-def test_others_may_nothing(kms: MemoryKms, caller: Caller) -> None:
+@pytest.mark.parametrize(
+    ("caller", "reason"),
+    [
+        (USER, "because no identity-based policy allows the kms:DisableKey action"),
+        (
+            STRANGER,
+            (
+                "because the resource does not exist in this Region, no resource-based policies "
+                "allow access, or a resource-based policy explicitly denies access"
+            ),
+        ),
+    ],
+)
+def test_others_may_nothing(kms: MemoryKms, caller: Caller, reason: str) -> None:
     key_id = kms.new_key()
     arn = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/{key_id}"
     with pytest.raises(AccessDeniedError) as raised:
         kms.service.perform(caller, DisableKeyRequest(key_id=arn))
     assert str(raised.value) == (
         f"User: {caller.arn} is not authorized to perform: kms:DisableKey on resource: {arn} "
-        "because no resource-based policy allows the kms:DisableKey action"
+        f"{reason}"
     )
     with pytest.raises(AccessDeniedError):
         kms.service.perform(caller, ListKeysRequest())

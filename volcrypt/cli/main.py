@@ -23,6 +23,9 @@ COMMANDS = {
     "detach": ("volcrypt.cli.mounts", "Take a volume off its loop device."),
     "snapshot": ("volcrypt.cli.snapshot", "Create, copy, verify and delete snapshots."),
     "encrypt": ("volcrypt.cli.encrypt", "Turn an unencrypted volume into an encrypted one."),
+    "backup": ("volcrypt.cli.backup", "Write the key management state to an encrypted file."),
+    "restore": ("volcrypt.cli.backup", "Make a new home from a backup."),
+    "config": ("volcrypt.cli.config", "Check and show the configuration file."),
     "audit": ("volcrypt.cli.audit", "Read the record of every use of a key."),
 }
 
@@ -41,7 +44,9 @@ COMMANDS = {
     help="Directory with all state [default: $VOLCRYPT_HOME, /var/lib/volcrypt for root].",
 )
 @click.option("--profile", default="default", help="Profile of the configuration file to act as.")
-@click.option("--region", help="Region; must be the home's.")
+@click.option(
+    "--region", help="Region of the keys; of volumes and snapshots it is always the home's."
+)
 @click.pass_context
 def volcrypt(
     context: click.Context, home_path: Path | None, profile: str, region: str | None

@@ -6,10 +6,10 @@ the AWS KMS, in three groups (`key_operations`, `alias_operations`, `data_operat
 durable, then it happens.
 
     pure       model, reference, context, lifecycle, policy, limits, protocol, sealing
-    ports      keystore: what a KMS needs of an HSM; pkcs11 is that on a real token
-    engines    token (the token's files), catalog and view (what must survive), keyring (keys as
-               its items), register (which records are current), audit (the log), lock (one writer
-               at a time)
+    ports      keystore: what a KMS needs of an HSM; home_token is that on the home's token, by
+               pkcs11 (keys), pkcs11_session (library and login), token (files) and pin
+    engines    catalog and view (what must survive), keyring (keys as its items), register (which
+               records are current), audit (the log), lock (one writer at a time)
 
 Locks are taken in this order: the catalogue's mutex (threads), the home's writer lock (processes),
 SQLite's transaction, the HSM's lock. Encryption and decryption hold the HSM's lock alone.

@@ -41,7 +41,6 @@ from volcrypt.kms.messages.data import (
 )
 from volcrypt.kms.model import KeyMaterial, KmsKey, WrappedMaterial
 from volcrypt.kms.scope import Scope
-from volcrypt.kms.view import Change
 
 T = TypeVar("T")
 _UNKNOWN_KEY: Final = (
@@ -237,16 +236,7 @@ class DataOperations(Scope):
 
     def _counted(self, encryption: _Encryption, act: Callable[[], T]) -> Effect[T]:
         """`act` as an effect that is counted as one encryption under its material."""
-        spare: list[int] = []
-
-        def change(change: Change) -> None:
-            spare.append(self._calls.take(change, encryption.material))
-
-        def act_counted() -> T:
-            self._calls.credit(encryption.material, spare[0])
-            return act()
-
-        return Effect(change=change, act=act_counted)
+        return Effect(change=lambda change: self._calls.take(change, encryption.material), act=act)
 
     def _seal(self, encryption: _Encryption, plaintext: bytearray) -> bytes:
         sealed = self._keystore.encrypt(

@@ -3,7 +3,6 @@
     key      id = REGION:ACCOUNT:KEYID         name = KEYID, body = KmsKey
     alias    id = REGION:ACCOUNT:alias/NAME    owner = id of the key's item, body = Alias
     due      id = WHAT:DATE:ID OF THE KEY      owner = id of the key's item, body = {}
-    calls    id = material id                  body = Calls
 
 The items of one account and region are those with one prefix. The *due* items are an index of keys
 by what is to happen to them and when: WHAT is `rotate` or `destroy`, DATE the seconds since 1970 in
@@ -13,15 +12,15 @@ of them.
 Knows nothing of callers and permissions.
 """
 
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
-from volcrypt.errors import KeyNotFoundError, LimitExceededError
-from volcrypt.kms.model import Alias, KeyMaterial, KeyState, KmsKey, alias_arn, key_arn
+from volcrypt.errors import KeyNotFoundError
+from volcrypt.kms.calls import CALLS
+from volcrypt.kms.model import Alias, KeyState, KmsKey, alias_arn, key_arn
 from volcrypt.kms.reference import KeyReference, parse_key_reference
 from volcrypt.kms.sealing import Item
 from volcrypt.kms.view import Change, View
@@ -31,19 +30,9 @@ ALIASES: Final = "alias"
 DUE: Final = "due"
 ROTATE: Final = "rotate"
 DESTROY: Final = "destroy"
-CALLS: Final = "calls"
-MAX_CALLS: Final = 2**32
-"""Encryptions under one key material with random IVs (NIST SP 800-38D, 8.3)."""
 _KEY_STORES: Final = "key-store"
 _GRANTS: Final = "grant"
 _IMPORTS: Final = "import"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Calls:
-    """How many encryptions under a material were handed out, used or not."""
-
-    leased: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +73,7 @@ def get_key(view: View, key_id: str) -> KmsKey | None:
 
 
 def decode_key(item: Item) -> KmsKey:
-    return msgspec.json.decode(item.body, type=KmsKey)
+    return item.decoded(KmsKey)
 
 
 def key_item_id(key: KmsKey) -> str:
@@ -145,7 +134,7 @@ def is_connected(view: View, key: KmsKey) -> bool:
     item = view.get(_KEY_STORES, id_)
     if item is None:
         return False
-    store = msgspec.json.decode(item.body, type=_KeyStoreState)
+    store = item.decoded(_KeyStoreState)
     return store.connection_state == "CONNECTED"
 
 
@@ -164,7 +153,7 @@ def alias_names(view: View, key: KmsKey) -> tuple[str, ...]:
 
 
 def decode_alias(item: Item) -> Alias:
-    return msgspec.json.decode(item.body, type=Alias)
+    return item.decoded(Alias)
 
 
 def put_alias(change: Change, alias: Alias) -> None:
@@ -176,47 +165,3 @@ def put_alias(change: Change, alias: Alias) -> None:
             body=msgspec.json.encode(alias),
         )
     )
-
-
-class CallCounter:
-    """Counts encryptions under each material, so that none is used 2^32 times.
-
-    A process takes calls out of the catalogue in blocks, before it uses them: what it does not use
-    is lost, what it uses is counted, whatever happens to it. Blocks grow, so that a short command
-    takes few and a daemon seldom comes back. Safe for several threads.
-    """
-
-    FIRST_BLOCK: Final = 16
-    LARGEST_BLOCK: Final = 2**16
-
-    def __init__(self) -> None:
-        self._mutex = threading.Lock()
-        self._left: dict[str, int] = {}
-        self._next_block: dict[str, int] = {}
-
-    def take(self, change: Change, material: KeyMaterial) -> int:
-        """Take one call; how many more become this process's own when the change is durable, to
-        be handed to `credit` then. Raises LimitExceededError when the material is used up."""
-        id_ = material.material_id
-        with self._mutex:
-            if self._left.get(id_, 0) > 0:
-                self._left[id_] -= 1
-                return 0
-            item = change.get(CALLS, id_)
-            leased = 0 if item is None else msgspec.json.decode(item.body, type=Calls).leased
-            block = min(self._next_block.get(id_, self.FIRST_BLOCK), MAX_CALLS - leased)
-            if block <= 0:
-                raise LimitExceededError(
-                    f"key material {id_} has encrypted {MAX_CALLS} times, its key must be rotated"
-                )
-            body = msgspec.json.encode(Calls(leased=leased + block))
-            change.put(Item(kind=CALLS, id=id_, body=body))
-            return block - 1
-
-    def credit(self, material: KeyMaterial, count: int) -> None:
-        id_ = material.material_id
-        with self._mutex:
-            self._left[id_] = self._left.get(id_, 0) + count
-            if count:
-                next_block = self._next_block.get(id_, self.FIRST_BLOCK) * 8
-                self._next_block[id_] = min(next_block, self.LARGEST_BLOCK)

@@ -1,10 +1,10 @@
-"""What every group of operations works with: one account and region of one home.
+"""What every group of operations works with: one account and region of a home.
 
 The groups (`key_operations`, `alias_operations`, `data_operations`) are joined in `service`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -13,15 +13,9 @@ from volcrypt.formats.audit_record import Resource
 from volcrypt.formats.ciphertext_blob import MATERIAL_ID_BYTES
 from volcrypt.kms.attempt import Attempt
 from volcrypt.kms.audit import AuditLog
+from volcrypt.kms.calls import CallCounter
 from volcrypt.kms.catalog import Catalog
-from volcrypt.kms.keyring import (
-    CallCounter,
-    find_key,
-    get_alias,
-    home_prefix,
-    put_alias,
-    put_key,
-)
+from volcrypt.kms.keyring import find_key, get_alias, home_prefix, put_alias, put_key
 from volcrypt.kms.keystore import KeyStore
 from volcrypt.kms.messages.base import PagedRequest
 from volcrypt.kms.model import (
@@ -54,7 +48,10 @@ _DEFAULT_KEY_DESCRIPTION: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What a service is made of. `clock` gives seconds since 1970-01-01 UTC."""
+    """What a service is made of; those of one home differ in account and region alone.
+
+    `clock` gives seconds since 1970-01-01 UTC.
+    """
 
     catalog: Catalog
     keystore: KeyStore
@@ -62,25 +59,21 @@ class Parts:
     account: str
     region: str
     clock: Callable[[], float]
+    calls: CallCounter = field(default_factory=CallCounter)
 
 
 class Scope:
     """Base of the groups of operations."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, performer: Performer) -> None:
         self._catalog = parts.catalog
         self._keystore = parts.keystore
         self._account = parts.account
         self._region = parts.region
         self._clock = parts.clock
-        self._calls = CallCounter()
-        self._performer = Performer(
-            parts.catalog,
-            parts.audit,
-            account=parts.account,
-            region=parts.region,
-            clock=parts.clock,
-        )
+        self._calls = parts.calls
+        self._performer = performer
+        self._has_default_key = False
 
     def _find_key(self, attempt: Attempt, text: str) -> KmsKey:
         """The key that a request names, as its operation may. Raises KeyNotFoundError and
@@ -128,7 +121,9 @@ class Scope:
 
         A transaction of its own, before the request: if that is refused, the key stays.
         """
-        if text is None or caller.account != self._account:
+        if self._has_default_key or text is None or "alias/" not in text:
+            return
+        if caller.account != self._account:
             return
         try:
             reference = parse_key_reference(text, account=self._account, region=self._region)
@@ -137,8 +132,10 @@ class Scope:
         if reference.account != self._account or reference.alias not in _DEFAULT_KEY_ALIASES:
             return
         with self._catalog.reading() as view:
-            if not self._lacks_default_key(view):
-                return
+            # It cannot be deleted, so it is looked for until it is found.
+            self._has_default_key = not self._lacks_default_key(view)
+        if self._has_default_key:
+            return
         key_id = self._new_key_id()
         resource = Resource(
             arn=key_arn(self._account, self._region, key_id), account_id=self._account

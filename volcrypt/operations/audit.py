@@ -3,7 +3,8 @@
 from collections import deque
 
 from volcrypt.formats.audit_record import AuditRecord
-from volcrypt.kms.audit import RecordFilter
+from volcrypt.kms.audit import AuditLog
+from volcrypt.kms.record_filter import RecordFilter
 from volcrypt.kms.reference import is_key_id
 from volcrypt.names import is_volume_id
 from volcrypt.operations.home import Home
@@ -31,8 +32,9 @@ def list_audit(
         volume = find_entry(home, volume).id
     record_filter = RecordFilter(key=key, operation=operation, outcome="failed" if denied else None)
     # Looked at as a whole first: an edited or shortened log must not be read as the truth.
-    home.kms.audit_log.verify(home.kms.audit_head())
-    records = home.kms.audit_log.read_records(record_filter)
+    log = AuditLog(home.path / "kms" / "audit")
+    log.verify(home.vault.audit_head())
+    records = log.read_records(record_filter)
     if volume is not None:
         records = (record for record in records if _concerns(record, volume))
     return list(deque(records, maxlen=last))

@@ -19,7 +19,7 @@ from volcrypt.kms.messages.limits import Limits
 
 A = TypeVar("A", bound="Response")
 NO_CONTEXT: Final[dict[str, str]] = {}
-_SECRET_MEMBERS: Final = frozenset({"plaintext", "key_store_password"})
+_SECRET_MEMBERS: Final = frozenset({"plaintext", "key_store_password", "secret_access_key"})
 _NONE_MISSING: Final[frozenset[str]] = frozenset()
 
 
@@ -54,6 +54,9 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
 
 class Request(Message, Generic[A], frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A request for the operation that its class is named after; `A` is what answers it."""
+
+    EVENT_SOURCE: ClassVar[str] = "kms.amazonaws.com"
+    """The service whose operation it is, as the audit log names it."""
 
 
 class Response(Message, frozen=True, kw_only=True, omit_defaults=True):

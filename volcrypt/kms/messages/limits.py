@@ -35,6 +35,7 @@ UNSHOWN_MEMBERS: Final = frozenset(
         "encrypted_key_material",
         "import_token",
         "key_store_password",
+        "secret_access_key",
     }
 )
 """Never in a text or in the audit log."""

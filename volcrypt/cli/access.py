@@ -1,0 +1,61 @@
+"""From settings to an open home: as whom a command acts, which KMS has its keys, where the PIN is.
+
+The one place where profiles become the plain values that `operations` takes.
+"""
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from volcrypt.cli.pin import find_pin
+from volcrypt.cli.session import Session
+from volcrypt.errors import ConfigurationError
+from volcrypt.operations.home import Home
+from volcrypt.operations.vault import Access, Kms
+from volcrypt.settings import OWN_KMS, Profile, Settings, profile_of, runtime_root
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def open_home(session: Session) -> Home:
+    """The home of a run, as its profile says; opens no KMS yet.
+
+    Raises HomeNotInitialisedError, ConfigurationError, InvalidArgumentError.
+    """
+    profile = profile_of(session.settings, session.profile)
+    return Home(
+        session.home_path,
+        runtime_root(),
+        access=access_of(session.settings, profile, region=session.region),
+        pin=partial(find_pin, session.settings.kms, session.home_path),
+    )
+
+
+def other_kms_of(session: Session) -> "Callable[[], Kms] | None":
+    """What opens the KMS that the profile names, if it is not the home's."""
+    profile = profile_of(session.settings, session.profile)
+    return access_of(session.settings, profile, region=session.region).other_kms
+
+
+def access_of(settings: Settings, profile: Profile, *, region: str | None) -> Access:
+    """What a profile says, in plain values; `region` goes before its own."""
+    return Access(
+        region=region or profile.region,
+        account=profile.account,
+        principal=profile.principal,
+        default_kms_key=profile.default_kms_key,
+        grantee=profile.grantee,
+        served_regions=frozenset(settings.kms.regions),
+        served_accounts=frozenset(settings.kms.accounts),
+        other_kms=_other_kms(profile, region or profile.region),
+    )
+
+
+def _other_kms(profile: Profile, region: str | None) -> "Callable[[], Kms] | None":
+    if profile.kms == OWN_KMS:
+        return None
+
+    def open_other() -> Kms:
+        raise ConfigurationError(f"another KMS ({profile.kms}) cannot be used yet")
+
+    return open_other

@@ -1,0 +1,18 @@
+"""The access keys of a home, as `credentials` asks for them."""
+
+from volcrypt.kms.principals import AccessKey
+from volcrypt.kms.service import KmsService
+from volcrypt.wire import credentials
+
+
+class HomeAccessKeys:
+    """Called in the engine's thread."""
+
+    def __init__(self, service: KmsService) -> None:
+        self._service = service
+
+    def find(self, id_: str, /) -> AccessKey | None:
+        return self._service.find_access_key(id_)
+
+    def open_secret(self, access_key: credentials.AccessKey, /) -> bytearray:
+        raise AssertionError("internal error: there are no access keys yet")
