@@ -47,6 +47,7 @@ from volcrypt.kms.messages.principals import (
 from volcrypt.kms.model import Caller
 from volcrypt.kms.principals import AccessKey
 from volcrypt.kms.protocol import encode_response
+from volcrypt.operations.vault import call
 
 ENCRYPTS = document([allow(Action="kms:Encrypt")])
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
@@ -280,12 +281,12 @@ def test_users_of_other_accounts_are_not_seen(kms: MemoryKms, alice: Caller) -> 
 def test_pages_of_users(kms: MemoryKms) -> None:
     for name in ("a", "b", "c"):
         kms.service.perform(ROOT, CreateUserRequest(user_name=name))
-    first = kms.service.call_principals(ROOT, "ListUsers", {"MaxItems": 2})
+    first = call(kms.service, ROOT, "ListUsers", {"MaxItems": 2})
     assert ([user["UserName"] for user in first["Users"]], first["IsTruncated"]) == (
         ["a", "b"],
         True,
     )
-    second = kms.service.call_principals(ROOT, "ListUsers", {"Marker": first["Marker"]})
+    second = call(kms.service, ROOT, "ListUsers", {"Marker": first["Marker"]})
     assert ([user["UserName"] for user in second["Users"]], second["IsTruncated"]) == (["c"], False)
     assert "Marker" not in second
 
@@ -401,7 +402,7 @@ def test_the_kms_protocol_does_not_reach_principals(kms: MemoryKms) -> None:
     with pytest.raises(UnsupportedOperationError):
         kms.service.call(ROOT, "CreateUser", {"UserName": "alice"})
     with pytest.raises(UnsupportedOperationError):
-        kms.service.call_principals(ROOT, "CreateKey", {})
+        call(kms.service, ROOT, "CreateKey", {})
     assert kms.service.perform(ROOT, ListUsersRequest()).users == []
 
 

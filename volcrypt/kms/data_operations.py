@@ -25,6 +25,7 @@ from volcrypt.kms.attempt import Attempt, Effect
 from volcrypt.kms.context import encode_aad
 from volcrypt.kms.facts import NOTHING_GIVEN, Given
 from volcrypt.kms.keyring import get_key
+from volcrypt.kms.messages.choices import SYMMETRIC_DEFAULT
 from volcrypt.kms.messages.data import (
     DATA_KEY_BYTES,
     DecryptRequest,
@@ -40,7 +41,6 @@ from volcrypt.kms.messages.data import (
     ReEncryptRequest,
     ReEncryptResponse,
 )
-from volcrypt.kms.messages.limits import SYMMETRIC_DEFAULT
 from volcrypt.kms.model import KeyMaterial, KmsKey, WrappedMaterial
 from volcrypt.kms.scope import Scope
 
@@ -298,7 +298,7 @@ class DataOperations(Scope):
 
 
 def _wrapped(material: KeyMaterial) -> WrappedMaterial:
-    assert material.wrapped is not None, "internal error: a key in use that lacks material"
+    assert material.wrapped is not None, "internal error: a usable key lacks its material"
     return material.wrapped
 
 

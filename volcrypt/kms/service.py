@@ -19,31 +19,33 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Final, cast
 
-from volcrypt.errors import InvalidArgumentError, UnsupportedOperationError, VolcryptError
+from volcrypt.errors import InvalidArgumentError, VolcryptError
 from volcrypt.formats.audit_record import AuditHead
 from volcrypt.kms import principals
 from volcrypt.kms.access_key_operations import AccessKeyOperations
 from volcrypt.kms.alias_operations import AliasOperations
 from volcrypt.kms.attempt import Attempt, Effect
 from volcrypt.kms.data_operations import DataOperations
+from volcrypt.kms.deletion_operations import DeletionOperations
 from volcrypt.kms.grant_operations import GrantOperations
 from volcrypt.kms.import_operations import ImportOperations
 from volcrypt.kms.key_operations import KeyOperations
-from volcrypt.kms.messages.base import A, Operation, Request, Response
-from volcrypt.kms.messages.principals import PRINCIPAL_OPERATIONS
+from volcrypt.kms.messages.base import A, Request, Response
 from volcrypt.kms.model import Caller
 from volcrypt.kms.performer import Job, Performer
 from volcrypt.kms.policy_operations import PolicyOperations
 from volcrypt.kms.protocol import (
-    OPERATIONS,
     READ_ONLY_OPERATIONS,
     decode_request,
     encode_response,
+    find_operation,
     operation_of,
     snake_case,
 )
 from volcrypt.kms.register import Register
+from volcrypt.kms.rotation_operations import RotationOperations
 from volcrypt.kms.scope import Parts
+from volcrypt.kms.tag_operations import TagOperations
 
 _OPERATION_NAME: Final = re.compile(r"[A-Za-z]{1,64}")
 _ACCOUNT: Final = re.compile(r"[0-9]{12}")
@@ -84,8 +86,11 @@ class _Shared:
 
 class KmsService(
     KeyOperations,
+    TagOperations,
     AliasOperations,
     DataOperations,
+    RotationOperations,
+    DeletionOperations,
     ImportOperations,
     PolicyOperations,
     GrantOperations,
@@ -176,27 +181,8 @@ class KmsService(
         self, caller: Caller, operation: str, request_json: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Carry out an operation by its AWS name; members as in JSON, in and out."""
-        return self._call(caller, OPERATIONS, operation, request_json)
-
-    def call_principals(
-        self, caller: Caller, operation: str, request_json: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """The same for the operations on principals."""
-        return self._call(caller, PRINCIPAL_OPERATIONS, operation, request_json)
-
-    def _call(
-        self,
-        caller: Caller,
-        operations: Mapping[str, Operation],
-        operation: str,
-        request_json: Mapping[str, Any],
-    ) -> dict[str, Any]:
         try:
-            if operation not in operations:
-                raise UnsupportedOperationError(
-                    f"the operation {_shown(operation)} is not supported"
-                )
-            request = decode_request(operations[operation].request, request_json)
+            request = decode_request(find_operation(operation).request, request_json)
         except VolcryptError as error:
             self.refuse(caller, operation, error)
             raise
