@@ -52,6 +52,14 @@ class HomeNotInitialisedError(ConfigurationError):
         self.home = home
 
 
+class WrongPinError(ConfigurationError):
+    """The PIN is not the token's."""
+
+
+class PinLockedError(WrongPinError):
+    """The token takes no PIN any more: too many wrong ones were tried."""
+
+
 class PrivilegeError(VolcryptError):
     """The operation needs a privilege that the process lacks."""
 
@@ -147,6 +155,16 @@ class VerificationError(IntegrityError):
 
 class AuditChainError(IntegrityError):
     """The audit log was edited, cut or reordered."""
+
+
+class UnknownGenerationError(IntegrityError):
+    """Key material is wrapped under a key that the token does not have, or has no more."""
+
+    def __init__(self, generation: int) -> None:
+        super().__init__(
+            f"key material is wrapped under key {generation} of the token, which it does not have"
+        )
+        self.generation = generation
 
 
 # ---------------------------------------------------------------- key management

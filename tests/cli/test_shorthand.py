@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from volcrypt.cli.shorthand import parse_structure
 from volcrypt.cli.times import read_time
-from volcrypt.errors import InvalidArgumentError, KmsValidationError
+from volcrypt.errors import InvalidArgumentError, SerializationError
 
 
 @pytest.mark.parametrize(
@@ -61,13 +61,13 @@ def test_what_has_no_reading_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("text", ['{"a": 1', '{"a": 1, "a": 2}', "[1,"])
 def test_json_keeps_its_rules(text: str) -> None:
-    with pytest.raises(KmsValidationError):
+    with pytest.raises(SerializationError):
         parse_structure(text)
 
 
 @given(st.text(alphabet="ab=,{}[]'\"\\ :", max_size=30))
 def test_every_text_is_read_or_refused(text: str) -> None:
-    with suppress(InvalidArgumentError, KmsValidationError):
+    with suppress(InvalidArgumentError, SerializationError):
         parse_structure(text)
 
 

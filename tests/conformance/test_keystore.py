@@ -1,17 +1,22 @@
-"""What every KeyStore promises; on the memory one and on a SoftHSM token."""
+"""What every KeyStore promises; on the memory one and on a home's SoftHSM token."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tests.fakes.keystore import MemoryKeyStore
-from volcrypt.errors import IntegrityError, InvalidCiphertextError
+from tests.softhsm import new_home_token
+from volcrypt.errors import (
+    FormatError,
+    IncorrectKeyMaterialError,
+    IntegrityError,
+    InvalidCiphertextError,
+)
 from volcrypt.kms.keystore import KeyStore
 from volcrypt.kms.model import WrappedMaterial
-from volcrypt.kms.pkcs11 import make_token, open_token
-from volcrypt.kms.token import configuration_of, private_copy
 
 
 @pytest.fixture(params=["memory", "softhsm"], scope="module")
@@ -21,11 +26,9 @@ def store(
     if request.param == "memory":
         yield MemoryKeyStore()
         return
-    runtime: Path = tmp_path_factory.mktemp("runtime")
-    with private_copy(runtime, master=None) as copy:
-        make_token(configuration_of(copy), bytearray(b"a test pin"))
-        with open_token(configuration_of(copy), bytearray(b"a test pin")) as key_store:
-            yield key_store
+    directory: Path = tmp_path_factory.mktemp("home")
+    with new_home_token(directory) as token:
+        yield token
 
 
 @pytest.mark.parametrize("size", [1, 16, 64, 4096])
@@ -70,12 +73,13 @@ def test_a_short_ciphertext_is_invalid(store: KeyStore, size: int) -> None:
 
 
 def test_changed_material_does_not_unwrap(store: KeyStore) -> None:
-    blob = bytearray(store.generate_material().blob)
+    right = store.generate_material()
+    blob = bytearray(right.blob)
     blob[7] ^= 1
     for wrong in (
-        WrappedMaterial(blob=bytes(blob), wrapping_key=1),
-        WrappedMaterial(blob=bytes(blob[:32]), wrapping_key=1),
-        WrappedMaterial(blob=store.generate_material().blob, wrapping_key=2),
+        WrappedMaterial(blob=bytes(blob), wrapping_key=right.wrapping_key),
+        WrappedMaterial(blob=bytes(blob[:32]), wrapping_key=right.wrapping_key),
+        WrappedMaterial(blob=right.blob, wrapping_key=right.wrapping_key + 1),
     ):
         with pytest.raises(IntegrityError):
             store.encrypt(wrong, plaintext=bytearray(1), aad=b"")
@@ -121,3 +125,70 @@ def test_several_threads_may_use_it(store: KeyStore) -> None:
     for thread in threads:
         thread.join()
     assert sorted(done) == list(range(8))
+
+
+def test_imported_material_is_the_key_that_was_given(store: KeyStore) -> None:
+    plaintext = store.random(32)
+    material = store.import_material(plaintext)
+    sealed = store.encrypt(material, plaintext=bytearray(b"text"), aad=b"aad")
+    assert AESGCM(bytes(plaintext)).decrypt(sealed[:12], sealed[12:], b"aad") == b"text"
+    # It is wrapped, and the same key again is another wrapping of it or the same, as the HSM likes.
+    assert bytes(plaintext) not in material.blob
+    assert store.decrypt(store.import_material(plaintext), sealed=sealed, aad=b"aad") == b"text"
+
+
+@pytest.mark.parametrize("size", [0, 16, 31, 33, 64])
+def test_material_of_another_length_is_not_imported(store: KeyStore, size: int) -> None:
+    with pytest.raises(IncorrectKeyMaterialError):
+        store.import_material(bytearray(size))
+
+
+def test_a_sealed_secret_opens_under_its_aad_only(store: KeyStore) -> None:
+    secret = bytearray(b"a secret of the KMS")
+    sealed = store.seal(secret, b"of alice")
+    assert bytes(secret) not in sealed
+    assert store.open_sealed(sealed, b"of alice") == secret
+    with pytest.raises(IntegrityError):
+        store.open_sealed(sealed, b"of bob")
+    for place in range(0, len(sealed), 5):
+        changed = bytearray(sealed)
+        changed[place] ^= 1
+        with pytest.raises((IntegrityError, FormatError)):
+            store.open_sealed(bytes(changed), b"of alice")
+        with pytest.raises((IntegrityError, FormatError)):
+            store.open_sealed(sealed[:place], b"of alice")
+
+
+def test_only_what_was_rewrapped_survives_a_retired_wrapping_key(store: KeyStore) -> None:
+    kept, imported, lost = (
+        store.generate_material(),
+        store.import_material(store.random(32)),
+        store.generate_material(),
+    )
+    sealed = {m: store.encrypt(m, plaintext=bytearray(b"text"), aad=b"") for m in (kept, lost)}
+    in_use = store.encrypt(imported, plaintext=bytearray(b"text"), aad=b"")
+    before = store.generation()
+    new_kept, new_imported = store.rewrap([kept, imported])
+    assert store.generation() > before
+    assert {new_kept.wrapping_key, new_imported.wrapping_key} == {store.generation()}
+    # Until the old key is retired everything opens, and new material is under the new one.
+    assert store.decrypt(lost, sealed=sealed[lost], aad=b"") == b"text"
+    assert store.generate_material().wrapping_key == store.generation()
+    store.retire(older_than=store.generation())
+    assert store.decrypt(new_kept, sealed=sealed[kept], aad=b"") == b"text"
+    assert store.decrypt(new_imported, sealed=in_use, aad=b"") == b"text"
+    with pytest.raises(IntegrityError):
+        store.decrypt(lost, sealed=sealed[lost], aad=b"")
+
+
+def test_the_newest_wrapping_key_is_never_retired(store: KeyStore) -> None:
+    material = store.generate_material()
+    store.retire(older_than=store.generation() + 5)
+    store.encrypt(material, plaintext=bytearray(1), aad=b"")
+
+
+def test_changed_material_is_not_rewrapped(store: KeyStore) -> None:
+    material = store.generate_material()
+    with pytest.raises(IntegrityError):
+        store.rewrap([WrappedMaterial(blob=bytes(40), wrapping_key=material.wrapping_key)])
+    store.encrypt(material, plaintext=bytearray(1), aad=b"")

@@ -29,6 +29,8 @@ class MemoryKms:
     """A service whose catalogue and log are files, and whose HSM is memory."""
 
     def __init__(self, directory: Path, keystore: MemoryKeyStore) -> None:
+        self.now = NOW
+        """What the clock of the host says."""
         self.directory = directory
         self.keystore = keystore
         with ExitStack() as stack:
@@ -55,7 +57,7 @@ class MemoryKms:
                 audit=self.audit,
                 account=ACCOUNT,
                 region=REGION,
-                clock=lambda: NOW,
+                clock=lambda: self.now,
             )
         )
 

@@ -23,7 +23,7 @@ _MAX_DEPTH: Final = 8
 
 def parse_structure(text: str) -> Any:
     """The dict, or the list if it is JSON, that `text` describes. Raises InvalidArgumentError and
-    KmsValidationError."""
+    SerializationError."""
     if _JSON.match(text):
         # In an object, so that the rules for requests (no name twice, a bound on length) hold.
         return parse_json(b'{"value":' + text.encode(errors="surrogateescape") + b"}")["value"]

@@ -31,7 +31,6 @@ from volcrypt.errors import VolcryptError
 from volcrypt.kms.home import open_kms
 from volcrypt.kms.service import KmsService
 from volcrypt.wire.app import KmsApp
-from volcrypt.wire.backend import maintain
 from volcrypt.wire.credentials import AccessKeys, Credentials
 from volcrypt.wire.engine import Engine
 from volcrypt.wire.flood import FloodGuard
@@ -226,7 +225,7 @@ class Daemon:
             await self._guarded(lambda: self._service.record_event(_UNAUTHENTICATED, summary))
 
     async def _maintain(self) -> None:
-        await self._guarded(partial(maintain, self._service))
+        await self._guarded(self._service.maintain)
 
     async def _guarded(self, work: Callable[[], None]) -> None:
         try:

@@ -10,10 +10,11 @@ durable, then it happens.
     pure       model, reference, context, lifecycle, limits, protocol, sealing
     rules      policy: the decision, to be read first; policy_document, conditions and patterns
                under it; grants beside it; facts: what policies can ask of a request
-    ports      keystore: what a KMS needs of an HSM; pkcs11 is that on a real token
-    engines    token (the token's files), catalog and view (what must survive), keyring, principals
-               and grant_items (what its items are), register (which records are current), audit
-               (the log), lock (one writer at a time)
+    ports      keystore: what a KMS needs of an HSM; home_token is that on the home's token, by
+               pkcs11 (keys), pkcs11_session (library and login), token (files) and pin
+    engines    catalog and view (what must survive), keyring, principals and grant_items (what its
+               items are), register (which records are current), audit (the log), lock (one writer
+               at a time)
 
 Locks are taken in this order: the catalogue's mutex (threads), the home's writer lock (processes),
 SQLite's transaction, the HSM's lock. Encryption and decryption hold the HSM's lock alone.

@@ -1,7 +1,6 @@
 """Operations on the access keys of users, as AWS IAM has them; and their secrets.
 
-A secret is told once, when it is made. It is kept encrypted in the HSM, under key material that
-belongs to the KMS itself, bound to the access key's id.
+A secret is told once, when it is made. It is kept sealed by the HSM, bound to the access key's id.
 """
 
 from base64 import b32encode, b64encode
@@ -10,7 +9,6 @@ from typing import Final
 
 from volcrypt.errors import (
     EntityExistsError,
-    KmsInternalError,
     NoSuchEntityError,
     PrincipalAccessDeniedError,
     PrincipalLimitError,
@@ -32,16 +30,12 @@ from volcrypt.kms.messages.principals import (
 from volcrypt.kms.principal_operations import PrincipalOperations
 from volcrypt.kms.principals import (
     ACCESS_KEYS,
-    SEALS_ACCESS_KEYS,
     AccessKey,
     AccessKeyStatus,
     Principal,
-    ServiceKey,
     access_keys_of,
     find_access_key,
-    get_service_key,
     put_access_key,
-    put_service_key,
 )
 from volcrypt.kms.view import Change
 
@@ -120,18 +114,15 @@ class AccessKeyOperations(PrincipalOperations):
 
     # ---------------------------------------------------------------- for who checks signatures
 
-    def access_key(self, id_: str) -> AccessKey | None:
+    def find_access_key(self, id_: str) -> AccessKey | None:
         """The access key of that id, also an inactive one; of any account."""
         with self._catalog.reading() as view:
             return find_access_key(view, id_)
 
     def open_secret(self, key: AccessKey) -> bytearray:
-        """The secret of an access key; to be wiped after use. Raises HsmUnavailableError."""
-        with self._catalog.reading() as view:
-            service_key = get_service_key(view, SEALS_ACCESS_KEYS)
-        if service_key is None:
-            raise KmsInternalError("the key that seals the secrets of access keys is missing")
-        return self._keystore.decrypt(service_key.material, sealed=key.sealed, aad=_aad(key.id))
+        """The secret of an access key; to be wiped after use. Raises HsmUnavailableError,
+        IntegrityError."""
+        return self._keystore.open_sealed(key.sealed, aad=_aad(key.id))
 
     # ---------------------------------------------------------------- parts
 
@@ -167,12 +158,8 @@ class AccessKeyOperations(PrincipalOperations):
         *,
         is_for_volumes: bool,
     ) -> None:
-        service_key = get_service_key(change, SEALS_ACCESS_KEYS)
-        if service_key is None:
-            service_key = ServiceKey(material=self._keystore.generate_material())
-            put_service_key(change, SEALS_ACCESS_KEYS, service_key)
         id_ = metadata.access_key_id
-        sealed = self._keystore.encrypt(service_key.material, plaintext=secret, aad=_aad(id_))
+        sealed = self._keystore.seal(secret, aad=_aad(id_))
         put_access_key(
             change,
             AccessKey(

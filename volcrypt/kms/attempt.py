@@ -9,9 +9,10 @@ from volcrypt.formats.audit_record import Resource
 from volcrypt.kms.authorisation import Question
 from volcrypt.kms.facts import NOTHING_GIVEN, Given
 from volcrypt.kms.grants import Grant, Permission
-from volcrypt.kms.lifecycle import check_state
+from volcrypt.kms.keyring import is_connected
+from volcrypt.kms.lifecycle import check_state, current_state
 from volcrypt.kms.messages.base import NO_CONTEXT, Request
-from volcrypt.kms.model import Caller, KmsKey
+from volcrypt.kms.model import Caller, KeyState, KmsKey
 from volcrypt.kms.policy import Decision
 from volcrypt.kms.view import Change
 
@@ -107,7 +108,12 @@ class Attempt:
 
     def check_state(self, key: KmsKey) -> None:
         """Raises KeyDisabledError, InvalidStateError, UnsupportedOperationError."""
-        check_state(self.operation, arn=key.arn, state=key.state, origin=key.origin)
+        state = self.state_of(key)
+        check_state(self.operation, arn=key.arn, state=state, origin=key.origin)
+
+    def state_of(self, key: KmsKey) -> KeyState:
+        """The key's state as this request sees it."""
+        return current_state(key, now=self.now, is_connected=is_connected(self.change, key))
 
     def concern(self, key: KmsKey) -> None:
         """Record that the request is about this key."""

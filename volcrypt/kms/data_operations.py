@@ -25,6 +25,7 @@ from volcrypt.kms.attempt import Attempt, Effect
 from volcrypt.kms.context import encode_aad
 from volcrypt.kms.facts import NOTHING_GIVEN, Given
 from volcrypt.kms.keyring import get_key
+from volcrypt.kms.messages.choices import SYMMETRIC_DEFAULT
 from volcrypt.kms.messages.data import (
     DATA_KEY_BYTES,
     DecryptRequest,
@@ -40,8 +41,7 @@ from volcrypt.kms.messages.data import (
     ReEncryptRequest,
     ReEncryptResponse,
 )
-from volcrypt.kms.messages.limits import SYMMETRIC_DEFAULT
-from volcrypt.kms.model import KeyMaterial, KmsKey
+from volcrypt.kms.model import KeyMaterial, KmsKey, WrappedMaterial
 from volcrypt.kms.scope import Scope
 
 T = TypeVar("T")
@@ -281,7 +281,7 @@ class DataOperations(Scope):
 
     def _seal(self, encryption: _Encryption, plaintext: bytearray) -> bytes:
         sealed = self._keystore.encrypt(
-            encryption.material.wrapped, plaintext=plaintext, aad=encryption.aad
+            _wrapped(encryption.material), plaintext=plaintext, aad=encryption.aad
         )
         return encode_ciphertext_blob(
             CiphertextBlob(
@@ -293,8 +293,13 @@ class DataOperations(Scope):
 
     def _open(self, decryption: _Decryption) -> bytearray:
         return self._keystore.decrypt(
-            decryption.material.wrapped, sealed=decryption.sealed, aad=decryption.aad
+            _wrapped(decryption.material), sealed=decryption.sealed, aad=decryption.aad
         )
+
+
+def _wrapped(material: KeyMaterial) -> WrappedMaterial:
+    assert material.wrapped is not None, "internal error: a usable key lacks its material"
+    return material.wrapped
 
 
 def _aad(key: KmsKey, material: KeyMaterial, context: dict[str, str]) -> bytes:

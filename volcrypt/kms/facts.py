@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final
 
-from volcrypt.kms.messages.limits import SYMMETRIC_DEFAULT
+from volcrypt.kms.messages.choices import SYMMETRIC_DEFAULT
 from volcrypt.kms.model import Caller, KmsKey, volume_service
 from volcrypt.kms.patterns import Values
 from volcrypt.kms.principals import Principal

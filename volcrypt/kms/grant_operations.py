@@ -129,7 +129,7 @@ class GrantOperations(Scope):
         if principal is not None and principal_account(principal) != attempt.account:
             raise invalid_principal(principal)
         owner = retiring_owner(self._region, retiring)
-        items, marker = self._page(attempt.change, GRANTS, request, owner=owner)
+        items, marker = self._page(attempt.change, GRANTS, request, owner=owner, prefix="")
         response = _response([decode_grant(item) for item in items], marker)
         return Effect(act=lambda: response)
 

@@ -14,8 +14,8 @@ from volcrypt.kms.grants import (
     Constraints,
     Permission,
 )
+from volcrypt.kms.messages.choices import SYMMETRIC_DEFAULT
 from volcrypt.kms.messages.grants import CreateGrantRequest, GrantConstraints
-from volcrypt.kms.messages.limits import SYMMETRIC_DEFAULT
 from volcrypt.kms.policy_document import principal_account
 
 MAX_CONSTRAINT_PAIRS: Final = 8

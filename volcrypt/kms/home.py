@@ -29,8 +29,10 @@ from volcrypt.errors import ConfigurationError, HomeNotInitialisedError, RecordM
 from volcrypt.kms.audit import AuditLog
 from volcrypt.kms.catalog import FIRST_COUNTER, Catalog
 from volcrypt.kms.head_file import HeadFile
+from volcrypt.kms.home_token import open_home_token
 from volcrypt.kms.lock import WriterLock, held_home
-from volcrypt.kms.pkcs11 import Pkcs11KeyStore, check_pin, make_token, open_token
+from volcrypt.kms.pin import check_pin
+from volcrypt.kms.pkcs11_session import make_token
 from volcrypt.kms.scope import Parts
 from volcrypt.kms.sealing import Item
 from volcrypt.kms.service import KmsService
@@ -114,7 +116,7 @@ def open_kms(
         pin = _stored_pin(directory)
     with ExitStack() as stack:
         stack.enter_context(held_home(directory / "serving", exclusive=exclusive))
-        key_store = stack.enter_context(_key_store(directory, runtime, pin))
+        key_store = stack.enter_context(open_home_token(directory / "token", runtime, pin))
         lock = stack.enter_context(closing(WriterLock(directory / "lock")))
         heads = stack.enter_context(closing(HeadFile(directory / _HEAD, macs=key_store)))
         audit = stack.enter_context(closing(AuditLog(directory / _AUDIT)))
@@ -148,20 +150,11 @@ def _make(
         make_token(configuration_of(copy), pin)
         save_master(directory / "token", copy)
     AuditLog.create(directory / _AUDIT)
-    with _key_store(directory, runtime, pin) as key_store:
+    with open_home_token(directory / "token", runtime, pin) as key_store:
         meta = _Meta(account=account, region=region, created_at=time.time())
         item = Item(kind=_META, id=_META_ID, body=msgspec.json.encode(meta))
         HeadFile.create(directory / _HEAD, macs=key_store, catalogue=FIRST_COUNTER)
         Catalog.create(directory / _CATALOG, macs=key_store, items=[item])
-
-
-@contextmanager
-def _key_store(directory: Path, runtime: Path, pin: bytearray) -> Iterator[Pkcs11KeyStore]:
-    with (
-        private_copy(runtime, master=directory / "token") as copy,
-        open_token(configuration_of(copy), pin) as key_store,
-    ):
-        yield key_store
 
 
 def _stored_pin(directory: Path) -> bytearray:

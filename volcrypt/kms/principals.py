@@ -2,11 +2,8 @@
 
     principal     id = ARN, name = ACCOUNT:NAME in lower case, owner = account, body = Principal
     access-key    id = access key id, owner = ARN of the principal,             body = AccessKey
-    service-key   id = purpose,                                                 body = ServiceKey
 
 The root of an account is no item: it exists, has no policies, and comes in through the home alone.
-A service key belongs to the KMS itself and is seen by nobody; the one with the purpose
-`access-keys` seals the secrets of access keys.
 
 Knows nothing of callers and permissions.
 """
@@ -17,14 +14,12 @@ from typing import Final
 
 import msgspec
 
-from volcrypt.kms.model import Caller, WrappedMaterial
+from volcrypt.kms.model import Caller
 from volcrypt.kms.sealing import Item
 from volcrypt.kms.view import Change, View
 
 PRINCIPALS: Final = "principal"
 ACCESS_KEYS: Final = "access-key"
-SERVICE_KEYS: Final = "service-key"
-SEALS_ACCESS_KEYS: Final = "access-keys"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,13 +68,6 @@ class AccessKey:
             user_agent=user_agent,
             access_key_id=self.id,
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceKey:
-    """Key material that the KMS uses for its own ends."""
-
-    material: WrappedMaterial
 
 
 def user_arn(account: str, name: str) -> str:
@@ -148,15 +136,6 @@ def access_keys_of(view: View, principal: Principal) -> list[AccessKey]:
 
 def has_access_keys(view: View, principal: Principal) -> bool:
     return view.count(ACCESS_KEYS, owner=principal.arn) > 0
-
-
-def get_service_key(view: View, purpose: str) -> ServiceKey | None:
-    item = view.get(SERVICE_KEYS, purpose)
-    return None if item is None else msgspec.json.decode(item.body, type=ServiceKey)
-
-
-def put_service_key(change: Change, purpose: str, key: ServiceKey) -> None:
-    change.put(Item(kind=SERVICE_KEYS, id=purpose, body=msgspec.json.encode(key)))
 
 
 def _name(account: str, name: str) -> str:

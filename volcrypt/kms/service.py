@@ -19,35 +19,38 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Final, cast
 
-from volcrypt.errors import InvalidArgumentError, UnsupportedOperationError, VolcryptError
+from volcrypt.errors import InvalidArgumentError, VolcryptError
 from volcrypt.formats.audit_record import AuditHead
+from volcrypt.kms import principals
 from volcrypt.kms.access_key_operations import AccessKeyOperations
 from volcrypt.kms.alias_operations import AliasOperations
 from volcrypt.kms.attempt import Attempt, Effect
 from volcrypt.kms.data_operations import DataOperations
+from volcrypt.kms.deletion_operations import DeletionOperations
 from volcrypt.kms.grant_operations import GrantOperations
+from volcrypt.kms.import_operations import ImportOperations
 from volcrypt.kms.key_operations import KeyOperations
-from volcrypt.kms.messages.base import A, Operation, Request, Response
-from volcrypt.kms.messages.principals import PRINCIPAL_OPERATIONS
+from volcrypt.kms.messages.base import A, Request, Response
 from volcrypt.kms.model import Caller
 from volcrypt.kms.performer import Job, Performer
 from volcrypt.kms.policy_operations import PolicyOperations
 from volcrypt.kms.protocol import (
-    OPERATIONS,
     READ_ONLY_OPERATIONS,
     decode_request,
     encode_response,
+    find_operation,
     operation_of,
     snake_case,
 )
 from volcrypt.kms.register import Register
+from volcrypt.kms.rotation_operations import RotationOperations
 from volcrypt.kms.scope import Parts
+from volcrypt.kms.tag_operations import TagOperations
 
 _OPERATION_NAME: Final = re.compile(r"[A-Za-z]{1,64}")
 _ACCOUNT: Final = re.compile(r"[0-9]{12}")
 _REGION: Final = re.compile(r"[a-z0-9-]{1,64}")
 _KEY_MEMBERS: Final = ("key_id", "destination_key_id")
-_PRINCIPALS: Final = "principal"
 _HOME_KEY_INFO: Final = b"volcrypt home key 1\0"
 
 
@@ -83,8 +86,12 @@ class _Shared:
 
 class KmsService(
     KeyOperations,
+    TagOperations,
     AliasOperations,
     DataOperations,
+    RotationOperations,
+    DeletionOperations,
+    ImportOperations,
     PolicyOperations,
     GrantOperations,
     AccessKeyOperations,
@@ -137,27 +144,18 @@ class KmsService(
 
     def has_principal(self, arn: str) -> bool:
         with self._catalog.reading() as view:
-            return view.get(_PRINCIPALS, arn) is not None
+            return principals.exists(view, arn)
 
     def authorise(self, caller: Caller, action: str) -> None:
         """Check and record that the caller may do something to the home as a whole; `action` is
         like `volcrypt:Backup`. Raises AccessDeniedError."""
+        service, _, name = action.partition(":")
 
         def decide(attempt: Attempt) -> Effect[None]:
-            attempt.authorise_account(operation, service=service)
+            attempt.authorise_account(name, service=service)
             return Effect(act=lambda: None)
 
-        service, _, operation = action.partition(":")
-        job = Job(
-            caller=caller,
-            operation=operation,
-            account=self.account,
-            region=self.region,
-            request=None,
-            decide=decide,
-            changes_rows=False,
-        )
-        (result,) = self._performer.perform_all([job])
+        (result,) = self._performer.perform_all([self._job_without_request(caller, name, decide)])
         if isinstance(result, VolcryptError):
             raise result
 
@@ -183,27 +181,8 @@ class KmsService(
         self, caller: Caller, operation: str, request_json: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Carry out an operation by its AWS name; members as in JSON, in and out."""
-        return self._call(caller, OPERATIONS, operation, request_json)
-
-    def call_principals(
-        self, caller: Caller, operation: str, request_json: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """The same for the operations on principals."""
-        return self._call(caller, PRINCIPAL_OPERATIONS, operation, request_json)
-
-    def _call(
-        self,
-        caller: Caller,
-        operations: Mapping[str, Operation],
-        operation: str,
-        request_json: Mapping[str, Any],
-    ) -> dict[str, Any]:
         try:
-            if operation not in operations:
-                raise UnsupportedOperationError(
-                    f"the operation {_shown(operation)} is not supported"
-                )
-            request = decode_request(operations[operation].request, request_json)
+            request = decode_request(find_operation(operation).request, request_json)
         except VolcryptError as error:
             self.refuse(caller, operation, error)
             raise
@@ -252,9 +231,18 @@ class KmsService(
         def decide(attempt: Attempt) -> Effect[Any]:
             raise refusal.error
 
+        return self._job_without_request(caller, _shown(refusal.operation), decide, request_id)
+
+    def _job_without_request(
+        self,
+        caller: Caller,
+        operation: str,
+        decide: Callable[[Attempt], Effect[Any]],
+        request_id: str | None = None,
+    ) -> Job:
         return Job(
             caller=caller,
-            operation=_shown(refusal.operation),
+            operation=operation,
             account=self.account,
             region=self.region,
             request=None,

@@ -6,9 +6,8 @@ They are the home's own: another KMS has its own users.
 from collections.abc import Mapping
 from typing import Any
 
-from volcrypt.kms.messages.principals import PRINCIPAL_OPERATIONS
-from volcrypt.kms.protocol import decode_request, encode_response
 from volcrypt.operations.home import Home
+from volcrypt.operations.vault import call
 
 
 def call_principals(home: Home, operation: str, members: Mapping[str, Any]) -> dict[str, Any]:
@@ -17,8 +16,7 @@ def call_principals(home: Home, operation: str, members: Mapping[str, Any]) -> d
     Raises EntityExistsError, NoSuchEntityError, DeleteConflictError, AccessDeniedError, ...
     """
     kms = home.vault.scope(home.caller.account, home.region)
-    request = decode_request(PRINCIPAL_OPERATIONS[operation].request, members)
-    return encode_response(kms.perform(home.caller, request))
+    return call(kms, home.caller, operation, members)
 
 
 def list_principals(home: Home, operation: str, rows: str, members: Mapping[str, Any]) -> list[Any]:

@@ -52,7 +52,8 @@ class Engine:
         self._report = report
         self._max_waiting = max_waiting
         self._waiting_count = 0
-        self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
+        self._gathered: list[_Waiting] = []
+        self._queue: SimpleQueue[list[_Waiting] | None] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._work, name="kms-engine", daemon=True)
 
@@ -63,6 +64,7 @@ class Engine:
 
     async def stop(self) -> None:
         """Finish what waits, and end."""
+        self._hand_over()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
@@ -84,24 +86,33 @@ class Engine:
         assert self._loop is not None, "internal error: the engine was not started"
         future: asyncio.Future[Any] = self._loop.create_future()
         self._waiting_count += 1
-        self._queue.put((job, future))
+        if not self._gathered:  # what else this turn of the loop brings goes along
+            self._loop.call_soon(self._hand_over)
+        self._gathered.append((job, future))
         return future
+
+    def _hand_over(self) -> None:
+        if self._gathered:
+            self._queue.put(self._gathered)
+            self._gathered = []
 
     def _work(self) -> None:
         assert self._loop is not None, "internal error: the engine was not started"
         stopping = False
         while not stopping:
-            batch: list[_Waiting] = []
+            waiting: list[_Waiting] = []
             item = self._queue.get()
             while item is not None:
-                batch.append(item)
-                if len(batch) == MAX_BATCH or self._queue.empty():
+                waiting += item
+                if len(waiting) >= MAX_BATCH or self._queue.empty():
                     break
                 item = self._queue.get()
             stopping = item is None
-            results = self._results([job for job, _ in batch])
-            futures = [future for _, future in batch]
-            self._loop.call_soon_threadsafe(self._deliver, futures, results)
+            for start in range(0, len(waiting), MAX_BATCH):
+                batch = waiting[start : start + MAX_BATCH]
+                results = self._results([job for job, _ in batch])
+                futures = [future for _, future in batch]
+                self._loop.call_soon_threadsafe(self._deliver, futures, results)
 
     def _deliver(self, futures: list["asyncio.Future[Any]"], results: list[Any]) -> None:
         self._waiting_count -= len(futures)

@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 from volcrypt.kms.messages.base import NO_CONTEXT, Operation, Request, Response
-from volcrypt.kms.messages.limits import SYMMETRIC_DEFAULT
+from volcrypt.kms.messages.choices import SYMMETRIC_DEFAULT
 
 DATA_KEY_BYTES: Final = MappingProxyType({"AES_128": 16, "AES_256": 32})
 
