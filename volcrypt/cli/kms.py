@@ -33,6 +33,15 @@ SUMMARIES = {
     "GenerateDataKeyWithoutPlaintext": "A new data key, encrypted only.",
     "Encrypt": "Encrypt up to 4096 bytes.",
     "Decrypt": "Decrypt what a key encrypted.",
+    "GetParametersForImport": "Get what key material to be imported is wrapped with.",
+    "ImportKeyMaterial": "Import key material that was made elsewhere.",
+    "DeleteImportedKeyMaterial": "Delete imported key material; it can be imported again.",
+    "CreateCustomKeyStore": "Set up another token for keys, of a configured cluster.",
+    "DescribeCustomKeyStores": "Show custom key stores and whether they are connected.",
+    "ConnectCustomKeyStore": "Log in to the token of a custom key store.",
+    "DisconnectCustomKeyStore": "Log out of the token of a custom key store.",
+    "UpdateCustomKeyStore": "Change name, password or cluster of a custom key store.",
+    "DeleteCustomKeyStore": "Forget a custom key store that has no keys.",
     "ReEncrypt": "Move a ciphertext to another key or context; nobody sees the plaintext.",
 }
 OPTION_HELP = {

@@ -249,7 +249,7 @@ class DataOperations(Scope):
         return Effect(change=change, act=act_counted)
 
     def _seal(self, encryption: _Encryption, plaintext: bytearray) -> bytes:
-        sealed = self._keystore.encrypt(
+        sealed = self._store_of(encryption.key).encrypt(
             _wrapped(encryption.material), plaintext=plaintext, aad=encryption.aad
         )
         return encode_ciphertext_blob(
@@ -261,7 +261,7 @@ class DataOperations(Scope):
         )
 
     def _open(self, decryption: _Decryption) -> bytearray:
-        return self._keystore.decrypt(
+        return self._store_of(decryption.key).decrypt(
             _wrapped(decryption.material), sealed=decryption.sealed, aad=decryption.aad
         )
 

@@ -15,8 +15,8 @@ the catalogue is missing, the catalogue was lost.
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -28,9 +28,11 @@ from volcrypt.errors import ConfigurationError, HomeNotInitialisedError, RecordM
 from volcrypt.kms.audit import AuditLog
 from volcrypt.kms.catalog import Catalog
 from volcrypt.kms.home_token import open_home_token
+from volcrypt.kms.key_stores import NO_CLUSTERS, KeyStores
 from volcrypt.kms.lock import WriterLock
 from volcrypt.kms.pin import check_pin
 from volcrypt.kms.pkcs11_session import make_token
+from volcrypt.kms.remote_store import Cluster
 from volcrypt.kms.scope import Parts
 from volcrypt.kms.sealing import Item
 from volcrypt.kms.service import KmsService
@@ -96,10 +98,12 @@ def open_kms(
     region: str,
     pin: bytearray | None = None,
     clock: Callable[[], float] = time.time,
+    clusters: Mapping[str, Cluster] = NO_CLUSTERS,
 ) -> Iterator[KmsService]:
     """The KMS in `directory`, logged in on a private copy of its token until the end of the block.
 
-    One at a time in a process; any number of processes. Raises HomeNotInitialisedError,
+    `clusters` are the tokens that custom key stores can be made of, by CloudHSM cluster id. One at
+    a time in a process; any number of processes. Raises HomeNotInitialisedError,
     ConfigurationError for a missing or wrong PIN, FormatError and IntegrityError for what was
     damaged or changed, HsmUnavailableError, NoSpaceError.
     """
@@ -107,7 +111,10 @@ def open_kms(
         raise HomeNotInitialisedError(str(directory.parent))
     if pin is None:
         pin = _stored_pin(directory)
-    with open_home_token(directory / "token", runtime, pin) as key_store:
+    with (
+        open_home_token(directory / "token", runtime, pin) as key_store,
+        closing(KeyStores(clusters)) as key_stores,
+    ):
         lock = WriterLock(directory / "lock")
         try:
             catalog = Catalog(directory / _CATALOG, lock=lock, macs=key_store)
@@ -121,6 +128,7 @@ def open_kms(
                         account=account,
                         region=region,
                         clock=clock,
+                        key_stores=key_stores,
                     )
                 )
             finally:

@@ -1,6 +1,7 @@
 """Keys and aliases as items of the catalogue: how a request's words become a key.
 
-    key      id = key id                       body = KmsKey
+    key      id = key id                       owner = its custom key store, if it is in one;
+                                               body = KmsKey
     alias    id = REGION:ACCOUNT:alias/NAME    owner = key id, body = Alias
     calls    id = material id                  body = Calls
 
@@ -60,7 +61,9 @@ def decode_key(item: Item) -> KmsKey:
 
 
 def put_key(change: Change, key: KmsKey) -> None:
-    change.put(Item(kind=KEYS, id=key.key_id, body=msgspec.json.encode(key)))
+    store = key.custom_key_store_id
+    owner = None if store is None else f"{key.region}:{key.account}:{store}"
+    change.put(Item(kind=KEYS, id=key.key_id, owner=owner, body=msgspec.json.encode(key)))
 
 
 def alias_id(name: str, *, account: str, region: str) -> str:

@@ -16,12 +16,19 @@ from volcrypt.kms.messages.aliases import ALIAS_OPERATIONS
 from volcrypt.kms.messages.base import A, Request, Response
 from volcrypt.kms.messages.data import DATA_OPERATIONS
 from volcrypt.kms.messages.imports import IMPORT_OPERATIONS
+from volcrypt.kms.messages.key_stores import KEY_STORE_OPERATIONS
 from volcrypt.kms.messages.keys import KEY_OPERATIONS
 from volcrypt.kms.messages.limits import UNSHOWN_MEMBERS, camel_case, check_members
 
 MAX_JSON_BYTES: Final = 2**20
 OPERATIONS: Final = MappingProxyType(
-    {**KEY_OPERATIONS, **ALIAS_OPERATIONS, **DATA_OPERATIONS, **IMPORT_OPERATIONS}
+    {
+        **KEY_OPERATIONS,
+        **ALIAS_OPERATIONS,
+        **DATA_OPERATIONS,
+        **IMPORT_OPERATIONS,
+        **KEY_STORE_OPERATIONS,
+    }
 )
 READ_ONLY_OPERATIONS: Final = frozenset(
     name for name, operation in OPERATIONS.items() if operation.read_only

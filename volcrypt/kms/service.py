@@ -13,13 +13,16 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from volcrypt.errors import UnsupportedOperationError, VolcryptError
+from volcrypt.errors import InvalidStateError, UnsupportedOperationError, VolcryptError
 from volcrypt.formats.audit_record import AuditHead
 from volcrypt.kms.alias_operations import AliasOperations
 from volcrypt.kms.attempt import Attempt, Effect
+from volcrypt.kms.custom_key_store import KEY_STORES, ConnectionState, decode_key_store
 from volcrypt.kms.data_operations import DataOperations
 from volcrypt.kms.import_operations import ImportOperations
 from volcrypt.kms.key_operations import KeyOperations
+from volcrypt.kms.key_store_operations import KeyStoreOperations
+from volcrypt.kms.keystore import MaterialStore
 from volcrypt.kms.messages.base import A, Request
 from volcrypt.kms.model import Caller
 from volcrypt.kms.protocol import (
@@ -30,6 +33,7 @@ from volcrypt.kms.protocol import (
     snake_case,
 )
 from volcrypt.kms.register import Register
+from volcrypt.kms.rewrap import HOME, rewrap_all
 from volcrypt.kms.scope import Parts
 
 _OPERATION_NAME: Final = re.compile(r"[A-Za-z]{1,64}")
@@ -37,7 +41,9 @@ _KEY_MEMBERS: Final = ("key_id", "destination_key_id")
 _HOME_KEY_INFO: Final = b"volcrypt home key 1\0"
 
 
-class KmsService(KeyOperations, AliasOperations, DataOperations, ImportOperations):
+class KmsService(
+    KeyOperations, AliasOperations, DataOperations, ImportOperations, KeyStoreOperations
+):
     """The KMS of a home."""
 
     def __init__(self, parts: Parts) -> None:
@@ -49,6 +55,15 @@ class KmsService(KeyOperations, AliasOperations, DataOperations, ImportOperation
         """32 bytes for sealing what lies in the home: HMAC-SHA-256 in the HSM under a service-owned
         key. `info` names the purpose and the object; another one gives an unrelated key."""
         return self._keystore.derive(_HOME_KEY_INFO + info)
+
+    def rewrap_all(self) -> None:
+        """Make removals of key material final that are not yet (`rewrap`); nothing if all are.
+
+        To be called after deletions and expiries, and now and then: what could not be reached, or
+        was killed, goes on. Raises HsmUnavailableError, and what `perform` raises when nothing can
+        be recorded.
+        """
+        rewrap_all(self._catalog, self._performer, self._token_of_mark)
 
     def audit_head(self) -> AuditHead:
         """The sealed end of the audit log."""
@@ -79,6 +94,18 @@ class KmsService(KeyOperations, AliasOperations, DataOperations, ImportOperation
         except VolcryptError as error:
             return self._refuse(caller, operation, error)
         return encode_response(self.perform(caller, request))
+
+    def _token_of_mark(self, token: str) -> MaterialStore | None:
+        if token == HOME:
+            return self._keystore
+        with self._catalog.reading() as view:
+            item = view.get(KEY_STORES, token)
+        if item is None:
+            return None
+        store = decode_key_store(item)
+        if store.connection_state is not ConnectionState.CONNECTED:
+            raise InvalidStateError(f"custom key store {store.id} is not connected")
+        return self._key_stores.material_store(store, self._keystore)
 
     def _refuse(self, caller: Caller, operation: str, error: VolcryptError) -> dict[str, Any]:
         """Record a request that could not even be read; raises `error`."""
