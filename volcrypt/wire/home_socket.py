@@ -17,7 +17,7 @@ from volcrypt.errors import (
     UnsupportedOperationError,
     VolcryptError,
 )
-from volcrypt.kms.protocol import OPERATIONS, decode_request, parse_json
+from volcrypt.kms.protocol import decode_request, parse_json
 from volcrypt.kms.service import Call, KmsService
 from volcrypt.wire.backend import authorise, has_principal, maintain
 from volcrypt.wire.engine import Engine
@@ -37,6 +37,7 @@ from volcrypt.wire.home_messages import (
     decode_call,
     encode_error,
     encode_result,
+    request_types,
 )
 
 _PEER: Final = struct.Struct("3i")
@@ -97,13 +98,14 @@ class HomeSocket:
         return await self._engine.run(lambda: self._call(arguments))
 
     async def _perform(self, arguments: PerformArguments) -> Any:
-        if arguments.operation not in OPERATIONS:
+        request_type = request_types().get(arguments.operation)
+        if request_type is None:
             raise UnsupportedOperationError("the operation is not supported")
         members = parse_json(bytes(arguments.request))
         call = Call(
             service=self._service.scope(arguments.account, arguments.region),
             caller=arguments.caller,
-            request=decode_request(OPERATIONS[arguments.operation].request, members),
+            request=decode_request(request_type, members),
         )
         return await self._engine.perform(call)
 
