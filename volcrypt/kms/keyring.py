@@ -1,6 +1,7 @@
 """Keys and aliases as items of the catalogue: how a request's words become a key.
 
-    key      id = REGION:ACCOUNT:KEYID         name = KEYID, body = KmsKey
+    key      id = REGION:ACCOUNT:KEYID         name = KEYID, body = KmsKey,
+                                               owner = id of its custom key store, if any
     alias    id = REGION:ACCOUNT:alias/NAME    owner = id of the key's item, body = Alias
     due      id = WHAT:DATE:ID OF THE KEY      owner = id of the key's item, body = {}
 
@@ -90,7 +91,10 @@ def put_key(change: Change, key: KmsKey) -> None:
         change.delete(DUE, due)
     for due in new - old:
         change.put(Item(kind=DUE, id=due, owner=id_, body=b"{}"))
-    change.put(Item(kind=KEYS, id=id_, name=key.key_id, body=msgspec.json.encode(key)))
+    store = key.custom_key_store_id
+    owner = None if store is None else home_prefix(key.account, key.region) + store
+    body = msgspec.json.encode(key)
+    change.put(Item(kind=KEYS, id=id_, name=key.key_id, owner=owner, body=body))
 
 
 def delete_key(change: Change, key: KmsKey) -> None:
