@@ -7,7 +7,9 @@ durable, then it happens.
 
     pure       model, reference, context, lifecycle, policy, limits, protocol, sealing
     ports      keystore: what a KMS needs of an HSM; home_token is that on the home's token, by
-               pkcs11 (keys), pkcs11_session (library and login), token (files) and pin
+               pkcs11 (keys), pkcs11_session (library and login), token (files) and pin;
+               key_stores: further tokens, each through remote_store in a process of its own
+               (key_store_process)
     engines    catalog and view (what must survive), keyring (keys as its items), register (which
                records are current), audit (the log), lock (one writer at a time)
 
