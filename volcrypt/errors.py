@@ -188,6 +188,7 @@ class KmsValidationError(KmsError):
 
 class AccessDeniedError(KmsError):
     code = "AccessDeniedException"
+    hint = "'volcrypt kms get-key-policy' shows who may, 'volcrypt audit list' what was refused"
 
 
 class KeyNotFoundError(KmsError):
@@ -360,6 +361,24 @@ class NoSuchEntityError(KmsError):
 
     code = "NoSuchEntity"
     http_status = 404
+
+
+class PrincipalAccessDeniedError(AccessDeniedError):
+    """A principal may not look at or change principals."""
+
+    code = "AccessDenied"
+    http_status = 403
+
+
+class MalformedIdentityPolicyError(KmsError):
+    code = "MalformedPolicyDocument"
+
+
+class PrincipalLimitError(KmsError):
+    """There are as many principals, or as much of a principal, as there can be."""
+
+    code = "LimitExceeded"
+    http_status = 409
 
 
 class DeleteConflictError(KmsError):

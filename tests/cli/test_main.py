@@ -78,7 +78,7 @@ def test_the_configuration_file_is_checked(tmp_path: Path) -> None:
         assert "regoin" in command.fails(1, "volume", "list")
         (command.home / "config.toml").write_text("[profiles.here]\nregion = 'us-east-1'\n")
         assert command.run("--profile", "here", "volume", "list")
-        assert "no profile 'there'" in command.fails(1, "--profile", "there", "volume", "list")
+        assert "no profile 'there'" in command.fails(2, "--profile", "there", "volume", "list")
 
 
 def test_init_twice_changes_nothing(tmp_path: Path) -> None:

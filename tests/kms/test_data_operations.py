@@ -20,7 +20,8 @@ from volcrypt.errors import (
     LimitExceededError,
 )
 from volcrypt.formats.ciphertext_blob import decode_ciphertext_blob, encode_ciphertext_blob
-from volcrypt.kms.keyring import CALLS, MAX_CALLS, Calls, get_key, put_key
+from volcrypt.kms.calls import CALLS, MAX_CALLS, Calls
+from volcrypt.kms.keyring import get_key, put_key
 from volcrypt.kms.messages.data import (
     DecryptRequest,
     EncryptRequest,

@@ -73,7 +73,7 @@ def _recorded(view: View, now: float) -> Clock:
     item = view.get(CLOCKS, _CLOCK_ID)
     if item is None:
         return Clock(observed=0.0, seen=now)
-    return msgspec.json.decode(item.body, type=Clock)
+    return item.decoded(Clock)
 
 
 def _advanced(clock: Clock, now: float) -> Clock:

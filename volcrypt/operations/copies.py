@@ -243,7 +243,7 @@ class _KernelPairs:
 
 
 def _cursor_file(home: Home, snapshot_id: SnapshotId) -> CursorFile:
-    seal = MacSeal(home.kms.derive_home_key(b"volcrypt copy cursor\0" + snapshot_id.encode()))
+    seal = MacSeal(home.vault.derive_home_key(b"volcrypt copy cursor\0" + snapshot_id.encode()))
     return CursorFile(copy_cursor_path(home, snapshot_id), seal)
 
 
