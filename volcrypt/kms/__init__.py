@@ -11,7 +11,9 @@ durable, then it happens.
     rules      policy: the decision, to be read first; policy_document, conditions and patterns
                under it; grants beside it; facts: what policies can ask of a request
     ports      keystore: what a KMS needs of an HSM; home_token is that on the home's token, by
-               pkcs11 (keys), pkcs11_session (library and login), token (files) and pin
+               pkcs11 (keys), pkcs11_session (library and login), token (files) and pin;
+               key_stores: further tokens, each through remote_store in a process of its own
+               (key_store_process)
     engines    catalog and view (what must survive), keyring, principals and grant_items (what its
                items are), register (which records are current), audit (the log), lock (one writer
                at a time)
