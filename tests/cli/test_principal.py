@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from tests.command import Command, disposable_home
+from tests.softhsm import CLUSTER_PIN, make_cluster
 from volcrypt.cli.kms_texts import OPTION_HELP, SUMMARIES
 from volcrypt.kms.protocol import OPERATIONS
 
@@ -118,3 +119,34 @@ def test_options_as_in_the_aws_command_line(command: Command) -> None:
     command.run("kms", "untag-resource", "--key-id", key_id, "--tag-keys", "a", "c")
     assert command.json("kms", "list-resource-tags", "--key-id", key_id)["Tags"] == []
     command.fails(2, "kms", "list-keys", "--marker", "nonsense")
+
+
+def test_a_key_store_of_config_toml(command: Command, tmp_path: Path) -> None:
+    cluster = make_cluster(tmp_path / "cluster", trust_anchor_certificate="anchor")
+    (tmp_path / "anchor").write_text("anchor")
+    (tmp_path / "pin").write_text(f"{CLUSTER_PIN}\n")
+    config = command.home / "config.toml"
+    config.write_text(
+        f"[kms.clusters.cluster-secondtoken]\nmodule = '{cluster.module}'\n"
+        f"token_label = '{cluster.token_label}'\ntrust_anchor = '{tmp_path}/anchor'\n"
+        f"softhsm_configuration = '{cluster.softhsm_configuration}'\n"
+    )
+    try:
+        command.run("config", "check")
+        create = (
+            *("kms", "create-custom-key-store", "--custom-key-store-name", "second"),
+            *("--cloud-hsm-cluster-id", "cluster-secondtoken"),
+            *("--trust-anchor-certificate", f"file://{tmp_path}/anchor"),
+        )
+        command.fails(2, *create, "--key-store-password", CLUSTER_PIN)
+        made = command.json(*create, "--key-store-password", f"file://{tmp_path}/pin")
+        store = made["CustomKeyStoreId"]
+        command.run("kms", "connect-custom-key-store", "--custom-key-store-id", store)
+        (found,) = command.json("kms", "describe-custom-key-stores")["CustomKeyStores"]
+        assert (found["CustomKeyStoreId"], found["ConnectionState"]) == (store, "CONNECTED")
+        command.run("kms", "disconnect-custom-key-store", "--custom-key-store-id", store)
+        command.run("kms", "delete-custom-key-store", "--custom-key-store-id", store)
+        (tmp_path / "anchor").unlink()
+        assert "trust_anchor" in command.fails(1, "config", "check")
+    finally:
+        config.unlink()
