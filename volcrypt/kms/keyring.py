@@ -30,6 +30,7 @@ ALIASES: Final = "alias"
 DUE: Final = "due"
 ROTATE: Final = "rotate"
 DESTROY: Final = "destroy"
+_PAGE: Final = 100
 _KEY_STORES: Final = "key-store"
 _GRANTS: Final = "grant"
 _IMPORTS: Final = "import"
@@ -121,9 +122,27 @@ def _due_ids(key: KmsKey) -> Iterator[str]:
             yield f"{DESTROY}:{int(material.expiry.date):012d}:{id_}"
 
 
-def due_date(item: Item) -> int:
-    """When the thing that a due item is for is due; rounded down to a second."""
-    return int(item.id.split(":", 2)[1])
+def keys_due(view: View, what: str, now: float) -> list[str]:
+    """The ids of the items of all keys for which something of that kind is due at `now`."""
+    found: dict[str | None, None] = {}
+    end, after = _end_of(what, now), ""
+    while page := view.items(DUE, prefix=f"{what}:", after=after, limit=_PAGE):
+        found |= dict.fromkeys(item.owner for item in page if item.id < end)
+        after = page[-1].id
+        if after >= end:
+            break
+    return [id_ for id_ in found if id_ is not None]
+
+
+def first_due(view: View, what: str, *, after: float) -> float | None:
+    """The first date after that one on which something of that kind is due, to the second."""
+    items = view.items(DUE, prefix=f"{what}:", after=_end_of(what, after), limit=1)
+    return float(items[0].id.split(":", 2)[1]) if items else None
+
+
+def _end_of(what: str, date: float) -> str:
+    """Greater than the ids of all due items of that second, less than all later ones."""
+    return f"{what}:{int(date):012d};"
 
 
 def is_connected(view: View, key: KmsKey) -> bool:

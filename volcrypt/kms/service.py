@@ -27,6 +27,7 @@ from volcrypt.kms.attempt import Attempt, Effect
 from volcrypt.kms.data_operations import DataOperations
 from volcrypt.kms.deletion_operations import DeletionOperations
 from volcrypt.kms.key_operations import KeyOperations
+from volcrypt.kms.maintenance import Maintenance
 from volcrypt.kms.messages.base import A, Request, Response
 from volcrypt.kms.model import Caller
 from volcrypt.kms.performer import Job, Performer
@@ -88,6 +89,7 @@ class KmsService(
     DataOperations,
     RotationOperations,
     DeletionOperations,
+    Maintenance,
 ):
     """The KMS of a home, for one account and region."""
 
@@ -159,9 +161,6 @@ class KmsService(
     def find_access_key(self, id_: str) -> AccessKey | None:
         with self._catalog.reading() as view:
             return principals.find_access_key(view, id_)
-
-    def maintain(self) -> None:
-        """Do what is due: deletions, expiries, rotations."""
 
     def perform(self, caller: Caller, request: Request[A]) -> A:
         """Carry out a request. Raises KmsError, and when it cannot be recorded NoSpaceError,
