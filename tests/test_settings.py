@@ -91,7 +91,7 @@ def test_what_is_refused_is_named(tmp_path: Path, text: str, named: str) -> None
 
 @pytest.mark.parametrize(
     "kms",
-    ["home", "aws", "https://kms.example.com:8443", "http://127.0.0.1:8080", "unix:/run/kms.sock"],
+    ["home", "aws", "https://kms.example.com:8443", "http://127.0.0.1:8080"],
 )
 def test_places_of_a_kms(tmp_path: Path, kms: str) -> None:
     key = "" if kms == "home" else "default_kms_key = 'alias/a'"

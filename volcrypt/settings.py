@@ -8,7 +8,7 @@
     default_kms_key = "alias/mine"         # of new volumes; else alias/volcrypt/ebs
 
     [profiles.cloud]
-    kms = "aws"                            # or "https://HOST", "unix:/PATH", "http://127.0.0.1:8080"
+    kms = "aws"                            # or "https://HOST"; on this host also "http://127.0.0.1:PORT"
     credentials = "backup-account"         # profile of ~/.aws; the usual places when there is none
     default_kms_key = "arn:aws:kms:..."    # needed: another KMS has no default key for us
     grantee = "arn:aws:iam::..."           # who serves volumes; without it no grants are made
@@ -50,7 +50,7 @@ _REGION: Final = re.compile(r"[a-z0-9-]{1,32}")
 _PRINCIPAL: Final = re.compile(r"[\w+=,.@-]{1,64}|arn:aws:(iam|sts)::\d{12}:\S{1,1024}", re.ASCII)
 _GRANTEE: Final = re.compile(r"arn:aws[a-z-]*:(iam|sts)::\d{12}:\S{1,1024}", re.ASCII)
 _ENDPOINT: Final = re.compile(
-    r"home|aws|unix:/\S+|https://[^\s/@]+/?|http://(127(\.\d{1,3}){3}|localhost|\[::1\])(:\d+)?/?"
+    r"home|aws|https://[^\s/@]+/?|http://(127(\.\d{1,3}){3}|localhost|\[::1\])(:\d+)?/?"
 )
 
 
@@ -151,7 +151,7 @@ def _profile_problems(settings: Settings) -> Iterator[str]:
                 "kms",
                 profile.kms,
                 _ENDPOINT,
-                "home, aws, https://, unix:/PATH, or http:// on this host",
+                "home, aws, https:// or local http://",
             ),
         )
         for member, value, shape, what in shapes:

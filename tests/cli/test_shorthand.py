@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from volcrypt.cli.kms_options import read_time
 from volcrypt.cli.shorthand import parse_structure
+from volcrypt.cli.times import read_time
 from volcrypt.errors import InvalidArgumentError, SerializationError
 
 

@@ -1,6 +1,6 @@
 """What the crash tests run under strace, and kill. Prints what it may rely on.
 
-python -m tests.kms.crash_program init|login|create-key HOME
+python -m tests.kms.crash_program init|login|create-key|rewrap HOME
 """
 
 import sys
@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.fakes.kms import ACCOUNT, REGION, ROOT
 from volcrypt.kms.home import create_kms, open_kms
 from volcrypt.kms.messages.keys import CreateKeyRequest
+from volcrypt.kms.rewrap import rewrap_all
 
 BEGIN = "/volcrypt-crash-test-begins"
 """Opened, in vain, when the imports are done: there the steps begin."""
@@ -28,6 +29,9 @@ def main(step: str, home: Path) -> None:
             for _ in range(2):
                 made = service.perform(ROOT, CreateKeyRequest()).key_metadata
                 print(made.key_id, flush=True)
+        if step == "rewrap":
+            rewrap_all(service._catalog, service._performer, service._keystore)
+            print("rewrapped", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from tests.fakes.kms import ACCOUNT, NOW, REGION, ROOT, VOLUMES, MemoryKms, memo
 from volcrypt.errors import (
     AccessDeniedError,
     HsmUnavailableError,
+    IntegrityError,
     InvalidStateError,
     KeyNotFoundError,
 )
@@ -18,7 +19,7 @@ from volcrypt.kms.calls import CALLS
 from volcrypt.kms.clock import deadline
 from volcrypt.kms.keyring import DUE, KEYS, get_key, put_key
 from volcrypt.kms.maintenance import LOOK_SECONDS
-from volcrypt.kms.model import DAY_SECONDS, KeyMaterial, KeyOrigin
+from volcrypt.kms.model import DAY_SECONDS, KeyMaterial, KeyOrigin, WrappedMaterial
 from volcrypt.kms.sealing import Item
 
 YEAR = 365 * DAY_SECONDS
@@ -73,7 +74,6 @@ def test_after_the_window_everything_of_a_key_is_gone(kms: MemoryKms) -> None:
     with kms.catalog.changing() as change:
         change.put(Item(kind="grant", id=f"{key_id}/{'0' * 16}/1", name="1", body=b"{}"))
         change.put(Item(kind="grant", id=f"{other}/{'0' * 16}/2", name="2", body=b"{}"))
-        change.put(Item(kind="import", id=key_id, body=b"{}"))
     call(kms, "EnableKeyRotation", key_id)
     call(kms, "ScheduleKeyDeletion", key_id, PendingWindowInDays=7)
     live(kms, 6)
@@ -88,7 +88,7 @@ def test_after_the_window_everything_of_a_key_is_gone(kms: MemoryKms) -> None:
     with pytest.raises(KeyNotFoundError, match="is not found"):
         kms.service.call(ROOT, "DescribeKey", {"KeyId": "alias/x"})
     assert {kind for kind, _ in items_about(kms, other)} == {KEYS, "alias", "grant"}
-    assert events(kms) == ["DeleteKey"]
+    assert events(kms) == ["DeleteKey", "RewrapKeyMaterial"]
     record = next(r for r in kms.records() if r.event_name == "DeleteKey")
     arn = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/{key_id}"
     assert record.service_event_details == {"keyId": arn}
@@ -253,12 +253,12 @@ def test_expired_material_is_destroyed(kms: MemoryKms) -> None:
     assert (state_of(kms, key_id), wrapped(kms, key_id)) == ("Enabled", [True])
     live(kms, 1)
     assert (state_of(kms, key_id), wrapped(kms, key_id)) == ("PendingImport", [False])
-    assert events(kms) == ["DeleteExpiredKeyMaterial"]
+    assert events(kms) == ["DeleteExpiredKeyMaterial", "RewrapKeyMaterial"]
     metadata = call(kms, "DescribeKey", key_id)["KeyMetadata"]
     assert "CurrentKeyMaterialId" in metadata
     assert not metadata.keys() & {"ExpirationModel", "ValidTo"}
     live(kms, 5)
-    assert events(kms) == ["DeleteExpiredKeyMaterial"]
+    assert events(kms) == ["DeleteExpiredKeyMaterial", "RewrapKeyMaterial"]
 
 
 def test_expired_material_cannot_be_used_from_its_date_on(kms: MemoryKms) -> None:
@@ -287,7 +287,7 @@ def test_material_that_waits_to_be_rotated_to_expires_as_well(kms: MemoryKms) ->
     assert (state_of(kms, key_id), wrapped(kms, key_id)) == ("Enabled", [True])
     listed = call(kms, "ListKeyRotations", key_id, IncludeKeyMaterial="ALL_KEY_MATERIAL")
     assert len(listed["Rotations"]) == 1
-    assert events(kms) == ["DeleteExpiredKeyMaterial"]
+    assert events(kms) == ["DeleteExpiredKeyMaterial", "RewrapKeyMaterial"]
 
 
 def test_expired_material_of_a_key_that_waits_for_its_deletion(kms: MemoryKms) -> None:
@@ -297,7 +297,10 @@ def test_expired_material_of_a_key_that_waits_for_its_deletion(kms: MemoryKms) -
     assert (state_of(kms, key_id), wrapped(kms, key_id)) == ("PendingDeletion", [False])
     live(kms, 18)
     assert is_gone(kms, key_id)
-    assert events(kms) == ["DeleteExpiredKeyMaterial", "DeleteKey"]
+    assert [name for name in events(kms) if name != "RewrapKeyMaterial"] == [
+        "DeleteExpiredKeyMaterial",
+        "DeleteKey",
+    ]
 
 
 def test_a_look_at_nothing_reads_nothing(kms: MemoryKms, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,9 +350,47 @@ def test_a_dead_hsm_puts_off_rotations_and_no_more(kms: MemoryKms) -> None:
         with pytest.raises(HsmUnavailableError):
             kms.service.maintain()
     kms.keystore.is_dead = False
-    assert events(kms) == ["DeleteKey"]
+    assert events(kms) == ["DeleteKey", "RewrapKeyMaterial"]
     kms.service.maintain()
-    assert events(kms) == ["DeleteKey", "RotateKey"]
+    assert events(kms) == ["DeleteKey", "RewrapKeyMaterial", "RotateKey"]
+
+
+def test_a_dead_hsm_leaves_the_removal_to_be_made_final(kms: MemoryKms) -> None:
+    key_id, other = kms.new_key(), kms.new_key()
+    old = material_of(kms, key_id)
+    call(kms, "ScheduleKeyDeletion", key_id, PendingWindowInDays=7)
+    live(kms, 6)
+    kms.keystore.is_dead = True
+    for _ in range(2):
+        kms.now += DAY_SECONDS
+        with pytest.raises(HsmUnavailableError):
+            kms.service.maintain()
+    kms.keystore.is_dead = False
+    assert is_gone(kms, key_id)
+    assert kms.keystore.encrypt(old, plaintext=bytearray(1), aad=b"")
+    kms.now += 1
+    kms.service.maintain()
+    assert events(kms) == ["DeleteKey", "RewrapKeyMaterial"]
+    with pytest.raises(IntegrityError):
+        kms.keystore.encrypt(old, plaintext=bytearray(1), aad=b"")
+    assert call(kms, "Encrypt", other, Plaintext="AA==")
+
+
+def test_imports_that_were_not_ended_are_forgotten(kms: MemoryKms) -> None:
+    made = kms.service.call(ROOT, "CreateKey", {"Origin": "EXTERNAL"})["KeyMetadata"]
+    members = {"WrappingAlgorithm": "RSAES_OAEP_SHA_256", "WrappingKeySpec": "RSA_2048"}
+    call(kms, "GetParametersForImport", made["KeyId"], **members)
+    live(kms, 1)
+    with kms.catalog.reading() as view:
+        assert view.items("import") == []
+
+
+def material_of(kms: MemoryKms, key_id: str) -> WrappedMaterial:
+    with kms.catalog.reading() as view:
+        key = get_key(view, key_id)
+    assert key is not None
+    assert key.current_material.wrapped is not None
+    return key.current_material.wrapped
 
 
 def test_other_accounts_and_regions_are_looked_after(kms: MemoryKms) -> None:

@@ -4,7 +4,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.kms.policies import (
@@ -305,6 +305,7 @@ identities = st.lists(identity_statements(), max_size=3)
 Facts = dict[str, tuple[str, ...]]
 
 
+@settings(deadline=None)
 @given(callers, actions, policies, identities, facts)
 def test_a_deny_always_wins(
     who: str, action: str, policy: list[Statement], identity: list[Statement], known: Facts
@@ -318,6 +319,7 @@ def test_a_deny_always_wins(
         assert denied.is_final
 
 
+@settings(deadline=None)
 @given(callers, actions, policies, identities, facts, st.randoms(use_true_random=False))
 def test_the_order_of_statements_does_not_matter(
     who: str,
@@ -333,6 +335,7 @@ def test_the_order_of_statements_does_not_matter(
     assert decision == again
 
 
+@settings(deadline=None)
 @given(callers, actions, policies, identities, facts, st.booleans())
 def test_a_statement_about_something_else_changes_nothing(
     who: str,
@@ -356,6 +359,7 @@ def test_a_statement_about_something_else_changes_nothing(
             assert decide(who, action, key_policy=wider, identity=identity, facts=known) == decision
 
 
+@settings(deadline=None)
 @given(callers, actions, policies, facts)
 def test_one_more_allow_never_takes_away_and_one_more_deny_never_gives(
     who: str, action: str, policy: list[Statement], known: Facts
@@ -366,6 +370,7 @@ def test_one_more_allow_never_takes_away_and_one_more_deny_never_gives(
     assert decide(who, action, key_policy=denying, facts=known).allowed <= before
 
 
+@settings(deadline=None)
 @given(callers, actions, st.lists(key_statements(("Deny",)), min_size=1), facts)
 def test_what_nothing_allows_is_refused(
     who: str, action: str, denials: list[Statement], known: Facts

@@ -21,6 +21,7 @@ from volcrypt.kms.messages.data import (
     GenerateRandomRequest,
 )
 from volcrypt.kms.messages.keys import CreateKeyRequest, ListKeysRequest
+from volcrypt.kms.messages.principals import PRINCIPAL_OPERATIONS
 from volcrypt.kms.messages.tags import UntagResourceRequest
 from volcrypt.kms.protocol import (
     OPERATIONS,
@@ -37,7 +38,8 @@ SECRET = bytearray(b"very secret text")
 
 
 def test_every_operation_has_its_method_and_its_names() -> None:
-    for name, operation in OPERATIONS.items():
+    assert not OPERATIONS.keys() & PRINCIPAL_OPERATIONS.keys()
+    for name, operation in (OPERATIONS | PRINCIPAL_OPERATIONS).items():
         assert callable(getattr(KmsService, snake_case(name)))
         assert operation.request.__name__ == f"{name}Request"
 

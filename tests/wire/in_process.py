@@ -12,7 +12,6 @@ from tests.fakes.access_keys import MemoryAccessKeys
 from tests.fakes.kms import MemoryKms, memory_kms
 from tests.wire.signing import NOW, signed
 from volcrypt.wire.app import KmsApp
-from volcrypt.wire.backend import Backend
 from volcrypt.wire.credentials import Credentials
 from volcrypt.wire.engine import MAX_WAITING, Engine
 from volcrypt.wire.flood import FloodGuard
@@ -52,13 +51,12 @@ class Wire:
         self.kms = kms
         self.runner = asyncio.Runner()
         self.access_keys = MemoryAccessKeys()
-        self.backend = Backend(kms.service)
         self.guard = guard or FloodGuard()
-        self.bugs: list[Exception] = []
-        self.engine = Engine(self.backend, report=self.bugs.append, max_waiting=max_waiting)
+        self.bugs: list[BaseException] = []
+        self.engine = Engine(kms.service, report=self.bugs.append, max_waiting=max_waiting)
         credentials = Credentials(self.access_keys, self.engine, clock=lambda: NOW, regions=regions)
         self.app = KmsApp(
-            self.backend,
+            kms.service,
             self.engine,
             credentials,
             self.guard,

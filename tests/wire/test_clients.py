@@ -84,6 +84,24 @@ def test_paginators(kms: Any) -> None:
     assert {f"alias/page{number}" for number in range(7)} <= set(names)
 
 
+def test_the_request_id_is_the_audit_logs(daemon: Served, kms: Any, key_arn: str) -> None:
+    allowed = kms.describe_key(KeyId=key_arn)["ResponseMetadata"]["RequestId"]
+    with pytest.raises(ClientError) as refused:
+        kms.describe_key(KeyId="x")
+    with pytest.raises(ClientError) as unreadable:
+        kms.sign(KeyId=key_arn, Message=b"x", SigningAlgorithm="ECDSA_SHA_256")
+    ids = [
+        json.loads(line)["requestID"]
+        for file in (daemon.home / "kms" / "audit").glob("*.jsonl")
+        for line in file.read_text().rstrip("\0").splitlines()
+    ]
+    assert ids[-3:] == [
+        allowed,
+        refused.value.response["ResponseMetadata"]["RequestId"],
+        unreadable.value.response["ResponseMetadata"]["RequestId"],
+    ]
+
+
 def test_another_principal_is_denied(daemon: Served, key_arn: str) -> None:
     alice = daemon.client(aws_access_key_id=USER_KEY, aws_secret_access_key=USER_SECRET)
     with pytest.raises(ClientError) as denied:

@@ -6,7 +6,7 @@ import pytest
 from botocore.auth import SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.wire.signing import ACCESS_KEY, NOW, SECRET, signed
@@ -133,6 +133,7 @@ def test_published_vectors(name: str) -> None:
         verify(request, now=1_440_938_160, service="service", secret=secret + "x")
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_any_changed_byte_is_refused(data: st.DataObject) -> None:
     """Of method, path, query, signed headers, body and authorization."""

@@ -4,14 +4,15 @@ The one place where profiles become the plain values that `operations` takes.
 """
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from volcrypt.cli.pin import find_pin
 from volcrypt.cli.session import Session
 from volcrypt.errors import ConfigurationError
 from volcrypt.operations.home import Home
-from volcrypt.operations.vault import Access, Kms
-from volcrypt.settings import OWN_KMS, Profile, Settings, profile_of, runtime_root
+from volcrypt.operations.vault import Access, Kms, Vault
+from volcrypt.settings import AWS_KMS, OWN_KMS, Profile, Settings, profile_of, runtime_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,7 @@ def open_home(session: Session) -> Home:
         session.home_path,
         runtime_root(),
         access=access_of(session.settings, profile, region=session.region),
+        daemon=_daemon_of_the_home,
         pin=partial(find_pin, session.settings.kms, session.home_path),
     )
 
@@ -56,6 +58,24 @@ def _other_kms(profile: Profile, region: str | None) -> "Callable[[], Kms] | Non
         return None
 
     def open_other() -> Kms:
-        raise ConfigurationError(f"another KMS ({profile.kms}) cannot be used yet")
+        from volcrypt.wire.remote import RemoteEndpoint, RemoteKms
+
+        if region is None:
+            raise ConfigurationError(
+                f"the profile of the KMS {profile.kms} names no region",
+                hint="add region to it in config.toml, or give --region",
+            )
+        endpoint = RemoteEndpoint(
+            region=region,
+            url=None if profile.kms == AWS_KMS else profile.kms,
+            credentials_profile=profile.credentials,
+        )
+        return RemoteKms(endpoint)
 
     return open_other
+
+
+def _daemon_of_the_home(socket: Path, account: str, region: str) -> Vault:
+    from volcrypt.wire.home_client import HomeChannel, HomeClient
+
+    return HomeClient(HomeChannel(socket), account=account, region=region)

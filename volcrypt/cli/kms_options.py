@@ -8,7 +8,6 @@ or `-`. Any other text may come from `file://PATH` too.
 import base64
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, get_args, get_origin
 
@@ -18,6 +17,7 @@ import msgspec
 from volcrypt.cli.kms_texts import OPTION_HELP
 from volcrypt.cli.session import Command
 from volcrypt.cli.shorthand import parse_structure
+from volcrypt.cli.times import read_time
 from volcrypt.errors import InvalidArgumentError
 from volcrypt.kms.protocol import parse_json
 
@@ -163,23 +163,3 @@ def read_map(text: str) -> dict[str, str]:
     if len({key for key, _separator, _value in pairs}) < len(pairs):
         raise InvalidArgumentError(f"a name stands twice in {text!r}")
     return {key: value for key, _separator, value in pairs}
-
-
-def read_time(text: str) -> float:
-    """Seconds since 1970-01-01 UTC, from such a number or an ISO 8601 time; UTC where it does not
-    say otherwise."""
-    try:
-        return float(text) if text.isascii() and _is_number(text) else _from_iso(text)
-    except (ValueError, OverflowError):
-        raise InvalidArgumentError(
-            f"{text!r} is no time", hint="like 2026-01-31T12:00:00Z, or seconds since 1970"
-        ) from None
-
-
-def _is_number(text: str) -> bool:
-    return text.replace(".", "", 1).isdigit()
-
-
-def _from_iso(text: str) -> float:
-    moment = datetime.fromisoformat(text)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -16,6 +16,7 @@ COMMANDS = {
     "init": ("volcrypt.cli.home", "Make a home: token, key catalogue, register."),
     "status": ("volcrypt.cli.home", "What is there, what is open, what deserves attention."),
     "kms": ("volcrypt.cli.kms", "Key management, with the operations of 'aws kms'."),
+    "principal": ("volcrypt.cli.principal", "Users of the KMS, their policies and access keys."),
     "volume": ("volcrypt.cli.volume", "Create, import, list, check and delete volumes."),
     "mount": ("volcrypt.cli.mounts", "Serve the plaintext of a volume as DIR/volume."),
     "unmount": ("volcrypt.cli.mounts", "End a mount."),

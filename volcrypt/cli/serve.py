@@ -23,7 +23,10 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--tls-cert", type=_FILE, help="Certificate chain (PEM); needed off loopback.")
 @click.option("--tls-key", type=_FILE, help="Its key (PEM).")
 @click.option(
-    "--serve-region", "regions", multiple=True, help="Serve this region only; repeat for several."
+    "--serve-region",
+    "regions",
+    multiple=True,
+    help="Serve this region only, not all of config.toml; repeat for several.",
 )
 @pass_session
 def serve(
@@ -66,13 +69,15 @@ def serve(
         home.runtime,
         account=home.account,
         region=home.region,
-        pin=None if keeps_pin(directory) else find_pin(session.settings.kms, home.path, True),
+        pin=None
+        if keeps_pin(directory)
+        else find_pin(session.settings.kms, session.home_path, True),
         endpoint=Endpoint(
             listen=listen,
             socket=socket,
             tls_certificate=tls_cert,
             tls_key=tls_key,
-            regions=frozenset(regions),
+            regions=frozenset(regions) or frozenset({home.region, *session.settings.kms.regions}),
         ),
         access_keys=HomeAccessKeys,
         ready=ready,

@@ -31,7 +31,6 @@ from volcrypt.errors import VolcryptError
 from volcrypt.kms.home import open_kms
 from volcrypt.kms.service import KmsService
 from volcrypt.wire.app import KmsApp
-from volcrypt.wire.backend import Backend
 from volcrypt.wire.credentials import AccessKeys, Credentials
 from volcrypt.wire.engine import Engine
 from volcrypt.wire.flood import FloodGuard
@@ -47,11 +46,9 @@ from volcrypt.wire.listener import (
     passed_listeners,
 )
 
-SERVING_LOCK: Final = "serving"
 MAINTENANCE_SECONDS: Final = 60.0
 SUMMARY_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 15.0
-_LOCK_PATIENCE_SECONDS: Final = 5.0
 _TICK_SECONDS: Final = 1.0
 _TLS_HANDSHAKE_SECONDS: Final = 10.0
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -112,11 +109,7 @@ def serve(
             directory, runtime, account=account, region=region, pin=pin, exclusive=True
         ) as service:
             home_listener = listen_unix(runtime / SOCKET_NAME)
-            daemon = Daemon(
-                Backend(service),
-                access_keys(service),
-                endpoint,
-            )
+            daemon = Daemon(service, access_keys(service), endpoint)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(daemon.run(listeners, home_listener, ready))
             (runtime / SOCKET_NAME).unlink(missing_ok=True)
@@ -130,16 +123,16 @@ def serve(
 class Daemon:
     """Everything that runs on the loop, from the first listener to the last answer."""
 
-    def __init__(self, backend: Backend, access_keys: AccessKeys, endpoint: Endpoint) -> None:
-        self._backend = backend
+    def __init__(self, service: KmsService, access_keys: AccessKeys, endpoint: Endpoint) -> None:
+        self._service = service
         self._endpoint = endpoint
         self._guard = FloodGuard()
-        self._engine = Engine(backend, report=report_bug)
+        self._engine = Engine(service, report=report_bug)
         credentials = Credentials(
             access_keys, self._engine, clock=time.time, regions=endpoint.regions
         )
         self._app = KmsApp(
-            backend,
+            service,
             self._engine,
             credentials,
             self._guard,
@@ -148,7 +141,7 @@ class Daemon:
         )
         self._config = make_config(self._app)
         self._state = ServerState()
-        self._home_socket = HomeSocket(backend, self._engine, owner=os.geteuid(), report=report_bug)
+        self._home_socket = HomeSocket(service, self._engine, owner=os.geteuid(), report=report_bug)
         self._servers: list[asyncio.Server] = []
 
     async def run(
@@ -229,10 +222,10 @@ class Daemon:
         """One audit record for all requests of nobody since the last one."""
         summary = self._guard.take_summary()
         if summary is not None:
-            await self._guarded(lambda: self._backend.service.record(_UNAUTHENTICATED, summary))
+            await self._guarded(lambda: self._service.record_event(_UNAUTHENTICATED, summary))
 
     async def _maintain(self) -> None:
-        await self._guarded(self._backend.service.maintain)
+        await self._guarded(self._service.maintain)
 
     async def _guarded(self, work: Callable[[], None]) -> None:
         try:

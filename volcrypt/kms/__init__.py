@@ -1,15 +1,20 @@
 """Key management: keys, policies, audit and the HSM behind them. Knows no volumes or snapshots.
 
 `home` makes and opens the KMS of a home; what it opens is a `service`: one method per operation of
-the AWS KMS, in three groups (`key_operations`, `alias_operations`, `data_operations`) over one
-`scope`. Each request goes through `attempt`: policy and state are checked, the audit record is
+the AWS KMS, in groups (`key_operations`, `alias_operations`, `data_operations`,
+`policy_operations`, `grant_operations`) over one `scope`, and beside them those on principals
+(`principal_operations`, `access_key_operations`), which AWS has in IAM. Each request goes through
+`attempt`: who may do it is decided (`authorisation`), its state is checked, the audit record is
 durable, then it happens.
 
-    pure       model, reference, context, lifecycle, policy, limits, protocol, sealing
+    pure       model, reference, context, lifecycle, limits, protocol, sealing
+    rules      policy: the decision, to be read first; policy_document, conditions and patterns
+               under it; grants beside it; facts: what policies can ask of a request
     ports      keystore: what a KMS needs of an HSM; home_token is that on the home's token, by
                pkcs11 (keys), pkcs11_session (library and login), token (files) and pin
-    engines    catalog and view (what must survive), keyring (keys as its items), register (which
-               records are current), audit (the log), lock (one writer at a time)
+    engines    catalog and view (what must survive), keyring, principals and grant_items (what its
+               items are), register (which records are current), audit (the log), lock (one writer
+               at a time)
 
 Locks are taken in this order: the catalogue's mutex (threads), the home's writer lock (processes),
 SQLite's transaction, the HSM's lock. Encryption and decryption hold the HSM's lock alone.

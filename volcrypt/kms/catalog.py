@@ -150,6 +150,15 @@ class Catalog:
             index.refresh(hashes)
         return index
 
+    def scrub(self) -> None:
+        """Overwrite what the journal keeps of earlier transactions, and forget what is cached.
+
+        Only inside `changing`: the lock keeps others from the journal, and SQLite itself writes to
+        it when the change ends, not before.
+        """
+        self._database.overwrite_journal()
+        self._rows.forget()
+
     def verified_item(self, kind: str, id_: str, entry: Entry) -> Item:
         """The item that a verified index names; for View."""
         return self._rows.item(kind, id_, entry)

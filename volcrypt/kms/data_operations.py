@@ -13,6 +13,7 @@ from volcrypt.errors import (
     FormatError,
     IncorrectKeyError,
     InvalidCiphertextError,
+    KmsError,
     KmsValidationError,
 )
 from volcrypt.formats.ciphertext_blob import (
@@ -22,6 +23,7 @@ from volcrypt.formats.ciphertext_blob import (
 )
 from volcrypt.kms.attempt import Attempt, Effect
 from volcrypt.kms.context import encode_aad
+from volcrypt.kms.facts import NOTHING_GIVEN, Given
 from volcrypt.kms.keyring import get_key
 from volcrypt.kms.messages.choices import SYMMETRIC_DEFAULT
 from volcrypt.kms.messages.data import (
@@ -82,7 +84,11 @@ class DataOperations(Scope):
     ) -> Effect[GenerateDataKeyResponse]:
         size = _data_key_bytes(request)
         encryption = self._decide_encryption(
-            attempt, request.key_id, "GenerateDataKey", request.encryption_context
+            attempt,
+            request.key_id,
+            "GenerateDataKey",
+            context=request.encryption_context,
+            grant_tokens=request.grant_tokens,
         )
 
         def act() -> GenerateDataKeyResponse:
@@ -101,7 +107,11 @@ class DataOperations(Scope):
     ) -> Effect[GenerateDataKeyWithoutPlaintextResponse]:
         size = _data_key_bytes(request)
         encryption = self._decide_encryption(
-            attempt, request.key_id, "GenerateDataKeyWithoutPlaintext", request.encryption_context
+            attempt,
+            request.key_id,
+            "GenerateDataKeyWithoutPlaintext",
+            context=request.encryption_context,
+            grant_tokens=request.grant_tokens,
         )
 
         def act() -> GenerateDataKeyWithoutPlaintextResponse:
@@ -129,7 +139,11 @@ class DataOperations(Scope):
 
     def encrypt(self, attempt: Attempt, request: EncryptRequest) -> Effect[EncryptResponse]:
         encryption = self._decide_encryption(
-            attempt, request.key_id, "Encrypt", request.encryption_context
+            attempt,
+            request.key_id,
+            "Encrypt",
+            context=request.encryption_context,
+            grant_tokens=request.grant_tokens,
         )
 
         def act() -> EncryptResponse:
@@ -148,6 +162,7 @@ class DataOperations(Scope):
             "Decrypt",
             context=request.encryption_context,
             expected_key=request.key_id,
+            grant_tokens=request.grant_tokens,
         )
 
         def act() -> DecryptResponse:
@@ -161,18 +176,23 @@ class DataOperations(Scope):
         return Effect(act=act)
 
     def re_encrypt(self, attempt: Attempt, request: ReEncryptRequest) -> Effect[ReEncryptResponse]:
+        on_same_key = self._on_same_key(attempt, request)
         decryption = self._decide_decryption(
             attempt,
             request.ciphertext_blob,
             "ReEncryptFrom",
             context=request.source_encryption_context,
             expected_key=request.source_key_id,
+            grant_tokens=request.grant_tokens,
+            facts=on_same_key,
         )
         encryption = self._decide_encryption(
             attempt,
             request.destination_key_id,
             "ReEncryptTo",
-            request.destination_encryption_context,
+            context=request.destination_encryption_context,
+            grant_tokens=request.grant_tokens,
+            facts=on_same_key,
         )
 
         def act() -> ReEncryptResponse:
@@ -193,11 +213,28 @@ class DataOperations(Scope):
 
         return self._counted(encryption, act)
 
+    def _on_same_key(self, attempt: Attempt, request: ReEncryptRequest) -> Given:
+        """The condition key that says whether source and destination are one key; missing where
+        that cannot be said, because then the request fails anyway."""
+        try:
+            source = decode_ciphertext_blob(request.ciphertext_blob).key_id
+            destination = self._find_key(attempt, request.destination_key_id).key_id
+        except (FormatError, KmsError):
+            return NOTHING_GIVEN
+        return {"kms:ReEncryptOnSameKey": ("true" if source == destination else "false",)}
+
     def _decide_encryption(
-        self, attempt: Attempt, key_text: str, action: str, context: dict[str, str]
+        self,
+        attempt: Attempt,
+        key_text: str,
+        action: str,
+        *,
+        context: dict[str, str],
+        grant_tokens: list[str],
+        facts: Given = NOTHING_GIVEN,
     ) -> _Encryption:
         key = self._find_key(attempt, key_text)
-        attempt.authorise(key, action, context=context)
+        attempt.authorise(key, action, context=context, grant_tokens=grant_tokens, facts=facts)
         attempt.check_state(key)
         return _Encryption(key=key, aad=_aad(key, key.current_material, context))
 
@@ -209,6 +246,8 @@ class DataOperations(Scope):
         *,
         context: dict[str, str],
         expected_key: str | None,
+        grant_tokens: list[str],
+        facts: Given = NOTHING_GIVEN,
     ) -> _Decryption:
         """Raises InvalidCiphertextError, IncorrectKeyError, AccessDeniedError, ..."""
         expected = None if expected_key is None else self._find_key(attempt, expected_key)
@@ -217,13 +256,15 @@ class DataOperations(Scope):
         except FormatError as error:
             raise InvalidCiphertextError(str(error)) from error
         if expected is not None and expected.key_id != blob.key_id:
-            attempt.authorise(expected, action, context=context)
+            attempt.authorise(
+                expected, action, context=context, grant_tokens=grant_tokens, facts=facts
+            )
             raise IncorrectKeyError(_INCORRECT_KEY)
         key = get_key(attempt.change, blob.key_id)
         if key is None or key.region != self._region:
             raise AccessDeniedError(_UNKNOWN_KEY)
         try:
-            attempt.authorise(key, action, context=context)
+            attempt.authorise(key, action, context=context, grant_tokens=grant_tokens, facts=facts)
         except AccessDeniedError as error:
             raise AccessDeniedError(_UNKNOWN_KEY) from error
         attempt.check_state(key)

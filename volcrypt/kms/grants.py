@@ -106,6 +106,9 @@ class Permission:
     name: str = ""
     grantee_user_id: str | None = None
 
+    def bound_to(self, user_id: str) -> "Permission":
+        return replace(self, grantee_user_id=user_id)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:

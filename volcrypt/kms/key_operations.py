@@ -79,7 +79,7 @@ class KeyOperations(Scope):
         self, attempt: Attempt, request: DescribeKeyRequest
     ) -> Effect[DescribeKeyResponse]:
         key = self._find_key(attempt, request.key_id)
-        attempt.authorise(key, "DescribeKey")
+        attempt.authorise(key, "DescribeKey", grant_tokens=request.grant_tokens)
         metadata = key_metadata(key, state=attempt.state_of(key), now=attempt.now)
         return Effect(act=lambda: DescribeKeyResponse(key_metadata=metadata))
 

@@ -53,21 +53,20 @@ def held_home(
 ) -> Iterator[None]:
     """Hold a home: for this process alone, as its server, or shared with others like it.
 
-    Raises TryAgainError when a server holds it, for `exclusive` after `patience_seconds`, and
-    then also when commands do.
+    Raises TryAgainError when a server holds it, and for `exclusive` when commands do for longer
+    than `patience_seconds`.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         # Shared holders come and go; a server stays, so nobody waits for one.
-        if exclusive and not _locked(descriptor, fcntl.LOCK_EX, patience_seconds):
-            if _locked(descriptor, fcntl.LOCK_SH, 0):
-                raise TryAgainError(
-                    f"home {path.parent.parent} is held by other commands for more than "
-                    f"{patience_seconds:g} s"
-                )
+        is_alone = exclusive and _locked(descriptor, fcntl.LOCK_EX, 0)
+        if not is_alone and not _locked(descriptor, fcntl.LOCK_SH, 0):
             raise _is_served(path, descriptor)
-        if not exclusive and not _locked(descriptor, fcntl.LOCK_SH, 0):
-            raise _is_served(path, descriptor)
+        if exclusive and not is_alone and not _locked(descriptor, fcntl.LOCK_EX, patience_seconds):
+            raise TryAgainError(
+                f"home {path.parent.parent} is held by other commands for more than "
+                f"{patience_seconds:g} s"
+            )
         if exclusive:
             os.pwrite(descriptor, f"volcrypt kms serve (process {os.getpid()})\n".encode(), 0)
         try:

@@ -18,7 +18,8 @@ clock was put back, a key that has expired and is not yet destroyed can be used 
 the date comes once more; its material goes when the time has passed.
 
 When material was removed it is gone from the catalogue, but not from older copies of it; that these
-revive nothing is the work of the key store, whose wrapping key changes.
+revive nothing is what `rewrap` does, at the end of the same look: one for all that was removed.
+Forgotten as well, by the host's clock, are imports that were begun a day ago and not ended.
 
 A process remembers when to look next, `LOOK_SECONDS` at most: others may have changed keys in the
 meantime.
@@ -27,11 +28,13 @@ meantime.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from volcrypt.errors import VolcryptError
 from volcrypt.formats.audit_record import Resource
 from volcrypt.kms.clock import is_over, is_to_be_recorded, observe, observed_time
+from volcrypt.kms.import_operations import IMPORTS, remove_expired_imports
 from volcrypt.kms.keyring import (
     DESTROY,
     KEYS,
@@ -51,6 +54,7 @@ from volcrypt.kms.model import (
     Rotation,
     RotationType,
 )
+from volcrypt.kms.rewrap import is_rewrap_due, mark_rewrap_due, rewrap_all
 from volcrypt.kms.rotation_operations import rotated_key
 from volcrypt.kms.scope import Scope
 from volcrypt.kms.view import Change, View
@@ -95,20 +99,33 @@ class Maintenance(Scope):
         now = self._clock()
         if self._last_look <= now < self._next_look:
             return
-        failures = [error for error in self._carry_out_all(now) if error is not None]
+        failures = list(self._carry_out_all(now))
+        failures += self._attempted(self._make_removals_final)
         with self._catalog.reading() as view:
             dates = [first_due(view, what, after=now) for what in (ROTATE, DESTROY)]
             is_watching = first_due(view, DESTROY, after=0) is not None
             is_late = is_watching and is_to_be_recorded(view, now)
-        if is_late:
+            has_imports = bool(view.items(IMPORTS, limit=1))
+        if is_late or has_imports:
             with self._catalog.changing() as change:
-                observe(change, now)
+                remove_expired_imports(change, now=now)
+                if is_late:
+                    observe(change, now)
         if failures:
             raise failures[0]
         self._last_look = now
         self._next_look = min([now + LOOK_SECONDS, *(d for d in dates if d is not None)])
 
-    def _carry_out_all(self, now: float) -> Iterator[VolcryptError | None]:
+    def _make_removals_final(self) -> None:
+        """Also those that somebody asked for, and those before a process was killed."""
+        with self._catalog.reading() as view:
+            is_due = is_rewrap_due(view)
+        if is_due:
+            self._check_hsm()
+            rewrap_all(self._catalog, self._performer, self._keystore)
+
+    def _carry_out_all(self, now: float) -> Iterator[VolcryptError]:
+        """Yields why something could not be done."""
         tasks = (
             _Task("RotateKey", ROTATE, _is_to_rotate, self._rotated),
             _Task("DeleteKey", DESTROY, _is_to_delete, lambda key, time: None),
@@ -117,21 +134,27 @@ class Maintenance(Scope):
         for task in tasks:
             with self._catalog.reading() as view:
                 ids = keys_due(view, task.due, now)
-            if ids and task.due == ROTATE and (error := self._why_no_hsm()) is not None:
-                yield error  # found out before an event says that it was done
-                continue
+            if ids and task.due == ROTATE:
+                dead = self._attempted(self._check_hsm)
+                yield from dead
+                ids = [] if dead else ids
             for id_ in ids:
-                yield self._carry_out(task, id_, now)
+                yield from self._attempted(partial(self._carry_out, task, id_, now))
 
-    def _why_no_hsm(self) -> VolcryptError | None:
+    def _check_hsm(self) -> None:
+        """Raises HsmUnavailableError, before an event says that something was done."""
+        self._keystore.random(1)
+
+    def _attempted(self, work: Callable[[], object]) -> list[VolcryptError]:
+        """Why it could not be done; nothing if it could."""
         try:
-            self._keystore.random(1)
+            work()
         except VolcryptError as error:
-            return error
-        return None
+            return [error]
+        return []
 
-    def _carry_out(self, task: _Task, id_: str, now: float) -> VolcryptError | None:
-        """Do it for the key of that item if it is due; or why it could not be done."""
+    def _carry_out(self, task: _Task, id_: str, now: float) -> None:
+        """Do it for the key of that item, if it is due."""
 
         def due_key(view: View) -> KmsKey | None:
             item = view.get(KEYS, id_)
@@ -146,22 +169,20 @@ class Maintenance(Scope):
                 delete_key(change, key)
             else:
                 put_key(change, after)
+            if task.due == DESTROY:
+                mark_rewrap_due(change)
 
-        try:
-            with self._catalog.reading() as view:
-                key = due_key(view)
-            if key is not None:
-                self._performer.perform_by_service(
-                    task.event,
-                    Resource(arn=key.arn, account_id=key.account),
-                    effect,
-                    account=key.account,
-                    region=key.region,
-                    is_due=lambda view: due_key(view) is not None,
-                )
-        except VolcryptError as error:
-            return error
-        return None
+        with self._catalog.reading() as view:
+            key = due_key(view)
+        if key is not None:
+            self._performer.perform_by_service(
+                task.event,
+                Resource(arn=key.arn, account_id=key.account),
+                effect,
+                account=key.account,
+                region=key.region,
+                is_due=lambda view: due_key(view) is not None,
+            )
 
     def _rotated(self, key: KmsKey, time: _Time) -> KmsKey:
         material = self._generate_material()

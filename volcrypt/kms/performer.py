@@ -99,39 +99,39 @@ class Performer:
     def perform_by_service(
         self,
         operation: str,
-        key: Resource,
+        key: Resource | None,
         effect: Callable[[Change], None],
         *,
-        account: str,
-        region: str,
         is_due: Callable[[View], bool],
+        account: str | None = None,
+        region: str | None = None,
     ) -> None:
         """What the KMS does of its own accord, as an event of the service; nothing, and no event,
-        if it is not due any more."""
+        if it is not due any more. `account` and `region` are the key's, the home's without one."""
         with self._catalog.changing() as change:
             if is_due(change):
                 event = service_event(
                     operation,
-                    {"keyId": key.arn},
-                    account=account,
-                    region=region,
-                    resources=[key],
+                    {} if key is None else {"keyId": key.arn},
+                    account=account or self._account,
+                    region=region or self._region,
+                    resources=[] if key is None else [key],
                     now=self._clock(),
                 )
                 self._append(change, [event])
                 effect(change)
 
-    def record_by_service(self, operation: str, details: dict[str, Any]) -> None:
-        """Record something about the KMS as a whole, as an event of the service."""
+    def record_event(self, name: str, details: dict[str, Any]) -> None:
+        """An event of the home's service that is about no key."""
+        event = service_event(
+            name,
+            details,
+            account=self._account,
+            region=self._region,
+            resources=[],
+            now=self._clock(),
+        )
         with self._catalog.changing() as change:
-            event = service_event(
-                operation,
-                details,
-                account=self._account,
-                region=self._region,
-                resources=[],
-                now=self._clock(),
-            )
             self._append(change, [event])
 
     def _perform_batch(self, jobs: Sequence[Job]) -> list[Any]:

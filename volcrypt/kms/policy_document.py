@@ -119,6 +119,8 @@ def parse_policy(text: str, kind: PolicyKind) -> PolicyDocument:
     statements = [statements] if isinstance(statements, dict) else statements
     if not isinstance(statements, list) or not statements:
         raise MalformedPolicyError("the policy has no statement")
+    if kind is PolicyKind.IDENTITY:
+        _check_sids(statements)
     variables = version == _CURRENT
     return PolicyDocument(tuple(_statement(s, kind, variables=variables) for s in statements))
 
@@ -174,6 +176,12 @@ def _check_complete(actions: Patterns | None, resources: Patterns | None) -> Non
         raise MalformedPolicyError("Policy statement must contain actions.")
     if resources is None:
         raise MalformedPolicyError("Policy statement must contain resources.")
+
+
+def _check_sids(statements: list[Any]) -> None:
+    sids = [s["Sid"] for s in statements if isinstance(s, dict) and isinstance(s.get("Sid"), str)]
+    if len(set(sids)) != len(sids):
+        raise MalformedPolicyError("Statement IDs (SID) in a single policy must be unique.")
 
 
 def _texts(value: Any, what: str) -> list[str]:

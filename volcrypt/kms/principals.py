@@ -2,11 +2,8 @@
 
     principal     id = ARN, name = ACCOUNT:NAME in lower case, owner = account, body = Principal
     access-key    id = access key id, owner = ARN of the principal,             body = AccessKey
-    service-key   id = purpose,                                                 body = ServiceKey
 
 The root of an account is no item: it exists, has no policies, and comes in through the home alone.
-A service key belongs to the KMS itself and is seen by nobody; the one with the purpose
-`access-keys` seals the secrets of access keys.
 
 Knows nothing of callers and permissions.
 """
@@ -17,14 +14,12 @@ from typing import Final
 
 import msgspec
 
-from volcrypt.kms.model import WrappedMaterial
+from volcrypt.kms.model import Caller
 from volcrypt.kms.sealing import Item
 from volcrypt.kms.view import Change, View
 
 PRINCIPALS: Final = "principal"
 ACCESS_KEYS: Final = "access-key"
-SERVICE_KEYS: Final = "service-key"
-SEALS_ACCESS_KEYS: Final = "access-keys"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,12 +58,16 @@ class AccessKey:
     def is_active(self) -> bool:
         return self.status is AccessKeyStatus.ACTIVE
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceKey:
-    """Key material that the KMS uses for its own ends."""
-
-    material: WrappedMaterial
+    def caller(self, *, source_address: str, user_agent: str) -> Caller:
+        """Who asks in a request that was signed with it."""
+        return Caller(
+            arn=self.principal,
+            account=self.account,
+            via_service=self.is_for_volumes,
+            source_address=source_address,
+            user_agent=user_agent,
+            access_key_id=self.id,
+        )
 
 
 def user_arn(account: str, name: str) -> str:
@@ -93,7 +92,12 @@ def exists(view: View, arn: str) -> bool:
 
 def is_served(view: View, account: str) -> bool:
     """Whether users of the account are known here."""
-    return bool(view.items(PRINCIPALS, prefix=f"arn:aws:iam::{account}:", limit=1))
+    return view.count(PRINCIPALS, prefix=in_account(account)) > 0
+
+
+def in_account(account: str) -> str:
+    """What the ids of all principals of an account begin with."""
+    return f"arn:aws:iam::{account}:"
 
 
 def decode_principal(item: Item) -> Principal:
@@ -126,13 +130,12 @@ def put_access_key(change: Change, key: AccessKey) -> None:
     change.put(Item(kind=ACCESS_KEYS, id=key.id, owner=key.principal, body=body))
 
 
-def get_service_key(view: View, purpose: str) -> ServiceKey | None:
-    item = view.get(SERVICE_KEYS, purpose)
-    return None if item is None else msgspec.json.decode(item.body, type=ServiceKey)
+def access_keys_of(view: View, principal: Principal) -> list[AccessKey]:
+    return [decode_access_key(item) for item in view.items(ACCESS_KEYS, owner=principal.arn)]
 
 
-def put_service_key(change: Change, purpose: str, key: ServiceKey) -> None:
-    change.put(Item(kind=SERVICE_KEYS, id=purpose, body=msgspec.json.encode(key)))
+def has_access_keys(view: View, principal: Principal) -> bool:
+    return view.count(ACCESS_KEYS, owner=principal.arn) > 0
 
 
 def _name(account: str, name: str) -> str:

@@ -1,6 +1,7 @@
 """The AWS KMS protocol: JSON in, requests out, and back. Pure.
 
-`OPERATIONS` is the one list of what the service answers. `check_limits` applies the limits of the
+`OPERATIONS` is the one list of what the service answers to who speaks the protocol; those on
+principals are another service's, and not among them. `check_limits` applies the limits of the
 AWS KMS, with its texts.
 """
 
@@ -20,8 +21,12 @@ from volcrypt.kms.messages.aliases import ALIAS_OPERATIONS
 from volcrypt.kms.messages.base import A, Message, Operation, Request, Response
 from volcrypt.kms.messages.data import DATA_OPERATIONS
 from volcrypt.kms.messages.deletion import DELETION_OPERATIONS
+from volcrypt.kms.messages.grants import GRANT_OPERATIONS
+from volcrypt.kms.messages.imports import IMPORT_OPERATIONS
 from volcrypt.kms.messages.keys import KEY_OPERATIONS
 from volcrypt.kms.messages.limits import UNSHOWN_MEMBERS, camel_case, check_members
+from volcrypt.kms.messages.policies import POLICY_OPERATIONS
+from volcrypt.kms.messages.principals import PRINCIPAL_OPERATIONS
 from volcrypt.kms.messages.reading import read_request
 from volcrypt.kms.messages.rotation import ROTATION_OPERATIONS
 from volcrypt.kms.messages.tags import TAG_OPERATIONS
@@ -32,11 +37,16 @@ OPERATIONS: Final = MappingProxyType(
         **KEY_OPERATIONS,
         **ALIAS_OPERATIONS,
         **DATA_OPERATIONS,
+        **IMPORT_OPERATIONS,
+        **GRANT_OPERATIONS,
+        **POLICY_OPERATIONS,
         **TAG_OPERATIONS,
         **ROTATION_OPERATIONS,
         **DELETION_OPERATIONS,
     }
 )
+HOME_OPERATIONS: Final = MappingProxyType({**OPERATIONS, **PRINCIPAL_OPERATIONS})
+"""What the home itself may ask: those on principals are none of the AWS KMS's."""
 _MODEL: Final = """
     CancelKeyDeletion ConnectCustomKeyStore CreateAlias CreateCustomKeyStore CreateGrant CreateKey
     Decapsulate Decrypt DeleteAlias DeleteCustomKeyStore DeleteImportedKeyMaterial
@@ -53,7 +63,7 @@ _MODEL: Final = """
 ALL_OPERATIONS: Final = frozenset(_MODEL.split())
 """Of the service model of the AWS KMS, whether we do them or not."""
 READ_ONLY_OPERATIONS: Final = frozenset(
-    name for name, operation in OPERATIONS.items() if operation.read_only
+    name for name, operation in HOME_OPERATIONS.items() if operation.read_only
 )
 
 
@@ -114,17 +124,21 @@ def check_limits(request: Request[Any]) -> None:
 
 def audit_parameters(request: Request[Any]) -> dict[str, Any]:
     """The members that the audit log may hold: no plaintext, no blob, nothing that is absent."""
-    return _recordable(request)
+    return _members(request)
 
 
-def _recordable(message: Message) -> dict[str, Any]:
+def _members(message: Message) -> dict[str, Any]:
     return {
-        camel_case(name): [_recordable(v) if isinstance(v, Message) else v for v in value]
-        if isinstance(value, list)
-        else value
+        camel_case(name): _recorded(value)
         for name, value in message.members().items()
         if name not in UNSHOWN_MEMBERS and value is not None and value not in ({}, [])
     }
+
+
+def _recorded(value: Any) -> Any:
+    if isinstance(value, Message):
+        return _members(value)
+    return [_recorded(entry) for entry in value] if isinstance(value, list) else value
 
 
 def snake_case(operation: str) -> str:

@@ -43,6 +43,10 @@ class Rows:
         self._items: OrderedDict[bytes, Item] = OrderedDict()
         self._sealed: tuple[Row, Seal] | None = None
 
+    def forget(self) -> None:
+        """Drop what is remembered of rows, which may hold wrapped key material."""
+        self._items.clear()
+
     def seal(self) -> Seal:
         """The seal of the open transaction. Raises MalformedError, SealError."""
         row = self._database.seal()

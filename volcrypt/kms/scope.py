@@ -177,11 +177,18 @@ class Scope:
             )
 
     def _page(
-        self, view: View, kind: str, request: PagedRequest[Any], *, owner: str | None = None
+        self,
+        view: View,
+        kind: str,
+        request: PagedRequest[Any],
+        *,
+        owner: str | None = None,
+        prefix: str | None = None,
     ) -> tuple[list[Item], str | None]:
-        """The items of this account and region on a page, and the marker of the next one if there
-        is any."""
-        prefix = home_prefix(self._account, self._region)
+        """The items of a page, and the marker of the next one if there is any; of this account and
+        region if no other `prefix` of their ids is given."""
+        if prefix is None:
+            prefix = home_prefix(self._account, self._region)
         after = "" if request.marker is None else prefix + decode_marker(request.marker)
         found = view.items(kind, owner=owner, prefix=prefix, after=after, limit=request.limit + 1)
         page = found[: request.limit]

@@ -22,16 +22,19 @@ from typing import Any, Final, cast
 from volcrypt.errors import InvalidArgumentError, VolcryptError
 from volcrypt.formats.audit_record import AuditHead
 from volcrypt.kms import principals
+from volcrypt.kms.access_key_operations import AccessKeyOperations
 from volcrypt.kms.alias_operations import AliasOperations
 from volcrypt.kms.attempt import Attempt, Effect
 from volcrypt.kms.data_operations import DataOperations
 from volcrypt.kms.deletion_operations import DeletionOperations
+from volcrypt.kms.grant_operations import GrantOperations
+from volcrypt.kms.import_operations import ImportOperations
 from volcrypt.kms.key_operations import KeyOperations
 from volcrypt.kms.maintenance import Maintenance
 from volcrypt.kms.messages.base import A, Request, Response
 from volcrypt.kms.model import Caller
 from volcrypt.kms.performer import Job, Performer
-from volcrypt.kms.principals import AccessKey
+from volcrypt.kms.policy_operations import PolicyOperations
 from volcrypt.kms.protocol import (
     READ_ONLY_OPERATIONS,
     decode_request,
@@ -64,7 +67,7 @@ class Refusal:
 class Call:
     """One of many requests that are carried out together, by any service of the home.
 
-    `request_id` stands in its audit records; one is made where there is none.
+    `request_id` is what the audit log calls it; a new one is drawn where there is none yet.
     """
 
     service: "KmsService"
@@ -89,6 +92,10 @@ class KmsService(
     DataOperations,
     RotationOperations,
     DeletionOperations,
+    ImportOperations,
+    PolicyOperations,
+    GrantOperations,
+    AccessKeyOperations,
     Maintenance,
 ):
     """The KMS of a home, for one account and region."""
@@ -154,14 +161,6 @@ class KmsService(
         if isinstance(result, VolcryptError):
             raise result
 
-    def record(self, event_name: str, details: dict[str, Any]) -> None:
-        """Record something about the KMS as a whole, as an event of the service."""
-        self._performer.record_by_service(event_name, details)
-
-    def find_access_key(self, id_: str) -> AccessKey | None:
-        with self._catalog.reading() as view:
-            return principals.find_access_key(view, id_)
-
     def perform(self, caller: Caller, request: Request[A]) -> A:
         """Carry out a request. Raises KmsError, and when it cannot be recorded NoSpaceError,
         AuditChainError or TryAgainError; then nothing has happened."""
@@ -174,10 +173,7 @@ class KmsService(
         """Carry out many requests at once, in this order, and say of each what `perform` gives or
         raises. Those that change no rows share a sync of the audit log with their neighbours."""
         return self._performer.perform_all(
-            [
-                replace(call.service.job(call.caller, call.request), request_id=call.request_id)
-                for call in calls
-            ]
+            [call.service.job(call.caller, call.request, call.request_id) for call in calls]
         )
 
     def call(
@@ -200,17 +196,25 @@ class KmsService(
             assert isinstance(result, VolcryptError), "internal error: a refusal with an answer"
             raise result
 
-    def job(self, caller: Caller, request: Request[Any] | Refusal) -> Job:
+    def record_event(self, name: str, details: dict[str, Any]) -> None:
+        """Record something that happened to the home's service as a whole. Raises what `perform`
+        raises when it cannot be recorded."""
+        self._performer.record_event(name, details)
+
+    def job(
+        self, caller: Caller, request: Request[Any] | Refusal, request_id: str | None = None
+    ) -> Job:
         """A request as `perform_all` has it carried out."""
         if isinstance(request, Refusal):
-            return self._refusal_job(caller, request)
+            return self._refusal_job(caller, request, request_id)
         operation, method = _names_of(type(request))
         decide: Callable[[Attempt, Request[Any]], Effect[Any]] = getattr(self, method)
         try:
             for member in _KEY_MEMBERS:
                 self._ensure_default_key(caller, getattr(request, member, None))
         except VolcryptError as error:
-            return self._refusal_job(caller, Refusal(operation=operation, error=error))
+            refusal = Refusal(operation=operation, error=error)
+            return self._refusal_job(caller, refusal, request_id)
         return Job(
             caller=caller,
             operation=operation,
@@ -219,16 +223,21 @@ class KmsService(
             request=request,
             decide=lambda attempt: decide(attempt, request),
             changes_rows=operation not in READ_ONLY_OPERATIONS,
+            request_id=request_id,
         )
 
-    def _refusal_job(self, caller: Caller, refusal: Refusal) -> Job:
+    def _refusal_job(self, caller: Caller, refusal: Refusal, request_id: str | None) -> Job:
         def decide(attempt: Attempt) -> Effect[Any]:
             raise refusal.error
 
-        return self._job_without_request(caller, _shown(refusal.operation), decide)
+        return self._job_without_request(caller, _shown(refusal.operation), decide, request_id)
 
     def _job_without_request(
-        self, caller: Caller, operation: str, decide: Callable[[Attempt], Effect[Any]]
+        self,
+        caller: Caller,
+        operation: str,
+        decide: Callable[[Attempt], Effect[Any]],
+        request_id: str | None = None,
     ) -> Job:
         return Job(
             caller=caller,
@@ -238,6 +247,7 @@ class KmsService(
             request=None,
             decide=decide,
             changes_rows=False,
+            request_id=request_id,
         )
 
 

@@ -25,7 +25,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from volcrypt.durable import make_directory_durably, no_space_named, read_file, write_durably
+from volcrypt.durable import (
+    make_directory_durably,
+    no_space_named,
+    overwrite_descriptor,
+    read_file,
+    write_durably,
+)
 from volcrypt.errors import ConfigurationError, FormatError, RecordMissingError, SealError
 from volcrypt.formats.token_image import TokenImage, decode_token_image, encode_token_image
 
@@ -117,8 +123,7 @@ def _overwritten_when_replaced(path: Path) -> Iterator[None]:
     try:
         yield
         with suppress(OSError):
-            os.pwrite(descriptor, bytes(os.fstat(descriptor).st_size), 0)
-            os.fsync(descriptor)
+            overwrite_descriptor(descriptor)
     finally:
         os.close(descriptor)
 

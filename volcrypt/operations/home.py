@@ -178,11 +178,11 @@ class Home:
         *,
         access: Access = _AS_ROOT,
         pin: "Callable[[bool], bytearray | None]" = lambda _may_ask: None,
-        daemon: Callable[[Path], Vault] = no_daemon,
+        daemon: Callable[[Path, str, str], Vault] = no_daemon,
     ) -> None:
         """`pin` gives the token's PIN where the home does not keep it, None where it would have to
         ask somebody and is not to (its argument is False). `daemon` is the client of the process
-        that serves the home, by the path of its socket.
+        that serves the home, by the path of its socket, for an account and a region.
 
         Raises HomeNotInitialisedError, FormatError when HOME/home is damaged, and
         InvalidArgumentError for an account or region that the home does not serve.
@@ -248,7 +248,7 @@ class Home:
         if not has_kms(directory):
             raise RecordMissingError(f"the key catalogue of home {self.path}")
         if is_served(directory):
-            return self._daemon(self.runtime / SOCKET)
+            return self._daemon(self.runtime / SOCKET, self.account, self.region)
         pin = None if keeps_pin(directory) else self._quiet_pin or self._pin(True)
         vault: Vault = self._stack.enter_context(
             open_kms(directory, self.runtime, account=self.account, region=self.region, pin=pin)

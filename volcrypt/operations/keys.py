@@ -1,15 +1,30 @@
 """Data keys of volumes and snapshots: every use that the operations make of a KMS key.
 
-| what | KMS operations | encryption context |
-|---|---|---|
-| new volume | GenerateDataKeyWithoutPlaintext | volume id |
-| open, import, export, compare | Decrypt | that of the wrapped key |
-| volume from a snapshot, same KMS key | ReEncrypt | snapshot's to volume id |
-| copy of a snapshot, same KMS key | ReEncrypt | snapshot's to new snapshot id |
-| either under another KMS key | GenerateDataKeyWithoutPlaintext, Decrypt of both | the new id |
+    command                           KMS operations                      encryption context
+    volume create                     GenerateDataKeyWithoutPlaintext     volume id
+    volume import                     the same, Decrypt                   volume id
+    volume create --snapshot-id:
+        under the same KMS key        ReEncrypt                           snapshot's to volume id
+        under another                 GenerateDataKeyWithoutPlaintext,    volume id
+                                      Decrypt of both                     each its own
+    volume export, volume check       Decrypt                             the wrapped key's
+    mount, attach                     Decrypt (DryRun), CreateGrant,      the wrapped key's
+                                      Decrypt by the host
+    unmount, detach                   RetireGrant by the host
+    snapshot copy:                    DescribeKey, and
+        under the same KMS key        ReEncrypt                           source's to snapshot id
+        under another                 GenerateDataKeyWithoutPlaintext,    new snapshot id
+                                      Decrypt of both                     each its own
+    encrypt                           GenerateDataKeyWithoutPlaintext,    new snapshot id
+                                      ReEncrypt,                          that to new volume id
+                                      Decrypt of both                     each its own
 
-All of them are asked by the volume service on behalf of the principal of the profile, so that the
-service-managed default key serves volumes and nothing else.
+All of them are asked by the volume service (`kms:ViaService`) on behalf of the principal of the
+profile, so that the service-managed default key serves volumes and nothing else; those of the host
+by the host (`mount_grants`). Commands that are not here ask for no key: taking, listing, verifying
+and deleting snapshots moves ciphertext, and what they seal or sign is under the home's own keys.
+
+The data key of an unencrypted volume is none, and its commands ask for nothing.
 """
 
 from collections.abc import Iterator

@@ -147,7 +147,7 @@ def _create_grant(
         "GranteePrincipal": grantee.arn,
         "Operations": list(OPERATIONS_GRANTED),
         "Constraints": {"EncryptionContextEquals": wrapped.encryption_context},
-        "Name": f"volcrypt {volume_id} {host_id(home)}",
+        "Name": f"volcrypt/{volume_id}/{host_id(home)}",
     }
     with explaining_denial(home, "CreateGrant", wrapped.kms_key_arn):
         response = call(home.kms, home.volume_service, "CreateGrant", members)

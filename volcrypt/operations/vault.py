@@ -21,7 +21,7 @@ from volcrypt.errors import TryAgainError
 from volcrypt.formats.audit_record import AuditHead
 from volcrypt.kms.messages.base import A, Request
 from volcrypt.kms.model import Caller
-from volcrypt.kms.protocol import OPERATIONS, decode_request, encode_response
+from volcrypt.kms.protocol import HOME_OPERATIONS, decode_request, encode_response
 from volcrypt.kms.register import NOTHING, RegisterEntry
 
 SERVING_LOCK: Final = "serving"
@@ -101,7 +101,7 @@ class Access:
 
 def call(kms: Kms, caller: Caller, operation: str, members: Mapping[str, Any]) -> dict[str, Any]:
     """An operation by its AWS name; members as in JSON, in and out. Raises KmsError."""
-    request = decode_request(OPERATIONS[operation].request, members)
+    request = decode_request(HOME_OPERATIONS[operation].request, members)
     return encode_response(kms.perform(caller, request))
 
 
@@ -120,6 +120,6 @@ def is_served(directory: Path) -> bool:
     return False
 
 
-def no_daemon(socket: Path) -> Vault:
+def no_daemon(socket: Path, _account: str, _region: str) -> Vault:
     """For a process that cannot reach the daemon which serves the home."""
     raise TryAgainError(f"'volcrypt kms serve' holds the home, and {socket} is not to be used here")

@@ -12,19 +12,28 @@ Only the loop's thread calls `submit`, `perform` and `run`; they return asyncio 
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
 from volcrypt.errors import KmsInternalError, ThrottlingError, VolcryptError
 from volcrypt.kms.messages.base import Response
-from volcrypt.wire.backend import Backend, Call
+from volcrypt.kms.service import Call, KmsService
 
 T = TypeVar("T")
 MAX_BATCH: Final = 64
 MAX_WAITING: Final = 1024
 
 
-Job = Call | Callable[[], Any]
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A call, and what is asked before it: `check` raises when the caller may not call any more."""
+
+    call: Call
+    check: Callable[[], None]
+
+
+Job = Call | Checked | Callable[[], Any]
 _Waiting = tuple[Job, "asyncio.Future[Any]"]
 
 
@@ -33,17 +42,18 @@ class Engine:
 
     def __init__(
         self,
-        backend: Backend,
+        service: KmsService,
         *,
-        report: Callable[[Exception], None],
+        report: Callable[[BaseException], None],
         max_waiting: int = MAX_WAITING,
     ) -> None:
         """`report` is told of bugs; what a caller is told says nothing of them."""
-        self._backend = backend
+        self._service = service
         self._report = report
         self._max_waiting = max_waiting
         self._waiting_count = 0
-        self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
+        self._gathered: list[_Waiting] = []
+        self._queue: SimpleQueue[list[_Waiting] | None] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._work, name="kms-engine", daemon=True)
 
@@ -54,6 +64,7 @@ class Engine:
 
     async def stop(self) -> None:
         """Finish what waits, and end."""
+        self._hand_over()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
@@ -63,7 +74,7 @@ class Engine:
             raise ThrottlingError("Rate exceeded")
         return self._put(job)
 
-    def perform(self, call: Call) -> "asyncio.Future[Response]":
+    def perform(self, call: Call | Checked) -> "asyncio.Future[Response]":
         """Raises ThrottlingError; the future gives the response or the error."""
         return self.submit(call)
 
@@ -75,24 +86,33 @@ class Engine:
         assert self._loop is not None, "internal error: the engine was not started"
         future: asyncio.Future[Any] = self._loop.create_future()
         self._waiting_count += 1
-        self._queue.put((job, future))
+        if not self._gathered:  # what else this turn of the loop brings goes along
+            self._loop.call_soon(self._hand_over)
+        self._gathered.append((job, future))
         return future
+
+    def _hand_over(self) -> None:
+        if self._gathered:
+            self._queue.put(self._gathered)
+            self._gathered = []
 
     def _work(self) -> None:
         assert self._loop is not None, "internal error: the engine was not started"
         stopping = False
         while not stopping:
-            batch: list[_Waiting] = []
+            waiting: list[_Waiting] = []
             item = self._queue.get()
             while item is not None:
-                batch.append(item)
-                if len(batch) == MAX_BATCH or self._queue.empty():
+                waiting += item
+                if len(waiting) >= MAX_BATCH or self._queue.empty():
                     break
                 item = self._queue.get()
             stopping = item is None
-            results = self._results([job for job, _ in batch])
-            futures = [future for _, future in batch]
-            self._loop.call_soon_threadsafe(self._deliver, futures, results)
+            for start in range(0, len(waiting), MAX_BATCH):
+                batch = waiting[start : start + MAX_BATCH]
+                results = self._results([job for job, _ in batch])
+                futures = [future for _, future in batch]
+                self._loop.call_soon_threadsafe(self._deliver, futures, results)
 
     def _deliver(self, futures: list["asyncio.Future[Any]"], results: list[Any]) -> None:
         self._waiting_count -= len(futures)
@@ -106,35 +126,34 @@ class Engine:
 
     def _results(self, jobs: list[Job]) -> list[Any]:
         """In the order of the jobs; neighbouring calls are carried out together."""
-        results: list[Any] = []
-        calls: list[Call] = []
-        for job in jobs:
+        results: list[Any] = [None] * len(jobs)
+        calls: list[tuple[int, Call]] = []
+        for number, job in enumerate(jobs):
             if isinstance(job, Call):
-                calls.append(job)
-                continue
-            results += self._perform(calls)
-            calls = []
-            results.append(self._guarded(job))
-        return results + self._perform(calls)
+                calls.append((number, job))
+            elif isinstance(job, Checked):
+                refused = self._guarded(job.check)
+                if refused is None:
+                    calls.append((number, job.call))
+                else:
+                    results[number] = refused
+            else:
+                self._perform(calls, results)
+                calls = []
+                results[number] = self._guarded(job)
+        self._perform(calls, results)
+        return results
 
-    def _perform(self, calls: list[Call]) -> list[Any]:
+    def _perform(self, calls: list[tuple[int, Call]], results: list[Any]) -> None:
         if not calls:
-            return []
-        refused = [self._guarded(call.check) for call in calls]
-        allowed = [call for call, error in zip(calls, refused, strict=True) if error is None]
-        done = self._guarded(lambda: self._backend.perform_all(allowed)) if allowed else []
+            return
+        done = self._guarded(lambda: self._service.perform_all([call for _, call in calls]))
         if isinstance(done, VolcryptError):
-            done = [done] * len(allowed)
-        for result in done:
-            self._report_bug_in(result)
-        answers = iter(done)
-        return [error if error is not None else next(answers) for error in refused]
-
-    def _report_bug_in(self, result: object) -> None:
-        """A request that met a bug was answered like any fault; here it is told apart."""
-        cause = result.__cause__ if isinstance(result, KmsInternalError) else None
-        if isinstance(cause, Exception) and not isinstance(cause, VolcryptError | OSError):
-            self._report(cause)
+            done = [done] * len(calls)
+        for (number, _), result in zip(calls, done, strict=True):
+            if isinstance(result, KmsInternalError) and result.__cause__ is not None:
+                self._report(result.__cause__)
+            results[number] = result
 
     def _guarded(self, work: Callable[[], Any]) -> Any:
         """What it returns, or the error that it raises."""

@@ -10,7 +10,6 @@ import socket
 import struct
 from collections.abc import Callable
 from typing import Any, Final, cast
-from uuid import uuid4
 
 from volcrypt.errors import (
     KmsInternalError,
@@ -18,8 +17,8 @@ from volcrypt.errors import (
     UnsupportedOperationError,
     VolcryptError,
 )
-from volcrypt.kms.protocol import OPERATIONS, decode_request, parse_json
-from volcrypt.wire.backend import Backend, Call
+from volcrypt.kms.protocol import HOME_OPERATIONS, decode_request, parse_json
+from volcrypt.kms.service import Call, KmsService
 from volcrypt.wire.engine import Engine
 from volcrypt.wire.home_messages import (
     MAX_LINE_BYTES,
@@ -48,14 +47,14 @@ class HomeSocket:
 
     def __init__(
         self,
-        backend: Backend,
+        service: KmsService,
         engine: Engine,
         *,
         owner: int,
-        report: Callable[[Exception], None],
+        report: Callable[[BaseException], None],
     ) -> None:
         """`owner` is the user id that may connect; `report` is told of bugs."""
-        self._backend = backend
+        self._service = service
         self._engine = engine
         self._owner = owner
         self._report = report
@@ -97,21 +96,19 @@ class HomeSocket:
         return await self._engine.run(lambda: self._call(arguments))
 
     async def _perform(self, arguments: PerformArguments) -> Any:
-        if arguments.operation not in OPERATIONS:
+        if arguments.operation not in HOME_OPERATIONS:
             raise UnsupportedOperationError("the operation is not supported")
         members = parse_json(bytes(arguments.request))
         call = Call(
-            service=self._backend.service.scope(arguments.account, arguments.region),
+            service=self._service.scope(arguments.account, arguments.region),
             caller=arguments.caller,
-            request=decode_request(OPERATIONS[arguments.operation].request, members),
-            request_id=str(uuid4()),
-            check=lambda: None,
+            request=decode_request(HOME_OPERATIONS[arguments.operation].request, members),
         )
         return await self._engine.perform(call)
 
     def _call(self, arguments: Arguments) -> Any:
         """In the engine's thread."""
-        service = self._backend.service
+        service = self._service
         match arguments:
             case RegisterGetArguments():
                 return service.register.get(arguments.kind, arguments.id)
@@ -130,7 +127,7 @@ class HomeSocket:
             case HasPrincipalArguments():
                 return service.has_principal(arguments.arn)
             case AuthoriseArguments():
-                scope = self._backend.service.scope(arguments.account, arguments.region)
+                scope = service.scope(arguments.account, arguments.region)
                 scope.authorise(arguments.caller, arguments.action)
                 return None
             case MaintainArguments():

@@ -68,6 +68,7 @@ class DescribeKeyResponse(Response, frozen=True, kw_only=True):
 
 class DescribeKeyRequest(Request[DescribeKeyResponse], frozen=True, kw_only=True):
     key_id: str
+    grant_tokens: list[str] = msgspec.field(default_factory=list)
 
 
 class KeyListEntry(Message, frozen=True, kw_only=True):
