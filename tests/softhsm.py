@@ -7,10 +7,19 @@ from pathlib import Path
 from volcrypt.kms.home_token import HomeToken, open_home_token
 from volcrypt.kms.pin import HeldPin
 from volcrypt.kms.pkcs11 import Pkcs11KeyStore
-from volcrypt.kms.pkcs11_session import logged_in, make_token, softhsm_token
+from volcrypt.kms.pkcs11_session import (
+    Token,
+    initialise_softhsm_token,
+    logged_in,
+    make_token,
+    softhsm_module,
+    softhsm_token,
+)
+from volcrypt.kms.remote_store import Cluster
 from volcrypt.kms.token import configuration_of, private_copy, save_master
 
 PIN = bytearray(b"a test pin")
+CLUSTER_PIN = "the kmsuser's pin"
 
 
 @contextmanager
@@ -33,3 +42,19 @@ def new_home_token(directory: Path) -> Iterator[HomeToken]:
     make_master(directory / "token", directory / "run")
     with open_home_token(directory / "token", directory / "run", PIN) as token:
         yield token
+
+
+def make_cluster(directory: Path, *, trust_anchor_certificate: str | None = None) -> Cluster:
+    """A token beside the home's, as an administrator has it; not while a token is open here."""
+    tokens = directory / "tokens"
+    tokens.mkdir(parents=True)
+    configuration = directory / "softhsm2.conf"
+    configuration.write_text(f"directories.tokendir = {tokens}\nobjectstore.backend = file\n")
+    token = Token(module=softhsm_module(), label="cluster", configuration=configuration)
+    initialise_softhsm_token(token, bytearray(CLUSTER_PIN.encode()))
+    return Cluster(
+        module=token.module,
+        token_label=token.label,
+        softhsm_configuration=configuration,
+        trust_anchor_certificate=trust_anchor_certificate,
+    )

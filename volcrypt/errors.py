@@ -60,6 +60,10 @@ class PinLockedError(WrongPinError):
     """The token takes no PIN any more: too many wrong ones were tried."""
 
 
+class TokenMissingError(ConfigurationError):
+    """The PKCS#11 module cannot be loaded, or has no token of that label."""
+
+
 class PrivilegeError(VolcryptError):
     """The operation needs a privilege that the process lacks."""
 
@@ -331,6 +335,10 @@ class ClusterInUseError(KmsError):
 
 class ClusterNotFoundError(KmsError):
     code = "CloudHsmClusterNotFoundException"
+
+
+class ClusterNotActiveError(KmsError):
+    code = "CloudHsmClusterNotActiveException"
 
 
 class ClusterNotRelatedError(KmsError):

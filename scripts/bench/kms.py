@@ -172,7 +172,7 @@ def show(results: dict[str, dict[str, dict[str, float]]], parts: dict[str, Any])
     rows.append(["signature", "", "", "", f"{parts['signature_us']:.0f} us"])
     for name, found in parts["engine_us"].items():
         rows.append([name, *(f"{value:.0f} us" for value in found.values())])
-    print_table(["time of a request", "HSM", "audit log", "decision", "total"], rows)
+    print_table(["time of a request", "HSM", "disk", "decision", "total"], rows)
 
 
 def main() -> int:

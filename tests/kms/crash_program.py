@@ -10,7 +10,6 @@ from pathlib import Path
 from tests.fakes.kms import ACCOUNT, REGION, ROOT
 from volcrypt.kms.home import create_kms, open_kms
 from volcrypt.kms.messages.keys import CreateKeyRequest
-from volcrypt.kms.rewrap import rewrap_all
 
 BEGIN = "/volcrypt-crash-test-begins"
 """Opened, in vain, when the imports are done: there the steps begin."""
@@ -30,7 +29,7 @@ def main(step: str, home: Path) -> None:
                 made = service.perform(ROOT, CreateKeyRequest()).key_metadata
                 print(made.key_id, flush=True)
         if step == "rewrap":
-            rewrap_all(service._catalog, service._performer, service._keystore)
+            service.rewrap_all()
             print("rewrapped", flush=True)
 
 

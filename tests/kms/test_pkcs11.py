@@ -14,6 +14,7 @@ from volcrypt.errors import (
     IntegrityError,
     InvalidArgumentError,
     InvalidCiphertextError,
+    TokenMissingError,
     WrongPinError,
 )
 from volcrypt.kms.model import WrappedMaterial
@@ -149,7 +150,7 @@ def test_the_environment_is_as_before(configuration: Path, monkeypatch: pytest.M
 def test_a_directory_without_token_is_said(memory_path: Path) -> None:
     with (
         private_copy(memory_path / "run", master=None) as copy,
-        pytest.raises(IntegrityError, match="no token 'volcrypt'"),
+        pytest.raises(TokenMissingError, match="no token 'volcrypt'"),
         open_copy(configuration_of(copy)),
     ):
         pass

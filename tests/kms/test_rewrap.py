@@ -19,7 +19,7 @@ from tests.kms.importing import (
 from volcrypt.errors import HsmUnavailableError, IntegrityError, VolcryptError
 from volcrypt.kms.home import create_kms, open_kms
 from volcrypt.kms.home_token import HomeToken
-from volcrypt.kms.keyring import KEYS, get_key, put_key
+from volcrypt.kms.keyring import KEYS, decode_key, get_key, put_key
 from volcrypt.kms.messages.data import DecryptRequest, EncryptRequest
 from volcrypt.kms.messages.imports import (
     DOES_NOT_EXPIRE,
@@ -29,7 +29,7 @@ from volcrypt.kms.messages.imports import (
 )
 from volcrypt.kms.messages.keys import CreateKeyRequest
 from volcrypt.kms.model import KmsKey, WrappedMaterial
-from volcrypt.kms.rewrap import is_rewrap_due, mark_rewrap_due, rewrap_all
+from volcrypt.kms.rewrap import is_rewrap_due, mark_rewrap_due
 from volcrypt.kms.service import KmsService
 
 
@@ -64,11 +64,11 @@ def delete_key(service: KmsService, key_id: str) -> None:
     with service._catalog.changing() as change:
         (item,) = (item for item in change.items(KEYS) if key_id in item.id)
         change.delete(KEYS, item.id)
-        mark_rewrap_due(change)
+        mark_rewrap_due(change, decode_key(item))
 
 
 def rewrap(service: KmsService) -> None:
-    rewrap_all(service._catalog, service._performer, service._keystore)
+    service.rewrap_all()
 
 
 def is_due(service: KmsService) -> bool:

@@ -1,7 +1,6 @@
 """A real daemon on a home of its own, and the ways to talk to it."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -49,9 +48,11 @@ class Served:
     def runtime(self) -> Path:
         return runtime_directory(self.home, runtime_root())
 
-    def start(self, **environment: str) -> None:
+    def start(self, *, prefix: tuple[str, ...] = ()) -> None:
+        """`prefix` is a program to run it under."""
         self._process = subprocess.Popen(
             [
+                *prefix,
                 sys.executable,
                 "-m",
                 "tests.wire.serve_program",
@@ -59,7 +60,6 @@ class Served:
                 json.dumps(self.endpoint),
             ],
             cwd=ROOT_OF_TESTS,
-            env={**os.environ, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -292,3 +293,15 @@ def test_the_command_prints_where_it_serves(tmp_path: Path) -> None:
         process.terminate()
         process.communicate(timeout=20)
     assert process.returncode == 0
+
+
+def test_few_descriptors_mean_few_connections(tmp_path: Path) -> None:
+    """Beyond them connections are refused, and those that are there go on."""
+    with served(tmp_path) as daemon:
+        daemon.stop()
+        daemon.start(prefix=("prlimit", "--nofile=160:160"))
+        with ExitStack() as stack:
+            connections = [stack.enter_context(daemon.connect()) for _ in range(80)]
+            assert read_answer(connections[-1])[0] == 503
+            connections[0].sendall(list_keys())
+            assert read_answer(connections[0])[0] == 200

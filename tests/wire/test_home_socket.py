@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.fakes.kms import ACCOUNT, REGION, ROOT, USER, VOLUMES, MemoryKms, memory_kms
@@ -18,13 +19,14 @@ from volcrypt.errors import (
     KeyNotFoundError,
     NameTakenError,
     TryAgainError,
+    UnsupportedOperationError,
 )
 from volcrypt.kms.messages.data import DecryptRequest, EncryptRequest, GenerateDataKeyRequest
 from volcrypt.kms.messages.keys import CreateKeyRequest, DescribeKeyRequest, ListKeysRequest
 from volcrypt.kms.register import RegisterEntry
 from volcrypt.wire.engine import Engine
 from volcrypt.wire.home_client import HomeChannel, HomeClient
-from volcrypt.wire.home_messages import MAX_LINE_BYTES
+from volcrypt.wire.home_messages import MAX_LINE_BYTES, PerformArguments
 from volcrypt.wire.home_socket import HomeSocket
 from volcrypt.wire.listener import listen_unix
 
@@ -226,6 +228,19 @@ def test_bad_lines_get_an_error_and_the_connection_goes_on(
         file.flush()
         assert file.readline().startswith(b'{"result":')
         file.close()
+
+
+def test_an_operation_that_is_none(channel: HomeChannel) -> None:
+    for operation in ("Nothing", "Paged", "", "perform_all"):
+        arguments = PerformArguments(
+            account=ACCOUNT,
+            region=REGION,
+            caller=ROOT,
+            operation=operation,
+            request=msgspec.Raw(b"{}"),
+        )
+        with pytest.raises(UnsupportedOperationError):
+            channel.call(arguments, type(None))
 
 
 def test_the_line_is_bounded(channel: HomeChannel, memory_path: Path) -> None:

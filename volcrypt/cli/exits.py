@@ -73,6 +73,7 @@ _TABLE: Final[tuple[tuple[type[errors.VolcryptError], Exit], ...]] = (
     (errors.InvalidImportTokenError, Exit.DENIED),
     (errors.ExpiredImportTokenError, Exit.DENIED),
     (errors.CustomKeyStoreInvalidStateError, Exit.DENIED),
+    (errors.ClusterNotActiveError, Exit.DENIED),
     (errors.ClusterNotRelatedError, Exit.DENIED),
     (errors.IncorrectTrustAnchorError, Exit.DENIED),
     (errors.MissingAuthenticationError, Exit.DENIED),

@@ -12,11 +12,12 @@ one.
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import formatdate
 from functools import partial
 from pathlib import Path
@@ -49,6 +50,7 @@ from volcrypt.wire.listener import (
 MAINTENANCE_SECONDS: Final = 60.0
 SUMMARY_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 15.0
+_OTHER_DESCRIPTORS: Final = 128
 _TICK_SECONDS: Final = 1.0
 _TLS_HANDSHAKE_SECONDS: Final = 10.0
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -103,6 +105,7 @@ def serve(
     """
     forbid_dumps()
     lock_memory()
+    endpoint = replace(endpoint, max_connections=_connections_for(endpoint.max_connections))
     listeners = open_listeners(endpoint)
     try:
         with open_kms(
@@ -118,6 +121,16 @@ def serve(
             listener.socket.close()
         if endpoint.socket is not None:
             endpoint.socket.unlink(missing_ok=True)
+
+
+def _connections_for(wanted: int) -> int:
+    """As many connections as are wanted, if the limit on descriptors lets us."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = wanted + _OTHER_DESCRIPTORS
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return max(limit - _OTHER_DESCRIPTORS, 1)
 
 
 class Daemon:

@@ -280,7 +280,7 @@ class DataOperations(Scope):
         return Effect(change=lambda change: self._calls.take(change, encryption.material), act=act)
 
     def _seal(self, encryption: _Encryption, plaintext: bytearray) -> bytes:
-        sealed = self._keystore.encrypt(
+        sealed = self._store_of(encryption.key).encrypt(
             _wrapped(encryption.material), plaintext=plaintext, aad=encryption.aad
         )
         return encode_ciphertext_blob(
@@ -292,7 +292,7 @@ class DataOperations(Scope):
         )
 
     def _open(self, decryption: _Decryption) -> bytearray:
-        return self._keystore.decrypt(
+        return self._store_of(decryption.key).decrypt(
             _wrapped(decryption.material), sealed=decryption.sealed, aad=decryption.aad
         )
 

@@ -16,7 +16,7 @@ the catalogue is missing, the catalogue was lost.
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +30,11 @@ from volcrypt.kms.audit import AuditLog
 from volcrypt.kms.catalog import FIRST_COUNTER, Catalog
 from volcrypt.kms.head_file import HeadFile
 from volcrypt.kms.home_token import open_home_token
+from volcrypt.kms.key_stores import NO_CLUSTERS, KeyStores
 from volcrypt.kms.lock import WriterLock, held_home
 from volcrypt.kms.pin import check_pin
 from volcrypt.kms.pkcs11_session import make_token
+from volcrypt.kms.remote_store import Cluster
 from volcrypt.kms.scope import Parts
 from volcrypt.kms.sealing import Item
 from volcrypt.kms.service import KmsService
@@ -101,9 +103,11 @@ def open_kms(
     pin: bytearray | None = None,
     clock: Callable[[], float] = time.time,
     exclusive: bool = False,
+    clusters: Mapping[str, Cluster] = NO_CLUSTERS,
 ) -> Iterator[KmsService]:
     """The KMS in `directory`, logged in on a private copy of its token until the end of the block.
 
+    `clusters` are the tokens that custom key stores can be made of, by CloudHSM cluster id.
     `account` and `region` are the home's own; the service that comes has others in its `scope`.
     One at a time in a process; any number of processes, or one that opens it `exclusive`, to serve
     it to all others. Raises HomeNotInitialisedError, TryAgainError while a server holds it,
@@ -117,6 +121,7 @@ def open_kms(
     with ExitStack() as stack:
         stack.enter_context(held_home(directory / "serving", exclusive=exclusive))
         key_store = stack.enter_context(open_home_token(directory / "token", runtime, pin))
+        key_stores = stack.enter_context(closing(KeyStores(clusters)))
         lock = stack.enter_context(closing(WriterLock(directory / "lock")))
         heads = stack.enter_context(closing(HeadFile(directory / _HEAD, macs=key_store)))
         audit = stack.enter_context(closing(AuditLog(directory / _AUDIT)))
@@ -132,6 +137,7 @@ def open_kms(
                 account=account,
                 region=region,
                 clock=clock,
+                key_stores=key_stores,
             )
         )
 

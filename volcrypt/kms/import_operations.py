@@ -157,7 +157,7 @@ class ImportOperations(Scope):
         def change(change: Change) -> None:
             if changed != key:
                 put_key(change, changed)
-                mark_rewrap_due(change)
+                mark_rewrap_due(change, key)
 
         def act() -> DeleteImportedKeyMaterialResponse:
             return DeleteImportedKeyMaterialResponse(key_id=key.arn, key_material_id=material_id)

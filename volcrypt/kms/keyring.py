@@ -1,6 +1,7 @@
 """Keys and aliases as items of the catalogue: how a request's words become a key.
 
-    key      id = REGION:ACCOUNT:KEYID         name = KEYID, body = KmsKey
+    key      id = REGION:ACCOUNT:KEYID         name = KEYID, body = KmsKey,
+                                               owner = id of its custom key store, if any
     alias    id = REGION:ACCOUNT:alias/NAME    owner = id of the key's item, body = Alias
     due      id = WHAT:DATE:ID OF THE KEY      owner = id of the key's item, body = {}
 
@@ -13,13 +14,13 @@ Knows nothing of callers and permissions.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
 from volcrypt.errors import KeyNotFoundError
 from volcrypt.kms.calls import CALLS
+from volcrypt.kms.custom_key_store import ConnectionState, get_key_store
 from volcrypt.kms.model import Alias, KeyState, KmsKey, alias_arn, key_arn
 from volcrypt.kms.reference import KeyReference, parse_key_reference
 from volcrypt.kms.sealing import Item
@@ -31,16 +32,8 @@ DUE: Final = "due"
 ROTATE: Final = "rotate"
 DESTROY: Final = "destroy"
 _PAGE: Final = 100
-_KEY_STORES: Final = "key-store"
 _GRANTS: Final = "grant"
 _IMPORTS: Final = "import"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _KeyStoreState:
-    """What a key needs to know of the custom key store that it is in."""
-
-    connection_state: str
 
 
 def home_prefix(account: str, region: str) -> str:
@@ -91,7 +84,10 @@ def put_key(change: Change, key: KmsKey) -> None:
         change.delete(DUE, due)
     for due in new - old:
         change.put(Item(kind=DUE, id=due, owner=id_, body=b"{}"))
-    change.put(Item(kind=KEYS, id=id_, name=key.key_id, body=msgspec.json.encode(key)))
+    store = key.custom_key_store_id
+    owner = None if store is None else home_prefix(key.account, key.region) + store
+    body = msgspec.json.encode(key)
+    change.put(Item(kind=KEYS, id=id_, name=key.key_id, owner=owner, body=body))
 
 
 def delete_key(change: Change, key: KmsKey) -> None:
@@ -149,12 +145,8 @@ def is_connected(view: View, key: KmsKey) -> bool:
     """False for a key whose custom key store is not connected."""
     if key.custom_key_store_id is None:
         return True
-    id_ = home_prefix(key.account, key.region) + key.custom_key_store_id
-    item = view.get(_KEY_STORES, id_)
-    if item is None:
-        return False
-    store = item.decoded(_KeyStoreState)
-    return store.connection_state == "CONNECTED"
+    store = get_key_store(view, key.custom_key_store_id, account=key.account, region=key.region)
+    return store is not None and store.connection_state is ConnectionState.CONNECTED
 
 
 def alias_id(name: str, *, account: str, region: str) -> str:

@@ -45,6 +45,10 @@ class MaterialStore(Protocol):
         """
         ...
 
+    def random(self, count: int) -> bytearray:
+        """`count` random bytes."""
+        ...
+
     def rewrap(self, materials: Sequence[WrappedMaterial]) -> list[WrappedMaterial]:
         """The same materials under a wrapping key of a new generation, which is durable before
         this returns. Only under the home's writer lock. Raises IntegrityError for material that
@@ -84,10 +88,6 @@ class KeyStore(MaterialStore, Protocol):
     def derive(self, info: bytes) -> bytearray:
         """32 bytes, always the same for the same `info`: HMAC-SHA-256 under another key of its
         own."""
-        ...
-
-    def random(self, count: int) -> bytearray:
-        """`count` random bytes."""
         ...
 
 

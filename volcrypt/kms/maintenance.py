@@ -31,9 +31,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-from volcrypt.errors import VolcryptError
+from volcrypt.errors import InvalidStateError, VolcryptError
 from volcrypt.formats.audit_record import Resource
 from volcrypt.kms.clock import is_over, is_to_be_recorded, observe, observed_time
+from volcrypt.kms.custom_key_store import KEY_STORES, ConnectionState, decode_key_store
 from volcrypt.kms.import_operations import IMPORTS, remove_expired_imports
 from volcrypt.kms.keyring import (
     DESTROY,
@@ -45,6 +46,7 @@ from volcrypt.kms.keyring import (
     keys_due,
     put_key,
 )
+from volcrypt.kms.keystore import MaterialStore
 from volcrypt.kms.model import (
     DAY_SECONDS,
     Deadline,
@@ -54,7 +56,7 @@ from volcrypt.kms.model import (
     Rotation,
     RotationType,
 )
-from volcrypt.kms.rewrap import is_rewrap_due, mark_rewrap_due, rewrap_all
+from volcrypt.kms.rewrap import HOME, is_rewrap_due, mark_rewrap_due, rewrap_all
 from volcrypt.kms.rotation_operations import rotated_key
 from volcrypt.kms.scope import Scope
 from volcrypt.kms.view import Change, View
@@ -100,7 +102,7 @@ class Maintenance(Scope):
         if self._last_look <= now < self._next_look:
             return
         failures = list(self._carry_out_all(now))
-        failures += self._attempted(self._make_removals_final)
+        failures += self._attempted(self.rewrap_all)
         with self._catalog.reading() as view:
             dates = [first_due(view, what, after=now) for what in (ROTATE, DESTROY)]
             is_watching = first_due(view, DESTROY, after=0) is not None
@@ -116,13 +118,29 @@ class Maintenance(Scope):
         self._last_look = now
         self._next_look = min([now + LOOK_SECONDS, *(d for d in dates if d is not None)])
 
-    def _make_removals_final(self) -> None:
-        """Also those that somebody asked for, and those before a process was killed."""
+    def rewrap_all(self) -> None:
+        """Make removals of key material final that are not yet (`rewrap`): those that somebody
+        asked for, and those before a process was killed; nothing if all are.
+
+        Raises HsmUnavailableError, and what `perform` raises when nothing can be recorded.
+        """
         with self._catalog.reading() as view:
             is_due = is_rewrap_due(view)
         if is_due:
             self._check_hsm()
-            rewrap_all(self._catalog, self._performer, self._keystore)
+            rewrap_all(self._catalog, self._performer, self._token_of_mark)
+
+    def _token_of_mark(self, token: str) -> MaterialStore | None:
+        if token == HOME:
+            return self._keystore
+        with self._catalog.reading() as view:
+            item = view.get(KEY_STORES, token)
+        if item is None:
+            return None
+        store = decode_key_store(item)
+        if store.connection_state is not ConnectionState.CONNECTED:
+            raise InvalidStateError(f"custom key store {store.id} is not connected")
+        return self._key_stores.material_store(store, self._keystore)
 
     def _carry_out_all(self, now: float) -> Iterator[VolcryptError]:
         """Yields why something could not be done."""
@@ -170,7 +188,7 @@ class Maintenance(Scope):
             else:
                 put_key(change, after)
             if task.due == DESTROY:
-                mark_rewrap_due(change)
+                mark_rewrap_due(change, key)
 
         with self._catalog.reading() as view:
             key = due_key(view)

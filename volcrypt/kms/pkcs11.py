@@ -24,6 +24,7 @@ from typing import Any, Final
 import pkcs11
 from pkcs11 import Attribute, GCMParams, KeyType, Mechanism, MechanismFlag, ObjectClass
 from pkcs11.exceptions import (
+    AttributeTypeInvalid,
     EncryptedDataInvalid,
     EncryptedDataLenRange,
     GeneralError,
@@ -45,9 +46,9 @@ from volcrypt.formats.sealed_secret import WRAPPED_BYTES
 from volcrypt.kms.keystore import Sealing
 from volcrypt.kms.model import WrappedMaterial
 from volcrypt.kms.pkcs11_session import (
+    HOME_PREFIX,
     LOCK,
     PRIVATE,
-    WRAPPING_PREFIX,
     answering,
     generate_wrapping_key,
 )
@@ -66,19 +67,21 @@ _USE: Final = MechanismFlag.ENCRYPT | MechanismFlag.DECRYPT
 class Pkcs11Materials:
     """Key material under the wrapping keys of one token."""
 
-    def __init__(self, session: pkcs11.Session) -> None:
-        """Raises HsmUnavailableError, and IntegrityError for a token without wrapping key."""
+    def __init__(
+        self, session: pkcs11.Session, *, prefix: str = HOME_PREFIX, make_key: bool = False
+    ) -> None:
+        """The labels of the wrapping keys begin with `prefix`; with `make_key` a first one is made
+        where there is none. Raises HsmUnavailableError, and IntegrityError for a token without."""
         self._session = session
+        self._prefix = prefix
         self._handles: OrderedDict[WrappedMaterial, Any] = OrderedDict()
         with LOCK, answering():
-            self._wrapping = _wrapping_keys(session)
+            self._wrapping = _wrapping_keys(session, prefix)
+            if make_key and not self._wrapping:
+                self._wrapping[1] = generate_wrapping_key(session, 1, prefix=prefix)
             if not self._wrapping:
                 raise IntegrityError("the token lacks a key of volcrypt's own")
-            probe = self._generate()
-            self._probe_iv = session.generate_random(IV_BYTES * 8)
-            self._probe_answer = _gcm(probe.encrypt, _PROBE_TEXT, self._probe_iv, b"")
-            self._probe = self._wrap_and_destroy(probe)
-            self._check_alive()
+            self._make_probe()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"
@@ -135,7 +138,9 @@ class Pkcs11Materials:
         """A new wrapping key in the token, for all new material from now on."""
         with LOCK, answering():
             generation = self.generation() + 1
-            self._wrapping[generation] = generate_wrapping_key(self._session, generation)
+            self._wrapping[generation] = generate_wrapping_key(
+                self._session, generation, prefix=self._prefix
+            )
 
     def destroy_generations(self, *, older_than: int) -> None:
         """Destroy wrapping keys in the token, never the newest, and all unwrapped material."""
@@ -144,6 +149,7 @@ class Pkcs11Materials:
                 if generation < min(older_than, self.generation()):
                     self._wrapping.pop(generation).destroy()
             self._forget_all()
+            self._make_probe()
 
     def rewrapped(self, materials: Sequence[WrappedMaterial]) -> list[WrappedMaterial]:
         """The same materials under the newest wrapping key, each tried. Raises IntegrityError."""
@@ -219,6 +225,14 @@ class Pkcs11Materials:
         while self._handles:
             self._handles.popitem()[1].destroy()
 
+    def _make_probe(self) -> None:
+        """A key of which the answer is known, under the newest wrapping key."""
+        probe = self._generate()
+        self._probe_iv = self._session.generate_random(IV_BYTES * 8)
+        self._probe_answer = _gcm(probe.encrypt, _PROBE_TEXT, self._probe_iv, b"")
+        self._probe = self._wrap_and_destroy(probe)
+        self._check_alive()
+
     def _check_alive(self) -> None:
         """Raises HsmUnavailableError unless the token still unwraps a known key and gives a known
         answer with it."""
@@ -261,14 +275,17 @@ class Pkcs11KeyStore(Sealing, Pkcs11Materials):
             return bytearray(self._derive_key.sign(info, mechanism=Mechanism.SHA256_HMAC))
 
 
-def _wrapping_keys(session: pkcs11.Session) -> dict[int, Any]:
+def _wrapping_keys(session: pkcs11.Session, prefix: str) -> dict[int, Any]:
     """The wrapping keys of volcrypt's own, by generation."""
     found = {}
     for key in session.get_objects(
         {Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.TOKEN: True}
     ):
-        label = key[Attribute.LABEL]
-        number = label.removeprefix(WRAPPING_PREFIX)
+        try:
+            label = key[Attribute.LABEL]
+        except AttributeTypeInvalid:  # somebody else's, without a label
+            continue
+        number = label.removeprefix(prefix)
         if number != label and number.isascii() and number.isdecimal():
             found[int(number)] = key
     return found

@@ -30,14 +30,15 @@ from pkcs11.exceptions import (
 from volcrypt.errors import (
     ComponentMissingError,
     HsmUnavailableError,
-    IntegrityError,
     PinLockedError,
+    TokenMissingError,
     WrongPinError,
 )
 from volcrypt.kms.pin import HeldPin, check_pin
 
 HOME_LABEL: Final = "volcrypt"
-WRAPPING_PREFIX: Final = "wrapping-"
+HOME_PREFIX: Final = "wrapping-"
+"""What the labels of a home's wrapping keys begin with, before their generation."""
 LOCK: Final = threading.RLock()
 """Held around every PKCS#11 call of this process."""
 
@@ -86,8 +87,7 @@ def softhsm_module() -> Path:
 def logged_in(token: Token, pin: HeldPin) -> Iterator[pkcs11.Session]:
     """A session on the token, which is the only one of this process until the end of the block.
 
-    Raises WrongPinError, PinLockedError, IntegrityError when there is no such token,
-    HsmUnavailableError.
+    Raises WrongPinError, PinLockedError, TokenMissingError, HsmUnavailableError.
     """
     with _library(token) as library, _session(library, token.label, pin) as session:
         yield session
@@ -134,11 +134,13 @@ def initialise_softhsm_token(token: Token, pin: bytearray) -> None:
             session.init_pin(pin.decode())
 
 
-def generate_wrapping_key(session: pkcs11.Session, generation: int) -> Any:
+def generate_wrapping_key(
+    session: pkcs11.Session, generation: int, *, prefix: str = HOME_PREFIX
+) -> Any:
     return session.generate_key(
         KeyType.AES,
         256,
-        label=f"{WRAPPING_PREFIX}{generation}",
+        label=f"{prefix}{generation}",
         store=True,
         capabilities=MechanismFlag.WRAP | MechanismFlag.UNWRAP,
         template=PRIVATE,
@@ -159,7 +161,7 @@ def _library(token: Token) -> Iterator[Any]:
             try:
                 library = pkcs11.lib(os.fspath(token.module))
             except OSError as error:
-                raise HsmUnavailableError(f"{token.module} cannot be loaded") from error
+                raise TokenMissingError(f"{token.module} cannot be loaded") from error
         try:
             yield library
         finally:
@@ -190,7 +192,7 @@ def _session(library: Any, label: str, pin: HeldPin) -> Iterator[pkcs11.Session]
         try:
             session = library.get_token(token_label=label).open(rw=True, user_pin=pin.text())
         except NoSuchToken as error:
-            raise IntegrityError(f"there is no token '{label}'") from error
+            raise TokenMissingError(f"there is no token '{label}'") from error
         except PinLocked:
             raise PinLockedError("the PIN is locked") from None
         except _PIN_FAILURE:

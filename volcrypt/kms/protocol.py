@@ -23,6 +23,7 @@ from volcrypt.kms.messages.data import DATA_OPERATIONS
 from volcrypt.kms.messages.deletion import DELETION_OPERATIONS
 from volcrypt.kms.messages.grants import GRANT_OPERATIONS
 from volcrypt.kms.messages.imports import IMPORT_OPERATIONS
+from volcrypt.kms.messages.key_stores import KEY_STORE_OPERATIONS
 from volcrypt.kms.messages.keys import KEY_OPERATIONS
 from volcrypt.kms.messages.limits import UNSHOWN_MEMBERS, camel_case, check_members
 from volcrypt.kms.messages.policies import POLICY_OPERATIONS
@@ -43,6 +44,7 @@ OPERATIONS: Final = MappingProxyType(
         **TAG_OPERATIONS,
         **ROTATION_OPERATIONS,
         **DELETION_OPERATIONS,
+        **KEY_STORE_OPERATIONS,
     }
 )
 HOME_OPERATIONS: Final = MappingProxyType({**OPERATIONS, **PRINCIPAL_OPERATIONS})

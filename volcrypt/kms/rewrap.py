@@ -1,12 +1,13 @@
 """Rewrapping: what makes a deletion final, also for whoever has an older copy of the catalogue.
 
-Key material lies in the catalogue, wrapped by the token's wrapping key. Removing a row does not
-remove the copies of it: in a backup, in the journal, in a snapshot of the disk. So after a deletion
-everything that survives is wrapped by a new key of the token, and the old one is destroyed there.
+Key material lies in the catalogue, wrapped by the wrapping key of its token: the home's, or that of
+a custom key store. Removing a row does not remove the copies of it: in a backup, in the journal, in
+a snapshot of the disk. So after a deletion everything that survives in the token is wrapped by a
+new key of it, and the old one is destroyed there.
 
-    rewrap   id = home     body = Rewrap
+    rewrap   id = home, or the id of the key store's item     body = Rewrap
 
-The item is there while that is to be done, and says how far it has come:
+The item is there while that is to be done for the token, and says how far it has come:
 
     DUE      material was removed: put with the removal, in the same transaction
       |      a new wrapping key in the token; everything under it; audited as RewrapKeyMaterial
@@ -17,11 +18,12 @@ The item is there while that is to be done, and says how far it has come:
 Each step is one transaction under the writer lock, and can be repeated: after a kill the same step
 begins again, and at worst leaves one more wrapping key, which goes with the others. A deletion that
 comes in between makes it DUE anew, because copies of the catalogue may already be under the newest
-key. The first step holds the lock for about 1 ms per material.
+key. The first step holds the lock for about 1 ms per material. What cannot be reached (a custom key
+store that is not connected) stays due.
 """
 
 from base64 import b64decode, b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from types import MappingProxyType
@@ -29,22 +31,23 @@ from typing import Any, Final
 
 import msgspec
 
-from volcrypt.errors import IntegrityError
+from volcrypt.errors import IntegrityError, InvalidStateError
 from volcrypt.formats.sealed_secret import (
     SealedSecret,
     decode_sealed_secret,
     encode_sealed_secret,
 )
 from volcrypt.kms.catalog import Catalog
+from volcrypt.kms.custom_key_store import key_store_item_id
 from volcrypt.kms.keyring import KEYS, decode_key
-from volcrypt.kms.keystore import KeyStore
+from volcrypt.kms.keystore import MaterialStore
 from volcrypt.kms.model import KeyMaterial, KmsKey, WrappedMaterial
 from volcrypt.kms.performer import Performer
 from volcrypt.kms.sealing import Item
 from volcrypt.kms.view import Change, View
 
 REWRAP: Final = "rewrap"
-_REWRAP_ID: Final = "home"
+HOME: Final = "home"
 SEALED_MEMBERS: Final = MappingProxyType(
     {"access-key": "sealed", "import": "private_key", "key-store": "password"}
 )
@@ -63,60 +66,91 @@ class Rewrap:
     step: Step
 
 
-def mark_rewrap_due(change: Change) -> None:
-    """Say, in the transaction that removes key material, that it is to become irretrievable."""
-    _set_step(change, Step.DUE)
+def mark_rewrap_due(change: Change, key: KmsKey) -> None:
+    """Say, in the transaction that removes material of a key, that it is to be gone for good."""
+    _set_step(change, _token_of(key), Step.DUE)
 
 
 def is_rewrap_due(view: View) -> bool:
-    return _step(view) is not None
+    return view.count(REWRAP) > 0
 
 
-def rewrap_all(catalog: Catalog, performer: Performer, keystore: KeyStore) -> None:
+def rewrap_all(
+    catalog: Catalog, performer: Performer, store_of: Callable[[str], MaterialStore | None]
+) -> None:
     """Make every removal of key material final that was marked; nothing if there was none.
 
+    `store_of` gives the token that belongs to a mark: HOME, or the id of a key store's item, for
+    which it may raise InvalidStateError while it cannot be reached; None if that is no more.
     Raises what the catalogue, the audit log and the HSM raise; then it is still due, and the next
     call goes on.
     """
+    with catalog.reading() as view:
+        tokens = [item.id for item in view.items(REWRAP)]
+    for token in sorted(tokens, key=lambda token: token != HOME):
+        try:
+            store = store_of(token)
+            if store is None:
+                with catalog.changing() as change:
+                    change.delete(REWRAP, token)
+            else:
+                _rewrap_token(catalog, performer, token, store)
+        except InvalidStateError:
+            if token == HOME:
+                raise
+
+
+def _rewrap_token(catalog: Catalog, performer: Performer, token: str, store: MaterialStore) -> None:
     performer.perform_by_service(
         "RewrapKeyMaterial",
         None,
-        lambda change: _rewrap(change, keystore),
-        is_due=lambda view: _step(view) is Step.DUE,
+        lambda change: _rewrap(change, token, store),
+        is_due=lambda view: _step(view, token) is Step.DUE,
     )
     with catalog.changing() as change:
-        if _step(change) is Step.RETIRE:
-            _check_all_renewed(change, keystore.generation())
-            keystore.retire(older_than=keystore.generation())
+        if _step(change, token) is Step.RETIRE:
+            generation = store.generation()
+            _check_all_renewed(change, token, generation)
+            store.retire(older_than=generation)
             catalog.scrub()
-            change.delete(REWRAP, _REWRAP_ID)
+            change.delete(REWRAP, token)
 
 
-def _rewrap(change: Change, keystore: KeyStore) -> None:
-    items = list(_items(change))
+def _rewrap(change: Change, token: str, store: MaterialStore) -> None:
+    items = list(_items(change, token))
     old = list(dict.fromkeys(material for item in items for material in _wrapped_in(item)))
-    renewed = dict(zip(old, keystore.rewrap(old), strict=True))
+    renewed = dict(zip(old, store.rewrap(old), strict=True))
     for item in items:
         change.put(_renewed_item(item, renewed))
-    _set_step(change, Step.RETIRE)
+    _set_step(change, token, Step.RETIRE)
 
 
-def _check_all_renewed(view: View, generation: int) -> None:
+def _check_all_renewed(view: View, token: str, generation: int) -> None:
     """Raises IntegrityError when something would be lost with the older wrapping keys."""
-    for item in _items(view):
+    for item in _items(view, token):
         if any(material.wrapping_key != generation for material in _wrapped_in(item)):
             raise IntegrityError(f"{item.kind} {item.id} is not under the newest wrapping key")
 
 
-def _items(view: View) -> Iterator[Item]:
-    """Everything in the catalogue that the home's token has wrapped."""
-    for kind in (KEYS, *SEALED_MEMBERS):
-        yield from view.items(kind)
+def _items(view: View, token: str) -> Iterator[Item]:
+    """Everything in the catalogue that the token has wrapped."""
+    for item in view.items(KEYS):
+        if _token_of(decode_key(item)) == token:
+            yield item
+    if token == HOME:
+        for kind in SEALED_MEMBERS:
+            yield from view.items(kind)
+
+
+def _token_of(key: KmsKey) -> str:
+    if key.custom_key_store_id is None:
+        return HOME
+    return key_store_item_id(key.account, key.region, key.custom_key_store_id)
 
 
 def _wrapped_in(item: Item) -> Iterator[WrappedMaterial]:
     if item.kind == KEYS:
-        for material in _own_materials(decode_key(item)):
+        for material in _materials_of(decode_key(item)):
             if material.wrapped is not None:
                 yield material.wrapped
     elif (secret := _secret(item)) is not None:
@@ -143,16 +177,11 @@ def _renewed_key(key: KmsKey, renewed: _Renewed) -> KmsKey:
             return material
         return replace(material, wrapped=renewed[material.wrapped])
 
-    if not _own_materials(key):
-        return key
     waiting = None if key.pending_material is None else renew(key.pending_material)
     return replace(key, materials=tuple(map(renew, key.materials)), pending_material=waiting)
 
 
-def _own_materials(key: KmsKey) -> tuple[KeyMaterial, ...]:
-    """What the home's token has wrapped; a custom key store has its own wrapping key."""
-    if key.custom_key_store_id is not None:
-        return ()
+def _materials_of(key: KmsKey) -> tuple[KeyMaterial, ...]:
     waiting = () if key.pending_material is None else (key.pending_material,)
     return (*key.materials, *waiting)
 
@@ -170,11 +199,11 @@ def _members(item: Item) -> dict[str, Any]:
     return msgspec.json.decode(item.body, type=dict[str, Any])
 
 
-def _step(view: View) -> Step | None:
-    item = view.get(REWRAP, _REWRAP_ID)
+def _step(view: View, token: str) -> Step | None:
+    item = view.get(REWRAP, token)
     return None if item is None else msgspec.json.decode(item.body, type=Rewrap).step
 
 
-def _set_step(change: Change, step: Step) -> None:
+def _set_step(change: Change, token: str, step: Step) -> None:
     body = msgspec.json.encode(Rewrap(step=step))
-    change.put(Item(kind=REWRAP, id=_REWRAP_ID, body=body))
+    change.put(Item(kind=REWRAP, id=token, body=body))

@@ -8,15 +8,22 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from uuid import UUID
 
-from volcrypt.errors import KmsError
+from volcrypt.errors import (
+    CustomKeyStoreInvalidStateError,
+    CustomKeyStoreNotFoundError,
+    InvalidStateError,
+    KmsError,
+)
 from volcrypt.formats.audit_record import Resource
 from volcrypt.formats.ciphertext_blob import MATERIAL_ID_BYTES
 from volcrypt.kms.attempt import Attempt
 from volcrypt.kms.audit import AuditLog
 from volcrypt.kms.calls import CallCounter
 from volcrypt.kms.catalog import Catalog
+from volcrypt.kms.custom_key_store import ConnectionState, get_key_store
+from volcrypt.kms.key_stores import KeyStores
 from volcrypt.kms.keyring import find_key, get_alias, home_prefix, put_alias, put_key
-from volcrypt.kms.keystore import KeyStore
+from volcrypt.kms.keystore import KeyStore, MaterialStore
 from volcrypt.kms.messages.base import PagedRequest
 from volcrypt.kms.model import (
     DAY_SECONDS,
@@ -60,6 +67,7 @@ class Parts:
     region: str
     clock: Callable[[], float]
     calls: CallCounter = field(default_factory=CallCounter)
+    key_stores: KeyStores = field(default_factory=KeyStores)
 
 
 class Scope:
@@ -68,6 +76,7 @@ class Scope:
     def __init__(self, parts: Parts, performer: Performer) -> None:
         self._catalog = parts.catalog
         self._keystore = parts.keystore
+        self._key_stores = parts.key_stores
         self._account = parts.account
         self._region = parts.region
         self._clock = parts.clock
@@ -86,14 +95,40 @@ class Scope:
             takes_alias=attempt.operation in TAKE_ALIAS,
         )
 
+    def _store_of(self, key: KmsKey) -> MaterialStore:
+        """Where the key's material lives. Raises InvalidStateError when that is a custom key store
+        that is not connected; so does every call, when it cannot be reached."""
+        if key.custom_key_store_id is None:
+            return self._keystore
+        with self._catalog.reading() as view:
+            store = get_key_store(
+                view, key.custom_key_store_id, account=key.account, region=key.region
+            )
+        if store is None or store.connection_state is not ConnectionState.CONNECTED:
+            raise InvalidStateError(f"{key.arn} is unavailable.")
+        return self._key_stores.material_store(store, self._keystore)
+
+    def _connected_store(self, view: View, key_store_id: str) -> MaterialStore:
+        """A custom key store of this account and region, to make keys in. Raises
+        CustomKeyStoreNotFoundError, CustomKeyStoreInvalidStateError unless it is connected."""
+        store = get_key_store(view, key_store_id, account=self._account, region=self._region)
+        if store is None:
+            raise CustomKeyStoreNotFoundError(f"Custom key store {key_store_id} does not exist.")
+        if store.connection_state is not ConnectionState.CONNECTED:
+            raise CustomKeyStoreInvalidStateError(
+                f"Custom key store {store.id} is {store.connection_state.value}, which is not "
+                "valid for this operation."
+            )
+        return self._key_stores.material_store(store, self._keystore)
+
     def _new_key_id(self) -> str:
         return str(UUID(bytes=bytes(self._keystore.random(16)), version=4))
 
-    def _generate_material(self) -> KeyMaterial:
-        """New material from the HSM."""
+    def _generate_material(self, store: MaterialStore | None = None) -> KeyMaterial:
+        """New material from the home's HSM, or from that of a custom key store."""
         return KeyMaterial(
             material_id=self._keystore.random(MATERIAL_ID_BYTES).hex(),
-            wrapped=self._keystore.generate_material(),
+            wrapped=(store or self._keystore).generate_material(),
             created_at=self._clock(),
         )
 

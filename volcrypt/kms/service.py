@@ -30,6 +30,7 @@ from volcrypt.kms.deletion_operations import DeletionOperations
 from volcrypt.kms.grant_operations import GrantOperations
 from volcrypt.kms.import_operations import ImportOperations
 from volcrypt.kms.key_operations import KeyOperations
+from volcrypt.kms.key_store_operations import KeyStoreOperations
 from volcrypt.kms.maintenance import Maintenance
 from volcrypt.kms.messages.base import A, Request, Response
 from volcrypt.kms.model import Caller
@@ -95,6 +96,7 @@ class KmsService(
     ImportOperations,
     PolicyOperations,
     GrantOperations,
+    KeyStoreOperations,
     AccessKeyOperations,
     Maintenance,
 ):

@@ -12,7 +12,6 @@ import json
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import replace
-from functools import partial
 from typing import Any, Final
 
 from volcrypt.errors import (
@@ -150,9 +149,9 @@ class KmsApp:
             request=_decoded(operation, request.body),
             request_id=request_id,
         )
-        check = partial(self._credentials.check_current, known)
+        checked = Checked(call, self._credentials.check_current, known)
         try:
-            return kms_answer(await self._engine.perform(Checked(call, check)))
+            return kms_answer(await self._engine.perform(checked))
         except UnrecognizedClientError:
             self._credentials.forget(claim)
             raise

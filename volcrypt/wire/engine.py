@@ -13,6 +13,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
@@ -27,10 +28,12 @@ MAX_WAITING: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A call, and what is asked before it: `check` raises when the caller may not call any more."""
+    """A call, and what is asked before it: `check(subject)` raises when the caller may not call any
+    more. It is asked once a turn for each subject."""
 
     call: Call
-    check: Callable[[], None]
+    check: Callable[[Any], None]
+    subject: object
 
 
 Job = Call | Checked | Callable[[], Any]
@@ -128,11 +131,15 @@ class Engine:
         """In the order of the jobs; neighbouring calls are carried out together."""
         results: list[Any] = [None] * len(jobs)
         calls: list[tuple[int, Call]] = []
+        checked: dict[int, Any] = {}
         for number, job in enumerate(jobs):
             if isinstance(job, Call):
                 calls.append((number, job))
             elif isinstance(job, Checked):
-                refused = self._guarded(job.check)
+                who = id(job.subject)
+                if who not in checked:
+                    checked[who] = self._guarded(partial(job.check, job.subject))
+                refused = checked[who]
                 if refused is None:
                     calls.append((number, job.call))
                 else:
