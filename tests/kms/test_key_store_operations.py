@@ -21,6 +21,7 @@ from volcrypt.errors import (
     CustomKeyStoreInvalidStateError,
     CustomKeyStoreNameInUseError,
     CustomKeyStoreNotFoundError,
+    DryRunSucceededError,
     IncorrectTrustAnchorError,
     IntegrityError,
     InvalidStateError,
@@ -258,6 +259,8 @@ def test_keys_are_made_in_a_connected_store(home: Home) -> None:
     assert home.service.call(ROOT, "DescribeKey", {"KeyId": key_id})["KeyMetadata"] == made
     blob = home.encrypt(key_id)
     assert home.decrypt(blob) == b"text"
+    with pytest.raises(DryRunSucceededError):
+        home.service.perform(ROOT, DecryptRequest(ciphertext_blob=blob, dry_run=True))
     home.disconnect(id_)
     described = home.service.call(ROOT, "DescribeKey", {"KeyId": key_id})["KeyMetadata"]
     assert described == made | {"KeyState": "Unavailable", "Enabled": False}

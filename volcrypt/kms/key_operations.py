@@ -1,6 +1,7 @@
 """Operations on keys: make, describe, list, enable, disable, describe anew, show the policy."""
 
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final
 
 from volcrypt.errors import (
@@ -12,6 +13,7 @@ from volcrypt.errors import (
 from volcrypt.formats.audit_record import Resource
 from volcrypt.kms.attempt import Attempt, Effect
 from volcrypt.kms.custom_key_store import get_key_store
+from volcrypt.kms.facts import Given
 from volcrypt.kms.key_metadata import key_metadata
 from volcrypt.kms.keyring import KEYS, decode_key, home_prefix, put_key
 from volcrypt.kms.messages.base import EmptyResponse
@@ -38,6 +40,10 @@ from volcrypt.kms.tag_operations import checked_tags
 from volcrypt.kms.view import Change, View
 
 MAX_KEYS: Final = 100_000
+_ONLY_KIND: Final[Given] = MappingProxyType(
+    {"kms:KeySpec": (SYMMETRIC_DEFAULT,), "kms:KeyUsage": (ENCRYPT_DECRYPT,)}
+)
+"""Condition keys of every CreateKey that is not refused already, whether it says so or not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +62,8 @@ class KeyOperations(Scope):
     """Requests raise the errors of the AWS KMS; see the module `service`."""
 
     def create_key(self, attempt: Attempt, request: CreateKeyRequest) -> Effect[CreateKeyResponse]:
-        attempt.authorise_account("CreateKey")
+        _check_kind(request)
+        attempt.authorise_account("CreateKey", facts=_ONLY_KIND)
         new = self._decide_new_key(attempt, request)
         attempt.resources.append(Resource(arn=new.arn, account_id=self._account))
         attempt.response_elements = {"keyMetadata": {"keyId": new.key_id, "arn": new.arn}}
@@ -137,7 +144,6 @@ class KeyOperations(Scope):
         )
 
     def _decide_new_key(self, attempt: Attempt, request: CreateKeyRequest) -> _NewKey:
-        _check_kind(request)
         origin = _origin_of(request)
         key_id = self._new_key_id()
         arn = key_arn(self._account, self._region, key_id)
