@@ -148,7 +148,6 @@ class KmsKey:
     on_demand_rotations: int = 0
     deletion: Deadline | None = None
     custom_key_store_id: str | None = None
-    cluster_id: str | None = None
 
     @property
     def arn(self) -> str:
