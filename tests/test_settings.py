@@ -26,7 +26,7 @@ regions = ["eu-west-1"]
 accounts = ["111111111111"]
 pin_command = ["cat", "/run/pin"]
 
-[kms.clusters.cluster-second]
+[kms.clusters.cluster-secondtoken]
 module = "/usr/lib/softhsm/libsofthsm2.so"
 token_label = "second"
 """
@@ -49,7 +49,7 @@ def test_a_whole_file(tmp_path: Path) -> None:
     assert access.other_kms is None
     assert access_of(settings, profile_of(settings, "default"), region="x").region == "x"
     assert access_of(settings, profile_of(settings, "cloud"), region=None).other_kms is not None
-    assert settings.kms.clusters["cluster-second"].token_label == "second"
+    assert settings.kms.clusters["cluster-secondtoken"].token_label == "second"
 
 
 def test_no_file_is_all_defaults(tmp_path: Path) -> None:
@@ -78,8 +78,8 @@ def test_no_file_is_all_defaults(tmp_path: Path) -> None:
         ("[kms]\naccounts = ['A']", "kms.accounts"),
         ("[kms]\npin_file = 'a'\npin_command = ['b']", "exclude each other"),
         ("[kms]\npin_command = []", "kms.pin_command"),
-        ("[kms.clusters.second]\nmodule = 'a'\ntoken_label = 'b'", "cluster-NAME"),
-        ("[kms.clusters.cluster-a]\nmodule = 'a'", "token_label"),
+        ("[kms.clusters.second]\nmodule = 'a'\ntoken_label = 'b'", "letters or digits"),
+        ("[kms.clusters.cluster-secondtoken]\nmodule = 'a'", "token_label"),
         ("profiles = 1", "profiles"),
         ("[", "config.toml"),
     ],

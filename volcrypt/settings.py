@@ -19,7 +19,7 @@
     pin_file = "/run/keys/volcrypt-pin"    # mode 0600; or:
     pin_command = ["pass", "show", "pin"]  # prints the PIN
 
-    [kms.clusters.cluster-x]               # a PKCS#11 token for custom key stores
+    [kms.clusters.cluster-secondtoken]     # a PKCS#11 token for custom key stores
     module = "/usr/lib/softhsm/libsofthsm2.so"
     token_label = "second"
     softhsm_configuration = "/etc/softhsm2-second.conf"
@@ -178,8 +178,8 @@ def _kms_problems(kms: KmsSettings) -> Iterator[str]:
     if kms.pin_command is not None and not kms.pin_command:
         yield "kms.pin_command: it names no program"
     for cluster in kms.clusters:
-        if not re.fullmatch(r"cluster-[0-9A-Za-z]{1,20}", cluster):
-            yield f"kms.clusters: {cluster!r} is not of the form cluster-NAME"
+        if not re.fullmatch(r"cluster-[2-7a-zA-Z]{11,16}", cluster):
+            yield f"kms.clusters: {cluster!r} is not cluster- and 11 to 16 letters or digits 2 to 7"
 
 
 def profile_of(settings: Settings, name: str) -> Profile:

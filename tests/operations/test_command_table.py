@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 
 from tests.command import Command, disposable_home
-from volcrypt.kms.protocol import OPERATIONS
 
 ROOT = "arn:aws:iam::000000000000:root"
-HAS_GRANTS = "CreateGrant" in OPERATIONS
 
 
 class Observed:
@@ -131,16 +129,12 @@ def test_mounts(observed: Observed) -> None:
     point = observed.command.home.parent / "mnt"
     mounted = observed.run("mount", "data", point)
     unmounted = observed.run("unmount", "data")
-    if HAS_GRANTS:
-        assert mounted == [
-            ("Decrypt", BY_VOLUMES, "vol"),
-            ("CreateGrant", BY_VOLUMES, None),
-            ("Decrypt", "host by volumes", "vol"),
-        ]
-        assert unmounted == [("RetireGrant", "host by volumes", None)]
-    else:
-        assert mounted == [("Decrypt", BY_VOLUMES, "vol")]
-        assert unmounted == []
+    assert mounted == [
+        ("Decrypt", BY_VOLUMES, "vol"),
+        ("CreateGrant", BY_VOLUMES, None),
+        ("Decrypt", "host by volumes", "vol"),
+    ]
+    assert unmounted == [("RetireGrant", "host by volumes", None)]
     assert observed.run("mount", "plain", point) == []
     assert observed.run("unmount", "plain") == []
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from volcrypt.cli.pin import find_pin
 from volcrypt.cli.session import Session
 from volcrypt.errors import ConfigurationError
+from volcrypt.kms.remote_store import Cluster
 from volcrypt.operations.home import Home
 from volcrypt.operations.vault import Access, Kms, Vault
 from volcrypt.settings import AWS_KMS, OWN_KMS, Profile, Settings, profile_of, runtime_root
@@ -29,8 +30,36 @@ def open_home(session: Session) -> Home:
         runtime_root(),
         access=access_of(session.settings, profile, region=session.region),
         daemon=_daemon_of_the_home,
+        clusters=clusters_of(session.settings, session.home_path),
         pin=partial(find_pin, session.settings.kms, session.home_path),
     )
+
+
+def clusters_of(settings: Settings, home: Path) -> dict[str, Cluster]:
+    """The tokens of which custom key stores can be made; relative paths start at the home.
+
+    Raises ConfigurationError for a trust anchor that cannot be read.
+    """
+    return {
+        name: Cluster(
+            module=home / cluster.module,
+            token_label=cluster.token_label,
+            softhsm_configuration=None
+            if cluster.softhsm_configuration is None
+            else home / cluster.softhsm_configuration,
+            trust_anchor_certificate=None
+            if cluster.trust_anchor is None
+            else _read_text(home / cluster.trust_anchor),
+        )
+        for name, cluster in settings.kms.clusters.items()
+    }
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"cannot read the trust anchor {path}") from error
 
 
 def other_kms_of(session: Session) -> "Callable[[], Kms] | None":

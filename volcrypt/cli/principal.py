@@ -3,6 +3,7 @@
 With --json every command answers as IAM's operation does that it stands for.
 """
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import click
 
 from volcrypt.cli.pin import read_secret
 from volcrypt.cli.session import Command, Session, pass_session, print_fields
+from volcrypt.cli.text import format_time
 from volcrypt.errors import InvalidArgumentError
 
 _NAME = click.argument("name", metavar="NAME")
@@ -18,6 +20,11 @@ _POLICY_NAME = click.option(
     "--policy-name", metavar="P", default="default", show_default=True, help="Name of the policy."
 )
 _KEY_ID = click.option("--access-key-id", metavar="ID", required=True, help="AKIA...")
+_FOR_VOLUMES = click.option(
+    "--for-volumes",
+    is_flag=True,
+    help="For a host whose volcrypt has the keys of its volumes here (kms:ViaService).",
+)
 _MAX_POLICY_BYTES = 2**17
 
 
@@ -33,7 +40,7 @@ def create(session: Session, name: str) -> None:
     """Make the user NAME, who may do nothing yet. (CreateUser)"""
     response = _call(session, "CreateUser", UserName=name)
     user = response["User"]
-    session.show_created(user["Arn"], response, {key: str(value) for key, value in user.items()})
+    session.show_created(user["Arn"], response, _fields(user))
 
 
 @principal.command("list", cls=Command)
@@ -46,7 +53,7 @@ def list_(session: Session) -> None:
     session.show_table(
         {"Users": users, "IsTruncated": False},
         ["NAME", "ARN", "CREATED"],
-        [[user["UserName"], user["Arn"], str(user["CreateDate"])] for user in users],
+        [[user["UserName"], user["Arn"], format_time(user["CreateDate"])] for user in users],
     )
 
 
@@ -86,7 +93,7 @@ def put_policy(session: Session, name: str, policy: str, policy_name: str) -> No
 def get_policy(session: Session, name: str, policy_name: str) -> None:
     """Show a policy of the user NAME. (GetUserPolicy)"""
     response = _call(session, "GetUserPolicy", UserName=name, PolicyName=policy_name)
-    session.show(response, lambda: print(response["PolicyDocument"]))
+    session.show(response, lambda: print(json.dumps(response["PolicyDocument"], indent=2)))
 
 
 @principal.command(cls=Command)
@@ -101,10 +108,12 @@ def delete_policy(session: Session, name: str, policy_name: str) -> None:
 
 @principal.command(cls=Command)
 @_NAME
+@_FOR_VOLUMES
 @pass_session
-def create_access_key(session: Session, name: str) -> None:
+def create_access_key(session: Session, name: str, for_volumes: bool) -> None:
     """Make an access key for NAME, and show its secret, this once. (CreateAccessKey)"""
-    _show_access_key(session, _call(session, "CreateAccessKey", UserName=name))
+    response = _call(session, "CreateAccessKey", UserName=name, ForVolumes=for_volumes)
+    _show_access_key(session, response)
 
 
 @principal.command(cls=Command)
@@ -117,8 +126,11 @@ def create_access_key(session: Session, name: str) -> None:
     type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
     help="File with the secret access key, or - for standard input; never an argument.",
 )
+@_FOR_VOLUMES
 @pass_session
-def import_access_key(session: Session, name: str, access_key_id: str, secret_file: Path) -> None:
+def import_access_key(
+    session: Session, name: str, access_key_id: str, secret_file: Path, for_volumes: bool
+) -> None:
     """Give NAME an access key that exists elsewhere. (ImportAccessKey)"""
     secret = read_secret(secret_file, "secret access key")
     try:
@@ -131,6 +143,7 @@ def import_access_key(session: Session, name: str, access_key_id: str, secret_fi
         UserName=name,
         AccessKeyId=access_key_id,
         SecretAccessKey=text,
+        ForVolumes=for_volumes,
     )
     session.show(response, lambda: print(f"{name} has the access key {access_key_id}"))
 
@@ -152,8 +165,14 @@ def _call(session: Session, operation: str, /, **members: Any) -> dict[str, Any]
 
 
 def _show_access_key(session: Session, response: dict[str, Any]) -> None:
-    fields = {key: str(value) for key, value in response["AccessKey"].items()}
-    session.show(response, lambda: print_fields(fields))
+    session.show(response, lambda: print_fields(_fields(response["AccessKey"])))
+
+
+def _fields(members: dict[str, Any]) -> dict[str, str]:
+    return {
+        name: format_time(value) if name == "CreateDate" else str(value)
+        for name, value in members.items()
+    }
 
 
 def _read_policy(source: str) -> str:

@@ -80,7 +80,7 @@ def new_id() -> str:
 def _identity(caller: Caller, region: str) -> UserIdentity:
     _, is_user, user = caller.arn.partition(f":{_USER_PREFIX}")
     return UserIdentity(
-        type="Root" if caller.is_root else "IAMUser",
+        type="Root" if caller.is_root else "AssumedRole" if caller.is_host else "IAMUser",
         arn=caller.arn,
         account_id=caller.account,
         access_key_id=caller.access_key_id,

@@ -1,7 +1,8 @@
 """Authorisation: joins what decides about a request: policies, principals, grants, facts.
 
 The pure rules are in `policy` and `grants`; here they get what the catalogue knows. A caller who
-is nobody's root and no user of the catalogue (any more) is refused, whatever a policy says.
+is nobody's root, no host of the home and no user of the catalogue (any more) is refused, whatever a
+policy says.
 """
 
 from collections.abc import Mapping, Sequence
@@ -157,7 +158,7 @@ class Question:
         return None if self.caller.is_root else find(self.view, self.caller.arn)
 
     def _exists(self, principal: Principal | None) -> bool:
-        if self.caller.is_root:
+        if self.caller.is_root or self.caller.is_host:
             return True
         return principal is not None and principal.account == self.caller.account
 

@@ -68,10 +68,17 @@ class Caller:
     def is_root(self) -> bool:
         return self.arn == root_arn(self.account)
 
+    @property
+    def is_host(self) -> bool:
+        """Whether it is a host that serves volumes of the home, which has what grants give it. No
+        access key is one's: only processes of the home ask as it."""
+        return self.arn.startswith(host_arn(self.account, ""))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrappedMaterial:
-    """Key material as it may lie on storage: AES key wrap with padding (RFC 5649), 40 bytes.
+    """Key material as it may lie on storage: AES key wrap with padding (RFC 5649), 40 bytes; in a
+    custom key store AES key wrap without (RFC 3394).
 
     `wrapping_key` is the generation of the token's wrapping key that made it.
     """
@@ -173,6 +180,11 @@ class Alias:
 
 def root_arn(account: str) -> str:
     return f"arn:aws:iam::{account}:root"
+
+
+def host_arn(account: str, host: str) -> str:
+    """A session of a role that no user of the account can be given: its name has a colon."""
+    return f"arn:aws:sts::{account}:assumed-role/volcrypt:host/{host}"
 
 
 def key_arn(account: str, region: str, key_id: str) -> str:

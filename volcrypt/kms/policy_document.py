@@ -37,7 +37,7 @@ _ACTION: Final = re.compile(r"[A-Za-z0-9.*?-]+:[A-Za-z0-9*?]+")
 _ACCOUNT: Final = re.compile(r"\d{12}", re.ASCII)
 _PRINCIPAL_ARN: Final = re.compile(
     r"arn:aws:iam::(?P<iam>\d{12}):(root|(user|role)/[\w+=,.@/-]+)"
-    r"|arn:aws:sts::(?P<sts>\d{12}):(assumed-role|federated-user)/[\w+=,.@/-]+",
+    r"|arn:aws:sts::(?P<sts>\d{12}):(assumed-role|federated-user)/[\w+=,.@:/-]+",
     re.ASCII,
 )
 _SERVICE: Final = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+")

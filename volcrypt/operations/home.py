@@ -19,7 +19,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
@@ -43,7 +43,9 @@ from volcrypt.errors import (
 )
 from volcrypt.formats.document import MacSeal
 from volcrypt.kms.home import create_kms, has_kms, keeps_pin, open_kms
+from volcrypt.kms.key_stores import NO_CLUSTERS
 from volcrypt.kms.model import DEFAULT_KEY_ALIAS, Caller, root_arn
+from volcrypt.kms.remote_store import Cluster
 from volcrypt.names import ID_RANDOM_BYTES, VolumeId
 from volcrypt.operations.vault import (
     SOCKET,
@@ -179,10 +181,12 @@ class Home:
         access: Access = _AS_ROOT,
         pin: "Callable[[bool], bytearray | None]" = lambda _may_ask: None,
         daemon: Callable[[Path, str, str], Vault] = no_daemon,
+        clusters: Mapping[str, Cluster] = NO_CLUSTERS,
     ) -> None:
         """`pin` gives the token's PIN where the home does not keep it, None where it would have to
         ask somebody and is not to (its argument is False). `daemon` is the client of the process
-        that serves the home, by the path of its socket, for an account and a region.
+        that serves the home, by the path of its socket, for an account and a region. `clusters`
+        are the tokens of which custom key stores can be made.
 
         Raises HomeNotInitialisedError, FormatError when HOME/home is damaged, and
         InvalidArgumentError for an account or region that the home does not serve.
@@ -200,6 +204,7 @@ class Home:
         self.stores_path = self.path / "stores"
         self.work_path = self.path / "work"
         self._pin = pin
+        self._clusters = clusters
         self._quiet_pin: bytearray | None = None
         self._daemon = daemon
         self._stack = ExitStack()
@@ -251,7 +256,14 @@ class Home:
             return self._daemon(self.runtime / SOCKET, self.account, self.region)
         pin = None if keeps_pin(directory) else self._quiet_pin or self._pin(True)
         vault: Vault = self._stack.enter_context(
-            open_kms(directory, self.runtime, account=self.account, region=self.region, pin=pin)
+            open_kms(
+                directory,
+                self.runtime,
+                account=self.account,
+                region=self.region,
+                pin=pin,
+                clusters=self._clusters,
+            )
         )
         with suppress(VolcryptError):
             # What is due now is due later as well; the command's own errors are the command's.
