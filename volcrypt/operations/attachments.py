@@ -23,6 +23,7 @@ from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.geometry import CHUNK_BYTES, chunk_range
 from volcrypt.names import VolumeId
 from volcrypt.operations.home import Home
+from volcrypt.operations.mount_grants import retire_grant
 from volcrypt.operations.mounts import (
     Launch,
     Mounted,
@@ -231,6 +232,7 @@ def detach_volume(home: Home, volume: str) -> VolumeId:
     elif mount_at(point) is not None:
         remove_dead_mount(point)
     _remove_empty(point)
+    retire_grant(home, known.volume_id)
     if lost is not None:
         raise lost
     return known.volume_id

@@ -45,6 +45,7 @@ from volcrypt.operations.workflows import (
 )
 from volcrypt.snapshot.cursor import CursorFile
 from volcrypt.snapshot.draft import SnapshotDraft, StoredTable
+from volcrypt.snapshot.mover import Step
 from volcrypt.snapshot.pin import Pin
 from volcrypt.snapshot.store import SnapshotStore
 from volcrypt.snapshot.transfer import chunk_table, copy_chunks
@@ -75,12 +76,8 @@ def copy_snapshot(
     if not choice.encrypted and source.is_encrypted:
         raise InvalidArgumentError("a copy of an encrypted snapshot is always encrypted")
     arn = resolve_key(home, choice.kms_key) if choice.encrypted else None
-    if arn is not None and arn.split(":")[3] != target.document.region:
-        raise InvalidArgumentError(
-            f"a snapshot in region {target.document.region} is encrypted under a key of that "
-            f"region, and {arn} is not",
-            hint="name one with --kms-key-id",
-        )
+    if arn is not None:
+        _check_region(home, target, arn)
     begun = _begun_copy(home, source, arn, target)
     if begun is not None:
         snapshot_id, wrapped = begun.target_snapshot_id, begun.wrapped_key
@@ -96,6 +93,19 @@ def copy_snapshot(
         wrapped_key=wrapped,
         progress=progress,
     )
+
+
+def _check_region(home: Home, target: SnapshotStore, arn: str) -> None:
+    """The keys of what is in the home's own region are those of the profile, whose KMS may be
+    somewhere else; in another region they are of that one. Raises InvalidArgumentError."""
+    region = target.document.region
+    needed = home.key_region if region == home.region else region
+    if arn.split(":")[3] != needed:
+        raise InvalidArgumentError(
+            f"a snapshot in region {region} is encrypted under a key of region {needed}, and "
+            f"{arn} is not",
+            hint="name one with --kms-key-id",
+        )
 
 
 def _copy_key(
@@ -124,7 +134,12 @@ def copy_into(
     with suppress(SnapshotNotFoundError):
         return store.manifest(snapshot_id)
     origin = store if source.store_id == store.store_id else store_of(home, source.store_id)
-    with store_in_use(home, origin), store_in_use(home, store):
+    with (
+        store_in_use(home, origin),
+        store_in_use(home, store),
+        # The keys before the pin: who may not decrypt leaves neither pin nor cursor.
+        recryption(home, source.wrapped_key, wrapped_key) as step,
+    ):
         pin = Pin(
             store,
             snapshot_id=snapshot_id,
@@ -132,21 +147,28 @@ def copy_into(
             signer=home_signer(home),
             clock=now,
         )
-        same_key = data_key_id(source.wrapped_key) == data_key_id(wrapped_key)
-        base = _base(store, source) if same_key and origin is not store else None
+        base = _base(store, source) if step is None and origin is not store else None
         roots = [source.root] if origin is store else [base.root] if base is not None else []
         was_held = pin.hold(roots)
         # A sweep may have been faster than the pin.
         origin.manifest(source.snapshot_id)
         if base is not None and _is_deleted(store, base.snapshot_id):
             base = None
-        if same_key and origin is store:
+        if step is None and origin is store:
             stored = StoredTable(
                 root=source.root, data_chunks=source.data_chunks, stored_chunks=0, stored_bytes=0
             )
         else:
             stored = _copy_chunks(
-                home, origin, pin, source, wrapped_key, base, resume=was_held, progress=progress
+                home,
+                origin,
+                pin,
+                source,
+                wrapped_key,
+                base,
+                step,
+                resume=was_held,
+                progress=progress,
             )
         manifest = commit_snapshot(
             home,
@@ -206,6 +228,7 @@ def _copy_chunks(
     source: Manifest,
     wrapped_key: WrappedDataKey | None,
     base: Manifest | None,
+    step: Step | None,
     *,
     resume: bool,
     progress: Progress,
@@ -230,24 +253,23 @@ def _copy_chunks(
     progress.begin(f"copying {source.snapshot_id}", source.data_chunks * CHUNK_BYTES)
 
     counter = ChunkCounter(progress, done_bytes=cursor.data_chunks * CHUNK_BYTES)
-    with recryption(home, source.wrapped_key, wrapped_key) as step:
-        return trio.run(
-            partial(
-                copy_chunks,
-                chunk_table(origin, source),
-                pin,
-                cursor,
-                file.write,
-                data_chunks=source.data_chunks,
-                base=base,
-                step=step,
-                progress=counter,
-            )
+    return trio.run(
+        partial(
+            copy_chunks,
+            chunk_table(origin, source),
+            pin,
+            cursor,
+            file.write,
+            data_chunks=source.data_chunks,
+            base=base,
+            step=step,
+            progress=counter,
         )
+    )
 
 
 def _cursor_file(home: Home, snapshot_id: SnapshotId) -> CursorFile:
-    seal = MacSeal(home.kms.derive_home_key(b"volcrypt copy cursor\0" + snapshot_id.encode()))
+    seal = MacSeal(home.vault.derive_home_key(b"volcrypt copy cursor\0" + snapshot_id.encode()))
     return CursorFile(copy_cursor_path(home, snapshot_id), seal)
 
 

@@ -152,7 +152,7 @@ def _make_local_store(home: Home) -> RegisterEntry:
 
 def root_key(home: Home, store_id: StoreId) -> Ed25519PrivateKey:
     """The root's private key, if this home made the store; useless otherwise."""
-    seed = home.kms.derive_home_key(b"volcrypt store root\0" + store_id.encode())
+    seed = home.vault.derive_home_key(b"volcrypt store root\0" + store_id.encode())
     return Ed25519PrivateKey.from_private_bytes(seed)
 
 
@@ -179,7 +179,7 @@ def _place_path(home: Home, name: str) -> Path:
 
 
 def _place_seal(home: Home, name: str) -> MacSeal:
-    return MacSeal(home.kms.derive_home_key(b"volcrypt store place\0" + name.encode()))
+    return MacSeal(home.vault.derive_home_key(b"volcrypt store place\0" + name.encode()))
 
 
 # ---------------------------------------------------------------- signing, locks, the log
@@ -187,7 +187,7 @@ def _place_seal(home: Home, name: str) -> MacSeal:
 
 def home_signer(home: Home) -> Signer:
     """This home's signing key."""
-    seed = home.kms.derive_home_key(b"volcrypt snapshot signer")
+    seed = home.vault.derive_home_key(b"volcrypt snapshot signer")
     return Signer(Ed25519PrivateKey.from_private_bytes(seed))
 
 

@@ -30,6 +30,7 @@ from volcrypt.operations import workflows
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import KeyChoice, choose_key, unwrap_key, volume_context
 from volcrypt.operations.leftovers import remove_leftovers
+from volcrypt.operations.mount_grants import retire_grant
 from volcrypt.operations.progress import Progress
 from volcrypt.operations.records import KIND, data_path, find_entry, load_record, save_records
 from volcrypt.volume.datafile import DataFile
@@ -289,6 +290,7 @@ def delete_volume(home: Home, volume: str) -> VolumeId:
     entry = find_entry(home, volume)
     volume_id = VolumeId(entry.id)
     directory = home.volumes.path_of(volume_id)
+    retire_grant(home, volume_id)
     with ExitStack() as held:
         if directory.exists():
             held.enter_context(hold_volume(directory, purpose="delete"))
