@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.forked import Forker
 from volcrypt.operations.home import runtime_directory
 from volcrypt.settings import runtime_root
 
@@ -21,8 +22,10 @@ VOLCRYPT = Path(sys.executable).with_name("volcrypt")
 class Command:
     """Runs `volcrypt --home HOME ...` and says what came of it."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, forker: Forker | None = None) -> None:
+        """`forker` starts commands quickly, where their start is not the point."""
         self.home = home
+        self._forker = forker
 
     @property
     def runtime(self) -> Path:
@@ -32,6 +35,9 @@ class Command:
         self, *arguments: str | Path, stdin: bytes = b"", prefix: tuple[str, ...] = ()
     ) -> subprocess.CompletedProcess[str]:
         """Run to the end, whatever the exit code; `prefix` is a program to run it under."""
+        if self._forker is not None and not prefix:
+            given = ["--home", *map(str, (self.home, *arguments))]
+            return self._forker.run(given, stdin=stdin.decode())
         return subprocess.run(
             [*prefix, VOLCRYPT, "--home", self.home, *arguments],
             check=False,
@@ -120,9 +126,9 @@ class Started:
 
 
 @contextmanager
-def disposable_home(home: Path) -> Iterator[Command]:
+def disposable_home(home: Path, forker: Forker | None = None) -> Iterator[Command]:
     """A command on a home; afterwards nothing that it made outside of it is left."""
-    command = Command(home)
+    command = Command(home, forker)
     try:
         yield command
     finally:

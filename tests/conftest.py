@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.file_system import DisposableFileSystem, disposable_file_system
+from tests.forked import Forker
 from tests.s3_server import BUCKET, S3Server
 
 
@@ -23,6 +24,13 @@ def ext4(tmp_path: Path) -> Iterator[DisposableFileSystem]:
     """A small ext4 that can lose its power, for tests to which the kind does not matter."""
     with disposable_file_system(tmp_path) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def forker() -> Iterator[Forker]:
+    """Starts commands quickly."""
+    with Forker() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

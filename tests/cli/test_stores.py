@@ -9,6 +9,7 @@ import pytest
 
 from tests.command import Command, disposable_home
 from tests.faulty_proxy import Answer, FaultyProxy, Request, failure
+from tests.forked import Forker
 from tests.s3_server import BUCKET, READER_KEY, READER_SECRET, S3Server
 
 SIZE = 8 * 2**20
@@ -37,10 +38,10 @@ def url(prefix: str) -> str:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Command]:
+def home(tmp_path: Path, forker: Forker) -> Iterator[Command]:
     """A home with an encrypted volume `data` and an unencrypted one `plain`."""
     (tmp_path / "image").write_bytes(os.urandom(SIZE))
-    with disposable_home(tmp_path / "home") as command:
+    with disposable_home(tmp_path / "home", forker) as command:
         command.run("init")
         command.run("volume", "import", tmp_path / "image", "--name", "data")
         command.run("volume", "import", tmp_path / "image", "--name", "plain", "--unencrypted")
@@ -48,17 +49,17 @@ def home(tmp_path: Path) -> Iterator[Command]:
 
 
 @pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+def bare(tmp_path_factory: pytest.TempPathFactory, forker: Forker) -> Iterator[Command]:
     """A home that nothing is made in."""
-    with disposable_home(tmp_path_factory.mktemp("bare") / "home") as command:
+    with disposable_home(tmp_path_factory.mktemp("bare") / "home", forker) as command:
         command.run("init")
         yield command
 
 
 @pytest.fixture
-def other(tmp_path: Path) -> Iterator[Command]:
+def other(tmp_path: Path, forker: Forker) -> Iterator[Command]:
     """A home on another host."""
-    with disposable_home(tmp_path / "other") as command:
+    with disposable_home(tmp_path / "other", forker) as command:
         command.run("init")
         yield command
 
@@ -191,12 +192,12 @@ def test_two_homes_share_a_bucket(
 
 
 def test_anybody_can_verify_with_the_public_key_alone(
-    home: Command, tmp_path: Path, s3_server: S3Server, prefix: str, url: str
+    home: Command, forker: Forker, tmp_path: Path, s3_server: S3Server, prefix: str, url: str
 ) -> None:
     home.run("store", "create", "shared", "--url", url, "--endpoint", s3_server.endpoint)
     snapshot = home.run("snapshot", "create", "data", "--name", "one", "--store", "shared")
     key = home.run("store", "public-key", "shared")
-    anybody = Command(tmp_path / "no-home")
+    anybody = Command(tmp_path / "no-home", forker)
     look = ("snapshot", "verify", "--store-url", url, "--endpoint", s3_server.endpoint)
     found = anybody.json(*look, "--public-key", key)
     assert (found["Snapshots"], found["ChunksRead"], found["Damages"]) == ([snapshot], CHUNKS, [])
@@ -338,7 +339,7 @@ def test_regions_are_kept_apart(home: Command, tmp_path: Path, s3_server: S3Serv
     home.run("snapshot", "create", "data", "--name", "secret")
     home.run("snapshot", "create", "plain", "--name", "open")
     complaint = home.fails(2, "snapshot", "copy", "secret", "--region", "eu-west-1")
-    assert "is encrypted under a key of that region" in complaint
+    assert "is encrypted under a key of region eu-west-1" in complaint
     copied = home.json("snapshot", "copy", "open", "--region", "eu-west-1", "--unencrypted")
     assert (copied["StoreName"], copied["Region"]) == ("far", "eu-west-1")
     assert "is in region eu-west-1, not in mars" in home.fails(

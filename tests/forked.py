@@ -1,0 +1,116 @@
+"""The `volcrypt` command in processes that are forked from one which has imported everything.
+
+Of a command's time most is importing. A forked one is a process of its own like any other, with
+its own arguments, environment, standard streams, locks and end; only its start is not tested.
+
+As a program this is that one process: it reads requests, one JSON document a line, and answers with
+exit codes. It has no thread and has opened nothing, so that a fork of it is as good as new.
+"""
+
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import select
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+TIMEOUT_SECONDS = 120
+
+
+class Forker:
+    """The process, while the context is open. One command runs at a time."""
+
+    def __enter__(self) -> Self:
+        self._lock = threading.Lock()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[1],
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def run(self, arguments: Sequence[str], *, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """As `subprocess.run` with the output captured, in this process's environment."""
+        with tempfile.TemporaryDirectory() as directory:
+            files = [os.path.join(directory, name) for name in ("in", "out", "err")]
+            Path(files[0]).write_text(stdin)
+            code = self._ask(
+                {
+                    "arguments": list(arguments),
+                    "environment": dict(os.environ),
+                    "directory": os.getcwd(),
+                    "files": files,
+                }
+            )
+            out, err = Path(files[1]).read_text(), Path(files[2]).read_text()
+        return subprocess.CompletedProcess(list(arguments), code, out, err)
+
+    def _ask(self, request: dict[str, Any]) -> int:
+        requests, answers = self._process.stdin, self._process.stdout
+        assert requests is not None
+        assert answers is not None
+        with self._lock:
+            requests.write(json.dumps(request).encode() + b"\n")
+            requests.flush()
+            if not select.select([answers], [], [], TIMEOUT_SECONDS)[0]:
+                raise subprocess.TimeoutExpired(request["arguments"], TIMEOUT_SECONDS)
+            return int(answers.readline())
+
+
+def _serve() -> None:
+    _import_everything()
+    assert len(os.listdir("/proc/self/task")) == 1, "a process with threads cannot be forked"
+    gc.freeze()
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            _become(request)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _import_everything() -> None:
+    import volcrypt
+
+    for module in pkgutil.walk_packages(volcrypt.__path__, "volcrypt."):
+        if not module.name.startswith("volcrypt.daemons"):
+            importlib.import_module(module.name)
+    for name in ("botocore.session", "botocore.credentials", "obstore.store"):
+        importlib.import_module(name)
+
+
+def _become(request: dict[str, Any]) -> None:
+    """Be the command, to its end."""
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["directory"])
+    flags = (os.O_RDONLY, *[os.O_WRONLY | os.O_CREAT | os.O_APPEND] * 2)
+    for number, (path, flag) in enumerate(zip(request["files"], flags, strict=True)):
+        opened = os.open(path, flag, 0o600)
+        os.dup2(opened, number)
+        os.close(opened)
+    sys.stdin, sys.stdout = os.fdopen(0), os.fdopen(1, "w")
+    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace")
+
+    from volcrypt.cli.main import main
+
+    sys.argv = ["volcrypt", *request["arguments"]]
+    main()
+
+
+if __name__ == "__main__":
+    _serve()
