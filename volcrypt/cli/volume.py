@@ -1,4 +1,4 @@
-"""`volcrypt volume`: create, import, export, list, show, check, delete."""
+"""`volcrypt volume`: create, import, export, list, show, grow, check, delete."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -212,6 +212,41 @@ def show(session: Session, volume: str) -> None:
 
     view = view_volume(session.home, load_record(session.home, volume))
     session.show_fields(volume_document(view), volume_fields(view))
+
+
+@volume.command(cls=Command)
+@click.argument("volume", metavar="VOLUME")
+@click.option("--size", required=True, help="The size it will have; a volume cannot shrink.")
+@click.option(
+    "--resize-fs", is_flag=True, help="Also grow the ext4, xfs or btrfs that is mounted from it."
+)
+@pass_session
+def grow(session: Session, volume: str, size: str, resize_fs: bool) -> None:
+    """Make VOLUME larger, also while it is in use. What is new reads zeros."""
+    from volcrypt.operations.grow import grow_volume
+
+    grown = grow_volume(session.home, volume, size_bytes=parse_size(size), resize_fs=resize_fs)
+    record, resized = grown.record, grown.file_system
+    document: dict[str, JsonValue] = {
+        "VolumeId": record.volume_id,
+        "OriginalSize": grown.old_bytes,
+        "TargetSize": record.size_bytes,
+        "Loops": [str(loop) for loop in grown.loops],
+        "FileSystem": resized.kind if resized else None,
+        "MountPoint": str(resized.mount_point) if resized else None,
+    }
+
+    def text() -> None:
+        print(
+            f"{record.volume_id} has {format_size(record.size_bytes)}, "
+            f"it had {format_size(grown.old_bytes)}"
+        )
+        if resized:
+            print(f"its {resized.kind} file system on {resized.mount_point} fills it")
+        elif grown.loops:
+            print("a file system on it keeps its size; see --resize-fs")
+
+    session.show(document, text)
 
 
 @volume.command(cls=Command)
