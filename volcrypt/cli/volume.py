@@ -47,6 +47,7 @@ def volume_document(view: "VolumeView") -> dict[str, JsonValue]:
         "State": view.state,
         "Size": record.size_bytes,
         "AllocatedBytes": view.allocated_bytes,
+        "Preallocated": record.preallocated,
         "Encrypted": record.is_encrypted,
         "KeySource": record.key_source.value,
         "KmsKeyId": record.wrapped_key.kms_key_arn if record.wrapped_key else None,
@@ -60,13 +61,12 @@ def volume_document(view: "VolumeView") -> dict[str, JsonValue]:
 
 def volume_fields(view: "VolumeView") -> dict[str, str]:
     record = view.record
-    allocated = view.allocated_bytes
     return {
         "volume": record.volume_id,
         "name": record.name or "",
         "state": view.state,
         "size": f"{format_size(record.size_bytes)} ({record.size_bytes} bytes)",
-        "allocated": format_size(allocated) if allocated is not None else "data file is missing",
+        "allocated": _allocated_text(view),
         "encrypted": "yes" if record.is_encrypted else "no",
         "kms key": (record.wrapped_key.kms_key_arn or "") if record.wrapped_key else "",
         "data key": record.wrapped_key.data_key_id if record.wrapped_key else "",
@@ -75,6 +75,13 @@ def volume_fields(view: "VolumeView") -> dict[str, str]:
         "data": str(view.data_path),
         "in use by": f"{view.owner.purpose} (process {view.owner.pid})" if view.owner else "",
     }
+
+
+def _allocated_text(view: "VolumeView") -> str:
+    if view.allocated_bytes is None:
+        return "data file is missing"
+    kind = "all, in advance" if view.record.preallocated else "thin"
+    return f"{format_size(view.allocated_bytes)} ({kind})"
 
 
 @click.group()
@@ -87,6 +94,9 @@ def volume() -> None:
 @key_options
 @click.option("--name", help="A name, unique among volumes.")
 @click.option("--snapshot-id", metavar="S", help="Make the volume from this snapshot.")
+@click.option(
+    "--preallocate", is_flag=True, help="Take all the room now: no write meets a full disk."
+)
 @pass_session
 def create(
     session: Session,
@@ -95,12 +105,15 @@ def create(
     unencrypted: bool,
     name: str | None,
     snapshot_id: str | None,
+    preallocate: bool,
 ) -> None:
     """Create an empty volume, or one from a snapshot (its size is then the default)."""
+    from volcrypt.operations.placement import Placement
     from volcrypt.operations.restore import volume_from_snapshot
     from volcrypt.operations.volumes import create_volume, view_volume
 
     size_bytes = parse_size(size) if size is not None else None
+    placement = Placement(preallocate=preallocate)
     if snapshot_id is not None:
         choice = key_choice(kms_key_id, unencrypted) if kms_key_id or unencrypted else None
         record = volume_from_snapshot(
@@ -110,10 +123,13 @@ def create(
             name=name,
             choice=choice,
             progress=session.progress(),
+            placement=placement,
         )
     elif size_bytes is not None:
         choice = key_choice(kms_key_id, unencrypted)
-        record = create_volume(session.home, size_bytes=size_bytes, name=name, choice=choice)
+        record = create_volume(
+            session.home, size_bytes=size_bytes, name=name, choice=choice, placement=placement
+        )
     else:
         raise click.UsageError("--size is needed, but for a volume from a snapshot")
     show_created(session, view_volume(session.home, record))

@@ -48,6 +48,7 @@ class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     `data_path` is absolute, or None for the file `data` beside the record, which goes where the
     home goes; `created_at` counts seconds since 1970-01-01 UTC. `wrapped_key` is None
     exactly when `key_source` is NONE. `snapshot_id` is what the volume was made from.
+    `preallocated`: the data file has all its room, also when it grows.
     """
 
     volume_id: VolumeId
@@ -62,6 +63,7 @@ class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     region: str
     created_at: int
     snapshot_id: SnapshotId | None = None
+    preallocated: bool = False
 
     @property
     def is_encrypted(self) -> bool:

@@ -147,7 +147,7 @@ def _grow_detached(home: Home, record: VolumeRecord, size_bytes: int) -> VolumeR
 def _grow_record(home: Home, record: VolumeRecord, size_bytes: int) -> VolumeRecord:
     if size_bytes == record.size_bytes:
         return record
-    extend(data_path(home, record), record.size_bytes, size_bytes)
+    extend(data_path(home, record), record.size_bytes, size_bytes, preallocate=record.preallocated)
     grown = msgspec.structs.replace(record, size_bytes=size_bytes, counter=record.counter + 1)
     save_records(home, put=[grown])
     return grown

@@ -13,6 +13,7 @@ from volcrypt.names import make_volume_id
 from volcrypt.operations.copies import recryption
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import KeyChoice, generate_key, rebind_key, volume_context
+from volcrypt.operations.placement import THIN, Placement
 from volcrypt.operations.progress import ChunkCounter, Progress
 from volcrypt.operations.records import data_path
 from volcrypt.operations.snapshots import load_snapshot
@@ -30,6 +31,7 @@ def volume_from_snapshot(
     name: str | None,
     choice: KeyChoice | None,
     progress: Progress,
+    placement: Placement = THIN,
 ) -> VolumeRecord:
     """A volume with the content of a snapshot and zeros behind it.
 
@@ -59,6 +61,7 @@ def volume_from_snapshot(
         wrapped_key=wrapped,
         volume_id=volume_id,
         snapshot_id=manifest.snapshot_id,
+        placement=placement,
     ) as record:
         with DataFile.open(data_path(home, record), size_bytes) as data:
             fill_from_snapshot(home, manifest, data, wrapped_key=wrapped, progress=progress)

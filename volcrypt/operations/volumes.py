@@ -30,6 +30,7 @@ from volcrypt.operations import workflows
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import KeyChoice, choose_key, unwrap_key, volume_context
 from volcrypt.operations.leftovers import remove_leftovers
+from volcrypt.operations.placement import THIN, Placement
 from volcrypt.operations.progress import Progress
 from volcrypt.operations.records import KIND, data_path, find_entry, load_record, save_records
 from volcrypt.volume.datafile import DataFile
@@ -83,6 +84,7 @@ def new_record(
     name: str | None,
     wrapped_key: WrappedDataKey | None,
     snapshot_id: SnapshotId | None = None,
+    placement: Placement = THIN,
 ) -> VolumeRecord:
     """The first record of a volume whose data lies in its own directory."""
     return VolumeRecord(
@@ -98,6 +100,7 @@ def new_record(
         region=home.region,
         created_at=int(time.time()),
         snapshot_id=snapshot_id,
+        preallocated=placement.preallocate,
     )
 
 
@@ -110,6 +113,7 @@ def new_volume(
     wrapped_key: WrappedDataKey | None,
     volume_id: VolumeId,
     snapshot_id: SnapshotId | None = None,
+    placement: Placement = THIN,
 ) -> Iterator[VolumeRecord]:
     """A volume being made: its directory and empty data file are there, and owned by us, while
     the block fills it; it begins to exist when the block ends, and is gone when the block fails.
@@ -121,6 +125,7 @@ def new_volume(
         name=name,
         wrapped_key=wrapped_key,
         snapshot_id=snapshot_id,
+        placement=placement,
     )
     directory = home.volumes.path_of(volume_id)
     with ExitStack() as stack:
@@ -130,7 +135,9 @@ def new_volume(
             stack.enter_context(hold_volume(directory, purpose="create"))
         try:
             with no_space_named(data_path(home, record)):
-                DataFile.create(data_path(home, record), size_bytes).close()
+                DataFile.create(
+                    data_path(home, record), size_bytes, preallocate=placement.preallocate
+                ).close()
                 yield record
                 save_records(home, put=[record])
         except BaseException:
@@ -139,7 +146,12 @@ def new_volume(
 
 
 def create_volume(
-    home: Home, *, size_bytes: int, name: str | None, choice: KeyChoice
+    home: Home,
+    *,
+    size_bytes: int,
+    name: str | None,
+    choice: KeyChoice,
+    placement: Placement = THIN,
 ) -> VolumeRecord:
     """An empty volume; the KMS is asked first, so a key problem leaves nothing behind."""
     check_volume_size(size_bytes)
@@ -151,6 +163,7 @@ def create_volume(
         name=name,
         wrapped_key=choose_key(home, choice, volume_context(volume_id)),
         volume_id=volume_id,
+        placement=placement,
     ) as record:
         return record
 

@@ -13,14 +13,32 @@ from volcrypt.durable import no_space_named
 from volcrypt.errors import (
     IntegrityError,
     InvalidArgumentError,
+    NoSpaceError,
     PrivilegeError,
     RecordMissingError,
     VolumeInUseError,
 )
+from volcrypt.geometry import format_size
 
 
-def extend(path: Path, size_bytes: int, new_bytes: int) -> None:
-    """Give the data file of a volume of `size_bytes` room for `new_bytes`, durably; what is new is
+def reserve(descriptor: int, path: Path, start: int, end: int) -> None:
+    """Take room from `start` to `end` of an open file, so that no write there meets a full disk.
+    It reads zeros, and counts as a hole until it is written: `SEEK_DATA` passes over it.
+
+    Raises NoSpaceError. Where a file system cannot do it, zeros are written.
+    """
+    space = os.fstatvfs(descriptor)
+    free_bytes = space.f_bavail * space.f_frsize
+    if free_bytes < end - start:
+        raise NoSpaceError(
+            f"{path} needs {format_size(end - start)} at once, {format_size(free_bytes)} are free"
+        )
+    with no_space_named(path):
+        os.posix_fallocate(descriptor, start, end - start)
+
+
+def extend(path: Path, size_bytes: int, new_bytes: int, *, preallocate: bool = False) -> None:
+    """Make the data file of a volume of `size_bytes` one of `new_bytes`, durably; what is new is
     holes. It may be in use.
 
     What lies behind the volume's end (another growth that came no further) is cut off first, so
@@ -39,6 +57,8 @@ def extend(path: Path, size_bytes: int, new_bytes: int) -> None:
         with no_space_named(path):
             os.ftruncate(descriptor, size_bytes)
             os.ftruncate(descriptor, new_bytes)
+            if preallocate:
+                reserve(descriptor, path, size_bytes, new_bytes)
             os.fsync(descriptor)
     except BaseException as error:
         with suppress(OSError):

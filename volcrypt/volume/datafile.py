@@ -27,7 +27,7 @@ from typing_extensions import Buffer
 from volcrypt.durable import no_space_named, sync_directory
 from volcrypt.errors import IntegrityError, InvalidArgumentError, PrivilegeError, ReadOnlyError
 from volcrypt.geometry import CHUNK_BYTES, ByteRange, chunk_range, chunks_of
-from volcrypt.volume.allocation import check_length, open_data, too_large
+from volcrypt.volume.allocation import check_length, open_data, reserve, too_large
 
 
 class DataFile:
@@ -46,8 +46,9 @@ class DataFile:
         self._failed = False
 
     @classmethod
-    def create(cls, path: Path, size_bytes: int) -> Self:
-        """Make a sparse file of `size_bytes`, mode 0600, durably, and open it.
+    def create(cls, path: Path, size_bytes: int, *, preallocate: bool = False) -> Self:
+        """Make a file of `size_bytes`, mode 0600, durably, and open it; sparse, or with all its
+        room taken at once.
 
         Raises InvalidArgumentError when something is at `path` or the file system cannot hold so
         large a file, NoSpaceError; after an error nothing is left.
@@ -64,6 +65,8 @@ class DataFile:
         try:
             with no_space_named(path):
                 os.ftruncate(descriptor, size_bytes)
+                if preallocate:
+                    reserve(descriptor, path, 0, size_bytes)
                 os.fsync(descriptor)
                 sync_directory(path.parent)
         except BaseException as error:
