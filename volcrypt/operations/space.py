@@ -9,7 +9,7 @@ from typing import Final
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.geometry import SECTOR_BYTES, format_size
 from volcrypt.operations.home import Home
-from volcrypt.operations.records import data_path
+from volcrypt.operations.records import nominal_data_path
 
 LOW_FRACTION: Final = 0.05
 """Below this part of free space there is a warning in any case."""
@@ -23,7 +23,7 @@ def space_warnings(home: Home, records: Iterable[VolumeRecord]) -> list[str]:
     directories = {home.path.stat().st_dev: home.path}
     wanted: defaultdict[int, int] = defaultdict(int)
     for record in records:
-        path = data_path(home, record)
+        path = nominal_data_path(home, record)
         try:
             status = path.lstat()
         except OSError:

@@ -19,6 +19,7 @@ from volcrypt.errors import (
     VolumeInUseError,
 )
 from volcrypt.geometry import format_size
+from volcrypt.volume.block_device import check_room, zero_out
 
 
 def reserve(descriptor: int, path: Path, start: int, end: int) -> None:
@@ -37,9 +38,23 @@ def reserve(descriptor: int, path: Path, start: int, end: int) -> None:
         os.posix_fallocate(descriptor, start, end - start)
 
 
+def has_data(path: Path) -> bool:
+    """Whether anything was ever written to a file. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        os.lseek(descriptor, 0, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return False
+        raise
+    finally:
+        os.close(descriptor)
+    return True
+
+
 def extend(path: Path, size_bytes: int, new_bytes: int, *, preallocate: bool = False) -> None:
     """Make the data file of a volume of `size_bytes` one of `new_bytes`, durably; what is new is
-    holes. It may be in use.
+    holes. It may be in use. On a block device what is new is zeroed instead.
 
     What lies behind the volume's end (another growth that came no further) is cut off first, so
     nothing old comes to light. Raises as `DataFile.open`, NoSpaceError, and InvalidArgumentError
@@ -49,7 +64,10 @@ def extend(path: Path, size_bytes: int, new_bytes: int, *, preallocate: bool = F
     try:
         check_length(descriptor, path, size_bytes)
         if is_device:
-            raise InvalidArgumentError(f"{path} is a block device")
+            check_room(descriptor, path, new_bytes)
+            zero_out(descriptor, size_bytes, new_bytes, lambda _: None)
+            os.close(descriptor)
+            return
     except BaseException:
         os.close(descriptor)
         raise
