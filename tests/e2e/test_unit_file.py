@@ -1,8 +1,11 @@
-"""The systemd unit, as systemd itself reads it."""
+"""The systemd units, as systemd itself reads them."""
 
 import subprocess
 from pathlib import Path
 
+import pytest
+
+UNITS = Path(__file__).parents[2] / "systemd"
 UNIT = Path(__file__).parents[2] / "systemd" / "volcrypt-volume@.service"
 HIDES_MOUNTS = (
     "ProtectSystem=",
@@ -13,10 +16,17 @@ HIDES_MOUNTS = (
 )
 
 
-def test_the_unit_is_clean(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("volcrypt-volume@.service", "volcrypt-volume@books.service"),
+        ("volcrypt-kms.service", "volcrypt-kms.service"),
+    ],
+)
+def test_the_unit_is_clean(tmp_path: Path, file: str, name: str) -> None:
     """With another program in its place: systemd complains about one that is not installed."""
-    text = UNIT.read_text().replace("/usr/local/bin/volcrypt", "/bin/true")
-    unit = tmp_path / "volcrypt-volume@books.service"
+    text = (UNITS / file).read_text().replace("/usr/local/bin/volcrypt", "/bin/true")
+    unit = tmp_path / name
     unit.write_text(text)
     done = subprocess.run(
         ["systemd-analyze", "verify", str(unit)], check=False, capture_output=True, text=True

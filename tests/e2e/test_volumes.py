@@ -79,7 +79,7 @@ def test_the_default_key_serves_volumes_and_nothing_else(command: Command, image
     assert "not allowed to access" in command.fails(5, *decrypt)
     records = command.json("audit", "list", "--denied")["Records"]
     assert records[-1]["eventName"] == "Decrypt"
-    assert records[-1]["errorCode"] == "AccessDeniedException"
+    assert records[-1]["errorCode"] == "AccessDenied"
 
 
 def test_a_snapshot_stores_only_what_changed(command: Command, image: Path, tmp_path: Path) -> None:

@@ -1,14 +1,15 @@
 """A KMS on the memory key store, and the callers that tests are."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from tests.fakes.keystore import MemoryKeyStore
 from volcrypt.errors import AuditChainError
 from volcrypt.formats.audit_record import AuditRecord
 from volcrypt.kms.audit import AuditLog
-from volcrypt.kms.catalog import Catalog
+from volcrypt.kms.catalog import FIRST_COUNTER, Catalog
+from volcrypt.kms.head_file import HeadFile
 from volcrypt.kms.lock import WriterLock
 from volcrypt.kms.messages.keys import CreateKeyRequest
 from volcrypt.kms.model import Caller, root_arn
@@ -28,11 +29,27 @@ class MemoryKms:
     """A service whose catalogue and log are files, and whose HSM is memory."""
 
     def __init__(self, directory: Path, keystore: MemoryKeyStore) -> None:
+        self.now = NOW
+        """What the clock of the host says."""
         self.directory = directory
         self.keystore = keystore
-        self.lock = WriterLock(directory / "lock")
-        self.catalog = Catalog(directory / "catalog.sqlite3", lock=self.lock, macs=keystore)
-        self.audit = AuditLog(directory / "audit")
+        with ExitStack() as stack:
+            self.lock = stack.enter_context(closing(WriterLock(directory / "lock")))
+            self.heads = stack.enter_context(
+                closing(HeadFile(directory / "audit" / "head", macs=keystore))
+            )
+            self.audit = stack.enter_context(closing(AuditLog(directory / "audit")))
+            self.catalog = stack.enter_context(
+                closing(
+                    Catalog(
+                        directory / "catalog.sqlite3",
+                        lock=self.lock,
+                        macs=keystore,
+                        heads=self.heads,
+                    )
+                )
+            )
+            self._stack = stack.pop_all()
         self.service = KmsService(
             Parts(
                 catalog=self.catalog,
@@ -40,13 +57,12 @@ class MemoryKms:
                 audit=self.audit,
                 account=ACCOUNT,
                 region=REGION,
-                clock=lambda: NOW,
+                clock=lambda: self.now,
             )
         )
 
     def close(self) -> None:
-        self.catalog.close()
-        self.lock.close()
+        self._stack.close()
 
     def new_key(self) -> str:
         """The id of a new customer managed key."""
@@ -67,6 +83,7 @@ def memory_kms(directory: Path, keystore: MemoryKeyStore | None = None) -> Itera
     directory.mkdir(exist_ok=True)
     if not (directory / "catalog.sqlite3").exists():
         AuditLog.create(directory / "audit")
+        HeadFile.create(directory / "audit" / "head", macs=keystore, catalogue=FIRST_COUNTER)
         Catalog.create(directory / "catalog.sqlite3", macs=keystore, items=[])
     kms = MemoryKms(directory, keystore)
     try:

@@ -1,13 +1,22 @@
 """The audit log: durable, chained, and honest about what it finds."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.formats.test_audit_record import EVENT
-from volcrypt.errors import AuditChainError
-from volcrypt.formats.audit_record import AuditEvent, AuditHead, Resource, UserIdentity
-from volcrypt.kms.audit import AuditLog, RecordFilter
+from volcrypt.errors import AuditChainError, InvalidArgumentError
+from volcrypt.formats.audit_record import (
+    AuditEvent,
+    AuditHead,
+    AuditPoint,
+    Resource,
+    UserIdentity,
+    parse_point,
+)
+from volcrypt.kms.audit import AuditLog
+from volcrypt.kms.record_filter import RecordFilter
 
 
 def recovery(record_count: int, byte_count: int) -> AuditEvent:
@@ -21,6 +30,7 @@ def event(
     principal: str = "arn:aws:iam::0:root",
     code: str | None = None,
     time: str = "2026-01-02T03:04:05Z",
+    parameters: dict[str, Any] | None = None,
     details: dict[str, int] | None = None,
 ) -> AuditEvent:
     return AuditEvent(
@@ -31,7 +41,7 @@ def event(
         source_ip_address="localhost",
         user_agent="volcrypt",
         error_code=code,
-        request_parameters=None,
+        request_parameters=parameters,
         response_elements=None,
         request_id="r",
         event_id="e",
@@ -150,6 +160,58 @@ def test_edits_and_forged_logs_are_found(memory_path: Path) -> None:
         AuditLog(memory_path).verify(head)
 
 
+def test_the_first_append_looks_at_the_last_record(memory_path: Path) -> None:
+    """An edit of it, of the same length, is found at once; one further up by `verify`."""
+    head = append(AuditLog(memory_path), AuditHead(), "A", "B")
+    whole = file_of(memory_path).read_bytes()
+    file_of(memory_path).write_bytes(whole.replace(b'"B"', b'"X"'))
+    with pytest.raises(AuditChainError, match="record 2 or one before it was changed"):
+        append(AuditLog(memory_path), head, "C")
+    assert file_of(memory_path).read_bytes() == whole.replace(b'"B"', b'"X"')
+    file_of(memory_path).write_bytes(whole.replace(b'"A"', b'"X"'))
+    head = append(AuditLog(memory_path), head, "C")
+    with pytest.raises(AuditChainError, match="record 1 was changed"):
+        AuditLog(memory_path).verify(head)
+
+
+def test_a_last_record_of_any_length_is_looked_at(memory_path: Path) -> None:
+    head = AuditHead()
+    for size in (10, 20_000, 90_000):
+        parameters = {"description": "x" * size}
+        log = AuditLog(memory_path)
+        head = log.append(head, [event("A", parameters=parameters)], recovery=recovery)
+    append(AuditLog(memory_path), head, "B")
+    assert names(memory_path) == ["A", "A", "A", "B"]
+
+
+def test_a_log_that_was_removed_while_it_is_open_is_missed(memory_path: Path) -> None:
+    log = AuditLog(memory_path)
+    head = append(log, AuditHead(), "A")
+    file_of(memory_path).unlink()
+    with pytest.raises(AuditChainError, match="is missing"):
+        append(log, head, "B")
+
+
+def test_a_head_that_somebody_kept_is_looked_for(memory_path: Path) -> None:
+    log = AuditLog(memory_path)
+    first = append(log, AuditHead(), "A", "B")
+    head = append(log, first, "C")
+    for point in (AuditHead().point, first.point, head.point):
+        assert log.verify(head, expected=parse_point(str(point))) == 0
+    with pytest.raises(AuditChainError, match="ends at record 2, record 3 is expected"):
+        log.verify(first, expected=head.point)
+    with pytest.raises(AuditChainError, match="record 2 or one before it was changed"):
+        log.verify(head, expected=AuditPoint(2, "0" * 64))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", "1:", f"01:{'a' * 64}", f"-1:{'a' * 64}", "1:" + "A" * 64]
+)
+def test_what_is_no_head_is_refused(text: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="SEQUENCE:HASH"):
+        parse_point(text)
+
+
 def test_an_unfinished_line_is_left_out_when_listing(memory_path: Path) -> None:
     append(AuditLog(memory_path), AuditHead(), "A")
     with file_of(memory_path).open("ab") as file:
@@ -163,8 +225,22 @@ def test_filters(memory_path: Path) -> None:
         AuditHead(),
         [
             event("Encrypt", key="one"),
-            event("Decrypt", key="two", code="AccessDeniedException"),
+            event("Decrypt", key="two", code="AccessDenied"),
             event("Decrypt", key="one", principal="alice", time="2026-02-01T00:00:00Z"),
+            event("Encrypt", parameters={"encryptionContext": {"volcrypt:volume-id": "vol-1"}}),
+            event(
+                "ReEncrypt",
+                parameters={
+                    "sourceEncryptionContext": {"volcrypt:volume-id": "vol-1", "other": "vol-2"},
+                    "destinationEncryptionContext": {"volcrypt:snapshot-id": "snap-1"},
+                },
+            ),
+            event(
+                "CreateGrant",
+                parameters={
+                    "constraints": {"encryptionContextSubset": {"volcrypt:volume-id": "vol-3"}}
+                },
+            ),
         ],
         recovery=recovery,
     )
@@ -172,14 +248,22 @@ def test_filters(memory_path: Path) -> None:
     def found(record_filter: RecordFilter) -> list[int]:
         return [record.sequence for record in log.read_records(record_filter)]
 
-    assert found(RecordFilter()) == [1, 2, 3]
+    assert found(RecordFilter()) == [1, 2, 3, 4, 5, 6]
     assert found(RecordFilter(key="one")) == [1, 3]
     assert found(RecordFilter(key="arn:aws:kms:us-east-1:0:key/two")) == [2]
     assert found(RecordFilter(operation="Decrypt")) == [2, 3]
     assert found(RecordFilter(principal="alice")) == [3]
-    assert found(RecordFilter(outcome="allowed")) == [1, 3]
+    assert found(RecordFilter(outcome="allowed")) == [1, 3, 4, 5, 6]
     assert found(RecordFilter(outcome="failed")) == [2]
+    assert found(RecordFilter(outcome="AccessDenied")) == [2]
     assert found(RecordFilter(outcome="AccessDeniedException")) == [2]
+    assert found(RecordFilter(outcome="NotFoundException")) == []
+    assert found(RecordFilter(volume="vol-1")) == [4, 5]
+    assert found(RecordFilter(volume="snap-1")) == [5]
+    assert found(RecordFilter(volume="vol-2")) == []
+    assert found(RecordFilter(volume="vol-3")) == [6]
+    assert found(RecordFilter(until="2026-01-31T00:00:00Z", key="one")) == [1]
+    assert found(RecordFilter(until="2026-02-01T00:00:00Z", key="one")) == [1, 3]
     assert found(RecordFilter(since="2026-02-01T00:00:00Z")) == [3]
     assert found(RecordFilter(key="one", operation="Decrypt")) == [3]
 

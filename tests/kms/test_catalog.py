@@ -2,8 +2,9 @@
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,13 +15,15 @@ from volcrypt.errors import (
     IntegrityError,
     MalformedError,
     NameTakenError,
+    RollbackError,
     SealError,
     TryAgainError,
     UnsupportedVersionError,
 )
-from volcrypt.kms.catalog import Catalog
+from volcrypt.kms.catalog import FIRST_COUNTER, Catalog
+from volcrypt.kms.head_file import HeadFile
 from volcrypt.kms.lock import WriterLock
-from volcrypt.kms.sealing import Item
+from volcrypt.kms.sealing import Item, Macs
 
 MACS = MemoryKeyStore()
 
@@ -30,16 +33,13 @@ def item(id_: str, body: bytes = b"body", kind: str = "key", **columns: str) -> 
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Catalog]:
-    lock = WriterLock(path.with_name("lock"))
-    try:
-        catalog = Catalog(path, lock=lock, macs=MACS)
-        try:
-            yield catalog
-        finally:
-            catalog.close()
-    finally:
-        lock.close()
+def opened(path: Path, macs: Macs = MACS) -> Iterator[Catalog]:
+    with (
+        closing(WriterLock(path.with_name("lock"))) as lock,
+        closing(HeadFile(path.with_name("head"), macs=macs)) as heads,
+        closing(Catalog(path, lock=lock, macs=macs, heads=heads)) as catalog,
+    ):
+        yield catalog
 
 
 def put(catalog: Catalog, *items: Item) -> None:
@@ -55,6 +55,7 @@ def get(catalog: Catalog, id_: str, kind: str = "key") -> Item | None:
 
 @pytest.fixture
 def path(memory_path: Path) -> Path:
+    HeadFile.create(memory_path / "head", macs=MACS, catalogue=FIRST_COUNTER)
     Catalog.create(memory_path / "catalog.sqlite3", macs=MACS, items=[item("first")])
     return memory_path / "catalog.sqlite3"
 
@@ -93,6 +94,71 @@ def test_pages_are_in_the_order_of_ids(catalog: Catalog) -> None:
         assert [i.id for i in view.items("x", limit=2)] == ["a", "b"]
         assert [i.id for i in view.items("x", after="b", limit=2)] == ["c"]
         assert view.items("x", after="c") == []
+
+
+def test_prefixes_and_owners_narrow_the_lists(catalog: Catalog) -> None:
+    ids = ["a", "a:", "a:1", "a:2", "a;", "b:1", "a:\U0010ffff", "a:\U0010ffffz"]
+    put(catalog, *[item(id_, kind="x", owner=id_[0]) for id_ in ids])
+    with catalog.reading() as view:
+
+        def found(**options: Any) -> list[str]:
+            return [i.id for i in view.items("x", **options)]
+
+        assert found() == sorted(ids)
+        assert found(prefix="a:") == ["a:", "a:1", "a:2", "a:\U0010ffff", "a:\U0010ffffz"]
+        assert found(prefix="a:\U0010ffff") == ["a:\U0010ffff", "a:\U0010ffffz"]
+        assert found(prefix="a:", after="a:1", limit=1) == ["a:2"]
+        assert found(prefix="a:", after="a:2", owner="b") == []
+        assert found(owner="b") == ["b:1"]
+        assert found(prefix="c") == found(owner="c") == []
+        assert found(prefix="a:", after="b") == []
+        assert view.count("x", prefix="a:") == 5
+        assert view.count("x", prefix="a:", owner="b") == 0
+        assert view.count("x", owner="a") == 7
+
+
+def test_a_change_finds_by_name_what_is_pending(catalog: Catalog) -> None:
+    put(catalog, item("a", name="one"), item("b", name="two"))
+    with catalog.changing() as change:
+        change.put(item("a", name="new"))
+        change.delete("key", "b")
+        change.put(item("c", name="two"))
+        found = {name: change.find("key", name) for name in ("one", "new", "two", "none")}
+        assert {n: i.id if i else None for n, i in found.items()} == {
+            "one": None,
+            "new": "a",
+            "two": "c",
+            "none": None,
+        }
+
+
+def test_what_waits_for_a_durable_change_is_called_or_not(catalog: Catalog) -> None:
+    called: list[str] = []
+    with catalog.changing() as change:
+        change.put(item("second"))
+        change.when_durable.append(lambda: called.append("yes"))
+        assert called == []
+    assert called == ["yes"]
+
+    def fail() -> None:
+        with catalog.changing() as change:
+            change.put(item("third", name="n"))
+            change.put(item("fourth", name="n"))
+            change.when_durable.append(lambda: called.append("no"))
+
+    with pytest.raises(NameTakenError):
+        fail()
+    assert called == ["yes"]
+
+
+def test_a_body_is_decoded_once(catalog: Catalog) -> None:
+    put(catalog, item("list", b"[1,2]"))
+    first, again = get(catalog, "list"), get(catalog, "list")
+    assert first is not None
+    assert again is not None
+    assert first.decoded(list) == [1, 2]
+    assert again.decoded(list) is first.decoded(list)
+    assert first.decoded(tuple) == (1, 2)
 
 
 def test_an_error_inside_a_change_leaves_nothing(catalog: Catalog) -> None:
@@ -200,7 +266,7 @@ TAMPERING: dict[str, Callable[[Path], None]] = {
     "delete an item": lambda p: edit(p, "DELETE FROM item WHERE id = 'first'"),
     "delete another item": lambda p: edit(p, "DELETE FROM item WHERE id = 'second'"),
     "add an item": lambda p: edit(
-        p, "INSERT INTO item SELECT kind, 'third', NULL, owner, body, mac FROM item LIMIT 1"
+        p, "INSERT INTO item SELECT kind, bucket, 'third', NULL, owner, body, mac FROM item LIMIT 1"
     ),
     "rename": lambda p: edit(p, "UPDATE item SET id = 'x' WHERE id = 'second'"),
     "give a name": lambda p: edit(p, "UPDATE item SET name = 'x' WHERE id = 'first'"),
@@ -213,6 +279,20 @@ TAMPERING: dict[str, Callable[[Path], None]] = {
     "change the seal": lambda p: edit(p, "UPDATE seal SET body = x'7b7d'"),
     "seal of another type": lambda p: edit(p, "UPDATE seal SET body = 1"),
     "delete the seal": lambda p: edit(p, "DELETE FROM seal"),
+    "change the hash of a bucket": lambda p: edit(p, "UPDATE bucket SET hash = zeroblob(32)"),
+    "hash of another type": lambda p: edit(p, "UPDATE bucket SET hash = 'x'"),
+    "hash of another length": lambda p: edit(p, "UPDATE bucket SET hash = x'00'"),
+    "delete the hash of a bucket": lambda p: edit(p, "DELETE FROM bucket"),
+    "move a bucket": lambda p: edit(p, "UPDATE bucket SET number = number + 1"),
+    "a bucket beyond the last": lambda p: edit(
+        p, "INSERT INTO bucket SELECT kind, 1024, hash FROM bucket LIMIT 1"
+    ),
+    "a bucket that is no number": lambda p: edit(
+        p, "INSERT INTO bucket SELECT kind, 'x', hash FROM bucket LIMIT 1"
+    ),
+    "move an item to another bucket": lambda p: edit(
+        p, "UPDATE item SET bucket = bucket + 1 WHERE id = 'second'"
+    ),
     "drop a table": lambda p: edit(p, "DROP TABLE item"),
     "drop the seal": lambda p: edit(p, "DROP TABLE seal"),
 }
@@ -225,8 +305,16 @@ def test_what_was_changed_from_outside_is_refused(
     with opened(path) as catalog:
         put(catalog, item("second", b"other body"))
     tamper(path)
-    with pytest.raises((IntegrityError, FormatError)), opened(path) as catalog:
-        get(catalog, "first")
+    with pytest.raises((IntegrityError, FormatError)):
+        look_at_everything(path)
+
+
+def look_at_everything(path: Path) -> None:
+    with opened(path) as catalog, catalog.reading() as view:
+        view.get("key", "first")
+        view.get("key", "second")
+        # An item that was added or renamed is in nobody's way until somebody counts.
+        view.count("key")
 
 
 def test_an_older_version_of_an_item_is_refused(path: Path) -> None:
@@ -238,20 +326,30 @@ def test_an_older_version_of_an_item_is_refused(path: Path) -> None:
         get(catalog, "first")
 
 
+def test_an_older_bucket_is_refused(path: Path) -> None:
+    """The item, and the hash of its bucket; the root is not so easily had."""
+    body = rows(path, "SELECT body, mac FROM item WHERE id = 'first'")[0]
+    digest = rows(path, "SELECT hash FROM bucket WHERE kind = 'key'")[0]
+    with opened(path) as catalog:
+        put(catalog, item("first", b"disabled"))
+    edit(path, "UPDATE item SET body = ?, mac = ? WHERE id = 'first'", *body)
+    edit(path, "UPDATE bucket SET hash = ? WHERE kind = 'key'", *digest)
+    with opened(path) as catalog, pytest.raises(SealError, match="items of kind key"):
+        get(catalog, "first")
+
+
 def test_an_older_seal_is_refused(path: Path) -> None:
     old = rows(path, "SELECT body, mac FROM seal")[0]
     with opened(path) as catalog:
         put(catalog, item("second"))
     edit(path, "UPDATE seal SET body = ?, mac = ?", *old)
-    with opened(path) as catalog, pytest.raises(SealError):
-        get(catalog, "first")
+    with pytest.raises(RollbackError), opened(path):
+        pass
 
 
 def test_a_catalogue_of_another_token_is_refused(path: Path) -> None:
-    lock = WriterLock(path.with_name("lock"))
-    with pytest.raises(SealError):
-        Catalog(path, lock=lock, macs=MemoryKeyStore(b"another"))
-    lock.close()
+    with pytest.raises(SealError), opened(path, MemoryKeyStore(b"another")):
+        pass
 
 
 def test_every_truncation_is_a_clear_error(path: Path) -> None:
@@ -283,10 +381,39 @@ def test_what_is_no_catalogue_says_so(path: Path) -> None:
         pass
 
 
-def test_other_applications_and_versions_are_refused(path: Path) -> None:
-    edit(path, "PRAGMA user_version = 2")
-    with pytest.raises(UnsupportedVersionError, match="version 2 is not supported"), opened(path):
+ENDLESS = (
+    "CREATE VIEW item AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) "
+    "SELECT 'key' AS kind, x AS bucket, 'first' AS id, NULL AS name, NULL AS owner, "
+    "x'00' AS body, x'00' AS mac FROM n"
+)
+OTHER_SCHEMAS = {
+    "an endless view for the items": ["DROP TABLE item", ENDLESS],
+    "an endless view for the seal": [
+        "DROP TABLE seal",
+        ENDLESS.replace("VIEW item", "VIEW seal"),
+    ],
+    "one more table": ["CREATE TABLE other (x)"],
+    "one more view": ["CREATE VIEW other AS SELECT 1"],
+    "an index": ["CREATE INDEX other ON item (name)"],
+    "a trigger": ["CREATE TRIGGER other AFTER INSERT ON item BEGIN DELETE FROM seal; END"],
+    "one more column": ["ALTER TABLE item ADD COLUMN other"],
+    "a generated column": ["ALTER TABLE item ADD COLUMN other AS (body || body)"],
+}
+
+
+@pytest.mark.parametrize("statements", OTHER_SCHEMAS.values(), ids=OTHER_SCHEMAS.keys())
+def test_a_schema_that_is_not_ours_is_refused(path: Path, statements: list[str]) -> None:
+    for statement in statements:
+        edit(path, statement)
+    with pytest.raises(IntegrityError, match="other tables than volcrypt made"), opened(path):
         pass
+
+
+def test_other_applications_and_versions_are_refused(path: Path) -> None:
+    for version in (1, 3):
+        edit(path, f"PRAGMA user_version = {version}")
+        with pytest.raises(UnsupportedVersionError, match=f"version {version} is"), opened(path):
+            pass
     edit(path, "PRAGMA application_id = 7")
     with pytest.raises(BadMagicError), opened(path):
         pass

@@ -64,7 +64,10 @@ def test_files_are_for_their_owner_alone(memory_path: Path) -> None:
     for path in [memory_path / "kms", *(memory_path / "kms").rglob("*")]:
         assert path.stat().st_mode & 0o077 == 0, path
     names = {p.name for p in (memory_path / "kms").iterdir()}
-    assert names == {"lock", "pin", "token", "audit", "catalog.sqlite3", "catalog.sqlite3-journal"}
+    assert names == {
+        *("lock", "serving", "pin", "token", "audit"),
+        *("catalog.sqlite3", "catalog.sqlite3-journal"),
+    }
     assert os.listdir(memory_path / "run") == ["token.lock"]
 
 

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from tests.fakes.kms import ACCOUNT, REGION, ROOT
+from volcrypt.kms.calls import CALLS
 from volcrypt.kms.home import create_kms, open_kms
-from volcrypt.kms.keyring import CALLS
 from volcrypt.kms.messages.data import DecryptRequest, EncryptRequest
 from volcrypt.kms.messages.keys import ListKeysRequest
 

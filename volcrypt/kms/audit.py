@@ -1,20 +1,22 @@
 """The audit log: durable records of every request, in the chain of `formats.audit_record`.
 
     HOME/kms/audit/audit-000001.jsonl, audit-000002.jsonl, ...
+    HOME/kms/audit/head                 the sealed end of it (`head_file`)
 
-A record is written and synced (fdatasync) before what it records may happen; then the catalogue
-takes the new head, in the transaction that the effect is part of. Whoever appends holds the writer
-lock of the home, and gives the head that the catalogue has.
+A record is written and synced (fdatasync) before what it records may happen; then, if rows of the
+catalogue change, they are committed with the new head; then the head file takes it, and is synced.
+Whoever appends holds the writer lock of the home, and gives the head that is sealed.
 
 So a kill or a power cut may leave something behind the head, and nothing of that has had an effect:
 
 - a torn record (a power cut while it was written): the next append cuts it off;
-- whole records (a kill before the catalogue knew them): the next append takes them over. They were
-  not sealed, and could have been put there by hand, so that is said in the log: both cases give an
+- whole records (a kill before they were sealed): the next append takes them over. They were not
+  sealed, and could have been put there by hand, so that is said in the log: both cases give an
   event `RecoverAuditLog` with the number of records taken over and bytes cut off.
 
-A log that ends before the head was cut by somebody: nothing is appended, and so nothing happens,
-until it is restored.
+A log that ends before the head was cut by somebody, and one whose last record is not the head's was
+changed: nothing is appended, and so nothing happens, until it is restored. The first append of a
+process looks at that record alone; `verify` looks at all of them.
 
 After a failed sync nothing is appended until the log is opened anew: a later sync may succeed
 without the data of the failed one.
@@ -23,7 +25,6 @@ without the data of the failed one.
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -31,51 +32,24 @@ from volcrypt.durable import make_directory_durably, no_space_named, sync_direct
 from volcrypt.errors import AuditChainError, FormatError, KmsInternalError
 from volcrypt.formats.audit_record import (
     GENESIS_HASH,
+    MAX_LINE_BYTES,
     AuditEvent,
     AuditHead,
+    AuditPoint,
     AuditRecord,
     check_chain,
     encode_record,
     hash_line,
 )
+from volcrypt.kms.record_filter import RecordFilter
 
 MAX_FILE_BYTES: Final = 64 * 2**20
 """A file that has reached this size is continued in the next one."""
 
+_USUAL_LINE_BYTES: Final = 2**14
+
 RecoveryEvent = Callable[[int, int], AuditEvent]
 """Makes the event for (records taken over, bytes cut off)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordFilter:
-    """Which records to list; what is None matches all.
-
-    `key` is a key id or ARN, `outcome` is "allowed" or an AWS error code or "failed" for any of
-    them, `since` is a UTC time in the form of `eventTime`.
-    """
-
-    key: str | None = None
-    operation: str | None = None
-    principal: str | None = None
-    outcome: str | None = None
-    since: str | None = None
-
-    def matches(self, record: AuditRecord) -> bool:
-        if self.key is not None and not any(
-            self.key in (resource.arn, resource.arn.rpartition("/")[2])
-            for resource in record.resources
-        ):
-            return False
-        if self.outcome is not None:
-            code = record.error_code
-            wanted = {"allowed": code is None, "failed": code is not None}
-            if not wanted.get(self.outcome, code == self.outcome):
-                return False
-        return (
-            self.operation in (None, record.event_name)
-            and self.principal in (None, record.user_identity.arn)
-            and (self.since is None or record.event_time >= self.since)
-        )
 
 
 class AuditLog:
@@ -85,7 +59,15 @@ class AuditLog:
         self._directory = directory
         self._max_file_bytes = max_file_bytes
         self._own_head: AuditHead | None = None
+        self._is_checked = False
         self._has_failed = False
+        self._open_file: tuple[int, int] | None = None
+        """Number and descriptor of the file that was appended to last."""
+
+    def close(self) -> None:
+        if self._open_file is not None:
+            os.close(self._open_file[1])
+            self._open_file = None
 
     @staticmethod
     def create(directory: Path) -> None:
@@ -118,42 +100,78 @@ class AuditLog:
             if record_filter is None or record_filter.matches(record):
                 yield record
 
-    def verify(self, head: AuditHead) -> int:
-        """Check the whole chain against the sealed head; how many records follow the head, which
-        is none or what an interrupted process left. Raises AuditChainError, FormatError."""
-        sequence, hash_at_head = 0, GENESIS_HASH
+    def verify(self, head: AuditHead, *, expected: AuditPoint | None = None) -> int:
+        """Check the whole chain against the sealed head, and that it contains `expected`, a point
+        that somebody kept elsewhere; how many records follow the head: none, or what an interrupted
+        process left, or what others append this moment. Raises AuditChainError, FormatError."""
+        if expected is not None and expected.sequence > head.sequence:
+            raise AuditChainError(
+                f"the audit log ends at record {head.sequence}, record {expected.sequence} is "
+                "expected: it was rolled back"
+            )
+        hashes = {0: GENESIS_HASH}
+        sequence = 0
+        wanted = {head.sequence, head.sequence if expected is None else expected.sequence}
         for record, hash_ in check_chain(self._lines()):
             sequence = record.sequence
-            if sequence == head.sequence:
-                hash_at_head = hash_
+            if sequence in wanted:
+                hashes[sequence] = hash_
         if sequence < head.sequence:
             raise AuditChainError(
                 f"the audit log ends at record {sequence}, the last one was {head.sequence}"
             )
-        if hash_at_head != head.hash:
-            raise AuditChainError(
-                f"audit record {head.sequence} or one before it was changed after it was written"
-            )
+        for point in (expected, head.point):
+            if point is not None and hashes[point.sequence] != point.hash:
+                raise AuditChainError(
+                    f"audit record {point.sequence} or one before it was changed after it was "
+                    "written"
+                )
         return sequence - head.sequence
 
     def _append(
         self, head: AuditHead, events: Sequence[AuditEvent], recovery: RecoveryEvent
     ) -> AuditHead:
+        descriptor = self._open(head)
+        head, recovered = self._recover(descriptor, head, recovery)
+        if head.end >= self._max_file_bytes:
+            head = AuditHead(sequence=head.sequence, hash=head.hash, file=head.file + 1, end=0)
+            return self._append(head, (*recovered, *events), recovery)
+        return self._write(descriptor, head, (*recovered, *events))
+
+    def _open(self, head: AuditHead) -> int:
+        """The file that the head is in, for appending."""
+        if self._open_file is not None:
+            number, descriptor = self._open_file
+            if number == head.file and os.fstat(descriptor).st_nlink:
+                return descriptor
+            self.close()
         path = self._path(head.file)
         is_new = not path.exists()
         if is_new and head.end:
             raise AuditChainError(f"{path}, a file of the audit log, is missing")
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            if is_new:
-                sync_directory(self._directory)
-            head, recovered = self._recover(descriptor, head, recovery)
-            if head.end >= self._max_file_bytes:
-                head = AuditHead(sequence=head.sequence, hash=head.hash, file=head.file + 1, end=0)
-                return self._append(head, (*recovered, *events), recovery)
-            return self._write(descriptor, head, (*recovered, *events))
-        finally:
-            os.close(descriptor)
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(path, flags, 0o600)
+        self._open_file = head.file, descriptor
+        if head.end == 0:
+            # Also where a process that made the file was killed before it did this.
+            sync_directory(self._directory)
+        return descriptor
+
+    def _check_last_record(self, descriptor: int, head: AuditHead) -> None:
+        """Raises AuditChainError unless the record before the head is the one that it names."""
+        data = line = b""
+        for window in (_USUAL_LINE_BYTES, MAX_LINE_BYTES + 1):
+            start = max(0, head.end - window)
+            # It must come from the medium, not from pages that a failed sync left.
+            os.posix_fadvise(descriptor, start, 0, os.POSIX_FADV_DONTNEED)
+            data = os.pread(descriptor, head.end - start, start)
+            _, newline, line = data.removesuffix(b"\n").rpartition(b"\n")
+            if newline or start == 0:
+                break
+        if not data.endswith(b"\n") or hash_line(line) != head.hash:
+            raise AuditChainError(
+                f"audit record {head.sequence} or one before it was changed after it was written"
+            )
 
     def _recover(
         self, descriptor: int, head: AuditHead, recovery: RecoveryEvent
@@ -165,11 +183,13 @@ class AuditLog:
                 f"the audit log was cut before record {head.sequence}: "
                 f"{self._path(head.file)} has {size} bytes, {head.end} were written"
             )
+        if not self._is_checked:
+            os.posix_fadvise(descriptor, head.end, 0, os.POSIX_FADV_DONTNEED)
+            if head.end:
+                self._check_last_record(descriptor, head)
+            self._is_checked = True
         if size == head.end:
             return head, ()
-        if self._own_head is None:
-            # What lies there must come from the medium, not from pages that a failed sync left.
-            os.posix_fadvise(descriptor, head.end, 0, os.POSIX_FADV_DONTNEED)
         tail = os.pread(descriptor, size - head.end, head.end)
         found, end = head, head.end
         lines = tail.split(b"\n")[:-1]

@@ -1,349 +1,221 @@
-"""The catalogue: what the KMS must not lose, in SQLite. Knows items, seals, transactions; not keys.
+"""The catalogue: what the KMS must not lose, sealed. Knows items, transactions, and the one head.
 
-    PRAGMA application_id = 0x766f6c63 ("volc"), user_version = 1, journal_mode = PERSIST
-    item(kind, id, name, owner, body, mac)      PRIMARY KEY (kind, id), UNIQUE (kind, name)
-    seal(body, mac)                             one row
-
-An *item* is one key, alias, register entry, lease, ... `name` is unique within its kind, `owner`
+An *item* is one key, alias, grant, register entry, ... `name` is unique within its kind, `owner`
 groups items (the aliases of a key), `body` is JSON that the item's module knows. Every item has a
-MAC, computed in the HSM, over all of its columns: a body cannot be changed, nor put in the place
-of another. `seal` holds a counter, the audit head and for every kind its *root*: SHA-256 over the
-ids and MACs of all items of the kind, in the order of their ids. The seal has a MAC as well, so an
-item cannot be removed, added, or replaced by an older version of itself. Only the whole catalogue
-can be rolled back unseen.
+MAC, computed in the HSM, over all of its columns: a body cannot be changed, nor put in the place of
+another.
 
-Every change is one transaction (rollback journal, synchronous=FULL): items, roots, audit head and
-seal together, durable when `changing` returns, or not at all. Writers of all processes take turns
-by the lock file; readers see the last committed state, and wait at most for one commit. The journal
-stays allocated (PERSIST), and readers need no file beside the database, as they would with a WAL:
-so on a full disk everything can still be read, and things can be deleted.
+The items of a kind are spread over 1024 *buckets* by the hash of their id. A bucket's hash covers
+ids, names, owners and MACs of its items; the kind's *root* covers the hashes of all its buckets.
+The *seal* holds a counter, the audit head and the root of every kind, and has a MAC itself. So an
+item cannot be removed, added, or replaced by an older version of itself, and a change hashes its
+own buckets and 32 KiB, however many items there are.
 
-An item is looked at only after the seal, its kind's root and its own MAC hold; what was verified
-once is remembered by the MAC's value.
+Every change is one transaction: items, buckets, audit head and seal together, durable when
+`changing` returns, or not at all. Writers of all processes take turns by the lock file; readers see
+the last committed state, and wait at most for one commit. An item is looked at only after the seal,
+its kind's root, its bucket's hash and its own MAC hold; what was verified once is remembered.
+
+Somebody could put back the whole file as it was last week. So the head of the audit log, a file
+that every request changes, knows the catalogue's counter; `freshness` says how the two go together.
 """
 
-import hmac
-import os
-import sqlite3
 import threading
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
-from urllib.parse import quote
+from typing import Final
 
-import msgspec
-
-from volcrypt.durable import no_space_named, sync_directory
-from volcrypt.errors import (
-    BadMagicError,
-    IntegrityError,
-    KmsInternalError,
-    MalformedError,
-    NameTakenError,
-    NoSpaceError,
-    PrivilegeError,
-    SealError,
-    TryAgainError,
-    UnsupportedVersionError,
-)
+from volcrypt.errors import NameTakenError
 from volcrypt.formats.audit_record import AuditHead
+from volcrypt.kms.database import Database
+from volcrypt.kms.freshness import current_audit_head, is_ahead
+from volcrypt.kms.head_file import HeadFile
+from volcrypt.kms.index import Entries, Index
 from volcrypt.kms.lock import WriterLock
-from volcrypt.kms.sealing import EMPTY, Entry, Index, Item, Macs, Seal, item_text, seal_text
+from volcrypt.kms.rows import Rows
+from volcrypt.kms.sealing import (
+    BUCKETS,
+    EMPTY_BUCKET,
+    EMPTY_ROOT,
+    Entry,
+    Item,
+    Macs,
+    Seal,
+    bucket_hash,
+    bucket_of,
+    root_of,
+)
 from volcrypt.kms.view import Change, View
 
-APPLICATION_ID: Final = 0x766F6C63
-VERSION: Final = 1
-CACHED_ITEMS: Final = 4096
-_BUSY_SECONDS: Final = 30.0
-_SCHEMA: Final = """
-CREATE TABLE item (
-    kind TEXT NOT NULL, id TEXT NOT NULL, name TEXT, owner TEXT, body BLOB NOT NULL,
-    mac BLOB NOT NULL, PRIMARY KEY (kind, id), UNIQUE (kind, name)
-) WITHOUT ROWID;
-CREATE TABLE seal (id INTEGER PRIMARY KEY CHECK (id = 1), body BLOB NOT NULL, mac BLOB NOT NULL);
-"""
+FIRST_COUNTER: Final = 1
+_Pending = Mapping[str, Item | None]
 
 
 class Catalog:
     """One connection to the catalogue of a home. For several threads, which take turns."""
 
-    def __init__(self, path: Path, *, lock: WriterLock, macs: Macs) -> None:
-        """Open. Raises FormatError for what is no catalogue of ours, IntegrityError for a damaged
-        one, NoSpaceError, TryAgainError."""
-        self._path = path
+    def __init__(self, path: Path, *, lock: WriterLock, macs: Macs, heads: HeadFile) -> None:
+        """Open. Raises FormatError for what is no catalogue of ours, IntegrityError for one that is
+        damaged or rolled back, NoSpaceError, TryAgainError."""
+        self._what = f"catalogue {path}"
         self._lock = lock
-        self._macs = macs
+        self._heads = heads
         self._mutex = threading.RLock()
         self._indexes: dict[str, Index] = {}
-        self._items: OrderedDict[bytes, Item] = OrderedDict()
-        self._sealed: tuple[bytes, bytes, Seal] | None = None
-        self._has_failed = False
-        self._connection = _connect(path, mode="rw")
+        self._database = Database(path)
+        self._rows = Rows(self._database, macs=macs, what=self._what)
         try:
-            self._check_header()
             with self.reading():
                 pass
         except BaseException:
-            self._connection.close()
+            self._database.close()
             raise
 
     def close(self) -> None:
-        with self._mutex, suppress(sqlite3.Error):
-            self._connection.close()
+        with self._mutex:
+            self._database.close()
 
     @staticmethod
     def create(path: Path, *, macs: Macs, items: Sequence[Item]) -> None:
-        """Make a catalogue with these items; it appears at `path` whole and durable, or not."""
-        temporary = path.with_name(f"{path.name}.new")
-        with no_space_named(path):
-            for suffix in ("", "-journal", "-wal", "-shm"):
-                temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
-            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        with _mapped(path):
-            connection = _connect(temporary, mode="rw")
-            try:
-                connection.execute("PRAGMA synchronous = FULL")
-                connection.executescript(_SCHEMA)
-                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                connection.execute(f"PRAGMA user_version = {VERSION}")
-                connection.execute("BEGIN IMMEDIATE")
-                _insert_all(connection, macs, items)
-                connection.execute("COMMIT")
-                connection.execute("PRAGMA journal_mode = PERSIST")
-            finally:
-                connection.close()
-        with no_space_named(path):
-            descriptor = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            temporary.replace(path)
-            sync_directory(path.parent)
+        """Make a catalogue with these items and FIRST_COUNTER; it appears at `path` whole and
+        durable, or not. Its head file is the caller's to make, before."""
+        with Database.creating(path) as database:
+            rows = Rows(database, macs=macs, what=f"catalogue {path}")
+            roots: dict[str, str] = {}
+            for kind, pending in _by_kind({(item.kind, item.id): item for item in items}).items():
+                index = Index(kind, rows, [EMPTY_BUCKET] * BUCKETS)
+                hashes, _ = _write_kind(rows, index, kind, pending)
+                roots[kind] = root_of(hashes)
+            rows.put_seal(Seal(counter=FIRST_COUNTER, roots=roots, audit=AuditHead()))
 
     @contextmanager
     def reading(self) -> Iterator[View]:
         """A view of the last committed state; does not wait for writers of other processes."""
         with self._mutex:
-            with self._guarded():
-                self._connection.execute("BEGIN")
+            # The head first: a catalogue that is looked at later cannot be behind it.
+            head = self._heads.read()
+            self._database.begin(write=False)
             try:
-                yield View(self, self._current_seal())
+                seal = self._rows.seal()
+                if is_ahead(seal, head):
+                    # Others may have gone on in between.
+                    head = self._heads.read()
+                audit_head = current_audit_head(seal, head, catalogue=self._what)
+                yield View(self, seal, audit_head=audit_head)
             finally:
-                with suppress(sqlite3.Error):
-                    self._connection.execute("ROLLBACK")
+                self._database.roll_back()
 
     @contextmanager
     def changing(self) -> Iterator[Change]:
         """One transaction: durable when this returns without an error, without trace otherwise.
 
         Holds the writer lock of the home. Raises TryAgainError, NoSpaceError, NameTakenError.
+        An error of the head file after the commit leaves a change that happened and was not
+        confirmed, as a kill at that moment would.
         """
         with self._mutex, self._lock.held():
-            with self._guarded():
-                self._connection.execute("BEGIN IMMEDIATE")
+            self._database.begin(write=True)
             try:
-                change = Change(self, self._current_seal())
+                seal, head = self._rows.seal(), self._heads.read()
+                audit_head = current_audit_head(seal, head, catalogue=self._what)
+                change = Change(self, seal, audit_head=audit_head)
                 yield change
-                if change.is_empty:
-                    self._connection.execute("ROLLBACK")
-                    return
-                indexes, sealed = self._write(change)
-                with self._guarded():
-                    self._connection.execute("COMMIT")
+                if change.pending:
+                    if head.catalogue < seal.counter:
+                        # Left by a process that was killed between its commit and its head.
+                        self._heads.write(audit_head, catalogue=seal.counter)
+                    counter = self._commit(seal, change)
+                else:
+                    counter = seal.counter
+                    self._database.roll_back()
             except BaseException:
-                with suppress(sqlite3.Error):
-                    self._connection.execute("ROLLBACK")
+                self._database.roll_back()
                 raise
-            self._indexes.update(indexes)
-            self._sealed = sealed
+            if change.pending or change.has_new_audit_head:
+                self._heads.write(change.audit_head, catalogue=counter)
+            for call in change.when_durable:
+                call()
+
+    def verified_index(self, kind: str, seal: Seal) -> Index:
+        """The index of a kind as the seal of the open transaction names it; for View."""
+        root = seal.roots.get(kind, EMPTY_ROOT)
+        index = self._indexes.get(kind)
+        if index is not None and index.root == root:
+            return index
+        hashes = self._rows.hashes(kind, root)
+        if index is None:
+            index = self._indexes[kind] = Index(kind, self._rows, hashes)
+        else:
+            index.refresh(hashes)
+        return index
+
+    def scrub(self) -> None:
+        """Overwrite what the journal keeps of earlier transactions, and forget what is cached.
+
+        Only inside `changing`: the lock keeps others from the journal, and SQLite itself writes to
+        it when the change ends, not before.
+        """
+        self._database.overwrite_journal()
+        self._rows.forget()
 
     def verified_item(self, kind: str, id_: str, entry: Entry) -> Item:
         """The item that a verified index names; for View."""
-        item = self._items.get(entry.mac)
-        if item is not None and (item.kind, item.id) == (kind, id_):
-            self._items.move_to_end(entry.mac)
-            return item
-        with self._guarded():
-            row = self._connection.execute(
-                "SELECT name, owner, body, mac FROM item WHERE kind = ? AND id = ?", (kind, id_)
-            ).fetchone()
-        if row is None or not isinstance(row[2], bytes):
-            raise self._broken(kind, id_)
-        item = Item(kind=kind, id=id_, name=row[0], owner=row[1], body=row[2])
-        if (item.name, item.owner, row[3]) != (entry.name, entry.owner, entry.mac):
-            raise self._broken(kind, id_)
-        if not hmac.compare_digest(self._macs.mac(item_text(item)), entry.mac):
-            raise self._broken(kind, id_)
-        self._remember(entry.mac, item)
-        return item
+        return self._rows.item(kind, id_, entry)
 
-    def verified_index(self, kind: str, root: str | None) -> Index:
-        """The index of a kind whose root the seal names; for View."""
-        index = self._indexes.get(kind, EMPTY)
-        if index.root == (EMPTY.root if root is None else root):
-            return index
-        with self._guarded():
-            rows = self._connection.execute(
-                "SELECT id, mac, name, owner FROM item WHERE kind = ?", (kind,)
-            ).fetchall()
-        for id_, mac, name, owner in rows:
-            texts = all(text is None or isinstance(text, str) for text in (id_, name, owner))
-            if not texts or id_ is None or not isinstance(mac, bytes):
-                raise self._broken(kind, str(id_))
-        index = Index({id_: Entry(mac, name, owner) for id_, mac, name, owner in rows})
-        if index.root != (EMPTY.root if root is None else root):
-            raise SealError(f"catalogue {self._path}, the list of its items of kind {kind}")
-        self._indexes[kind] = index
-        return index
-
-    def _remember(self, mac: bytes, item: Item) -> None:
-        self._items[mac] = item
-        if len(self._items) > CACHED_ITEMS:
-            self._items.popitem(last=False)
-
-    def _write(self, change: Change) -> tuple[dict[str, Index], tuple[bytes, bytes, Seal]]:
-        """Rows, roots and seal of a change, inside its transaction."""
-        indexes: dict[str, Index] = {}
-        seal = self._current_seal()
+    def _commit(self, seal: Seal, change: Change) -> int:
+        """Rows, buckets, roots and seal of a change, durably; then in memory. The new counter."""
         roots = dict(seal.roots)
-        for kind in {kind for kind, _ in change.pending}:
-            entries = dict(self.verified_index(kind, seal.roots.get(kind)).entries)
-            pending = {id_: item for (k, id_), item in change.pending.items() if k == kind}
-            with self._guarded():
-                for id_ in pending:
-                    entries.pop(id_, None)
-                    self._connection.execute(
-                        "DELETE FROM item WHERE kind = ? AND id = ?", (kind, id_)
-                    )
-            taken = {entry.name for entry in entries.values()} - {None}
-            for item in pending.values():
-                if item is None:
-                    continue
-                if item.name in taken:
-                    raise NameTakenError(kind.rpartition("/")[2], str(item.name))
-                if item.name is not None:
-                    taken.add(item.name)
-                with self._guarded():
-                    mac = _insert(self._connection, self._macs, item)
-                entries[item.id] = Entry(mac, item.name, item.owner)
-            indexes[kind] = Index(entries)
-            roots[kind] = indexes[kind].root
+        written: list[tuple[Index, list[bytes], dict[int, Entries]]] = []
+        for kind, pending in _by_kind(change.pending).items():
+            index = self.verified_index(kind, seal)
+            _check_names(index, kind, pending)
+            hashes, buckets = _write_kind(self._rows, index, kind, pending)
+            roots[kind] = root_of(hashes)
+            written.append((index, hashes, buckets))
         new = Seal(counter=seal.counter + 1, roots=roots, audit=change.audit_head)
-        with self._guarded():
-            sealed = _write_seal(self._connection, self._macs, new)
-        return indexes, sealed
-
-    def _current_seal(self) -> Seal:
-        with self._guarded():
-            row = self._connection.execute("SELECT body, mac FROM seal").fetchone()
-        if self._sealed is not None and row == self._sealed[:2]:
-            return self._sealed[2]
-        if row is None or not (isinstance(row[0], bytes) and isinstance(row[1], bytes)):
-            raise MalformedError(f"catalogue {self._path}", "its seal is missing")
-        body, mac = row
-        if not hmac.compare_digest(self._macs.mac(seal_text(body)), mac):
-            raise SealError(f"catalogue {self._path}")
-        seal = msgspec.json.decode(body, type=Seal)
-        self._sealed = (body, mac, seal)
-        return seal
-
-    def _check_header(self) -> None:
-        what = f"catalogue {self._path}"
-        with self._guarded():
-            application_id = self._connection.execute("PRAGMA application_id").fetchone()[0]
-            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        if application_id == 0 and version == 0:
-            raise MalformedError(what, "truncated or empty")
-        if application_id != APPLICATION_ID:
-            raise BadMagicError(what)
-        if version != VERSION:
-            raise UnsupportedVersionError(what, version, VERSION)
-        with self._guarded():
-            # Not kept in the file, so said anew on each connection.
-            self._connection.execute("PRAGMA journal_mode = PERSIST")
-            self._connection.execute("PRAGMA synchronous = FULL")
-            self._connection.execute("PRAGMA trusted_schema = OFF")
-
-    def _broken(self, kind: str, id_: str) -> SealError:
-        return SealError(f"{kind} {id_} in catalogue {self._path}")
-
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        """Map SQLite's errors. After an I/O error nothing is believed until it is opened anew:
-        a sync that failed once may succeed the next time without the data."""
-        if self._has_failed:
-            raise KmsInternalError(f"catalogue {self._path} failed earlier, open it again")
-        try:
-            with _mapped(self._path):
-                yield
-        except KmsInternalError:
-            self._has_failed = True
-            raise
+        self._rows.put_seal(new)
+        self._database.commit()
+        for index, hashes, buckets in written:
+            index.replace(hashes, buckets)
+        return new.counter
 
 
-def _connect(path: Path, *, mode: str) -> sqlite3.Connection:
-    with _mapped(path):
-        return sqlite3.connect(
-            f"file:{quote(os.fspath(path))}?mode={mode}",
-            uri=True,
-            timeout=_BUSY_SECONDS,
-            isolation_level=None,
-            check_same_thread=False,
-        )
+def _by_kind(pending: Mapping[tuple[str, str], Item | None]) -> dict[str, _Pending]:
+    kinds: dict[str, dict[str, Item | None]] = {}
+    for (kind, id_), item in pending.items():
+        kinds.setdefault(kind, {})[id_] = item
+    return dict(kinds)
 
 
-def _insert(connection: sqlite3.Connection, macs: Macs, item: Item) -> bytes:
-    mac = macs.mac(item_text(item))
-    connection.execute(
-        "INSERT INTO item (kind, id, name, owner, body, mac) VALUES (?, ?, ?, ?, ?, ?)",
-        (item.kind, item.id, item.name, item.owner, item.body, mac),
-    )
-    return mac
+def _check_names(index: Index, kind: str, pending: _Pending) -> None:
+    """Raises NameTakenError when two items of the kind would have one name."""
+    taken: set[str] = set()
+    for item in pending.values():
+        if item is None or item.name is None:
+            continue
+        holder = index.id_of(item.name)
+        if item.name in taken or (holder is not None and holder not in pending):
+            raise NameTakenError(kind.rpartition("/")[2], item.name)
+        taken.add(item.name)
 
 
-def _write_seal(
-    connection: sqlite3.Connection, macs: Macs, seal: Seal
-) -> tuple[bytes, bytes, Seal]:
-    body = msgspec.json.encode(seal)
-    mac = macs.mac(seal_text(body))
-    connection.execute("INSERT OR REPLACE INTO seal (id, body, mac) VALUES (1, ?, ?)", (body, mac))
-    return body, mac, seal
-
-
-def _insert_all(connection: sqlite3.Connection, macs: Macs, items: Sequence[Item]) -> None:
-    entries: dict[str, dict[str, Entry]] = {}
-    for item in items:
-        mac = _insert(connection, macs, item)
-        entries.setdefault(item.kind, {})[item.id] = Entry(mac, item.name, item.owner)
-    roots = {kind: Index(of_kind).root for kind, of_kind in entries.items()}
-    _write_seal(connection, macs, Seal(counter=1, roots=roots, audit=AuditHead()))
-
-
-_NO_SPACE: Final = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")
-_ELSEWHERE: Final = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")
-_FORBIDDEN: Final = ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM", "SQLITE_AUTH")
-
-
-@contextmanager
-def _mapped(path: Path) -> Iterator[None]:
-    """The one table from SQLite's errors to ours."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        name: Any = getattr(error, "sqlite_errorname", "") or ""
-        what = f"catalogue {path}"
-        if name.startswith(_NO_SPACE):
-            raise NoSpaceError(f"no space left for {what}") from error
-        if name.startswith(_ELSEWHERE):
-            raise TryAgainError(f"{what} is busy") from error
-        if name.startswith(_FORBIDDEN):
-            raise PrivilegeError(f"{what} cannot be opened for writing") from error
-        if name == "SQLITE_NOTADB":
-            raise BadMagicError(what) from error
-        if name.startswith(("SQLITE_IOERR", "SQLITE_NOMEM")):
-            raise KmsInternalError(f"{what} cannot be read or written") from error
-        # Corrupt pages, missing tables, columns of another type: all of them damage.
-        raise IntegrityError(f"{what} is damaged") from error
+def _write_kind(
+    rows: Rows, index: Index, kind: str, pending: _Pending
+) -> tuple[list[bytes], dict[int, Entries]]:
+    """Write rows and hashes of one kind; the hashes of all its buckets, and the entries of those
+    that changed. The index stays as it is: the transaction may fail."""
+    buckets: dict[int, Entries] = {}
+    for id_, item in pending.items():
+        number = bucket_of(id_)
+        if number not in buckets:
+            buckets[number] = dict(index.bucket(number))
+        if item is None:
+            rows.delete_item(kind, id_)
+            buckets[number].pop(id_, None)
+        else:
+            buckets[number][id_] = rows.put_item(item)
+    digests = {number: bucket_hash(entries) for number, entries in buckets.items()}
+    for number, digest in digests.items():
+        rows.put_bucket(kind, number, digest)
+    return index.with_buckets(digests), buckets

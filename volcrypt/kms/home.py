@@ -2,10 +2,11 @@
 
     HOME/kms/                    0700
         lock                     held by the process that changes something (`lock`)
+        serving                  held by every process that has the KMS open (`lock`)
         pin                      0600; only where no PIN was given: whoever reads it and the token
                                  can use every key
         token/master             `token`
-        audit/                   `audit`
+        audit/                   `audit`, and its head, `head_file`
         catalog.sqlite3          `catalog`; made last: where it is, all of it is
 
 `create_kms` may be killed at any step: the next call starts over. It never replaces a token that
@@ -15,8 +16,8 @@ the catalogue is missing, the catalogue was lost.
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,15 +27,22 @@ import msgspec
 from volcrypt.durable import make_directory_durably, read_file, remove_durably, write_durably
 from volcrypt.errors import ConfigurationError, HomeNotInitialisedError, RecordMissingError
 from volcrypt.kms.audit import AuditLog
-from volcrypt.kms.catalog import Catalog
-from volcrypt.kms.lock import WriterLock
-from volcrypt.kms.pkcs11 import Pkcs11KeyStore, check_pin, make_token, open_token
+from volcrypt.kms.catalog import FIRST_COUNTER, Catalog
+from volcrypt.kms.head_file import HeadFile
+from volcrypt.kms.home_token import open_home_token
+from volcrypt.kms.key_stores import NO_CLUSTERS, KeyStores
+from volcrypt.kms.lock import WriterLock, held_home
+from volcrypt.kms.pin import check_pin
+from volcrypt.kms.pkcs11_session import make_token
+from volcrypt.kms.remote_store import Cluster
 from volcrypt.kms.scope import Parts
 from volcrypt.kms.sealing import Item
 from volcrypt.kms.service import KmsService
 from volcrypt.kms.token import configuration_of, private_copy, save_master
 
 _CATALOG: Final = "catalog.sqlite3"
+_AUDIT: Final = "audit"
+_HEAD: Final = "audit/head"
 _PIN: Final = "pin"
 _META: Final = "meta"
 _META_ID: Final = "home"
@@ -94,44 +102,51 @@ def open_kms(
     region: str,
     pin: bytearray | None = None,
     clock: Callable[[], float] = time.time,
+    exclusive: bool = False,
+    clusters: Mapping[str, Cluster] = NO_CLUSTERS,
 ) -> Iterator[KmsService]:
     """The KMS in `directory`, logged in on a private copy of its token until the end of the block.
 
-    One at a time in a process; any number of processes. Raises HomeNotInitialisedError,
+    `clusters` are the tokens that custom key stores can be made of, by CloudHSM cluster id.
+    `account` and `region` are the home's own; the service that comes has others in its `scope`.
+    One at a time in a process; any number of processes, or one that opens it `exclusive`, to serve
+    it to all others. Raises HomeNotInitialisedError, TryAgainError while a server holds it,
     ConfigurationError for a missing or wrong PIN, FormatError and IntegrityError for what was
-    damaged or changed, HsmUnavailableError, NoSpaceError.
+    damaged, changed or rolled back, HsmUnavailableError, NoSpaceError.
     """
     if not has_kms(directory):
         raise HomeNotInitialisedError(str(directory.parent))
     if pin is None:
         pin = _stored_pin(directory)
-    with _key_store(directory, runtime, pin) as key_store:
-        lock = WriterLock(directory / "lock")
-        try:
-            catalog = Catalog(directory / _CATALOG, lock=lock, macs=key_store)
-            try:
-                _check_meta(catalog, account=account, region=region)
-                yield KmsService(
-                    Parts(
-                        catalog=catalog,
-                        keystore=key_store,
-                        audit=AuditLog(directory / "audit"),
-                        account=account,
-                        region=region,
-                        clock=clock,
-                    )
-                )
-            finally:
-                catalog.close()
-        finally:
-            lock.close()
+    with ExitStack() as stack:
+        stack.enter_context(held_home(directory / "serving", exclusive=exclusive))
+        key_store = stack.enter_context(open_home_token(directory / "token", runtime, pin))
+        key_stores = stack.enter_context(closing(KeyStores(clusters)))
+        lock = stack.enter_context(closing(WriterLock(directory / "lock")))
+        heads = stack.enter_context(closing(HeadFile(directory / _HEAD, macs=key_store)))
+        audit = stack.enter_context(closing(AuditLog(directory / _AUDIT)))
+        catalog = stack.enter_context(
+            closing(Catalog(directory / _CATALOG, lock=lock, macs=key_store, heads=heads))
+        )
+        _check_meta(catalog, account=account, region=region)
+        yield KmsService(
+            Parts(
+                catalog=catalog,
+                keystore=key_store,
+                audit=audit,
+                account=account,
+                region=region,
+                clock=clock,
+                key_stores=key_stores,
+            )
+        )
 
 
 def _make(
     directory: Path, runtime: Path, *, account: str, region: str, pin: bytearray | None
 ) -> None:
     """All of it, the catalogue last; what an unfinished attempt left is not used."""
-    if any((directory / "audit").glob("*")):
+    if any((directory / _AUDIT).glob("*.jsonl")):
         raise RecordMissingError(f"catalogue {directory / _CATALOG}")
     remove_durably(directory / "pin")
     if pin is None:
@@ -140,20 +155,12 @@ def _make(
     with private_copy(runtime, master=None) as copy:
         make_token(configuration_of(copy), pin)
         save_master(directory / "token", copy)
-    AuditLog.create(directory / "audit")
-    with _key_store(directory, runtime, pin) as key_store:
+    AuditLog.create(directory / _AUDIT)
+    with open_home_token(directory / "token", runtime, pin) as key_store:
         meta = _Meta(account=account, region=region, created_at=time.time())
         item = Item(kind=_META, id=_META_ID, body=msgspec.json.encode(meta))
+        HeadFile.create(directory / _HEAD, macs=key_store, catalogue=FIRST_COUNTER)
         Catalog.create(directory / _CATALOG, macs=key_store, items=[item])
-
-
-@contextmanager
-def _key_store(directory: Path, runtime: Path, pin: bytearray) -> Iterator[Pkcs11KeyStore]:
-    with (
-        private_copy(runtime, master=directory / "token") as copy,
-        open_token(configuration_of(copy), pin) as key_store,
-    ):
-        yield key_store
 
 
 def _stored_pin(directory: Path) -> bytearray:

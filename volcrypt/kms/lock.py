@@ -1,6 +1,12 @@
-"""The home's writer lock: one process at a time changes the catalogue and appends to the audit log.
+"""The locks of a home's key management state: who may change it now, and who may use it at all.
 
-An flock on HOME/kms/lock: the kernel lets go of it when its process ends, however it ends.
+    HOME/kms/lock       `WriterLock`: one process at a time changes the catalogue and appends to the
+                        audit log
+    HOME/kms/serving    `held_home`: shared by every process that uses the KMS in process, or held
+    by
+                        the one server that all others then go through; it says there who it is
+
+Both are flocks: the kernel lets go of them when their process ends, however it ends.
 """
 
 import fcntl
@@ -13,6 +19,7 @@ from typing import Final
 
 from volcrypt.errors import TryAgainError
 
+_MAX_HOLDER_BYTES: Final = 64
 PATIENCE_SECONDS: Final = 30.0
 _PAUSE_SECONDS: Final = 0.002
 
@@ -30,18 +37,65 @@ class WriterLock:
     @contextmanager
     def held(self, *, patience_seconds: float = PATIENCE_SECONDS) -> Iterator[None]:
         """Raises TryAgainError when others hold it for longer than `patience_seconds`."""
-        deadline = time.monotonic() + patience_seconds
-        while True:
-            try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise TryAgainError(
-                        f"another process holds {self._path} for more than {patience_seconds:g} s"
-                    ) from None
-                time.sleep(_PAUSE_SECONDS)
+        if not _locked(self._descriptor, fcntl.LOCK_EX, patience_seconds):
+            raise TryAgainError(
+                f"another process holds {self._path} for more than {patience_seconds:g} s"
+            )
         try:
             yield
         finally:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+
+@contextmanager
+def held_home(
+    path: Path, *, exclusive: bool, patience_seconds: float = PATIENCE_SECONDS
+) -> Iterator[None]:
+    """Hold a home: for this process alone, as its server, or shared with others like it.
+
+    Raises TryAgainError when a server holds it, and for `exclusive` when commands do for longer
+    than `patience_seconds`.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        # Shared holders come and go; a server stays, so nobody waits for one.
+        is_alone = exclusive and _locked(descriptor, fcntl.LOCK_EX, 0)
+        if not is_alone and not _locked(descriptor, fcntl.LOCK_SH, 0):
+            raise _is_served(path, descriptor)
+        if exclusive and not is_alone and not _locked(descriptor, fcntl.LOCK_EX, patience_seconds):
+            raise TryAgainError(
+                f"home {path.parent.parent} is held by other commands for more than "
+                f"{patience_seconds:g} s"
+            )
+        if exclusive:
+            os.pwrite(descriptor, f"volcrypt kms serve (process {os.getpid()})\n".encode(), 0)
+        try:
+            yield
+        finally:
+            if exclusive:
+                os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def _is_served(path: Path, descriptor: int) -> TryAgainError:
+    # A server that begins holds the lock for a moment before it has written who it is.
+    name = os.pread(descriptor, _MAX_HOLDER_BYTES, 0).decode(errors="replace").strip()
+    return TryAgainError(
+        f"home {path.parent.parent} is held by {name or 'a server that is starting'}",
+        hint="use that server, or stop it",
+    )
+
+
+def _locked(descriptor: int, kind: int, patience_seconds: float) -> bool:
+    """Whether the lock could be had within this time."""
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return True

@@ -9,39 +9,66 @@
 
 No effect without a record: a record that cannot be written ends the request. An effect that fails
 after its record gets a second record with the same request id.
+
+Requests that read, or change nothing but a counter of calls, go through step 1 together: their
+records are one append and one sync, whatever their number. What each of them changes is decided
+with it, before the records; so a call that is one too many is recorded as refused. A request that
+changes rows has the transaction for itself. The order of the requests is kept.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from itertools import groupby, islice
 from typing import Any, Final, TypeVar
-from uuid import uuid4
 
-import msgspec
-
-from volcrypt.errors import (
-    DryRunSucceededError,
-    KmsError,
-    KmsInternalError,
-    VolcryptError,
-)
-from volcrypt.formats.audit_record import AuditEvent, Resource, UserIdentity
+from volcrypt.errors import DryRunSucceededError, KmsInternalError, VolcryptError
+from volcrypt.formats.audit_record import AuditEvent, Resource
 from volcrypt.kms.attempt import Attempt, Effect
 from volcrypt.kms.audit import AuditLog
+from volcrypt.kms.audit_events import new_id, request_event, service_event
 from volcrypt.kms.catalog import Catalog
 from volcrypt.kms.messages.base import Request
-from volcrypt.kms.model import Caller, volume_service
-from volcrypt.kms.protocol import READ_ONLY_OPERATIONS, audit_parameters, check_limits
+from volcrypt.kms.model import Caller
+from volcrypt.kms.protocol import audit_parameters, check_limits
 from volcrypt.kms.view import Change, View
 
 T = TypeVar("T")
+MAX_BATCH: Final = 64
+"""So many requests share a transaction at most: more would not be faster, and make others wait."""
 _DRY_RUN: Final = "The request would have succeeded, but the DryRun option is set."
-_SERVICE: Final = "kms.amazonaws.com"
-MAX_PARAMETER_BYTES: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A request, and what decides it; `request` is None where it could not be read.
+
+    `changes_rows` is False where it shares a transaction with others: then `decide` must not rely
+    on what the others change, and its change must be possible to leave out. `request_id` stands in
+    its records; one is made where there is none.
+    """
+
+    caller: Caller
+    operation: str
+    account: str
+    region: str
+    request: Request[Any] | None
+    decide: Callable[[Attempt], Effect[Any]]
+    changes_rows: bool
+    request_id: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Step:
+    """A decided job: exactly one of `effect` and `error` is there."""
+
+    attempt: Attempt
+    effect: Effect[Any] | None = None
+    error: VolcryptError | None = None
 
 
 class Performer:
-    """Carries out requests for one account and region. Safe for several threads."""
+    """Carries out requests for all accounts and regions of a home. Safe for several threads."""
 
     def __init__(
         self,
@@ -52,100 +79,132 @@ class Performer:
         region: str,
         clock: Callable[[], float],
     ) -> None:
+        """`account` and `region` are the home's own, for what concerns the log itself."""
         self._catalog = catalog
         self._audit = audit
         self._account = account
         self._region = region
         self._clock = clock
 
-    def perform(
-        self,
-        caller: Caller,
-        operation: str,
-        request: Request[Any] | None,
-        decide: Callable[[Attempt], Effect[T]],
-    ) -> T:
-        """Raises what `decide` and the effect raise, and when no record can be written
-        NoSpaceError, AuditChainError, KmsInternalError or TryAgainError."""
-        attempt: Attempt | None = None
-        try:
-            with self._catalog.changing() as change:
-                attempt = Attempt(
-                    caller=caller,
-                    operation=operation,
-                    account=self._account,
-                    region=self._region,
-                    change=change,
-                    parameters=_recordable_parameters(request),
-                    request_id=str(uuid4()),
-                )
-                effect, refusal = _decide(attempt, request, decide)
-                self._record(attempt, refusal)
-                if effect is not None and effect.change is not None:
-                    effect.change(change)
-        except VolcryptError as error:
-            if attempt is not None and attempt.change.has_new_audit_head:
-                # Its record says that it was to happen, and nothing of the transaction did.
-                self._record_failure(attempt, error)
-            raise
-        if effect is None:
-            assert refusal is not None, "internal error: neither effect nor refusal"
-            raise refusal
-        try:
-            return effect.act()
-        except VolcryptError as error:
-            self._record_failure(attempt, error)
-            raise
+    def perform_all(self, jobs: Sequence[Job]) -> list[Any]:
+        """For each job what its effect gives, or the VolcryptError that ended it: what `decide`
+        and the effect raise, and when no record can be written NoSpaceError, AuditChainError,
+        KmsInternalError or TryAgainError."""
+        results: list[Any] = []
+        for changes_rows, alike in groupby(jobs, key=lambda job: job.changes_rows):
+            for batch in _batches(alike, 1 if changes_rows else MAX_BATCH):
+                results += self._perform_batch(batch)
+        return results
 
     def perform_by_service(
         self,
         operation: str,
-        key: Resource,
+        key: Resource | None,
         effect: Callable[[Change], None],
         *,
         is_due: Callable[[View], bool],
+        account: str | None = None,
+        region: str | None = None,
     ) -> None:
         """What the KMS does of its own accord, as an event of the service; nothing, and no event,
-        if it is not due any more."""
+        if it is not due any more. `account` and `region` are the key's, the home's without one."""
         with self._catalog.changing() as change:
             if is_due(change):
-                details = {"keyId": key.arn}
-                self._append(change, self._service_event(operation, details, resources=[key]))
+                event = service_event(
+                    operation,
+                    {} if key is None else {"keyId": key.arn},
+                    account=account or self._account,
+                    region=region or self._region,
+                    resources=[] if key is None else [key],
+                    now=self._clock(),
+                )
+                self._append(change, [event])
                 effect(change)
 
-    def _record_failure(self, attempt: Attempt, error: VolcryptError) -> None:
-        """The second record. That it cannot be written must not hide why the request failed."""
-        with suppress(VolcryptError), self._catalog.changing() as attempt.change:
-            self._record(attempt, error)
-
-    def _record(self, attempt: Attempt, error: VolcryptError | None) -> None:
-        caller = attempt.caller
-        event = AuditEvent(
-            user_identity=UserIdentity(
-                type="Root" if caller.is_root else "IAMUser",
-                arn=caller.arn,
-                account_id=caller.account,
-                invoked_by=volume_service(self._region) if caller.via_service else None,
-            ),
-            event_time=self._now(),
-            event_name=attempt.operation,
-            aws_region=self._region,
-            source_ip_address=caller.source_address,
-            user_agent=caller.user_agent,
-            error_code=None if error is None else _code_of(error),
-            error_message=None if error is None else _utf8(str(error)),
-            request_parameters=attempt.parameters,
-            response_elements=None if error is not None else attempt.response_elements,
-            request_id=attempt.request_id,
-            event_id=str(uuid4()),
-            read_only=attempt.operation in READ_ONLY_OPERATIONS,
-            resources=list(attempt.resources),
-            recipient_account_id=self._account,
+    def record_event(self, name: str, details: dict[str, Any]) -> None:
+        """An event of the home's service that is about no key."""
+        event = service_event(
+            name,
+            details,
+            account=self._account,
+            region=self._region,
+            resources=[],
+            now=self._clock(),
         )
-        self._append(attempt.change, event)
+        with self._catalog.changing() as change:
+            self._append(change, [event])
 
-    def _append(self, change: Change, event: AuditEvent) -> None:
-        head = self._audit.append(change.audit_head, [event], recovery=self._recovery_event)
+    def _perform_batch(self, jobs: Sequence[Job]) -> list[Any]:
+        steps: list[_Step] = []
+        _, error = _attempted(lambda: self._record_and_change(jobs, steps))
+        if error is None:
+            return self._act(steps)
+        allowed = [step.attempt for step in steps if step.effect is not None]
+        if allowed and allowed[0].change.has_new_audit_head:
+            # Their records say that it was to happen, and nothing of the transaction did.
+            self._record_failures([(attempt, error) for attempt in allowed])
+        return [error] * len(jobs)
+
+    def _record_and_change(self, jobs: Sequence[Job], steps: list[_Step]) -> None:
+        with self._catalog.changing() as change:
+            steps += [self._decide(job, change) for job in jobs]
+            now = self._clock()
+            self._append(change, [request_event(s.attempt, s.error, now=now) for s in steps])
+            for job, step in zip(jobs, steps, strict=True):
+                if job.changes_rows:
+                    _change(step.effect, change)
+
+    def _decide(self, job: Job, change: Change) -> _Step:
+        """What the job's effect is, or why it is refused."""
+        attempt = Attempt(
+            caller=job.caller,
+            operation=job.operation,
+            account=job.account,
+            region=job.region,
+            change=change,
+            request=job.request,
+            now=self._clock(),
+            parameters=None if job.request is None else audit_parameters(job.request),
+            request_id=job.request_id or new_id(),
+        )
+
+        def decide() -> Effect[Any]:
+            if job.request is not None:
+                check_limits(job.request)
+            effect = job.decide(attempt)
+            if getattr(job.request, "dry_run", False):
+                raise DryRunSucceededError(_DRY_RUN)
+            if not job.changes_rows:
+                _change(effect, change)
+            return effect
+
+        effect, error = _attempted(decide)
+        return _Step(attempt=attempt, effect=effect, error=error)
+
+    def _act(self, steps: Sequence[_Step]) -> list[Any]:
+        results: list[Any] = []
+        failures: list[tuple[Attempt, VolcryptError]] = []
+        for step in steps:
+            if step.effect is None:
+                results.append(step.error)
+                continue
+            result, error = _attempted(step.effect.act)
+            if error is not None:
+                failures.append((step.attempt, error))
+            results.append(result if error is None else error)
+        self._record_failures(failures)
+        return results
+
+    def _record_failures(self, failures: Sequence[tuple[Attempt, VolcryptError]]) -> None:
+        """The second records. That they cannot be written must not hide why the requests failed."""
+        if failures:
+            now = self._clock()
+            events = [request_event(attempt, error, now=now) for attempt, error in failures]
+            with suppress(VolcryptError), self._catalog.changing() as change:
+                self._append(change, events)
+
+    def _append(self, change: Change, events: Sequence[AuditEvent]) -> None:
+        head = self._audit.append(change.audit_head, events, recovery=self._recovery_event)
         change.set_audit_head(head)
 
     def _recovery_event(self, record_count: int, byte_count: int) -> AuditEvent:
@@ -153,65 +212,34 @@ class Performer:
             "unsealedRecordsTakenOver": record_count,
             "unfinishedBytesCutOff": byte_count,
         }
-        return self._service_event("RecoverAuditLog", details, resources=[])
-
-    def _service_event(
-        self, operation: str, details: dict[str, Any], *, resources: list[Resource]
-    ) -> AuditEvent:
-        return AuditEvent(
-            user_identity=UserIdentity(
-                type="AWSService", account_id=self._account, invoked_by=_SERVICE
-            ),
-            event_time=self._now(),
-            event_name=operation,
-            aws_region=self._region,
-            source_ip_address=_SERVICE,
-            user_agent=_SERVICE,
-            request_parameters=None,
-            response_elements=None,
-            request_id=str(uuid4()),
-            event_id=str(uuid4()),
-            read_only=False,
-            resources=resources,
-            event_type="AwsServiceEvent",
-            recipient_account_id=self._account,
-            service_event_details=details,
+        return service_event(
+            "RecoverAuditLog",
+            details,
+            account=self._account,
+            region=self._region,
+            resources=[],
+            now=self._clock(),
         )
 
-    def _now(self) -> str:
-        return datetime.fromtimestamp(self._clock(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+def _change(effect: Effect[Any] | None, change: Change) -> None:
+    if effect is not None and effect.change is not None:
+        effect.change(change)
 
 
-def _decide(
-    attempt: Attempt, request: Request[Any] | None, decide: Callable[[Attempt], Effect[T]]
-) -> tuple[Effect[T] | None, VolcryptError | None]:
-    """What `decide` says, or why it refuses."""
+def _attempted(function: Callable[[], T]) -> tuple[T | None, VolcryptError | None]:
+    """What it gives, or why it failed. A bug is an answer too: it must not take the other requests
+    with it, and what it did is recorded like any other failure."""
     try:
-        if request is not None:
-            check_limits(request)
-        effect = decide(attempt)
+        return function(), None
     except VolcryptError as error:
         return None, error
-    if getattr(request, "dry_run", False):
-        return None, DryRunSucceededError(_DRY_RUN)
-    return effect, None
+    except Exception as bug:
+        fault = KmsInternalError(f"internal error: {type(bug).__name__}")
+        fault.__cause__ = bug
+        return None, fault
 
 
-def _recordable_parameters(request: Request[Any] | None) -> dict[str, Any] | None:
-    """None for what is too long or no valid text; such a request is refused."""
-    if request is None:
-        return None
-    parameters = audit_parameters(request)
-    try:
-        size = len(msgspec.json.encode(parameters))
-    except UnicodeEncodeError:
-        return None
-    return parameters if size <= MAX_PARAMETER_BYTES else None
-
-
-def _code_of(error: VolcryptError) -> str:
-    return error.code if isinstance(error, KmsError) else KmsInternalError.code
-
-
-def _utf8(text: str) -> str:
-    return text.encode(errors="replace").decode()
+def _batches(jobs: Iterator[Job], size: int) -> Iterator[list[Job]]:
+    while batch := list(islice(jobs, size)):
+        yield batch

@@ -1,16 +1,23 @@
-"""What the catalogue's seals cover: items, the index of a kind, the seal itself. Pure.
+"""What the catalogue's seals cover: items, buckets, the seal itself. Pure.
 
-The rules stand in `catalog`; here are the values and the exact bytes under each MAC.
+The rules stand in `catalog`; here are the values and the exact bytes under each MAC and hash.
 """
 
-import hashlib
 import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Final, Protocol
+from hashlib import sha256
+from typing import Any, Final, Protocol, TypeVar
+
+import msgspec
 
 from volcrypt.formats.audit_record import AuditHead
 
+T = TypeVar("T")
+BUCKETS: Final = 1024
+"""Parts of a kind that are hashed one by one; fixed, because the seal's roots depend on it."""
+MAC_BYTES: Final = 32
+HASH_BYTES: Final = 32
 _LENGTH: Final = struct.Struct(">I")
 
 
@@ -29,11 +36,21 @@ class Item:
     body: bytes = field(repr=False)
     name: str | None = None
     owner: str | None = None
+    _value: Any = field(default=None, init=False, repr=False, compare=False)
+
+    def decoded(self, type_: type[T]) -> T:
+        """The body, which is JSON, as a value of `type_`; decoded once. Not to be changed."""
+        if type(self._value) is not type_:
+            # Two threads may both do it, and one of two equal values stays.
+            object.__setattr__(self, "_value", msgspec.json.decode(self.body, type=type_))
+        value: T = self._value
+        return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seal:
-    """Body of the seal. `roots` holds 64 hexadecimal digits for every kind that has items."""
+    """Body of the seal. `roots` holds 64 hexadecimal digits for every kind that has items;
+    `audit` is the head of the audit log when the catalogue changed last."""
 
     counter: int
     roots: dict[str, str]
@@ -42,37 +59,36 @@ class Seal:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the root of a kind covers of one item, beside its id."""
+    """What a bucket's hash covers of one item, beside its id."""
 
     mac: bytes
     name: str | None
     owner: str | None
 
 
-class Index:
-    """All items of one kind, without their bodies; never changed once made."""
-
-    def __init__(self, entries: dict[str, Entry]) -> None:
-        self.entries = entries
-
-    @cached_property
-    def ids(self) -> list[str]:
-        return sorted(self.entries)
-
-    @cached_property
-    def names(self) -> dict[str, str]:
-        return {e.name: id_ for id_, e in self.entries.items() if e.name is not None}
-
-    @cached_property
-    def root(self) -> str:
-        digest = hashlib.sha256()
-        for id_ in self.ids:
-            entry = self.entries[id_]
-            digest.update(_fields(id_, entry.name, entry.owner) + entry.mac)
-        return digest.hexdigest()
+def bucket_of(id_: str) -> int:
+    """The bucket of the item of that id."""
+    return int.from_bytes(sha256(id_.encode(errors="surrogatepass")).digest()[:2]) % BUCKETS
 
 
-EMPTY: Final = Index({})
+def bucket_hash(entries: Mapping[str, Entry]) -> bytes:
+    """Over all items of a bucket, in the order of their ids."""
+    parts: list[bytes] = []
+    for id_ in sorted(entries):
+        entry = entries[id_]
+        parts += (_fields(id_, entry.name, entry.owner), entry.mac)
+    return sha256(b"".join(parts)).digest()
+
+
+EMPTY_BUCKET: Final = bucket_hash({})
+
+
+def root_of(hashes: Sequence[bytes]) -> str:
+    """Over the hashes of all buckets of a kind."""
+    return sha256(b"".join(hashes)).hexdigest()
+
+
+EMPTY_ROOT: Final = root_of([EMPTY_BUCKET] * BUCKETS)
 
 
 def _fields(*texts: str | None) -> bytes:
@@ -90,4 +106,4 @@ def item_text(item: Item) -> bytes:
 
 
 def seal_text(body: bytes) -> bytes:
-    return _fields("volcrypt catalogue seal 1") + body
+    return _fields("volcrypt catalogue seal 2") + body

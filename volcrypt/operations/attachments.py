@@ -24,6 +24,7 @@ from volcrypt.geometry import CHUNK_BYTES, chunk_range
 from volcrypt.names import VolumeId
 from volcrypt.operations.file_systems import run_program
 from volcrypt.operations.home import Home
+from volcrypt.operations.mount_grants import retire_grant
 from volcrypt.operations.mounts import (
     Launch,
     Mounted,
@@ -232,6 +233,7 @@ def detach_volume(home: Home, volume: str) -> VolumeId:
     elif mount_at(point) is not None:
         remove_dead_mount(point)
     _remove_empty(point)
+    retire_grant(home, known.volume_id)
     if lost is not None:
         raise lost
     return known.volume_id

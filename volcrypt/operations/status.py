@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 
-from volcrypt.errors import FormatError, MountError, TryAgainError, VolcryptError
+from volcrypt.errors import AccessDeniedError, FormatError, MountError, TryAgainError, VolcryptError
 from volcrypt.formats.manifest import Manifest
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.kms.messages.keys import ListKeysRequest
@@ -35,12 +35,13 @@ class InUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """A home at a glance. `workflows` are (source volume, next step)."""
+    """A home at a glance. `workflows` are (source volume, next step); `keys` is None for who may
+    not list them."""
 
     home: str
     account: str
     region: str
-    keys: int
+    keys: int | None
     volumes: int
     unencrypted_volumes: int
     damaged: list[str]
@@ -106,12 +107,15 @@ def owner_of(home: Home, volume_id: VolumeId) -> OwnerRecord | None:
         return None
 
 
-def count_keys(home: Home) -> int:
-    """How many KMS keys the account has."""
+def count_keys(home: Home) -> int | None:
+    """How many KMS keys the account has; None for who may not list them."""
     marker: str | None = None
     count = 0
     while True:
-        response = home.kms.perform(home.caller, ListKeysRequest(limit=1000, marker=marker))
+        try:
+            response = home.kms.perform(home.caller, ListKeysRequest(limit=1000, marker=marker))
+        except AccessDeniedError:
+            return None
         count += len(response.keys)
         if not response.truncated:
             return count

@@ -24,6 +24,7 @@ from volcrypt.operations import workflows
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import KeyChoice, choose_key, unwrap_key, volume_context
 from volcrypt.operations.leftovers import remove_leftovers
+from volcrypt.operations.mount_grants import retire_grant
 from volcrypt.operations.placement import (
     THIN,
     Placement,
@@ -235,6 +236,7 @@ def delete_volume(home: Home, volume: str) -> Deleted:
         record = load_record(home, volume_id)
         if record.device is not None:
             kept = nominal_data_path(home, record)
+    retire_grant(home, volume_id)
     with ExitStack() as held:
         if directory.exists():
             held.enter_context(hold_volume(directory, purpose="delete"))

@@ -1,0 +1,130 @@
+"""The wire without sockets: the ASGI application on a KMS in memory."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.fakes.access_keys import MemoryAccessKeys
+from tests.fakes.kms import MemoryKms, memory_kms
+from tests.wire.signing import NOW, signed
+from volcrypt.wire.app import KmsApp
+from volcrypt.wire.credentials import Credentials
+from volcrypt.wire.engine import MAX_WAITING, Engine
+from volcrypt.wire.flood import FloodGuard
+from volcrypt.wire.signature import HttpRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Got:
+    """An answer."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def code(self) -> str:
+        """The error's."""
+        code: str = self.json["__type"]
+        return code
+
+
+class Wire:
+    """The application, its engine, and all that they stand on."""
+
+    def __init__(
+        self,
+        kms: MemoryKms,
+        *,
+        guard: FloodGuard | None = None,
+        regions: frozenset[str] = frozenset(),
+        max_waiting: int = MAX_WAITING,
+    ) -> None:
+        self.kms = kms
+        self.runner = asyncio.Runner()
+        self.access_keys = MemoryAccessKeys()
+        self.guard = guard or FloodGuard()
+        self.bugs: list[BaseException] = []
+        self.engine = Engine(kms.service, report=self.bugs.append, max_waiting=max_waiting)
+        credentials = Credentials(self.access_keys, self.engine, clock=lambda: NOW, regions=regions)
+        self.app = KmsApp(
+            kms.service,
+            self.engine,
+            credentials,
+            self.guard,
+            report=self.bugs.append,
+            monotonic=lambda: 0.0,
+        )
+
+    def start(self) -> None:
+        async def run() -> None:
+            self.engine.start()
+
+        self.runner.run(run())
+
+    def stop(self) -> None:
+        self.runner.run(self.engine.stop())
+        self.runner.close()
+
+    def send(self, *requests: HttpRequest, address: str = "192.0.2.7") -> list[Got]:
+        """The answers to requests that are sent at once."""
+
+        async def run() -> list[Got]:
+            return await asyncio.gather(*(self._send(r, address) for r in requests))
+
+        return self.runner.run(run())
+
+    async def _send(self, request: HttpRequest, address: str) -> Got:
+        sent: list[Any] = []
+        incoming = [{"type": "http.request", "body": request.body, "more_body": False}]
+
+        async def receive() -> Any:
+            return incoming.pop()
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": request.method,
+            "raw_path": request.path.encode("latin-1"),
+            "query_string": request.query.encode("latin-1"),
+            "headers": [(n.encode("latin-1"), v.encode("latin-1")) for n, v in request.headers],
+            "client": (address, 12345),
+        }
+        await self.app(scope, receive, send)
+        start, body = sent
+        headers = {name.decode(): value.decode() for name, value in start["headers"]}
+        assert headers["content-length"] == str(len(body["body"]))
+        return Got(status=start["status"], headers=headers, body=body["body"])
+
+
+def request(operation: str, members: Any = None, **options: Any) -> HttpRequest:
+    """A signed request for an operation; `members` that are bytes go as they are."""
+    body = members if isinstance(members, bytes) else json.dumps(members or {}).encode()
+    headers = {
+        "Content-Type": "application/x-amz-json-1.1",
+        "X-Amz-Target": f"TrentService.{operation}",
+    }
+    return signed(headers=headers, body=body, **options)
+
+
+@contextmanager
+def wire_on(directory: Path, **options: Any) -> Iterator[Wire]:
+    """Nothing that the wire is asked may end in a bug: that is checked at the end."""
+    with memory_kms(directory) as kms:
+        wire = Wire(kms, **options)
+        wire.start()
+        try:
+            yield wire
+        finally:
+            wire.stop()
+        assert wire.bugs == []

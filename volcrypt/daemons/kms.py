@@ -1,0 +1,298 @@
+"""`volcrypt kms serve`: the process that holds a home and serves its KMS.
+
+    loop      connections (wire.http, wire.app), the home's socket, timers, signals
+    engine    one thread: HSM, catalogue, audit log (wire.engine)
+
+The process holds HOME/kms/serving exclusively from before the KMS is opened until after it is
+closed; other processes of the home then go through its socket. It ends at SIGTERM, SIGINT or
+SIGHUP: no new requests, what was begun is finished, the home is closed. A kill at any moment loses
+nothing that was acknowledged; what it leaves (the socket's file, a lock) is taken over by the next
+one.
+"""
+
+import asyncio
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from email.utils import formatdate
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import uvloop
+from uvicorn.server import ServerState
+
+from volcrypt.confinement import forbid_dumps, lock_memory
+from volcrypt.daemons.notify import notify
+from volcrypt.errors import VolcryptError
+from volcrypt.kms.home import open_kms
+from volcrypt.kms.key_stores import NO_CLUSTERS
+from volcrypt.kms.remote_store import Cluster
+from volcrypt.kms.service import KmsService
+from volcrypt.wire.app import KmsApp
+from volcrypt.wire.credentials import AccessKeys, Credentials
+from volcrypt.wire.engine import Engine
+from volcrypt.wire.flood import FloodGuard
+from volcrypt.wire.home_messages import SOCKET_NAME
+from volcrypt.wire.home_socket import HomeSocket
+from volcrypt.wire.http import MAX_CONNECTIONS, REQUEST_SECONDS, BoundedProtocol, make_config
+from volcrypt.wire.listener import (
+    DEFAULT_LISTEN,
+    Listener,
+    listen_tcp,
+    listen_unix,
+    make_tls,
+    passed_listeners,
+)
+
+MAINTENANCE_SECONDS: Final = 60.0
+SUMMARY_SECONDS: Final = 60.0
+STOP_SECONDS: Final = 15.0
+_OTHER_DESCRIPTORS: Final = 128
+_TICK_SECONDS: Final = 1.0
+_TLS_HANDSHAKE_SECONDS: Final = 10.0
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_UNAUTHENTICATED: Final = "UnauthenticatedRequests"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where to listen, for whom, and what a connection may do. `regions` are those that are served,
+    all when empty."""
+
+    listen: str | None = None
+    socket: Path | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    regions: frozenset[str] = frozenset()
+    request_seconds: float = REQUEST_SECONDS
+    max_connections: int = MAX_CONNECTIONS
+
+
+def open_listeners(endpoint: Endpoint) -> list[Listener]:
+    """Everything that can be wrong with an address, before the HSM is touched.
+
+    Raises ConfigurationError and InvalidArgumentError.
+    """
+    tls = None
+    if endpoint.tls_certificate is not None and endpoint.tls_key is not None:
+        tls = make_tls(endpoint.tls_certificate, endpoint.tls_key)
+    listeners = passed_listeners(os.environ, os.getpid(), tls)
+    if endpoint.socket is not None:
+        listeners.append(listen_unix(endpoint.socket))
+    if endpoint.listen is not None or not listeners:
+        listeners.append(listen_tcp(endpoint.listen or DEFAULT_LISTEN, tls))
+    return listeners
+
+
+def serve(
+    directory: Path,
+    runtime: Path,
+    *,
+    account: str,
+    region: str,
+    pin: bytearray | None,
+    endpoint: Endpoint,
+    access_keys: Callable[[KmsService], AccessKeys],
+    ready: Callable[[Sequence[str]], None],
+    clusters: Mapping[str, Cluster] = NO_CLUSTERS,
+) -> None:
+    """Serve the KMS in `directory` until a signal says stop; `ready` is told the URLs.
+
+    Raises ConfigurationError for addresses that cannot be listened on, TryAgainError when another
+    process holds the home, and what `open_kms` raises.
+    """
+    forbid_dumps()
+    lock_memory()
+    endpoint = replace(endpoint, max_connections=_connections_for(endpoint.max_connections))
+    listeners = open_listeners(endpoint)
+    try:
+        with open_kms(
+            directory,
+            runtime,
+            account=account,
+            region=region,
+            pin=pin,
+            exclusive=True,
+            clusters=clusters,
+        ) as service:
+            home_listener = listen_unix(runtime / SOCKET_NAME)
+            daemon = Daemon(service, access_keys(service), endpoint)
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(daemon.run(listeners, home_listener, ready))
+            (runtime / SOCKET_NAME).unlink(missing_ok=True)
+    finally:
+        for listener in listeners:
+            listener.socket.close()
+        if endpoint.socket is not None:
+            endpoint.socket.unlink(missing_ok=True)
+
+
+def _connections_for(wanted: int) -> int:
+    """As many connections as are wanted, if the limit on descriptors lets us."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = wanted + _OTHER_DESCRIPTORS
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return max(limit - _OTHER_DESCRIPTORS, 1)
+
+
+class Daemon:
+    """Everything that runs on the loop, from the first listener to the last answer."""
+
+    def __init__(self, service: KmsService, access_keys: AccessKeys, endpoint: Endpoint) -> None:
+        self._service = service
+        self._endpoint = endpoint
+        self._guard = FloodGuard()
+        self._engine = Engine(service, report=report_bug)
+        credentials = Credentials(
+            access_keys, self._engine, clock=time.time, regions=endpoint.regions
+        )
+        self._app = KmsApp(
+            service,
+            self._engine,
+            credentials,
+            self._guard,
+            report=report_bug,
+            monotonic=time.monotonic,
+        )
+        self._config = make_config(self._app)
+        self._state = ServerState()
+        self._home_socket = HomeSocket(service, self._engine, owner=os.geteuid(), report=report_bug)
+        self._servers: list[asyncio.Server] = []
+
+    async def run(
+        self,
+        listeners: Sequence[Listener],
+        home_listener: Listener,
+        ready: Callable[[Sequence[str]], None],
+    ) -> None:
+        """Serve until a signal says stop."""
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_report_from_loop)
+        stop = asyncio.Event()
+        for number in _STOP_SIGNALS:
+            loop.add_signal_handler(number, stop.set)
+        self._engine.start()
+        try:
+            await self._start(listeners, home_listener)
+            async with asyncio.TaskGroup() as group:
+                timers = [
+                    group.create_task(_every(_TICK_SECONDS, self._tick)),
+                    group.create_task(_every(SUMMARY_SECONDS, self._summarise)),
+                    group.create_task(_every(MAINTENANCE_SECONDS, self._maintain)),
+                ]
+                ready([listener.url for listener in listeners])
+                notify("READY=1")
+                await stop.wait()
+                notify("STOPPING=1")
+                for timer in timers:
+                    timer.cancel()
+            await self._stop()
+            await self._summarise()
+        finally:
+            await self._engine.stop()
+
+    async def _start(self, listeners: Sequence[Listener], home_listener: Listener) -> None:
+        loop = asyncio.get_running_loop()
+        await self._tick()
+        for listener in listeners:
+            self._servers.append(
+                await loop.create_server(
+                    partial(
+                        BoundedProtocol,
+                        self._config,
+                        self._state,
+                        count=self._count,
+                        loop=loop,
+                        max_connections=self._endpoint.max_connections,
+                        request_seconds=self._endpoint.request_seconds,
+                    ),
+                    sock=listener.socket,
+                    ssl=listener.tls,
+                    ssl_handshake_timeout=_TLS_HANDSHAKE_SECONDS if listener.tls else None,
+                )
+            )
+        self._servers.append(await self._home_socket.listen(home_listener.socket))
+
+    async def _stop(self) -> None:
+        """Finish what was begun; what takes too long is cut off."""
+        for server in self._servers:
+            server.close()
+        for connection in list(self._state.connections):
+            connection.shutdown()
+        if self._state.tasks:
+            await asyncio.wait(self._state.tasks, timeout=STOP_SECONDS)
+        self._home_socket.close_connections()
+        for connection in list(self._state.connections):
+            connection.transport.abort()
+
+    async def _tick(self) -> None:
+        """The Date header, and connections that keep us waiting."""
+        self._state.default_headers = [(b"date", formatdate(time.time(), usegmt=True).encode())]
+        now = asyncio.get_running_loop().time()
+        for connection in list(self._state.connections):
+            if isinstance(connection, BoundedProtocol):
+                connection.sweep(now)
+
+    async def _summarise(self) -> None:
+        """One audit record for all requests of nobody since the last one."""
+        summary = self._guard.take_summary()
+        if summary is not None:
+            await self._guarded(lambda: self._service.record_event(_UNAUTHENTICATED, summary))
+
+    async def _maintain(self) -> None:
+        await self._guarded(self._service.maintain)
+
+    async def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            await self._engine.run(work)
+        except VolcryptError as error:
+            report_bug(error)  # the next turn tries again
+
+    def _count(self, address: str, code: str) -> None:
+        self._guard.note_failure(address, code, time.monotonic())
+
+
+async def _every(seconds: float, work: Callable[[], Any]) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        await work()
+
+
+_LAST_REPORT: dict[str, float] = {}
+_REPORT_SECONDS: Final = 60.0
+_MAX_KINDS: Final = 100
+
+
+def report_bug(error: BaseException) -> None:
+    """One line on standard error per kind of error and minute; never a value from a request."""
+    kind = type(error).__name__
+    text = str(error) if isinstance(error, VolcryptError) else _place_of(error)
+    now = time.monotonic()
+    if now - _LAST_REPORT.get(kind, -_REPORT_SECONDS) >= _REPORT_SECONDS:
+        if len(_LAST_REPORT) < _MAX_KINDS:
+            _LAST_REPORT[kind] = now
+        sys.stderr.write(f"volcrypt kms: {kind}: {text}\n")
+
+
+def _place_of(error: BaseException) -> str:
+    """Where it was raised: the text of a foreign error may quote a request."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    if traceback is None:
+        return "internal error"
+    code = traceback.tb_frame.f_code
+    return f"internal error at {code.co_filename}:{traceback.tb_lineno}"
+
+
+def _report_from_loop(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    error = context.get("exception")
+    if isinstance(error, Exception) and not isinstance(error, OSError):
+        report_bug(error)

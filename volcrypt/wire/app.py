@@ -1,0 +1,238 @@
+"""What becomes of an HTTP request: an ASGI application. Knows no sockets.
+
+    who        authenticate (credentials), with a limit for those who fail (flood)
+    what       operation and members; what cannot be read is recorded as a refusal
+    do         one turn of the engine
+    answer     as AWS writes it, with the request id that the audit log has
+
+A request that does not say truly who it is from is counted, not recorded: see `flood`.
+"""
+
+import json
+import os
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import replace
+from typing import Any, Final
+
+from volcrypt.errors import (
+    IncompleteSignatureError,
+    InvalidSignatureError,
+    KmsError,
+    KmsInternalError,
+    MissingAuthenticationError,
+    ThrottlingError,
+    UnknownOperationError,
+    UnrecognizedClientError,
+    UnsupportedOperationError,
+    VolcryptError,
+)
+from volcrypt.kms.messages.base import Request
+from volcrypt.kms.protocol import MAX_JSON_BYTES, OPERATIONS, decode_request, parse_json
+from volcrypt.kms.service import Call, KmsService, Refusal
+from volcrypt.wire.credentials import Credentials, Known, caller_of
+from volcrypt.wire.engine import Checked, Engine
+from volcrypt.wire.flood import FloodGuard
+from volcrypt.wire.messages import (
+    JSON_TYPE,
+    KMS,
+    STS,
+    Answer,
+    check_sts_action,
+    kms_answer,
+    kms_error,
+    kms_operation,
+    service_of,
+    sts_answer,
+    sts_error,
+)
+from volcrypt.wire.signature import Claim, HttpRequest
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+_LOCAL: Final = "localhost"
+_OF_NOBODY: Final = (
+    MissingAuthenticationError,
+    IncompleteSignatureError,
+    UnrecognizedClientError,
+    InvalidSignatureError,
+    UnknownOperationError,
+)
+TOO_LARGE: Final = "RequestEntityTooLargeException"
+
+
+class RequestIds:
+    """Random UUIDs (RFC 9562, version 4), drawn in bulk: each call of the system lets go of the
+    interpreter lock, and getting it back costs more than the digits."""
+
+    _COUNT: Final = 256
+
+    def __init__(self) -> None:
+        self._left: list[str] = []
+
+    def next(self) -> str:
+        if not self._left:
+            digits = os.urandom(16 * self._COUNT).hex()
+            self._left = [digits[at : at + 32] for at in range(0, len(digits), 32)]
+        text = self._left.pop()
+        variant = "89ab"[int(text[16], 16) & 3]
+        return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
+
+
+class KmsApp:
+    """The ASGI application."""
+
+    def __init__(
+        self,
+        service: KmsService,
+        engine: Engine,
+        credentials: Credentials,
+        guard: FloodGuard,
+        *,
+        report: Callable[[BaseException], None],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._service = service
+        self._engine = engine
+        self._credentials = credentials
+        self._guard = guard
+        self._report = report
+        self._monotonic = monotonic
+        self._ids = RequestIds()
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http", "internal error: only HTTP is served"
+        request_id = self._ids.next()
+        body = await _body(receive)
+        if body is None:
+            return  # the client is gone, and nothing was begun
+        address = scope["client"][0] if scope.get("client") else _LOCAL
+        if len(body) > MAX_JSON_BYTES:
+            self._guard.note_failure(address, TOO_LARGE, self._monotonic())
+            answer = too_large()
+        else:
+            answer = await self._answer(_request(scope, body), request_id, address)
+        headers = [
+            (b"x-amzn-requestid", request_id.encode()),
+            (b"content-type", answer.content_type),
+            (b"content-length", str(len(answer.body)).encode()),
+        ]
+        if answer.closes:
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer.body})
+
+    async def _answer(self, request: HttpRequest, request_id: str, address: str) -> Answer:
+        service = KMS
+        try:
+            service = service_of(request)
+            if service == STS:
+                return await self._identify(request, request_id, address)
+            return await self._perform(request, request_id, address)
+        except _OF_NOBODY as error:
+            return self._refuse_nobody(error, service, request_id, address)
+        except VolcryptError as error:
+            return _error(error, service, request_id)
+        except Exception as error:
+            self._report(error)
+            return _error(KmsInternalError("internal error"), service, request_id)
+
+    async def _perform(self, request: HttpRequest, request_id: str, address: str) -> Answer:
+        operation = kms_operation(request)
+        known, claim = await self._authenticate(request, KMS, address)
+        caller = caller_of(known.access_key, request, address=address)
+        service = self._service.scope(caller.account, claim.region)
+        call = Call(
+            service=service,
+            caller=caller,
+            request=_decoded(operation, request.body),
+            request_id=request_id,
+        )
+        checked = Checked(call, self._credentials.check_current, known)
+        try:
+            return kms_answer(await self._engine.perform(checked))
+        except UnrecognizedClientError:
+            self._credentials.forget(claim)
+            raise
+
+    async def _identify(self, request: HttpRequest, request_id: str, address: str) -> Answer:
+        check_sts_action(request)
+        known, claim = await self._authenticate(request, STS, address)
+        try:
+            await self._engine.submit(lambda: self._credentials.check_current(known))
+        except UnrecognizedClientError:
+            self._credentials.forget(claim)
+            raise
+        access_key = known.access_key
+        return sts_answer(
+            account=access_key.account, arn=access_key.principal, request_id=request_id
+        )
+
+    async def _authenticate(
+        self, request: HttpRequest, service: str, address: str
+    ) -> tuple[Known, Claim]:
+        return await self._credentials.authenticate(
+            request,
+            service=service,
+            may_look_up=lambda: self._guard.is_open(address, self._monotonic()),
+        )
+
+    def _refuse_nobody(
+        self, error: KmsError, service: str, request_id: str, address: str
+    ) -> Answer:
+        """Counted; who fails too often is told to wait, and loses the connection."""
+        if self._guard.note_failure(address, error.code, self._monotonic()):
+            return _error(error, service, request_id)
+        return replace(_error(ThrottlingError("Rate exceeded"), service, request_id), closes=True)
+
+
+def too_large() -> Answer:
+    """For a body of more than `MAX_JSON_BYTES`."""
+    body = json.dumps({"__type": TOO_LARGE, "message": "The request is too large."}).encode()
+    return Answer(status=413, content_type=JSON_TYPE, body=body, closes=True)
+
+
+def _error(error: VolcryptError, service: str, request_id: str) -> Answer:
+    return sts_error(error, request_id=request_id) if service == STS else kms_error(error)
+
+
+def _decoded(operation: str, body: bytes) -> Request[Any] | Refusal:
+    """The request, or why it cannot be read."""
+    try:
+        if operation not in OPERATIONS:
+            raise UnsupportedOperationError(f"the operation {operation} is not supported")
+        return decode_request(OPERATIONS[operation].request, parse_json(body))
+    except KmsError as error:
+        return Refusal(operation=operation, error=error)
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """The whole body, or somewhat more than the limit; None when the client went away first."""
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        return None
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body", False):
+        return body
+    parts = bytearray(body)
+    while message.get("more_body", False) and len(parts) <= MAX_JSON_BYTES:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        parts += message.get("body", b"")
+    return bytes(parts)
+
+
+def _request(scope: Message, body: bytes) -> HttpRequest:
+    raw_path: bytes = scope["raw_path"]
+    query: bytes = scope["query_string"]
+    return HttpRequest(
+        method=scope["method"],
+        path=raw_path.decode("latin-1"),
+        query=query.decode("latin-1"),
+        headers=[
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
+        ],
+        body=body,
+    )

@@ -1,0 +1,142 @@
+"""From a signed request to the caller: access keys, and the keys that verify signatures.
+
+A signing key is derived once for an access key, day, region and service, where the HSM is (the
+engine's thread), and kept; the secret that it comes from is not. What is kept may be out of date:
+before a request is carried out, in the engine's thread, `check_current` looks whether its access
+key is still what it was.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from volcrypt.errors import ThrottlingError, UnrecognizedClientError
+from volcrypt.kms.model import Caller
+from volcrypt.wire.engine import Engine
+from volcrypt.wire.signature import (
+    UNKNOWN_KEY,
+    Claim,
+    HttpRequest,
+    check_claim,
+    check_signature,
+    derive_signing_key,
+    read_claim,
+)
+
+MAX_KEPT: Final = 4096
+_USER_AGENT_CHARACTERS: Final = 256
+
+
+class AccessKey(Protocol):
+    """What is known of an access key besides its secret."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def principal(self) -> str:
+        """Whose it is, an ARN."""
+        ...
+
+    @property
+    def account(self) -> str: ...
+    @property
+    def is_active(self) -> bool: ...
+    @property
+    def is_for_volumes(self) -> bool: ...
+
+
+class AccessKeys(Protocol):
+    """Where access keys are; both are called in the engine's thread."""
+
+    def find(self, id_: str, /) -> AccessKey | None: ...
+    def open_secret(self, access_key: AccessKey, /) -> bytearray: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """An access key with what its signatures are verified by."""
+
+    access_key: AccessKey
+    signing_key: bytes
+
+    def __repr__(self) -> str:
+        return f"Known(access_key={self.access_key.id!r}, signing_key=<redacted>)"
+
+
+class Credentials:
+    """Called on the loop's thread, but for what says otherwise."""
+
+    def __init__(
+        self,
+        access_keys: AccessKeys,
+        engine: Engine,
+        *,
+        clock: Callable[[], float],
+        regions: frozenset[str] = frozenset(),
+    ) -> None:
+        """`regions` are those that are served; all of them when empty."""
+        self._access_keys = access_keys
+        self._engine = engine
+        self._clock = clock
+        self._regions = regions
+        self._kept: OrderedDict[tuple[str, str, str, str], Known] = OrderedDict()
+
+    async def authenticate(
+        self, request: HttpRequest, *, service: str, may_look_up: Callable[[], bool]
+    ) -> tuple[Known, Claim]:
+        """Who signed. Raises MissingAuthenticationError, IncompleteSignatureError,
+        UnrecognizedClientError, InvalidSignatureError; ThrottlingError for an access key that is
+        not known yet when `may_look_up` says no."""
+        claim = read_claim(request)
+        check_claim(claim, service=service, now=self._clock(), regions=self._regions)
+        place = (claim.access_key_id, claim.date, claim.region, claim.service)
+        known = self._kept.get(place)
+        if known is None:
+            if not may_look_up():
+                raise ThrottlingError("Rate exceeded")
+            known = await self._engine.submit(lambda: self._look_up(claim))
+            self._kept[place] = known
+            if len(self._kept) > MAX_KEPT:
+                self._kept.popitem(last=False)
+        else:
+            self._kept.move_to_end(place)
+        check_signature(request, claim, known.signing_key)
+        return known, claim
+
+    def forget(self, claim: Claim) -> None:
+        """The access key was changed: look it up again next time."""
+        self._kept.pop((claim.access_key_id, claim.date, claim.region, claim.service), None)
+
+    def check_current(self, known: Known) -> None:
+        """In the engine's thread. Raises UnrecognizedClientError when the access key is not what
+        it was."""
+        if self._access_keys.find(known.access_key.id) != known.access_key:
+            raise UnrecognizedClientError(UNKNOWN_KEY)
+
+    def _look_up(self, claim: Claim) -> Known:
+        """In the engine's thread."""
+        access_key = self._access_keys.find(claim.access_key_id)
+        if access_key is None or not access_key.is_active:
+            raise UnrecognizedClientError(UNKNOWN_KEY)
+        secret = self._access_keys.open_secret(access_key)
+        try:
+            signing_key = derive_signing_key(
+                secret, date=claim.date, region=claim.region, service=claim.service
+            )
+        finally:
+            secret[:] = bytes(len(secret))
+        return Known(access_key=access_key, signing_key=signing_key)
+
+
+def caller_of(access_key: AccessKey, request: HttpRequest, *, address: str) -> Caller:
+    """The principal, with what the audit log says of where it is."""
+    user_agent = request.header("user-agent") or "unknown"
+    return Caller(
+        arn=access_key.principal,
+        account=access_key.account,
+        via_service=access_key.is_for_volumes,
+        source_address=address,
+        user_agent=user_agent.encode(errors="replace").decode()[:_USER_AGENT_CHARACTERS],
+        access_key_id=access_key.id,
+    )

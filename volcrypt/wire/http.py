@@ -1,0 +1,180 @@
+"""What one HTTP connection may do: uvicorn's protocol with limits on size, time and number.
+
+uvicorn bounds neither headers nor bodies, and waits for ever for a request that was begun. Here:
+
+- headers of a request, and what is pipelined behind it, are bounded; a body that says that it is
+  too large is refused before it is read, one that turns out to be while it is;
+- a request must be there in full, and its answer be taken, within `REQUEST_SECONDS`: a sweep now
+  and then closes what has waited longer, which costs a request nothing;
+- beyond `MAX_CONNECTIONS` a new connection is told so and closed.
+
+What is refused here is counted as a request of nobody, and never logged.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+from uuid import uuid4
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from volcrypt.kms.protocol import MAX_JSON_BYTES
+from volcrypt.wire.app import TOO_LARGE, too_large
+
+MAX_HEADER_BYTES: Final = 32 * 1024
+MAX_CONNECTIONS: Final = 1024
+MAX_PIPELINED: Final = 16
+REQUEST_SECONDS: Final = 20.0
+KEEP_ALIVE_SECONDS: Final = 75
+_LINGER_SECONDS: Final = 1.0
+_NO_BODY: Final = b"content-length: 0\r\nconnection: close\r\n\r\n"
+_HEADERS_TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\n" + _NO_BODY
+_BAD_REQUEST: Final = b"HTTP/1.1 400 Bad Request\r\n" + _NO_BODY
+_TOO_MANY: Final = b"HTTP/1.1 503 Service Unavailable\r\n" + _NO_BODY
+_BODY_TOO_LARGE: Final = (
+    b"HTTP/1.1 413 Request Entity Too Large\r\nx-amzn-requestid: %s\r\ncontent-type: %s\r\n"
+    b"content-length: %d\r\nconnection: close\r\n\r\n%s"
+)
+
+Count = Callable[[str, str], None]
+"""Counts a request of nobody: (address, error code)."""
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        *,
+        count: Count,
+        loop: asyncio.AbstractEventLoop,
+        max_connections: int = MAX_CONNECTIONS,
+        request_seconds: float = REQUEST_SECONDS,
+    ) -> None:
+        super().__init__(config, server_state, {}, _loop=loop)
+        self._count = count
+        self._max_connections = max_connections
+        self._request_seconds = request_seconds
+        self._waits_since: float | None = loop.time()
+        self._is_in_message = False
+        self._is_in_headers = True
+        self._header_bytes = 0
+        self._is_refused = False
+        self._has_cycle = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        super().connection_made(transport)
+        if len(self.connections) > self._max_connections:
+            self._refuse("TooManyConnections", _TOO_MANY)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_refused:
+            return  # read, so that the other side gets to read its answer
+        if self._waits_since is None and not self._is_answering():
+            self._waits_since = self.loop.time()
+        super().data_received(data)
+        if self._is_in_headers:
+            self._header_bytes += len(data)
+            if self._header_bytes > MAX_HEADER_BYTES:
+                self._refuse("RequestHeaderFieldsTooLarge", _HEADERS_TOO_LARGE)
+
+    def on_message_begin(self) -> None:
+        self._is_in_message = self._is_in_headers = True
+        self._header_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        if self._is_refused:
+            return
+        self._is_in_headers = False
+        if self._stated_length() > MAX_JSON_BYTES:
+            answer = too_large()
+            values = (answer.content_type, len(answer.body), answer.body)
+            self._refuse(TOO_LARGE, _BODY_TOO_LARGE % (str(uuid4()).encode(), *values))
+        elif len(self.pipeline) >= MAX_PIPELINED:
+            self._refuse("TooManyPipelinedRequests", _BAD_REQUEST)
+        else:
+            super().on_headers_complete()
+            self._has_cycle = True
+
+    def on_body(self, body: bytes) -> None:
+        if not self._is_refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._is_in_message = False
+        self._waits_since = None
+        if not self._is_refused:
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        if self._is_in_message:  # the next one was begun while this one was answered
+            self._waits_since = self.loop.time()
+        super().on_response_complete()
+
+    def resume_writing(self) -> None:
+        if not self._is_in_message:
+            self._waits_since = None
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn's answer to what is no HTTP."""
+        if not self._is_refused:
+            self._refuse("MalformedRequest", _BAD_REQUEST)
+
+    def sweep(self, now: float) -> None:
+        """Close the connection if it has kept us waiting for too long."""
+        if self._waits_since is None and self.flow.write_paused:
+            self._waits_since = now
+        if self._waits_since is not None and now - self._waits_since > self._request_seconds:
+            if not self._is_refused:
+                self._count(self._address(), "RequestTimeout")
+            self.transport.abort()
+
+    def _is_answering(self) -> bool:
+        return self._has_cycle and not self.cycle.response_complete
+
+    def _stated_length(self) -> int:
+        for name, value in self.headers:
+            if name == b"content-length":
+                return int(value) if value.isdigit() and len(value) < 16 else MAX_JSON_BYTES + 1
+        return 0
+
+    def _refuse(self, code: str, answer: bytes) -> None:
+        """Say no, unless an earlier request of the connection is being answered, and close."""
+        self._is_refused = True
+        self._count(self._address(), code)
+        if self._is_answering():
+            self.transport.close()
+            return
+        self.transport.write(answer)
+        # Closed at once, what is still on its way to us would reset the connection, and the
+        # answer would be lost.
+        self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+
+    def _address(self) -> str:
+        return self.client[0] if self.client else "localhost"
+
+
+def make_config(app: Any) -> Config:
+    """What uvicorn has to know. Nothing that a client sends is logged."""
+    config = Config(
+        app,
+        http=BoundedProtocol,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+    )
+    config.load()
+    logging.getLogger("uvicorn.error").disabled = True
+    return config
