@@ -12,9 +12,10 @@ durable, then it happens.
                under it; grants beside it; facts: what policies can ask of a request
     ports      keystore: what a KMS needs of an HSM; home_token is that on the home's token, by
                pkcs11 (keys), pkcs11_session (library and login), token (files) and pin
-    engines    catalog and view (what must survive), keyring, principals and grant_items (what its
-               items are), register (which records are current), audit (the log), lock (one writer
-               at a time)
+    engines    catalog and view (what must survive) over rows (verified) over database (SQLite);
+               keyring, principals, grant_items, calls and register (what its items are); audit
+               (the log), audit_events (what goes into it) and head_file (its sealed end); lock
+               (one writer at a time, one server)
 
 Locks are taken in this order: the catalogue's mutex (threads), the home's writer lock (processes),
 SQLite's transaction, the HSM's lock. Encryption and decryption hold the HSM's lock alone.
