@@ -1,6 +1,7 @@
 """What every KeyStore promises: the one in memory, and a home's SoftHSM token.
 
-What a MaterialStore promises is asked of a token in another process as well.
+What a MaterialStore promises is asked of tokens in other processes as well: SoftHSM, and NSS, which
+is another PKCS#11 module altogether.
 """
 
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tests.fakes.keystore import MemoryKeyStore
+from tests.nss import NSS_PIN, make_nss_cluster
 from tests.softhsm import CLUSTER_PIN, make_cluster, new_home_token
 from volcrypt.errors import (
     FormatError,
@@ -29,6 +31,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
 
 
 @pytest.fixture(scope="module")
+def nss(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+    return make_nss_cluster(tmp_path_factory.mktemp("nss"))
+
+
+@pytest.fixture(scope="module")
 def home_token(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HomeToken]:
     """One for both fixtures below: a process holds one token."""
     with new_home_token(tmp_path_factory.mktemp("home")) as token:
@@ -43,12 +50,15 @@ def store(request: pytest.FixtureRequest) -> KeyStore:
     return token
 
 
-@pytest.fixture(params=["memory", "softhsm", "process"], scope="module")
-def materials(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[MaterialStore]:
-    """What custom key stores promise as well, each in a process of its own."""
-    if request.param == "process":
-        pin = bytearray(CLUSTER_PIN.encode())
-        remote = RemoteStore(cluster, prefix="test-", pin=pin, make_key=True)
+@pytest.fixture(params=["memory", "softhsm", "process", "nss"], scope="module")
+def materials(
+    request: pytest.FixtureRequest, cluster: Cluster, nss: Cluster
+) -> Iterator[MaterialStore]:
+    """What custom key stores promise as well, each in a process of its own; one is of NSS."""
+    if request.param in ("process", "nss"):
+        where, text = (cluster, CLUSTER_PIN) if request.param == "process" else (nss, NSS_PIN)
+        pin = bytearray(text.encode())
+        remote = RemoteStore(where, prefix="test-", pin=pin, make_key=True)
         assert not any(pin)
         yield remote
         remote.close()

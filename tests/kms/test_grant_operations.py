@@ -154,7 +154,11 @@ def test_a_deny_is_stronger_than_a_grant(kms: MemoryKms, alice: Caller) -> None:
         (SUBSET, {"volcrypt:volume-id": "VOL-1"}, False),
         (SUBSET, {"Volcrypt:Volume-Id": "vol-1"}, False),
         (GrantConstraints(), {"any": "thing"}, True),
-        (GrantConstraints(source_arn="arn:aws:ec2:us-east-1:1:volume/v"), CONTEXT, False),
+        (
+            GrantConstraints(source_arn="arn:aws:ec2:us-east-1:111111111111:volume/v"),
+            CONTEXT,
+            False,
+        ),
     ],
 )
 def test_constraints(
@@ -391,7 +395,7 @@ def test_a_grant_for_a_service_is_kept_and_opens_nothing_here(kms: MemoryKms) ->
         grantee_service_principal="ec2.us-east-1.amazonaws.com",
         retiring_service_principal="ec2.us-east-1.amazonaws.com",
         operations=["Decrypt"],
-        constraints=GrantConstraints(source_arn="arn:aws:ec2:us-east-1:1:volume/v"),
+        constraints=GrantConstraints(source_arn="arn:aws:ec2:us-east-1:111111111111:volume/v"),
     )
     kms.service.perform(ROOT, request)
     (entry,) = grants(kms, key_id)

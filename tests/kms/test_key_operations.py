@@ -58,7 +58,7 @@ def test_a_new_key(kms: MemoryKms) -> None:
             "keys of key spec HMAC_256 are not supported",
         ),
         ({"MultiRegion": True}, "multi-region keys are not supported"),
-        ({"Origin": "EXTERNAL_KEY_STORE"}, "keys in custom key stores are not supported"),
+        ({"Origin": "EXTERNAL_KEY_STORE"}, "keys in external key stores are not supported"),
         ({"XksKeyId": "x"}, "the member XksKeyId is not supported"),
     ],
 )

@@ -21,6 +21,7 @@ from volcrypt.errors import (
     CustomKeyStoreInvalidStateError,
     CustomKeyStoreNameInUseError,
     CustomKeyStoreNotFoundError,
+    DryRunSucceededError,
     IncorrectTrustAnchorError,
     IntegrityError,
     InvalidStateError,
@@ -242,6 +243,48 @@ def test_the_password_is_nowhere(home: Home) -> None:
         "cloudHsmClusterId",
         "trustAnchorCertificate",
     }
+
+
+def test_keys_are_made_in_a_connected_store(home: Home) -> None:
+    id_ = home.create()
+    members = {"Origin": "AWS_CLOUDHSM", "CustomKeyStoreId": id_}
+    with pytest.raises(CustomKeyStoreInvalidStateError, match="is DISCONNECTED"):
+        home.service.call(ROOT, "CreateKey", members)
+    home.connect(id_)
+    made = home.service.call(ROOT, "CreateKey", members)["KeyMetadata"]
+    assert (made["Origin"], made["KeyState"]) == ("AWS_CLOUDHSM", "Enabled")
+    assert (made["CustomKeyStoreId"], made["CloudHsmClusterId"]) == (id_, CLUSTER)
+    assert "CurrentKeyMaterialId" not in made
+    key_id = made["KeyId"]
+    assert home.service.call(ROOT, "DescribeKey", {"KeyId": key_id})["KeyMetadata"] == made
+    blob = home.encrypt(key_id)
+    assert home.decrypt(blob) == b"text"
+    with pytest.raises(DryRunSucceededError):
+        home.service.perform(ROOT, DecryptRequest(ciphertext_blob=blob, dry_run=True))
+    home.disconnect(id_)
+    described = home.service.call(ROOT, "DescribeKey", {"KeyId": key_id})["KeyMetadata"]
+    assert described == made | {"KeyState": "Unavailable", "Enabled": False}
+    with pytest.raises(InvalidStateError, match=f"{key_id} is unavailable"):
+        home.decrypt(blob)
+    for operation in ("EnableKeyRotation", "RotateKeyOnDemand", "GetKeyRotationStatus"):
+        with pytest.raises(UnsupportedOperationError, match="origin is AWS_CLOUDHSM which"):
+            home.service.call(ROOT, operation, {"KeyId": key_id})
+
+
+def test_a_store_and_an_origin_that_do_not_fit(home: Home) -> None:
+    id_ = home.create()
+    home.connect(id_)
+    for members in (
+        {"CustomKeyStoreId": id_},
+        {"CustomKeyStoreId": id_, "Origin": "EXTERNAL"},
+        {"Origin": "AWS_CLOUDHSM"},
+    ):
+        with pytest.raises(KmsValidationError, match="CustomKeyStoreId is required for"):
+            home.service.call(ROOT, "CreateKey", members)
+    with pytest.raises(CustomKeyStoreNotFoundError):
+        home.service.call(
+            ROOT, "CreateKey", {"CustomKeyStoreId": "cks-0", "Origin": "AWS_CLOUDHSM"}
+        )
 
 
 # ------------------------------------------------------------------ what goes wrong

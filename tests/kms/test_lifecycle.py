@@ -8,18 +8,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.fakes.kms import NOW, ROOT, MemoryKms
+from tests.fakes.kms import ACCOUNT, NOW, REGION, ROOT, MemoryKms
 from volcrypt.errors import (
     InvalidStateError,
     KeyDisabledError,
     KmsError,
     UnsupportedOperationError,
 )
+from volcrypt.kms.custom_key_store import ConnectionState, CustomKeyStore, put_key_store
 from volcrypt.kms.keyring import get_key, put_key
 from volcrypt.kms.lifecycle import TABLE, check_state, current_state
 from volcrypt.kms.model import Deadline, KeyMaterial, KeyOrigin, KeyState, KmsKey
 from volcrypt.kms.protocol import OPERATIONS
-from volcrypt.kms.sealing import Item
 
 ARN = "arn:aws:kms:us-east-1:000000000000:key/k"
 STATES = (
@@ -314,11 +314,21 @@ def test_a_key_whose_store_is_away_is_unavailable(state: KeyState) -> None:
 )
 def test_the_state_follows_the_connection(kms: MemoryKms, connection: str, expected: str) -> None:
     prepared = Prepared(kms, "DescribeKey", KeyState.UNAVAILABLE)
+    store = CustomKeyStore(
+        id="cks-1",
+        account=ACCOUNT,
+        region=REGION,
+        name="mine",
+        cluster_id="cluster-2a23b4cdefg",
+        trust_anchor_certificate="",
+        created_at=NOW,
+        password=b"",
+        connection_state=ConnectionState(connection),
+    )
     with kms.catalog.changing() as change:
-        body = msgspec.json.encode({"connection_state": connection, "more": 1})
-        id_ = "us-east-1:000000000000:cks-1"
-        change.put(Item(kind="key-store", id=id_, body=body))
+        put_key_store(change, store)
     described = kms.service.call(ROOT, "DescribeKey", {"KeyId": prepared.key_id})["KeyMetadata"]
     assert (described["KeyState"], described["Enabled"]) == (expected, expected == "Enabled")
     assert described["CustomKeyStoreId"] == "cks-1"
+    assert described["CloudHsmClusterId"] == "cluster-2a23b4cdefg"
     assert "CurrentKeyMaterialId" not in described

@@ -169,8 +169,9 @@ def test_other_policy_names(kms: MemoryKms) -> None:
 
 
 def test_a_service_managed_key_keeps_its_policy(kms: MemoryKms) -> None:
+    described = kms.service.call(ROOT, "DescribeKey", {"KeyId": "alias/aws/ebs"})
     with pytest.raises(AccessDeniedError):
-        put(kms, "alias/aws/ebs", [TO_ACCOUNT])
+        put(kms, described["KeyMetadata"]["KeyId"], [TO_ACCOUNT])
 
 
 def test_users(kms: MemoryKms) -> None:

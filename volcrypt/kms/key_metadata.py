@@ -20,8 +20,11 @@ EXPIRES: Final = "KEY_MATERIAL_EXPIRES"
 DOES_NOT_EXPIRE: Final = "KEY_MATERIAL_DOES_NOT_EXPIRE"
 
 
-def key_metadata(key: KmsKey, *, state: KeyState, now: float) -> KeyMetadata:
-    """`state` is the key's current one."""
+def key_metadata(
+    key: KmsKey, *, state: KeyState, cluster_id: str | None, now: float
+) -> KeyMetadata:
+    """`state` is the key's current one, `cluster_id` that of its custom key store if it is in
+    one."""
     has_expiry = key.origin is KeyOrigin.EXTERNAL and has_material(key, now=now)
     dates = [m.expiry.date for m in key.materials if has_expiry and m.expiry is not None]
     is_rotatable = key.origin is not KeyOrigin.AWS_CLOUDHSM and bool(key.materials)
@@ -38,7 +41,7 @@ def key_metadata(key: KmsKey, *, state: KeyState, now: float) -> KeyMetadata:
         valid_to=min(dates, default=None),
         origin=key.origin.value,
         custom_key_store_id=key.custom_key_store_id,
-        cloud_hsm_cluster_id=key.cluster_id,
+        cloud_hsm_cluster_id=cluster_id,
         expiration_model=(EXPIRES if dates else DOES_NOT_EXPIRE) if has_expiry else None,
         key_manager=key.manager.value,
         customer_master_key_spec=SYMMETRIC_DEFAULT,

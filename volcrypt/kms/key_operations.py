@@ -1,19 +1,19 @@
 """Operations on keys: make, describe, list, enable, disable, describe anew, show the policy."""
 
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final
-
-import msgspec
 
 from volcrypt.errors import (
     KeyNotFoundError,
     KmsValidationError,
     LimitExceededError,
-    MalformedPolicyError,
     UnsupportedOperationError,
 )
 from volcrypt.formats.audit_record import Resource
 from volcrypt.kms.attempt import Attempt, Effect
+from volcrypt.kms.custom_key_store import get_key_store
+from volcrypt.kms.facts import Given
 from volcrypt.kms.key_metadata import key_metadata
 from volcrypt.kms.keyring import KEYS, decode_key, home_prefix, put_key
 from volcrypt.kms.messages.base import EmptyResponse
@@ -34,12 +34,16 @@ from volcrypt.kms.messages.keys import (
 )
 from volcrypt.kms.model import KeyManager, KeyOrigin, KeyState, KmsKey, key_arn
 from volcrypt.kms.policy import default_policy
+from volcrypt.kms.policy_operations import check_policy
 from volcrypt.kms.scope import Scope
 from volcrypt.kms.tag_operations import checked_tags
-from volcrypt.kms.view import Change
+from volcrypt.kms.view import Change, View
 
 MAX_KEYS: Final = 100_000
-MAX_POLICY_BYTES: Final = 32 * 1024
+_ONLY_KIND: Final[Given] = MappingProxyType(
+    {"kms:KeySpec": (SYMMETRIC_DEFAULT,), "kms:KeyUsage": (ENCRYPT_DECRYPT,)}
+)
+"""Condition keys of every CreateKey that is not refused already, whether it says so or not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,26 +55,33 @@ class _NewKey:
     origin: KeyOrigin
     policy: str
     tags: dict[str, str]
+    custom_key_store_id: str | None
 
 
 class KeyOperations(Scope):
     """Requests raise the errors of the AWS KMS; see the module `service`."""
 
     def create_key(self, attempt: Attempt, request: CreateKeyRequest) -> Effect[CreateKeyResponse]:
-        attempt.authorise_account("CreateKey")
+        _check_kind(request)
+        attempt.authorise_account("CreateKey", facts=_ONLY_KIND)
         new = self._decide_new_key(attempt, request)
         attempt.resources.append(Resource(arn=new.arn, account_id=self._account))
         attempt.response_elements = {"keyMetadata": {"keyId": new.key_id, "arn": new.arn}}
         made: list[KmsKey] = []
 
         def change(change: Change) -> None:
-            made.append(self._make_key(new, description=request.description, now=attempt.now))
+            made.append(
+                self._make_key(change, new, description=request.description, now=attempt.now)
+            )
             put_key(change, made[0])
 
         def act() -> CreateKeyResponse:
-            key = made[0]
+            with self._catalog.reading() as view:
+                cluster_id = _cluster_of(view, made[0])
             return CreateKeyResponse(
-                key_metadata=key_metadata(key, state=key.state, now=attempt.now)
+                key_metadata=key_metadata(
+                    made[0], state=made[0].state, cluster_id=cluster_id, now=attempt.now
+                )
             )
 
         return Effect(change=change, act=act)
@@ -80,7 +91,12 @@ class KeyOperations(Scope):
     ) -> Effect[DescribeKeyResponse]:
         key = self._find_key(attempt, request.key_id)
         attempt.authorise(key, "DescribeKey", grant_tokens=request.grant_tokens)
-        metadata = key_metadata(key, state=attempt.state_of(key), now=attempt.now)
+        metadata = key_metadata(
+            key,
+            state=attempt.state_of(key),
+            cluster_id=_cluster_of(attempt.change, key),
+            now=attempt.now,
+        )
         return Effect(act=lambda: DescribeKeyResponse(key_metadata=metadata))
 
     def list_keys(self, attempt: Attempt, request: ListKeysRequest) -> Effect[ListKeysResponse]:
@@ -128,26 +144,43 @@ class KeyOperations(Scope):
         )
 
     def _decide_new_key(self, attempt: Attempt, request: CreateKeyRequest) -> _NewKey:
-        _check_kind(request)
         origin = _origin_of(request)
         key_id = self._new_key_id()
         arn = key_arn(self._account, self._region, key_id)
         tags = checked_tags(request.tags)
         if tags:
             attempt.authorise_account("TagResource", resource=arn)
-        policy = default_policy(self._account) if request.policy is None else request.policy
-        check_policy(policy)
+        if request.policy is not None:
+            check_policy(
+                attempt,
+                request.policy,
+                arn=arn,
+                tags=tags,
+                bypass_lockout_check=request.bypass_policy_lockout_safety_check,
+            )
+        if request.custom_key_store_id is not None:
+            self._connected_store(attempt.change, request.custom_key_store_id)
         count = attempt.change.count(KEYS, prefix=home_prefix(self._account, self._region))
         if count >= MAX_KEYS:
             raise LimitExceededError(
                 f"Key quota for this account in this region is {MAX_KEYS}, "
                 f"current usage is {count}."
             )
-        return _NewKey(key_id=key_id, arn=arn, origin=origin, policy=policy, tags=tags)
+        return _NewKey(
+            key_id=key_id,
+            arn=arn,
+            origin=origin,
+            policy=request.policy or default_policy(self._account),
+            tags=tags,
+            custom_key_store_id=request.custom_key_store_id,
+        )
 
-    def _make_key(self, new: _NewKey, *, description: str, now: float) -> KmsKey:
+    def _make_key(self, view: View, new: _NewKey, *, description: str, now: float) -> KmsKey:
         """The key, with material from the HSM unless it is to be imported."""
         is_imported = new.origin is KeyOrigin.EXTERNAL
+        store = None
+        if new.custom_key_store_id is not None:
+            store = self._connected_store(view, new.custom_key_store_id)
         return KmsKey(
             key_id=new.key_id,
             account=self._account,
@@ -158,8 +191,9 @@ class KeyOperations(Scope):
             manager=KeyManager.CUSTOMER,
             origin=new.origin,
             policy=new.policy,
-            materials=() if is_imported else (self._generate_material(),),
+            materials=() if is_imported else (self._generate_material(store),),
             tags=new.tags,
+            custom_key_store_id=new.custom_key_store_id,
         )
 
 
@@ -188,16 +222,20 @@ def _check_kind(request: CreateKeyRequest) -> None:
 
 def _origin_of(request: CreateKeyRequest) -> KeyOrigin:
     """Raises KmsValidationError, UnsupportedOperationError."""
-    if request.origin not in ("AWS_KMS", "EXTERNAL") or request.custom_key_store_id is not None:
-        raise UnsupportedOperationError("keys in custom key stores are not supported")
-    return KeyOrigin(request.origin)
+    if request.origin == "EXTERNAL_KEY_STORE":
+        raise UnsupportedOperationError("keys in external key stores are not supported")
+    origin = KeyOrigin(request.origin)
+    if (origin is KeyOrigin.AWS_CLOUDHSM) != (request.custom_key_store_id is not None):
+        raise KmsValidationError(
+            "The CustomKeyStoreId is required for, and only valid with, the Origin AWS_CLOUDHSM"
+        )
+    return origin
 
 
-def check_policy(policy: str) -> None:
-    """Raises MalformedPolicyError for what is no JSON object, LimitExceededError."""
-    if len(policy.encode()) > MAX_POLICY_BYTES:
-        raise LimitExceededError(f"a key policy cannot have more than {MAX_POLICY_BYTES} bytes")
-    try:
-        msgspec.json.decode(policy, type=dict[str, object])
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise MalformedPolicyError("the key policy is no JSON object") from error
+def _cluster_of(view: View, key: KmsKey) -> str | None:
+    """The cluster of the custom key store that the key is in."""
+    id_ = key.custom_key_store_id
+    if id_ is None:
+        return None
+    store = get_key_store(view, id_, account=key.account, region=key.region)
+    return None if store is None else store.cluster_id

@@ -44,7 +44,7 @@ from volcrypt.kms.key_store_messages import (
     Rewrap,
 )
 from volcrypt.kms.pin import HeldPin
-from volcrypt.kms.pkcs11 import Pkcs11Materials
+from volcrypt.kms.pkcs11 import PORTABLE_WRAPPING, Pkcs11Materials
 from volcrypt.kms.pkcs11_session import Token, logged_in
 
 KINDS: Final = {
@@ -86,7 +86,12 @@ def _opened(call: Open) -> Iterator[Pkcs11Materials]:
     held = HeldPin(call.pin)
     call.pin[:] = bytes(len(call.pin))
     with held, logged_in(token, held) as session:
-        yield Pkcs11Materials(session, prefix=call.prefix, make_key=call.make_key)
+        yield Pkcs11Materials(
+            session,
+            prefix=call.prefix,
+            mechanism=PORTABLE_WRAPPING,
+            make_key=call.make_key,
+        )
 
 
 def _reply(store: Pkcs11Materials, call: Call) -> Reply:

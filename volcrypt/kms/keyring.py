@@ -14,13 +14,13 @@ Knows nothing of callers and permissions.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
 from volcrypt.errors import KeyNotFoundError
 from volcrypt.kms.calls import CALLS
+from volcrypt.kms.custom_key_store import ConnectionState, get_key_store
 from volcrypt.kms.model import Alias, KeyState, KmsKey, alias_arn, key_arn
 from volcrypt.kms.reference import KeyReference, parse_key_reference
 from volcrypt.kms.sealing import Item
@@ -31,16 +31,9 @@ ALIASES: Final = "alias"
 DUE: Final = "due"
 ROTATE: Final = "rotate"
 DESTROY: Final = "destroy"
-_KEY_STORES: Final = "key-store"
+_PAGE: Final = 100
 _GRANTS: Final = "grant"
 _IMPORTS: Final = "import"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _KeyStoreState:
-    """What a key needs to know of the custom key store that it is in."""
-
-    connection_state: str
 
 
 def home_prefix(account: str, region: str) -> str:
@@ -125,21 +118,35 @@ def _due_ids(key: KmsKey) -> Iterator[str]:
             yield f"{DESTROY}:{int(material.expiry.date):012d}:{id_}"
 
 
-def due_date(item: Item) -> int:
-    """When the thing that a due item is for is due; rounded down to a second."""
-    return int(item.id.split(":", 2)[1])
+def keys_due(view: View, what: str, now: float) -> list[str]:
+    """The ids of the items of all keys for which something of that kind is due at `now`."""
+    found: dict[str | None, None] = {}
+    end, after = _end_of(what, now), ""
+    while page := view.items(DUE, prefix=f"{what}:", after=after, limit=_PAGE):
+        found |= dict.fromkeys(item.owner for item in page if item.id < end)
+        after = page[-1].id
+        if after >= end:
+            break
+    return [id_ for id_ in found if id_ is not None]
+
+
+def first_due(view: View, what: str, *, after: float) -> float | None:
+    """The first date after that one on which something of that kind is due, to the second."""
+    items = view.items(DUE, prefix=f"{what}:", after=_end_of(what, after), limit=1)
+    return float(items[0].id.split(":", 2)[1]) if items else None
+
+
+def _end_of(what: str, date: float) -> str:
+    """Greater than the ids of all due items of that second, less than all later ones."""
+    return f"{what}:{int(date):012d};"
 
 
 def is_connected(view: View, key: KmsKey) -> bool:
     """False for a key whose custom key store is not connected."""
     if key.custom_key_store_id is None:
         return True
-    id_ = home_prefix(key.account, key.region) + key.custom_key_store_id
-    item = view.get(_KEY_STORES, id_)
-    if item is None:
-        return False
-    store = item.decoded(_KeyStoreState)
-    return store.connection_state == "CONNECTED"
+    store = get_key_store(view, key.custom_key_store_id, account=key.account, region=key.region)
+    return store is not None and store.connection_state is ConnectionState.CONNECTED
 
 
 def alias_id(name: str, *, account: str, region: str) -> str:

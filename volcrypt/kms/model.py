@@ -77,7 +77,8 @@ class Caller:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrappedMaterial:
-    """Key material as it may lie on storage: AES key wrap with padding (RFC 5649), 40 bytes.
+    """Key material as it may lie on storage: AES key wrap with padding (RFC 5649), 40 bytes; in a
+    custom key store AES key wrap without (RFC 3394).
 
     `wrapping_key` is the generation of the token's wrapping key that made it.
     """
@@ -147,7 +148,6 @@ class KmsKey:
     on_demand_rotations: int = 0
     deletion: Deadline | None = None
     custom_key_store_id: str | None = None
-    cluster_id: str | None = None
 
     @property
     def arn(self) -> str:

@@ -57,6 +57,11 @@ HANDLE_LIMIT: Final = 256
 """Materials that stay unwrapped in the HSM; an unwrap costs 0.2 ms."""
 
 MATERIAL_BYTES: Final = 32
+HOME_WRAPPING: Final = Mechanism.AES_KEY_WRAP_PAD
+"""RFC 5649 in SoftHSM."""
+PORTABLE_WRAPPING: Final = Mechanism.AES_KEY_WRAP
+"""RFC 3394: the same 40 bytes everywhere, where "PAD" is something else in other modules."""
+
 _GENERIC_FAILURE: Final = (GeneralError, EncryptedDataInvalid, EncryptedDataLenRange)
 _UNWRAP_FAILURE: Final = (GeneralError, WrappedKeyInvalid, WrappedKeyLenRange)
 _PROBE_TEXT: Final = b"volcrypt known answer"
@@ -68,12 +73,18 @@ class Pkcs11Materials:
     """Key material under the wrapping keys of one token."""
 
     def __init__(
-        self, session: pkcs11.Session, *, prefix: str = HOME_PREFIX, make_key: bool = False
+        self,
+        session: pkcs11.Session,
+        *,
+        prefix: str = HOME_PREFIX,
+        mechanism: Mechanism = HOME_WRAPPING,
+        make_key: bool = False,
     ) -> None:
         """The labels of the wrapping keys begin with `prefix`; with `make_key` a first one is made
         where there is none. Raises HsmUnavailableError, and IntegrityError for a token without."""
         self._session = session
         self._prefix = prefix
+        self._mechanism = mechanism
         self._handles: OrderedDict[WrappedMaterial, Any] = OrderedDict()
         with LOCK, answering():
             self._wrapping = _wrapping_keys(session, prefix)
@@ -178,7 +189,7 @@ class Pkcs11Materials:
     def _wrap_and_destroy(self, key: Any) -> WrappedMaterial:
         generation = self.generation()
         try:
-            blob = self._wrapping[generation].wrap_key(key, mechanism=Mechanism.AES_KEY_WRAP_PAD)
+            blob = self._wrapping[generation].wrap_key(key, mechanism=self._mechanism)
         finally:
             key.destroy()
         return WrappedMaterial(blob=blob, wrapping_key=generation)
@@ -213,7 +224,7 @@ class Pkcs11Materials:
                 ObjectClass.SECRET_KEY,
                 KeyType.AES,
                 material.blob,
-                mechanism=Mechanism.AES_KEY_WRAP_PAD,
+                mechanism=self._mechanism,
                 capabilities=_USE,
                 template=template,
             )
@@ -241,7 +252,7 @@ class Pkcs11Materials:
                 ObjectClass.SECRET_KEY,
                 KeyType.AES,
                 self._probe.blob,
-                mechanism=Mechanism.AES_KEY_WRAP_PAD,
+                mechanism=self._mechanism,
                 capabilities=_USE,
                 template=PRIVATE,
             )

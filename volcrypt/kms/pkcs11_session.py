@@ -158,10 +158,9 @@ def _library(token: Token) -> Iterator[Any]:
         raise RuntimeError("internal error: this process holds a token already")
     try:
         with LOCK, answering(), _variable(_CONFIGURATION_VARIABLE, token.configuration):
-            try:
-                library = pkcs11.lib(os.fspath(token.module))
-            except OSError as error:
-                raise TokenMissingError(f"{token.module} cannot be loaded") from error
+            if not token.module.exists():
+                raise TokenMissingError(f"the PKCS#11 module {token.module} is missing")
+            library = pkcs11.lib(os.fspath(token.module))
         try:
             yield library
         finally:

@@ -4,6 +4,7 @@ The groups (`key_operations`, `alias_operations`, `data_operations`) are joined 
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from uuid import UUID
@@ -95,15 +96,17 @@ class Scope:
             takes_alias=attempt.operation in TAKE_ALIAS,
         )
 
-    def _store_of(self, key: KmsKey) -> MaterialStore:
-        """Where the key's material lives. Raises InvalidStateError when that is a custom key store
-        that is not connected; so does every call, when it cannot be reached."""
-        if key.custom_key_store_id is None:
+    def _store_of(self, key: KmsKey, view: View | None = None) -> MaterialStore:
+        """Where the key's material lives; `view` is that of the transaction, inside of one.
+
+        Raises InvalidStateError when that is a custom key store that is not connected; so does
+        every call, when it cannot be reached.
+        """
+        id_ = key.custom_key_store_id
+        if id_ is None:
             return self._keystore
-        with self._catalog.reading() as view:
-            store = get_key_store(
-                view, key.custom_key_store_id, account=key.account, region=key.region
-            )
+        with self._catalog.reading() if view is None else nullcontext(view) as now:
+            store = get_key_store(now, id_, account=key.account, region=key.region)
         if store is None or store.connection_state is not ConnectionState.CONNECTED:
             raise InvalidStateError(f"{key.arn} is unavailable.")
         return self._key_stores.material_store(store, self._keystore)
@@ -124,11 +127,11 @@ class Scope:
     def _new_key_id(self) -> str:
         return str(UUID(bytes=bytes(self._keystore.random(16)), version=4))
 
-    def _generate_material(self) -> KeyMaterial:
-        """New material from the HSM."""
+    def _generate_material(self, store: MaterialStore | None = None) -> KeyMaterial:
+        """New material from the home's HSM, or from that of a custom key store."""
         return KeyMaterial(
             material_id=self._keystore.random(MATERIAL_ID_BYTES).hex(),
-            wrapped=self._keystore.generate_material(),
+            wrapped=(store or self._keystore).generate_material(),
             created_at=self._clock(),
         )
 

@@ -19,20 +19,19 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Final, cast
 
-from volcrypt.errors import InvalidArgumentError, InvalidStateError, VolcryptError
+from volcrypt.errors import InvalidArgumentError, VolcryptError
 from volcrypt.formats.audit_record import AuditHead
 from volcrypt.kms import principals
 from volcrypt.kms.access_key_operations import AccessKeyOperations
 from volcrypt.kms.alias_operations import AliasOperations
 from volcrypt.kms.attempt import Attempt, Effect
-from volcrypt.kms.custom_key_store import KEY_STORES, ConnectionState, decode_key_store
 from volcrypt.kms.data_operations import DataOperations
 from volcrypt.kms.deletion_operations import DeletionOperations
 from volcrypt.kms.grant_operations import GrantOperations
 from volcrypt.kms.import_operations import ImportOperations
 from volcrypt.kms.key_operations import KeyOperations
 from volcrypt.kms.key_store_operations import KeyStoreOperations
-from volcrypt.kms.keystore import MaterialStore
+from volcrypt.kms.maintenance import Maintenance
 from volcrypt.kms.messages.base import A, Request, Response
 from volcrypt.kms.model import Caller
 from volcrypt.kms.performer import Job, Performer
@@ -46,7 +45,6 @@ from volcrypt.kms.protocol import (
     snake_case,
 )
 from volcrypt.kms.register import Register
-from volcrypt.kms.rewrap import HOME, rewrap_all
 from volcrypt.kms.rotation_operations import RotationOperations
 from volcrypt.kms.scope import Parts
 from volcrypt.kms.tag_operations import TagOperations
@@ -100,6 +98,7 @@ class KmsService(
     GrantOperations,
     KeyStoreOperations,
     AccessKeyOperations,
+    Maintenance,
 ):
     """The KMS of a home, for one account and region."""
 
@@ -142,15 +141,6 @@ class KmsService(
         key. `info` names the purpose and the object; another one gives an unrelated key."""
         return self._keystore.derive(_HOME_KEY_INFO + info)
 
-    def rewrap_all(self) -> None:
-        """Make removals of key material final that are not yet (`rewrap`); nothing if all are.
-
-        To be called after deletions and expiries, and now and then: what could not be reached, or
-        was killed, goes on. Raises HsmUnavailableError, and what `perform` raises when nothing can
-        be recorded.
-        """
-        rewrap_all(self._catalog, self._performer, self._token_of_mark)
-
     def audit_head(self) -> AuditHead:
         """The sealed end of the audit log."""
         with self._catalog.reading() as view:
@@ -172,9 +162,6 @@ class KmsService(
         (result,) = self._performer.perform_all([self._job_without_request(caller, name, decide)])
         if isinstance(result, VolcryptError):
             raise result
-
-    def maintain(self) -> None:
-        """Do what is due: deletions, expiries, rotations."""
 
     def perform(self, caller: Caller, request: Request[A]) -> A:
         """Carry out a request. Raises KmsError, and when it cannot be recorded NoSpaceError,
@@ -240,18 +227,6 @@ class KmsService(
             changes_rows=operation not in READ_ONLY_OPERATIONS,
             request_id=request_id,
         )
-
-    def _token_of_mark(self, token: str) -> MaterialStore | None:
-        if token == HOME:
-            return self._keystore
-        with self._catalog.reading() as view:
-            item = view.get(KEY_STORES, token)
-        if item is None:
-            return None
-        store = decode_key_store(item)
-        if store.connection_state is not ConnectionState.CONNECTED:
-            raise InvalidStateError(f"custom key store {store.id} is not connected")
-        return self._key_stores.material_store(store, self._keystore)
 
     def _refusal_job(self, caller: Caller, refusal: Refusal, request_id: str | None) -> Job:
         def decide(attempt: Attempt) -> Effect[Any]:

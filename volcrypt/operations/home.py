@@ -20,7 +20,7 @@ import secrets
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +39,7 @@ from volcrypt.errors import (
     RecordMissingError,
     TryAgainError,
     UnsupportedVersionError,
+    VolcryptError,
 )
 from volcrypt.formats.document import MacSeal
 from volcrypt.kms.home import create_kms, has_kms, keeps_pin, open_kms
@@ -264,7 +265,9 @@ class Home:
                 clusters=self._clusters,
             )
         )
-        vault.maintain()
+        with suppress(VolcryptError):
+            # What is due now is due later as well; the command's own errors are the command's.
+            vault.maintain()
         return vault
 
     @property

@@ -53,6 +53,28 @@ ENCRYPTION_ALGORITHMS: Final = (
     "SM2PKE",
 )
 
+GRANTABLE_OPERATIONS: Final = (
+    "Decrypt",
+    "Encrypt",
+    "GenerateDataKey",
+    "GenerateDataKeyWithoutPlaintext",
+    "ReEncryptFrom",
+    "ReEncryptTo",
+    "Sign",
+    "Verify",
+    "GetPublicKey",
+    "CreateGrant",
+    "RetireGrant",
+    "DescribeKey",
+    "GenerateDataKeyPair",
+    "GenerateDataKeyPairWithoutPlaintext",
+    "GenerateMac",
+    "VerifyMac",
+    "DeriveSharedSecret",
+    "Encapsulate",
+    "Decapsulate",
+)
+
 USAGES_OF_SPEC: Final = MappingProxyType(
     {
         SYMMETRIC_DEFAULT: (ENCRYPT_DECRYPT,),

@@ -15,6 +15,7 @@ from volcrypt.kms.messages.base import (
     Request,
     Response,
 )
+from volcrypt.kms.messages.choices import GRANTABLE_OPERATIONS
 from volcrypt.kms.messages.limits import Limits
 
 _PRINCIPAL: Final = Limits(minimum=1, maximum=256, pattern=r"^[\w+=,.@:/-]+$")
@@ -23,6 +24,7 @@ _SERVICE: Final = Limits(
 )
 _GRANT: Final = MappingProxyType(
     {
+        "operations": Limits(each=Limits(choices=GRANTABLE_OPERATIONS)),
         "grantee_principal": _PRINCIPAL,
         "retiring_principal": _PRINCIPAL,
         "grantee_service_principal": _SERVICE,
@@ -37,6 +39,16 @@ _PAGED: Final = MappingProxyType({**_GRANT, "limit": Limits(minimum=1, maximum=1
 
 class GrantConstraints(Message, frozen=True, kw_only=True, omit_defaults=True):
     """What binds a grant; a map that is empty does not."""
+
+    LIMITS: ClassVar[Mapping[str, Limits]] = MappingProxyType(
+        {
+            "source_arn": Limits(
+                minimum=20,
+                maximum=512,
+                pattern="^arn:aws[a-z0-9-]*:[a-z0-9-]+:[a-z0-9-]*:[0-9]{12}:.+$",
+            )
+        }
+    )
 
     encryption_context_subset: dict[str, str] = NO_CONTEXT
     encryption_context_equals: dict[str, str] = NO_CONTEXT

@@ -28,8 +28,6 @@ class GetParametersForImportRequest(
     LIMITS: ClassVar[Mapping[str, Limits]] = MappingProxyType(
         {
             "wrapping_algorithm": Limits(
-                minimum=0,
-                maximum=64,
                 choices=(
                     "RSAES_PKCS1_V1_5",
                     "RSAES_OAEP_SHA_1",
@@ -39,9 +37,7 @@ class GetParametersForImportRequest(
                     "SM2PKE",
                 ),
             ),
-            "wrapping_key_spec": Limits(
-                minimum=0, maximum=64, choices=("RSA_2048", "RSA_3072", "RSA_4096", "SM2")
-            ),
+            "wrapping_key_spec": Limits(choices=("RSA_2048", "RSA_3072", "RSA_4096", "SM2")),
         }
     )
 
@@ -62,8 +58,8 @@ class ImportKeyMaterialRequest(Request[ImportKeyMaterialResponse], frozen=True, 
         {
             "import_token": _BLOB,
             "encrypted_key_material": _BLOB,
-            "expiration_model": Limits(minimum=0, maximum=64, choices=(EXPIRES, DOES_NOT_EXPIRE)),
-            "import_type": Limits(minimum=0, maximum=64, choices=(NEW, EXISTING)),
+            "expiration_model": Limits(choices=(EXPIRES, DOES_NOT_EXPIRE)),
+            "import_type": Limits(choices=(NEW, EXISTING)),
             "key_material_description": Limits(
                 minimum=0, maximum=256, pattern=r"^[a-zA-Z0-9:/_\s.-]+$"
             ),

@@ -26,9 +26,7 @@ _LIMITS: Final = MappingProxyType(
         ),
         "trust_anchor_certificate": Limits(minimum=1, maximum=5000),
         "key_store_password": Limits(minimum=7, maximum=32),
-        "custom_key_store_type": Limits(
-            minimum=0, maximum=64, choices=(AWS_CLOUDHSM, "EXTERNAL_KEY_STORE")
-        ),
+        "custom_key_store_type": Limits(choices=(AWS_CLOUDHSM, "EXTERNAL_KEY_STORE")),
     }
 )
 

@@ -131,10 +131,18 @@ def _violations(message: Members, path: str) -> Iterator[str]:
                 f"Value{_shown(name, value)} at '{where}' failed to satisfy constraint: "
                 f"Member must {problem}"
             )
-        if isinstance(value, list):
-            for number, element in enumerate(value, start=1):
-                if hasattr(element, "missing_members"):
-                    yield from _violations(element, f"{where}.{number}.member.")
+        for place, structure in _structures(value):
+            yield from _violations(structure, f"{where}{place}.")
+
+
+def _structures(value: Any) -> Iterator[tuple[str, Members]]:
+    """The structures in the value of a member, and how the AWS KMS names their places."""
+    if hasattr(value, "missing_members"):
+        yield "", value
+    elif isinstance(value, list):
+        for number, element in enumerate(value, start=1):
+            if hasattr(element, "missing_members"):
+                yield f".{number}.member", element
 
 
 def _check_text(name: str, value: Any) -> None:

@@ -31,6 +31,7 @@ class PutKeyPolicyRequest(Request[EmptyResponse], frozen=True, kw_only=True):
 class ListKeyPoliciesResponse(Response, frozen=True, kw_only=True):
     policy_names: list[str]
     truncated: bool
+    next_marker: str | None = None
 
 
 class ListKeyPoliciesRequest(PagedRequest[ListKeyPoliciesResponse], frozen=True, kw_only=True):
