@@ -15,6 +15,7 @@ from volcrypt.kms.model import Caller, root_arn
 from volcrypt.operations.copies import copy_snapshot
 from volcrypt.operations.home import Home, init_home
 from volcrypt.operations.keys import KeyChoice
+from volcrypt.operations.progress import SILENT
 from volcrypt.operations.snapshots import create_snapshot
 from volcrypt.operations.store_admin import create_store
 from volcrypt.operations.vault import Access
@@ -23,14 +24,6 @@ from volcrypt.settings import DEFAULT_REGION, runtime_root
 
 ELSEWHERE = "eu-west-1"
 ROOT = Caller(arn=root_arn(ACCOUNT), account=ACCOUNT)
-
-
-class Silent:
-    """Progress that nobody sees."""
-
-    def begin(self, _label: str, _total: int | None) -> None: ...
-
-    def advance(self, _done: int) -> None: ...
 
 
 @pytest.fixture
@@ -53,7 +46,7 @@ def copy(home: Home, *, store: str | None) -> Manifest:
         name=None,
         store=store,
         region=None,
-        progress=Silent(),
+        progress=SILENT,
     )
 
 
@@ -69,7 +62,7 @@ def test_the_key_of_a_copy_is_of_the_profile_s_region(home: Home, tmp_path: Path
             digest=DigestAlgorithm.BLAKE3,
         )
     create_volume(home, size_bytes=2**20, name="data", choice=KeyChoice())
-    create_snapshot(home, "data", name="first", store=None, progress=Silent())
+    create_snapshot(home, "data", name="first", store=None, progress=SILENT)
     # In the home's own region, and in that of the key.
     for store, region in ((None, DEFAULT_REGION), ("far", ELSEWHERE)):
         made = copy(home, store=store)

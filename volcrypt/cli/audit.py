@@ -74,23 +74,21 @@ def list_(
 @pass_session
 def verify(session: Session, expect_head: str | None) -> None:
     """Check every record of the log, and print its head, to be kept elsewhere."""
-    from volcrypt.formats.audit_record import parse_point
     from volcrypt.operations.audit import verify_audit
 
-    expected = parse_point(expect_head) if expect_head is not None else None
-    found = verify_audit(session.key_home, expected=expected)
+    found = verify_audit(session.key_home, expected=expect_head)
     document = {
-        "Head": str(found.head),
-        "Records": found.head.sequence,
+        "Head": found.head,
+        "Records": found.records,
         "UnsealedRecords": found.unsealed,
-        "ExpectedHead": str(expected) if expected is not None else None,
+        "ExpectedHead": expect_head,
     }
     fields = {
-        "head": str(found.head),
-        "records": str(found.head.sequence),
+        "head": found.head,
+        "records": str(found.records),
         "unsealed": str(found.unsealed),
         "rollback": "checked: goes on from the expected head"
-        if expected is not None
+        if expect_head is not None
         else "not checked: give --expect-head",
     }
     session.show(document, lambda: print_fields(fields))

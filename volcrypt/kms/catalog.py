@@ -99,7 +99,7 @@ class Catalog:
             try:
                 seal = self._rows.seal()
                 if is_ahead(seal, head):
-                    # Others may have gone on in between.
+                    # Others went on in between. From here on no commit ends: SQLite waits for us.
                     head = self._heads.read()
                 audit_head = current_audit_head(seal, head, catalogue=self._what)
                 yield View(self, seal, audit_head=audit_head)

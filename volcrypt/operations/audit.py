@@ -3,7 +3,7 @@
 from collections import deque
 from dataclasses import dataclass
 
-from volcrypt.formats.audit_record import AuditPoint, AuditRecord
+from volcrypt.formats.audit_record import AuditRecord, parse_point
 from volcrypt.kms.audit import AuditLog
 from volcrypt.kms.record_filter import RecordFilter
 from volcrypt.kms.reference import is_key_id
@@ -14,11 +14,13 @@ from volcrypt.operations.records import find_entry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AuditCheck:
-    """What `verify_audit` found in order. `unsealed` records are behind the head: another command
-    writes them this moment, or was killed while it did."""
+class AuditReport:
+    """What a check of the log found. `head` is the text that `expected` takes, to be kept where
+    nobody who can write to the home can change it; `unsealed` records follow it: none, or what
+    another command writes this moment, or an interrupted one left."""
 
-    head: AuditPoint
+    head: str
+    records: int
     unsealed: int
 
 
@@ -61,12 +63,14 @@ def list_audit(
     return list(deque(_log(home).read_records(record_filter), maxlen=last))
 
 
-def verify_audit(home: Home, *, expected: AuditPoint | None = None) -> AuditCheck:
+def verify_audit(home: Home, *, expected: str | None = None) -> AuditReport:
     """Check the whole log against its sealed head, and that it goes on from `expected`, which
-    somebody kept elsewhere. Raises AuditChainError, FormatError."""
+    somebody kept elsewhere. Raises InvalidArgumentError for what is no head, AuditChainError,
+    FormatError."""
+    point = parse_point(expected) if expected is not None else None
     head = home.vault.audit_head()
-    unsealed = _log(home).verify(head, expected=expected)
-    return AuditCheck(head=head.point, unsealed=unsealed)
+    unsealed = _log(home).verify(head, expected=point)
+    return AuditReport(head=str(head.point), records=head.sequence, unsealed=unsealed)
 
 
 def _log(home: Home) -> AuditLog:

@@ -13,14 +13,12 @@ from volcrypt.operations.home import Home
 from volcrypt.operations.mounts import socket_path
 from volcrypt.operations.records import load_records
 from volcrypt.operations.snapshot_lookup import list_snapshots
+from volcrypt.operations.space import space_warnings
 from volcrypt.operations.stores import LOCAL_STORE, check_log_is_whole, open_local_store
 from volcrypt.operations.workflows import load_workflows
 from volcrypt.volume.control import ControlClient
 from volcrypt.volume.loop import DEVICE_DIRECTORY, linked_device
 from volcrypt.volume.owner import OwnerRecord, current_owner
-
-LOW_SPACE_FRACTION = 0.05
-"""Below this part of free space under the home `status` warns: volumes are thin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +73,7 @@ def read_status(home: Home) -> Status:
     damaged += [f"{snapshot_id}: {error}" for snapshot_id, error in damaged_snapshots.items()]
     space = os.statvfs(home.path)
     warnings = list(damaged)
-    if space.f_bavail < space.f_blocks * LOW_SPACE_FRACTION:
-        warnings.append(f"less than 5 % of the file system under {home.path} is free")
+    warnings += space_warnings(home, records)
     for record in records:
         point = private_mount_point(home, record.volume_id)
         if point.exists() and owner_of(home, record.volume_id) is None:
