@@ -66,6 +66,7 @@ class Forker:
             requests.write(json.dumps(request).encode() + b"\n")
             requests.flush()
             if not select.select([answers], [], [], TIMEOUT_SECONDS)[0]:
+                self._process.kill()  # nobody is to take the late answer for his own
                 raise subprocess.TimeoutExpired(request["arguments"], TIMEOUT_SECONDS)
             return int(answers.readline())
 

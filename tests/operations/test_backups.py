@@ -12,6 +12,7 @@ import pytest
 from tests.command import VOLCRYPT, Command, disposable_home
 from tests.crash.kills import kill_at, points_of, spread
 from tests.fakes.kms import ROOT, memory_kms
+from tests.forked import Forker
 from volcrypt.errors import AccessDeniedError, IntegrityError, InvalidArgumentError
 from volcrypt.formats.backup import PassphraseKey, stretch_passphrase
 from volcrypt.kms.audit import AuditLog
@@ -92,6 +93,28 @@ def test_a_volume_opens_on_another_machine(command: Command, tmp_path: Path) -> 
         assert "not empty" in other.fails(
             2, "restore", tmp_path / "file", "--passphrase-file", tmp_path / "word"
         )
+
+
+def test_snapshots_elsewhere_are_there_at_once(
+    command: Command, tmp_path: Path, forker: Forker
+) -> None:
+    plain = os.urandom(2**20)
+    (tmp_path / "image").write_bytes(plain)
+    command.run("volume", "import", tmp_path / "image", "--name", "a")
+    command.run("store", "create", "away", "--url", (tmp_path / "away").as_uri())
+    made = command.run("snapshot", "create", "a", "--name", "b", "--store", "away")
+    (tmp_path / "word").write_text("correct horse\n")
+    command.run("backup", tmp_path / "file", "--passphrase-file", tmp_path / "word")
+    shutil.rmtree(command.home)
+    with disposable_home(tmp_path / "new", forker) as other:
+        other.run("restore", tmp_path / "file", "--passphrase-file", tmp_path / "word")
+        done = other.try_run("--json", "snapshot", "list")
+        assert (done.returncode, made in done.stdout) == (0, True)
+        assert "warning: snapshot store" in done.stderr
+        assert "by their id" in other.fails(3, "volume", "create", "--snapshot-id", "b")
+        other.run("volume", "create", "--snapshot-id", made, "--name", "c")
+        other.run("volume", "export", "c", tmp_path / "exported")
+        assert (tmp_path / "exported").read_bytes() == plain
 
 
 def test_the_request_is_on_record_before_the_file_is(

@@ -46,6 +46,8 @@ def _sorted_listing(stores: dict[str, SnapshotStore | VolcryptError]) -> Listing
     found = Listing()
     for name, store in stores.items():
         if isinstance(store, VolcryptError):
+            if len(stores) == 1:
+                raise store
             found.unread[name] = store
             continue
         try:
@@ -91,6 +93,9 @@ def load_snapshot(home: Home, snapshot: str) -> Manifest:
     unread: list[VolcryptError] = []
     for name, store in open_stores(home):
         if isinstance(store, VolcryptError):
+            if name == LOCAL_STORE:
+                store.hint = store.hint or "snapshots in other stores can be used by their id"
+                raise store  # what has the name there is what would be meant
             unread.append(store)
             continue
         try:

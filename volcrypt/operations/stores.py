@@ -89,7 +89,8 @@ def store_of(home: Home, store_id: StoreId) -> SnapshotStore:
 
 def store_names(home: Home) -> dict[StoreId, str]:
     """Names of the stores that this home knows, the local one first."""
-    open_local_store(home)  # made at its first use
+    if home.register.find(KIND, LOCAL_STORE) is None:
+        open_local_store(home)  # made at its first use
     entries = sorted(
         home.register.entries(KIND), key=lambda entry: (entry.name != LOCAL_STORE, entry.name)
     )
