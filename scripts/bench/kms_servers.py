@@ -25,6 +25,7 @@ class BenchAccessKey:
     account: str = DEFAULT_ACCOUNT
     is_active: bool = True
     is_for_volumes: bool = False
+    created_at: float = 0.0
     secret: str = field(default=SECRET, repr=False)
 
 

@@ -19,6 +19,7 @@ class MemoryAccessKey:
     account: str = ACCOUNT
     is_active: bool = True
     is_for_volumes: bool = False
+    created_at: float = 0.0
     secret: str = field(repr=False)
 
 

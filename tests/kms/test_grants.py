@@ -2,6 +2,7 @@
 
 import importlib
 from base64 import b64decode, b64encode
+from dataclasses import replace
 
 import pytest
 from hypothesis import example, given, settings
@@ -101,7 +102,7 @@ def test_the_order_of_operations_is_no_parameter_and_all_else_is() -> None:
             name="n",
             constraints=Constraints(subset={"a": "b"}),
         ),
-        base.bound_to("user"),
+        replace(base, grantee_user_id="user"),
     ]
     assert parameters_digest(base) == parameters_digest(same)
     assert len({parameters_digest(one) for one in (base, *others)}) == 1 + len(others)

@@ -241,7 +241,7 @@ def test_a_key_that_is_not_there(kms: MemoryKms) -> None:
     with pytest.raises(KeyNotFoundError) as raised:
         describe(kms, "alias/x")
     assert str(raised.value) == f"Alias arn:aws:kms:{REGION}:{ACCOUNT}:alias/x is not found."
-    with pytest.raises(KeyNotFoundError):
+    with pytest.raises(AccessDeniedError, match="the resource does not exist in this Region"):
         describe(kms, f"arn:aws:kms:{REGION}:111111111111:key/{kms.new_key()}")
     other = f"mrk-{'0a' * 16}"
     with pytest.raises(KeyNotFoundError, match=f"key/{other}' does not exist"):

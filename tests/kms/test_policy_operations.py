@@ -1,8 +1,10 @@
 """Operations on key policies, and what policies do to requests."""
 
+from dataclasses import replace
+
 import pytest
 
-from tests.fakes.kms import ACCOUNT, ROOT, STRANGER, MemoryKms
+from tests.fakes.kms import ACCOUNT, REGION, ROOT, STRANGER, MemoryKms
 from tests.kms.people import add_user, remove_user
 from tests.kms.policies import AWAY, Statement, allow, deny, document, when
 from volcrypt.errors import (
@@ -14,7 +16,7 @@ from volcrypt.errors import (
     LimitExceededError,
     MalformedPolicyError,
 )
-from volcrypt.kms.messages.aliases import CreateAliasRequest
+from volcrypt.kms.messages.aliases import CreateAliasRequest, ListAliasesRequest
 from volcrypt.kms.messages.data import DecryptRequest, EncryptRequest, GenerateRandomRequest
 from volcrypt.kms.messages.keys import (
     CreateKeyRequest,
@@ -255,6 +257,7 @@ def test_principals_of_other_accounts(kms: MemoryKms) -> None:
         (when("NumericLessThan", "aws:EpochTime", 1_900_000_000), {}, True),
         (when("Bool", "aws:ViaAWSService", "false"), {}, True),
         (when("StringEquals", "aws:PrincipalOrgID", "o-1"), {}, False),
+        (when("Bool", "aws:SecureTransport", "true"), {}, True),
     ],
 )
 def test_what_is_known_of_a_request(
@@ -269,6 +272,47 @@ def test_what_is_known_of_a_request(
     put(kms, key_id, [TO_ACCOUNT, allow(alice.arn, Condition=condition)])
     caller = Caller(arn=alice.arn, account=ACCOUNT, source_address="192.0.2.7")
     assert may(kms, caller, "alias/finance", **context) is answer
+
+
+def test_without_tls_what_demands_it_is_denied(kms: MemoryKms) -> None:
+    key_id = kms.new_key()
+    alice = add_user(kms, "alice")
+    without_tls = deny("*", Condition=when("Bool", "aws:SecureTransport", "false"))
+    put(kms, key_id, [TO_ACCOUNT, allow(alice.arn), without_tls])
+    assert may(kms, alice, key_id)
+    assert not may(kms, replace(alice, is_secure=False), key_id)
+
+
+def test_a_later_user_of_the_same_name_is_not_whom_a_policy_names(kms: MemoryKms) -> None:
+    key_id = kms.new_key()
+    alice = add_user(kms, "alice")
+    put(kms, key_id, [TO_ACCOUNT, allow(alice.arn)])
+    assert may(kms, alice, key_id)
+    remove_user(kms, alice)
+    add_user(kms, "alice", user_id="AIDANOTHER")
+    assert not may(kms, alice, key_id)
+    put(kms, key_id, [TO_ACCOUNT, allow(alice.arn)])
+    assert may(kms, alice, key_id)
+
+
+def test_what_is_in_another_account_and_what_is_not_look_the_same(kms: MemoryKms) -> None:
+    key_id = kms.new_key()
+    kms.service.perform(ROOT, CreateAliasRequest(alias_name="alias/oz", target_key_id=key_id))
+    mallory = add_user(kms, "mallory", [allow(Action="kms:*")], account=AWAY)
+    service = kms.service.scope(AWAY, REGION)
+    prefix = f"arn:aws:kms:{REGION}:{ACCOUNT}:"
+    none = "00000000-0000-0000-0000-000000000000"
+    requests = {
+        DescribeKeyRequest: (f"key/{key_id}", f"key/{none}", "alias/oz", "alias/no"),
+        ListAliasesRequest: (f"key/{key_id}", f"key/{none}"),
+    }
+    for request_type, names in requests.items():
+        seen = set()
+        for name in names:
+            with pytest.raises(AccessDeniedError) as raised:
+                service.perform(mallory, request_type(key_id=prefix + name))
+            seen.add(str(raised.value).replace(prefix + name, "X"))
+        assert len(seen) == 1
 
 
 def test_a_forbidden_key_and_none_look_the_same_to_decrypt(kms: MemoryKms) -> None:

@@ -84,6 +84,8 @@ class AliasOperations(Scope):
         owner = None
         if request.key_id is not None:
             key = self._find_key(attempt, request.key_id)
+            if key.account != self._account:
+                raise attempt.unseen(request.key_id)
             attempt.concern(key)
             owner = key_item_id(key)
         items, marker = self._page(attempt.change, ALIASES, request, owner=owner)

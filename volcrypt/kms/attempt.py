@@ -13,7 +13,7 @@ from volcrypt.kms.keyring import is_connected
 from volcrypt.kms.lifecycle import check_state, current_state
 from volcrypt.kms.messages.base import NO_CONTEXT, Request
 from volcrypt.kms.model import Caller, KeyState, KmsKey
-from volcrypt.kms.policy import Decision
+from volcrypt.kms.policy import Decision, refuse_unseen
 from volcrypt.kms.view import Change
 
 T = TypeVar("T")
@@ -46,6 +46,8 @@ class Attempt:
     request_id: str
     resources: list[Resource] = field(default_factory=list)
     response_elements: dict[str, Any] | None = None
+    named_as: dict[str, str] = field(default_factory=dict)
+    """Keys of other accounts by ARN, and what the request called them: all that a refusal says."""
 
     @property
     def event_source(self) -> str:
@@ -138,5 +140,12 @@ class Attempt:
         error = AccessDeniedError if is_about_keys else PrincipalAccessDeniedError
         raise error(
             f"User: {self.caller.arn} is not authorized to perform: {action} "
-            f"on resource: {resource} {decision.reason}"
+            f"on resource: {self.named_as.get(resource, resource)} {decision.reason}"
+        )
+
+    def unseen(self, named: str) -> AccessDeniedError:
+        """The refusal of what may or may not be in another account."""
+        return AccessDeniedError(
+            f"User: {self.caller.arn} is not authorized to perform: kms:{self.operation} "
+            f"on resource: {named} {refuse_unseen().reason}"
         )

@@ -6,7 +6,7 @@ policy says.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from volcrypt.kms.facts import (
@@ -85,7 +85,9 @@ class Question:
         if not self._exists(principal):
             return refuse_unknown_principal(access)
         policies = _policies(principal)
-        decision = decide_on_key(access, key_policy=key.policy, identity_policies=policies)
+        decision = decide_on_key(
+            _as_named(access, key, principal), key_policy=key.policy, identity_policies=policies
+        )
         if decision.allowed or decision.is_final:
             return decision
         pointed_at = [g for p in pointers if (g := follow_token(self.view, p)) is not None]
@@ -121,7 +123,9 @@ class Question:
         if not self._exists(principal):
             return refuse_unknown_principal(access)
         policies = _policies(principal)
-        by_policy = decide_on_key(access, key_policy=key.policy, identity_policies=policies)
+        by_policy = decide_on_key(
+            _as_named(access, key, principal), key_policy=key.policy, identity_policies=policies
+        )
         if by_policy.is_final and not by_policy.allowed:
             return by_policy
         mine = self._access(action, key.arn, self.caller.account, facts)
@@ -135,7 +139,10 @@ class Question:
         is_by_grantee = self._is_to_me(grant, action, principal, facts) and grant.permits(
             RETIRE_GRANT, context=NO_CONTEXT
         )
-        if permission.retiring == self.caller.arn or is_by_account or is_by_grantee:
+        is_by_retiring = permission.retiring == self.caller.arn and (
+            principal is None or permission.retiring_user_id in (None, principal.user_id)
+        )
+        if is_by_retiring or is_by_account or is_by_grantee:
             return ALLOWED
         return refuse_unseen() if access.is_across_accounts else by_identity
 
@@ -222,6 +229,16 @@ class Question:
                 if alias is not None and alias.key_id == key.key_id:
                     return ("alias/" + text.partition("alias/")[2],)
         return ()
+
+
+def _as_named(access: AccessRequest, key: KmsKey, principal: Principal | None) -> AccessRequest:
+    """The request as the key's policy knows its principal: by the ARN, or by the user id where the
+    policy means an earlier user of that ARN."""
+    if principal is None:
+        return access
+    if key.policy_users.get(principal.arn, principal.user_id) == principal.user_id:
+        return access
+    return replace(access, principal=principal.user_id)
 
 
 def _policies(principal: Principal | None) -> tuple[str, ...]:

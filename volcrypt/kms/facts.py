@@ -88,6 +88,7 @@ def caller_facts(
         "aws:EpochTime": (str(int(now)),),
         "aws:RequestedRegion": (region,),
         "aws:ViaAWSService": (_text(caller.via_service),),
+        "aws:SecureTransport": (_text(caller.is_secure),),
         "kms:CallerAccount": (caller.account,),
     }
     if principal is not None:

@@ -1,5 +1,6 @@
 """Operations on grants: create, list, retire, revoke."""
 
+from dataclasses import replace
 from typing import Final
 
 from volcrypt.errors import (
@@ -53,7 +54,7 @@ from volcrypt.kms.messages.grants import (
 from volcrypt.kms.model import KmsKey, root_arn
 from volcrypt.kms.policy_document import principal_account
 from volcrypt.kms.policy_operations import can_exist
-from volcrypt.kms.principals import find
+from volcrypt.kms.principals import user_ids
 from volcrypt.kms.scope import Scope
 
 MAX_GRANTS_PER_KEY: Final = 50_000
@@ -193,15 +194,21 @@ def _check_principals(attempt: Attempt, key: KmsKey, permission: Permission) -> 
 
 
 def _bound_to_user(attempt: Attempt, permission: Permission) -> Permission:
-    """Bound to the user who has the grantee's ARN now, if it is one of ours."""
-    user = find(attempt.change, permission.grantee)
-    return permission if user is None else permission.bound_to(user.user_id)
+    """Bound to the users who have the ARNs now, where they are ours."""
+    ids = user_ids(attempt.change, (permission.grantee, permission.retiring or ""))
+    return replace(
+        permission,
+        grantee_user_id=ids.get(permission.grantee),
+        retiring_user_id=ids.get(permission.retiring or ""),
+    )
 
 
 def _existing(attempt: Attempt, key: KmsKey, grant_id: str) -> Grant:
     if not _HEXADECIMAL.issuperset(grant_id):
         raise InvalidGrantIdError(f"Invalid grant ID {grant_id}")
     grant = find_grant(attempt.change, key, grant_id)
+    if grant is None and key.account != attempt.account:
+        raise attempt.unseen(attempt.named_as.get(key.arn, key.arn))
     if grant is None:
         raise KeyNotFoundError(f"Grant ID {grant_id} not found")
     return grant

@@ -95,8 +95,8 @@ class Constraints:
 class Permission:
     """What a grant says: who may do what with its key under which constraints, and who may end it.
 
-    Grantee and retiring principal are ARNs, or names of services. `grantee_user_id` is that of the
-    user at the time: a later user of the same name is another.
+    Grantee and retiring principal are ARNs, or names of services. The user ids are those of the
+    users at the time: a later user of the same name is another.
     """
 
     grantee: str
@@ -105,9 +105,7 @@ class Permission:
     retiring: str | None = None
     name: str = ""
     grantee_user_id: str | None = None
-
-    def bound_to(self, user_id: str) -> "Permission":
-        return replace(self, grantee_user_id=user_id)
+    retiring_user_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,6 +54,7 @@ class _NewKey:
     arn: str
     origin: KeyOrigin
     policy: str
+    policy_users: dict[str, str]
     tags: dict[str, str]
     custom_key_store_id: str | None
 
@@ -150,8 +151,9 @@ class KeyOperations(Scope):
         tags = checked_tags(request.tags)
         if tags:
             attempt.authorise_account("TagResource", resource=arn)
+        users: dict[str, str] = {}
         if request.policy is not None:
-            check_policy(
+            users = check_policy(
                 attempt,
                 request.policy,
                 arn=arn,
@@ -171,6 +173,7 @@ class KeyOperations(Scope):
             arn=arn,
             origin=origin,
             policy=request.policy or default_policy(self._account),
+            policy_users=users,
             tags=tags,
             custom_key_store_id=request.custom_key_store_id,
         )
@@ -191,6 +194,7 @@ class KeyOperations(Scope):
             manager=KeyManager.CUSTOMER,
             origin=new.origin,
             policy=new.policy,
+            policy_users=new.policy_users,
             materials=() if is_imported else (self._generate_material(store),),
             tags=new.tags,
             custom_key_store_id=new.custom_key_store_id,

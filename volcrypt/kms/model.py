@@ -53,7 +53,8 @@ class Caller:
     """Who asks. `via_service` comes from the class of the credential (volcrypt's own volume
     service), never from a request.
 
-    `source_address` is an IP address where there is one (`aws:SourceIp`); `user_agent` and
+    `source_address` is an IP address where there is one (`aws:SourceIp`); `is_secure` is False for
+    a request that came over a network without TLS (`aws:SecureTransport`); `user_agent` and
     `access_key_id` go to the audit log only.
     """
 
@@ -63,6 +64,7 @@ class Caller:
     source_address: str = "localhost"
     user_agent: str = "volcrypt"
     access_key_id: str | None = None
+    is_secure: bool = True
 
     @property
     def is_root(self) -> bool:
@@ -130,6 +132,8 @@ class KmsKey:
     material begins without any. `pending_material` was imported to be rotated to. `policy` is the
     text of the key policy document. `rotation` and `deletion` are None when there is none;
     `rotation` stays while the key is disabled or waits for its deletion, and does nothing.
+    `policy_users` are the users that the policy names, by ARN, with their ids when it was put: a
+    later user of the same name is another.
     """
 
     key_id: str
@@ -148,6 +152,7 @@ class KmsKey:
     on_demand_rotations: int = 0
     deletion: Deadline | None = None
     custom_key_store_id: str | None = None
+    policy_users: dict[str, str] = field(default_factory=dict)
 
     @property
     def arn(self) -> str:

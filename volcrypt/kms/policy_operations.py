@@ -19,7 +19,7 @@ from volcrypt.kms.messages.policies import (
     PutKeyPolicyRequest,
 )
 from volcrypt.kms.policy_document import PolicyKind, parse_policy, principal_account
-from volcrypt.kms.principals import exists, is_served
+from volcrypt.kms.principals import exists, is_served, user_ids
 from volcrypt.kms.scope import Scope
 from volcrypt.kms.view import View
 
@@ -41,7 +41,7 @@ class PolicyOperations(Scope):
             raise KmsValidationError("The AWS_RAM policy can only be managed by the RAM service.")
         if request.policy_name != DEFAULT_POLICY_NAME:
             raise KeyNotFoundError("No such policy exists")
-        check_policy(
+        users = check_policy(
             attempt,
             request.policy,
             arn=key.arn,
@@ -49,7 +49,7 @@ class PolicyOperations(Scope):
             bypass_lockout_check=request.bypass_policy_lockout_safety_check,
         )
         attempt.response_elements = {"keyId": key.arn}
-        changed = replace(key, policy=request.policy)
+        changed = replace(key, policy=request.policy, policy_users=users)
         return Effect(change=lambda change: put_key(change, changed), act=EmptyResponse)
 
     def list_key_policies(
@@ -68,9 +68,9 @@ def check_policy(
     arn: str,
     tags: Mapping[str, str] = _NO_TAGS,
     bypass_lockout_check: bool = False,
-) -> None:
+) -> dict[str, str]:
     """Check what is to become the policy of the key `arn` of the attempt's account; for CreateKey
-    too, with the tags that the key is going to have.
+    too, with the tags that the key is going to have. The users that it names, with their ids.
 
     Raises LimitExceededError, MalformedPolicyError, InvalidArnError.
     """
@@ -88,6 +88,7 @@ def check_policy(
         raise MalformedPolicyError(
             "The new key policy will not allow you to update the key policy in the future."
         )
+    return user_ids(attempt.change, document.principal_arns)
 
 
 def can_exist(view: View, principal: str, *, account: str) -> bool:

@@ -8,6 +8,7 @@ The root of an account is no item: it exists, has no policies, and comes in thro
 Knows nothing of callers and permissions.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
@@ -83,6 +84,13 @@ def find_by_name(view: View, account: str, name: str) -> Principal | None:
     """Names differ in more than case."""
     item = view.find(PRINCIPALS, _name(account, name))
     return None if item is None else decode_principal(item)
+
+
+def user_ids(view: View, arns: Iterable[str]) -> dict[str, str]:
+    """Those of the ARNs that are of users, with the ids of these: a later user of the same name has
+    another."""
+    found = {arn: find(view, arn) for arn in arns}
+    return {arn: user.user_id for arn, user in found.items() if user is not None}
 
 
 def exists(view: View, arn: str) -> bool:

@@ -13,6 +13,7 @@ from volcrypt.errors import (
     CustomKeyStoreInvalidStateError,
     CustomKeyStoreNotFoundError,
     InvalidStateError,
+    KeyNotFoundError,
     KmsError,
 )
 from volcrypt.formats.audit_record import Resource
@@ -52,6 +53,8 @@ _DEFAULT_KEY_ROTATION_DAYS: Final = 365
 _DEFAULT_KEY_DESCRIPTION: Final = (
     "Default key that protects my EBS volumes when no other key is defined"
 )
+_ARN_COLONS: Final = 5
+_ARN_ACCOUNT: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,14 +90,23 @@ class Scope:
 
     def _find_key(self, attempt: Attempt, text: str) -> KmsKey:
         """The key that a request names, as its operation may. Raises KeyNotFoundError and
-        InvalidArnError."""
-        return find_key(
-            attempt.change,
-            text,
-            account=self._account,
-            region=self._region,
-            takes_alias=attempt.operation in TAKE_ALIAS,
-        )
+        InvalidArnError; AccessDeniedError where there is no such key in another account, as if it
+        were there and forbidden."""
+        try:
+            key = find_key(
+                attempt.change,
+                text,
+                account=self._account,
+                region=self._region,
+                takes_alias=attempt.operation in TAKE_ALIAS,
+            )
+        except KeyNotFoundError as error:
+            if text.count(":") >= _ARN_COLONS and text.split(":")[_ARN_ACCOUNT] != self._account:
+                raise attempt.unseen(text) from error
+            raise
+        if key.account != self._account:
+            attempt.named_as[key.arn] = text
+        return key
 
     def _store_of(self, key: KmsKey, view: View | None = None) -> MaterialStore:
         """Where the key's material lives; `view` is that of the transaction, inside of one.

@@ -235,4 +235,5 @@ def _request(scope: Message, body: bytes) -> HttpRequest:
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
         ],
         body=body,
+        is_secure=scope.get("scheme") == "https" or not scope.get("client"),
     )

@@ -41,6 +41,8 @@ class AccessKey(Protocol):
     @property
     def account(self) -> str: ...
     @property
+    def created_at(self) -> float: ...
+    @property
     def is_active(self) -> bool: ...
     @property
     def is_for_volumes(self) -> bool: ...
@@ -111,7 +113,8 @@ class Credentials:
     def check_current(self, known: Known) -> None:
         """In the engine's thread. Raises UnrecognizedClientError when the access key is not what
         it was."""
-        if self._access_keys.find(known.access_key.id) != known.access_key:
+        found = self._access_keys.find(known.access_key.id)
+        if found is None or _identity(found) != _identity(known.access_key):
             raise UnrecognizedClientError(UNKNOWN_KEY)
 
     def _look_up(self, claim: Claim) -> Known:
@@ -129,6 +132,18 @@ class Credentials:
         return Known(access_key=access_key, signing_key=signing_key)
 
 
+def _identity(access_key: AccessKey) -> tuple[object, ...]:
+    """What must still be so; how the secret is sealed may have changed, the secret cannot."""
+    return (
+        access_key.id,
+        access_key.principal,
+        access_key.account,
+        access_key.is_active,
+        access_key.is_for_volumes,
+        access_key.created_at,
+    )
+
+
 def caller_of(access_key: AccessKey, request: HttpRequest, *, address: str) -> Caller:
     """The principal, with what the audit log says of where it is."""
     user_agent = request.header("user-agent") or "unknown"
@@ -139,4 +154,5 @@ def caller_of(access_key: AccessKey, request: HttpRequest, *, address: str) -> C
         source_address=address,
         user_agent=user_agent.encode(errors="replace").decode()[:_USER_AGENT_CHARACTERS],
         access_key_id=access_key.id,
+        is_secure=request.is_secure,
     )

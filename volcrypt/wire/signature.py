@@ -62,13 +62,15 @@ _SHOWN_CHARACTERS: Final = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpRequest:
-    """A request as it came: names of headers in lower case, nothing decoded."""
+    """A request as it came: names of headers in lower case, nothing decoded. `is_secure` is False
+    where others can read along: on TCP without TLS."""
 
     method: str
     path: str
     query: str
     headers: Sequence[tuple[str, str]]
     body: bytes
+    is_secure: bool = False
     by_name: dict[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
