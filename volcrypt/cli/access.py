@@ -12,7 +12,7 @@ from volcrypt.cli.session import Session
 from volcrypt.errors import ConfigurationError
 from volcrypt.kms.remote_store import Cluster
 from volcrypt.operations.home import Home
-from volcrypt.operations.vault import Access, Kms, Vault
+from volcrypt.operations.vault import HOME_KMS, Access, Kms, Vault
 from volcrypt.settings import AWS_KMS, OWN_KMS, Profile, Settings, profile_of, runtime_root
 
 if TYPE_CHECKING:
@@ -79,6 +79,9 @@ def access_of(settings: Settings, profile: Profile, *, region: str | None) -> Ac
         served_regions=frozenset(settings.kms.regions),
         served_accounts=frozenset(settings.kms.accounts),
         other_kms=_other_kms(profile, region or profile.region),
+        kms_name=HOME_KMS
+        if profile.kms == OWN_KMS
+        else f"{profile.kms} {region or profile.region}",
     )
 
 

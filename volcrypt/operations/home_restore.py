@@ -40,6 +40,8 @@ from volcrypt.kms.model import Caller
 from volcrypt.operations.vault import Kms
 
 MARKER: Final = "RESTORING"
+_KEPT: Final = b"with the configuration that was there\n"
+"""What the marker says where a configuration lay already."""
 _CONFIG: Final = "config.toml"
 _HOME: Final = "home"
 _PLACES: Final = frozenset({"kms", "volumes", "stores", "work"})
@@ -108,7 +110,8 @@ def restore_home(
         with no_space_named(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             make_directory_durably(path)
-            write_durably(path / MARKER, b"")
+            if not (path / MARKER).exists():
+                write_durably(path / MARKER, _KEPT if (path / _CONFIG).exists() else b"")
             _clear(path)
             count = _extract(source, path, header_bytes, key)
     except BaseException:
@@ -120,9 +123,14 @@ def restore_home(
 
 
 def _clear(path: Path) -> None:
-    """Remove all that a restore makes, but for its marker and the configuration."""
+    """Remove all that a restore makes, but for its marker; a configuration that was there before
+    stays."""
+    marker = path / MARKER
+    kept = {MARKER}
+    if not marker.exists() or marker.read_bytes() == _KEPT:
+        kept.add(_CONFIG)
     for entry in list(path.iterdir()) if path.is_dir() else []:
-        if entry.name in (MARKER, _CONFIG):
+        if entry.name in kept:
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

@@ -43,7 +43,7 @@ from volcrypt.kms.protocol import decode_request
 from volcrypt.names import VolumeId
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import explaining_denial, make_data_key, unwrap_key
-from volcrypt.operations.vault import Kms, call
+from volcrypt.operations.vault import HOME_KMS, Kms, call
 from volcrypt.volume.owner import current_owner, hold_volume
 
 GRANT_FILE: Final = "grant"
@@ -54,13 +54,13 @@ _MAX_NOTE_BYTES: Final = 2**14
 
 class MountGrant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`volumes/ID/grant`: the grant that a mount has. Nothing is believed because it says so: it
-    only helps to end the grant. `is_own`: it is one of the home's KMS."""
+    only helps to end the grant. `kms` names whose it is: that of the home, or another."""
 
     key_arn: str
     grant_id: str
     grantee: str
     account: str
-    is_own: bool
+    kms: str
 
 
 def host_id(home: Home) -> str:
@@ -156,7 +156,7 @@ def _create_grant(
         grant_id=response["GrantId"],
         grantee=grantee.arn,
         account=grantee.account,
-        is_own=home.access.other_kms is None,
+        kms=home.access.kms_name,
     )
     write_durably(_path(home, volume_id), msgspec.json.encode(grant))
     return grant, response["GrantToken"]
@@ -183,7 +183,7 @@ def retire_abandoned_grants(home: Home) -> None:
 
 
 def _retire(home: Home, volume_id: VolumeId, grant: MountGrant) -> None:
-    if grant.is_own != (home.access.other_kms is None):
+    if grant.kms != home.access.kms_name:
         return  # it is of another KMS than this command has
     host = Caller(arn=grant.grantee, account=grant.account, via_service=True)
     members = {"KeyId": grant.key_arn, "GrantId": grant.grant_id}
@@ -193,7 +193,7 @@ def _retire(home: Home, volume_id: VolumeId, grant: MountGrant) -> None:
 
 
 def _kms_of(home: Home, grant: MountGrant) -> Kms:
-    return home.vault.scope(grant.account, home.region) if grant.is_own else home.kms
+    return home.vault.scope(grant.account, home.region) if grant.kms == HOME_KMS else home.kms
 
 
 def _noted(home: Home, volume_id: VolumeId) -> MountGrant | None:

@@ -26,6 +26,7 @@ from volcrypt.kms.register import NOTHING, RegisterEntry
 
 SERVING_LOCK: Final = "serving"
 SOCKET: Final = "kms.sock"
+HOME_KMS: Final = "home"
 
 
 class Kms(Protocol):
@@ -86,7 +87,8 @@ class Access:
     """As whom a command acts, and which KMS holds its keys: a profile, in plain values.
 
     `principal` is a name or ARN, None for the account root. `other_kms` opens a KMS that is not
-    the home's. `grantee` is the ARN that serves volumes with keys of that.
+    the home's, and `kms_name` tells it from others. `grantee` is the ARN that serves volumes with
+    keys of that.
     """
 
     region: str | None = None
@@ -97,6 +99,7 @@ class Access:
     served_regions: frozenset[str] = frozenset()
     served_accounts: frozenset[str] = frozenset()
     other_kms: "Callable[[], Kms] | None" = None
+    kms_name: str = HOME_KMS
 
 
 def call(kms: Kms, caller: Caller, operation: str, members: Mapping[str, Any]) -> dict[str, Any]:
