@@ -53,7 +53,9 @@ def event(
 
 
 def append(log: AuditLog, head: AuditHead, *names: str) -> AuditHead:
-    return log.append(head, [event(name) for name in names], recovery=recovery)
+    return log.append(
+        head, [event(name) for name in names], recovery=recovery, seal=lambda head: None
+    )
 
 
 def names(directory: Path) -> list[str]:
@@ -179,7 +181,9 @@ def test_a_last_record_of_any_length_is_looked_at(memory_path: Path) -> None:
     for size in (10, 20_000, 90_000):
         parameters = {"description": "x" * size}
         log = AuditLog(memory_path)
-        head = log.append(head, [event("A", parameters=parameters)], recovery=recovery)
+        head = log.append(
+            head, [event("A", parameters=parameters)], recovery=recovery, seal=lambda head: None
+        )
     append(AuditLog(memory_path), head, "B")
     assert names(memory_path) == ["A", "A", "A", "B"]
 
@@ -243,6 +247,7 @@ def test_filters(memory_path: Path) -> None:
             ),
         ],
         recovery=recovery,
+        seal=lambda head: None,
     )
 
     def found(record_filter: RecordFilter) -> list[int]:
@@ -269,5 +274,5 @@ def test_filters(memory_path: Path) -> None:
 
 
 def test_the_example_event_is_one(memory_path: Path) -> None:
-    AuditLog(memory_path).append(AuditHead(), [EVENT], recovery=recovery)
+    AuditLog(memory_path).append(AuditHead(), [EVENT], recovery=recovery, seal=lambda head: None)
     assert names(memory_path) == ["Decrypt"]

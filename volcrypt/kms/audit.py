@@ -14,6 +14,14 @@ So a kill or a power cut may leave something behind the head, and nothing of tha
   sealed, and could have been put there by hand, so that is said in the log: both cases give an
   event `RecoverAuditLog` with the number of records taken over and bytes cut off.
 
+What is taken over is sealed, with its event, before anything is appended behind it. So however many
+kills follow each other, behind the head lies at most what one append wrote: the records of one
+batch, or one request that changes rows, or one event of the service; and an event `RecoverAuditLog`
+for each kill between its record and its seal. A kill between the writing of the head file and its
+sync, with a power cut in the next request, may undo the last head too and add a second batch. A
+longer tail, or one with two allowed requests that change rows, is not a crash's: the head was put
+back to an older one (`freshness`), and nothing is appended.
+
 A log that ends before the head was cut by somebody, and one whose last record is not the head's was
 changed: nothing is appended, and so nothing happens, until it is restored. The first append of a
 process looks at that record alone; `verify` looks at all of them.
@@ -48,8 +56,15 @@ MAX_FILE_BYTES: Final = 64 * 2**20
 
 _USUAL_LINE_BYTES: Final = 2**14
 
+MAX_BATCH: Final = 64
+"""So many requests share an append at most: more would not be faster, and make others wait."""
+_MAX_TAIL_RECORDS: Final = 2 * MAX_BATCH
+RECOVERY: Final = "RecoverAuditLog"
+
 RecoveryEvent = Callable[[int, int], AuditEvent]
 """Makes the event for (records taken over, bytes cut off)."""
+SealHead = Callable[[AuditHead], None]
+"""Stores the head, durably."""
 
 
 class AuditLog:
@@ -75,18 +90,24 @@ class AuditLog:
         make_directory_durably(directory)
 
     def append(
-        self, head: AuditHead, events: Sequence[AuditEvent], *, recovery: RecoveryEvent
+        self,
+        head: AuditHead,
+        events: Sequence[AuditEvent],
+        *,
+        recovery: RecoveryEvent,
+        seal: SealHead,
     ) -> AuditHead:
         """Write the events behind `head`, durable when this returns; the head that is then due.
 
-        The caller holds the writer lock and stores the head. Raises NoSpaceError (nothing was
-        written), AuditChainError when the log was cut, KmsInternalError.
+        The caller holds the writer lock and stores the head; `seal` stores one that must be stored
+        before. Raises NoSpaceError (the events were not written), AuditChainError when the log was
+        cut, replaced, or goes on behind the head as no crash leaves it, KmsInternalError.
         """
         if self._has_failed:
             raise KmsInternalError(f"the audit log {self._directory} failed earlier, open it again")
         try:
             with no_space_named(self._directory):
-                return self._append(head, events, recovery)
+                return self._append(head, events, recovery, seal)
         except OSError as error:
             self._has_failed = True
             raise KmsInternalError(f"the audit log {self._directory} cannot be written") from error
@@ -129,14 +150,22 @@ class AuditLog:
         return sequence - head.sequence
 
     def _append(
-        self, head: AuditHead, events: Sequence[AuditEvent], recovery: RecoveryEvent
+        self,
+        head: AuditHead,
+        events: Sequence[AuditEvent],
+        recovery: RecoveryEvent,
+        seal: SealHead,
     ) -> AuditHead:
         descriptor = self._open(head)
-        head, recovered = self._recover(descriptor, head, recovery)
-        if head.end >= self._max_file_bytes:
-            head = AuditHead(sequence=head.sequence, hash=head.hash, file=head.file + 1, end=0)
-            return self._append(head, (*recovered, *events), recovery)
-        return self._write(descriptor, head, (*recovered, *events))
+        found, recovered = self._recover(descriptor, head, recovery)
+        if recovered:
+            found = self._write(descriptor, found, recovered)
+        if found != head:
+            seal(found)
+        if found.end >= self._max_file_bytes:
+            found = AuditHead(sequence=found.sequence, hash=found.hash, file=found.file + 1, end=0)
+            return self._append(found, events, recovery, seal)
+        return self._write(descriptor, found, events)
 
     def _open(self, head: AuditHead) -> int:
         """The file that the head is in, for appending."""
@@ -192,18 +221,26 @@ class AuditLog:
             return head, ()
         tail = os.pread(descriptor, size - head.end, head.end)
         found, end = head, head.end
+        records: list[AuditRecord] = []
         lines = tail.split(b"\n")[:-1]
         try:
-            for line in _and_ends(lines, head):
+            for record, line in _and_ends(lines, head):
+                records.append(record)
                 found = line
                 end = line.end
         except (AuditChainError, FormatError):
             pass
-        if end < size:
-            os.ftruncate(descriptor, end)
         if end == size and found == self._own_head:
             # Written by this very process, for a change that failed afterwards.
             return found, ()
+        if self._path(head.file + 1).exists() or not _may_be_a_crash(records):
+            raise AuditChainError(
+                f"the audit log goes on behind record {head.sequence}, the last one that is "
+                "sealed, with more than a crash leaves: catalogue and audit head are older ones",
+                hint="put back the newest catalog.sqlite3 and audit/head, or restore a backup",
+            )
+        if end < size:
+            os.ftruncate(descriptor, end)
         return found, (recovery(found.sequence - head.sequence, size - end),)
 
     def _write(self, descriptor: int, head: AuditHead, events: Sequence[AuditEvent]) -> AuditHead:
@@ -244,10 +281,18 @@ class AuditLog:
                         raise AuditChainError(f"{path} was cut")
 
 
-def _and_ends(lines: Sequence[bytes], head: AuditHead) -> Iterator[AuditHead]:
-    """The head behind each line, as long as the chain from `head` on holds."""
+def _and_ends(lines: Sequence[bytes], head: AuditHead) -> Iterator[tuple[AuditRecord, AuditHead]]:
+    """Each record with the head behind it, as long as the chain from `head` on holds."""
     end = head.end
     chain = check_chain(lines, sequence=head.sequence, previous_hash=head.hash)
     for line, (record, hash_) in zip(lines, chain, strict=True):
         end += len(line) + 1
-        yield AuditHead(sequence=record.sequence, hash=hash_, file=head.file, end=end)
+        yield record, AuditHead(sequence=record.sequence, hash=hash_, file=head.file, end=end)
+
+
+def _may_be_a_crash(tail: Sequence[AuditRecord]) -> bool:
+    """Whether a crash can leave these whole records behind the head."""
+    tail = [record for record in tail if record.event_name != RECOVERY]
+    allowed = [r for r in tail if not r.read_only and r.error_code is None]
+    requests = sum(record.event_type == "AwsApiCall" for record in allowed)
+    return len(tail) <= _MAX_TAIL_RECORDS and requests <= 1 and len(allowed) - requests <= 1
