@@ -290,3 +290,18 @@ def test_writers_that_go_on_while_somebody_reads_are_no_alarm(
         with kms.catalog.reading() as view:
             assert view.count("key") == 1 + commits
             assert view.audit_head.sequence == view.count("key")
+
+
+@pytest.mark.parametrize("name", ["catalog.sqlite3", "catalog.sqlite3-journal"])
+@pytest.mark.parametrize("is_pipe", [False, True])
+def test_what_is_no_regular_file_is_no_catalogue(home: Path, name: str, is_pipe: bool) -> None:
+    moved = (home / name).rename(home / "elsewhere")
+    if is_pipe:
+        os.mkfifo(home / name)
+    else:
+        (home / name).symlink_to(moved)
+    with (
+        pytest.raises(IntegrityError, match=f"{name} is not a regular"),
+        memory_kms(home, KEYSTORE),
+    ):
+        pass

@@ -31,13 +31,20 @@ without the data of the failed one.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from volcrypt.durable import make_directory_durably, no_space_named, sync_directory
-from volcrypt.errors import AuditChainError, FormatError, KmsInternalError
+from volcrypt.durable import make_directory_durably, no_space_named, open_regular, sync_directory
+from volcrypt.errors import (
+    AuditChainError,
+    FormatError,
+    KmsInternalError,
+    MalformedError,
+    UnsupportedVersionError,
+)
 from volcrypt.formats.audit_record import (
     GENESIS_HASH,
     MAX_LINE_BYTES,
@@ -54,6 +61,7 @@ from volcrypt.kms.record_filter import RecordFilter
 MAX_FILE_BYTES: Final = 64 * 2**20
 """A file that has reached this size is continued in the next one."""
 
+_FILE_NAME: Final = re.compile(r"audit-[0-9]{6,}\.jsonl")
 _USUAL_LINE_BYTES: Final = 2**14
 
 MAX_BATCH: Final = 64
@@ -117,7 +125,7 @@ class AuditLog:
 
         What a writer has not finished at the end is left out. Raises AuditChainError, FormatError.
         """
-        for record, _ in check_chain(self._lines()):
+        for record, _ in self._chain():
             if record_filter is None or record_filter.matches(record):
                 yield record
 
@@ -133,7 +141,7 @@ class AuditLog:
         hashes = {0: GENESIS_HASH}
         sequence = 0
         wanted = {head.sequence, head.sequence if expected is None else expected.sequence}
-        for record, hash_ in check_chain(self._lines()):
+        for record, hash_ in self._chain():
             sequence = record.sequence
             if sequence in wanted:
                 hashes[sequence] = hash_
@@ -169,17 +177,16 @@ class AuditLog:
 
     def _open(self, head: AuditHead) -> int:
         """The file that the head is in, for appending."""
+        path = self._path(head.file)
         if self._open_file is not None:
             number, descriptor = self._open_file
-            if number == head.file and os.fstat(descriptor).st_nlink:
+            if number == head.file:
+                _check_in_place(path, descriptor)
                 return descriptor
             self.close()
-        path = self._path(head.file)
-        is_new = not path.exists()
-        if is_new and head.end:
+        if head.end and not os.path.lexists(path):
             raise AuditChainError(f"{path}, a file of the audit log, is missing")
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        descriptor = os.open(path, flags, 0o600)
+        descriptor = _open_file(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         self._open_file = head.file, descriptor
         if head.end == 0:
             # Also where a process that made the file was killed before it did this.
@@ -269,16 +276,57 @@ class AuditLog:
     def _path(self, number: int) -> Path:
         return self._directory / f"audit-{number:06}.jsonl"
 
-    def _lines(self) -> Iterator[bytes]:
-        """All whole lines of all files. A line without newline is one only at the very end."""
-        paths = sorted(self._directory.glob("audit-*.jsonl"))
+    def _chain(self) -> Iterator[tuple[AuditRecord, str]]:
+        """All records with their hashes; an error says where in which file it is."""
+        place = "audit record"
+
+        def lines() -> Iterator[bytes]:
+            nonlocal place
+            for path, number, line in self._lines():
+                place = f"audit record in {path}, line {number}"
+                yield line
+
+        try:
+            yield from check_chain(lines())
+        except UnsupportedVersionError as error:
+            raise UnsupportedVersionError(place, error.version, error.known) from error
+        except MalformedError as error:
+            raise AuditChainError(f"{place}: {error.problem}") from error
+
+    def _lines(self) -> Iterator[tuple[Path, int, bytes]]:
+        """All whole lines of all files, with file and number. A line without newline is one only at
+        the very end."""
+        paths = sorted(self._directory.glob("*.jsonl"))
         for path in paths:
-            with path.open("rb") as file:
-                for line in file:
+            if not _FILE_NAME.fullmatch(path.name):
+                raise AuditChainError(
+                    f"{path} is no file of the audit log", hint="move it to another directory"
+                )
+        for path in paths:
+            with os.fdopen(_open_file(path, os.O_RDONLY), "rb") as file:
+                for number, line in enumerate(file, 1):
                     if line.endswith(b"\n"):
-                        yield line[:-1]
+                        yield path, number, line[:-1]
                     elif path != paths[-1]:
                         raise AuditChainError(f"{path} was cut")
+
+
+def _open_file(path: Path, flags: int) -> int:
+    try:
+        return open_regular(path, flags)
+    except MalformedError as error:
+        raise AuditChainError(f"{path}, a file of the audit log, is no regular file") from error
+
+
+def _check_in_place(path: Path, descriptor: int) -> None:
+    """Raises AuditChainError unless the open file is the one that has the name."""
+    try:
+        named = path.lstat()
+    except FileNotFoundError as error:
+        raise AuditChainError(f"{path}, a file of the audit log, is missing") from error
+    ours = os.fstat(descriptor)
+    if (named.st_dev, named.st_ino) != (ours.st_dev, ours.st_ino):
+        raise AuditChainError(f"{path}, a file of the audit log, was replaced while it is in use")
 
 
 def _and_ends(lines: Sequence[bytes], head: AuditHead) -> Iterator[tuple[AuditRecord, AuditHead]]:
