@@ -1,6 +1,5 @@
 """Snapshots of volumes: create, find, list, delete, verify."""
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -20,6 +19,7 @@ from volcrypt.formats.change_map import ParentPoint
 from volcrypt.formats.manifest import Consistency, Manifest, SnapshotPoint
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.geometry import CHUNK_BYTES, chunk_count
+from volcrypt.kms.clock import host_time
 from volcrypt.names import SnapshotId, VolumeId, is_snapshot_id, make_snapshot_id, parse_name
 from volcrypt.operations.captures import BoolArray, OpenCapture, capture_volume
 from volcrypt.operations.home import Home
@@ -28,6 +28,7 @@ from volcrypt.operations.records import load_record
 from volcrypt.operations.stores import (
     StoreLog,
     check_log_is_whole,
+    find_local_store,
     home_signer,
     open_local_store,
     store_alone,
@@ -49,7 +50,7 @@ from volcrypt.volume.datafile import DataFile
 
 def now() -> int:
     """Seconds since 1970-01-01 UTC."""
-    return int(time.time())
+    return int(host_time())
 
 
 def create_snapshot(home: Home, volume: str, *, name: str | None, progress: Progress) -> Manifest:
@@ -227,9 +228,11 @@ def load_snapshot(home: Home, snapshot: str) -> Manifest:
 
 def list_snapshots(home: Home) -> tuple[list[Manifest], dict[SnapshotId, VolcryptError]]:
     """All snapshots, oldest first; and the error of each that cannot be read."""
-    store = open_local_store(home)
     manifests: list[Manifest] = []
     damaged: dict[SnapshotId, VolcryptError] = {}
+    store = find_local_store(home)
+    if store is None:
+        return manifests, damaged
     for snapshot_id in store.snapshot_ids():
         try:
             manifests.append(store.manifest(snapshot_id))

@@ -36,12 +36,24 @@ def open_local_store(home: Home) -> SnapshotStore:
 
     Raises StoreNotFoundError, IntegrityError and FormatError when it is not what was pinned.
     """
-    path = home.stores_path / LOCAL_STORE
     entry = home.register.find(KIND, LOCAL_STORE)
     if entry is None:
         with home.exclusive():
             entry = home.register.find(KIND, LOCAL_STORE) or _make_local_store(home)
-    objects = home.closing(LocalObjects(path))
+    return _open(home, entry)
+
+
+def find_local_store(home: Home) -> SnapshotStore | None:
+    """The default store if there is one: for who only looks, also on a full disk.
+
+    Raises StoreNotFoundError, IntegrityError and FormatError when it is not what was pinned.
+    """
+    entry = home.register.find(KIND, LOCAL_STORE)
+    return None if entry is None else _open(home, entry)
+
+
+def _open(home: Home, entry: RegisterEntry) -> SnapshotStore:
+    objects = home.closing(LocalObjects(home.stores_path / LOCAL_STORE))
     # The register's digest of a store is its root public key: 32 bytes, and all that is trusted.
     return SnapshotStore.open(objects, root_public_key=entry.digest)
 
