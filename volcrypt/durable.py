@@ -24,6 +24,22 @@ def no_space_named(what: Path) -> Iterator[None]:
         raise
 
 
+def open_regular(path: Path, flags: int, *, mode: int = 0o600) -> int:
+    """The descriptor of a regular file. Raises MalformedError for a pipe, a device, a symlink, ...,
+    and never waits for one; FileNotFoundError and other OSErrors as they come."""
+    flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        descriptor = os.open(path, flags, mode)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise MalformedError(str(path), "not a regular file") from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise MalformedError(str(path), "not a regular file")
+    return descriptor
+
+
 def read_file(path: Path, *, limit_bytes: int) -> bytes:
     """The content of a regular file of ours, of at most so many bytes.
 
@@ -31,17 +47,9 @@ def read_file(path: Path, *, limit_bytes: int) -> bytes:
     device), what leads elsewhere (a symlink), or more than memory holds. Raises MalformedError for
     those, FileNotFoundError and other OSErrors as they come.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):
-            raise MalformedError(str(path), "not a regular file") from error
-        raise
+    descriptor = open_regular(path, os.O_RDONLY)
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise MalformedError(str(path), "not a regular file")
-        if status.st_size > limit_bytes:
+        if os.fstat(descriptor).st_size > limit_bytes:
             raise MalformedError(str(path), f"larger than {limit_bytes} bytes")
         return file.read(limit_bytes)
 

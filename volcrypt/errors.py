@@ -81,6 +81,7 @@ class FormatError(VolcryptError):
     def __init__(self, what: str, problem: str) -> None:
         super().__init__(f"{what}: {problem}")
         self.what = what
+        self.problem = problem
 
 
 class BadMagicError(FormatError):

@@ -167,3 +167,18 @@ def write_files(point: Path, acknowledged: dict[str, str], name: str, *, count: 
 def check_files(point: Path, acknowledged: dict[str, str]) -> None:
     for name, digest in acknowledged.items():
         assert hashlib.sha256((point / name).read_bytes()).hexdigest() == digest, name
+
+
+def test_looking_works_on_a_full_disk(command: Command, disk: DisposableFileSystem) -> None:
+    """In a home that never had a snapshot, too, and when nothing can be recorded."""
+    command.run("volume", "create", "--size", "1MiB", "--unencrypted", "--name", "data")
+    disk.fill()
+    # The room that the log's last block has left is used up by requests.
+    for _ in range(100):
+        if command.json("status")["Keys"] is None:
+            break
+    found = command.json("status")
+    assert found["Keys"] is None
+    assert found["Volumes"]["Total"] == 1
+    assert any("no space left" in warning for warning in found["Warnings"])
+    assert command.json("snapshot", "list")["Snapshots"] == []

@@ -1,5 +1,7 @@
 """The audit log: durable, chained, and honest about what it finds."""
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,9 @@ def event(
 
 
 def append(log: AuditLog, head: AuditHead, *names: str) -> AuditHead:
-    return log.append(head, [event(name) for name in names], recovery=recovery)
+    return log.append(
+        head, [event(name) for name in names], recovery=recovery, seal=lambda head: None
+    )
 
 
 def names(directory: Path) -> list[str]:
@@ -179,7 +183,9 @@ def test_a_last_record_of_any_length_is_looked_at(memory_path: Path) -> None:
     for size in (10, 20_000, 90_000):
         parameters = {"description": "x" * size}
         log = AuditLog(memory_path)
-        head = log.append(head, [event("A", parameters=parameters)], recovery=recovery)
+        head = log.append(
+            head, [event("A", parameters=parameters)], recovery=recovery, seal=lambda head: None
+        )
     append(AuditLog(memory_path), head, "B")
     assert names(memory_path) == ["A", "A", "A", "B"]
 
@@ -243,6 +249,7 @@ def test_filters(memory_path: Path) -> None:
             ),
         ],
         recovery=recovery,
+        seal=lambda head: None,
     )
 
     def found(record_filter: RecordFilter) -> list[int]:
@@ -269,5 +276,49 @@ def test_filters(memory_path: Path) -> None:
 
 
 def test_the_example_event_is_one(memory_path: Path) -> None:
-    AuditLog(memory_path).append(AuditHead(), [EVENT], recovery=recovery)
+    AuditLog(memory_path).append(AuditHead(), [EVENT], recovery=recovery, seal=lambda head: None)
     assert names(memory_path) == ["Decrypt"]
+
+
+@pytest.mark.parametrize("is_copied", [False, True])
+def test_a_log_that_is_moved_aside_while_it_is_open_is_missed(
+    memory_path: Path, is_copied: bool
+) -> None:
+    log = AuditLog(memory_path)
+    head = append(log, AuditHead(), "A")
+    moved = file_of(memory_path).rename(memory_path / "elsewhere")
+    if is_copied:
+        shutil.copy(moved, file_of(memory_path))
+    for _ in range(2):
+        with pytest.raises(AuditChainError, match="was replaced" if is_copied else "is missing"):
+            append(log, head, "B")
+    assert moved.stat().st_size == head.end
+
+
+@pytest.mark.parametrize("is_pipe", [False, True])
+def test_what_is_no_regular_file_is_no_log(memory_path: Path, is_pipe: bool) -> None:
+    head = append(AuditLog(memory_path), AuditHead(), "A")
+    moved = file_of(memory_path).rename(memory_path / "elsewhere")
+    if is_pipe:
+        os.mkfifo(file_of(memory_path))
+    else:
+        file_of(memory_path).symlink_to(moved)
+    with pytest.raises(AuditChainError, match="no regular file"):
+        append(AuditLog(memory_path), head, "B")
+    with pytest.raises(AuditChainError, match="no regular file"):
+        AuditLog(memory_path).verify(head)
+
+
+def test_a_record_that_does_not_parse_is_named(memory_path: Path) -> None:
+    head = append(AuditLog(memory_path), AuditHead(), "A", "B")
+    path = file_of(memory_path)
+    path.write_bytes(path.read_bytes().replace(b'"B"', b'"B'))
+    with pytest.raises(AuditChainError, match=r"audit-000001\.jsonl, line 2: it does not parse"):
+        AuditLog(memory_path).verify(head)
+
+
+def test_a_stray_file_is_named(memory_path: Path) -> None:
+    head = append(AuditLog(memory_path), AuditHead(), "A")
+    shutil.copy(file_of(memory_path), memory_path / "audit-old.jsonl")
+    with pytest.raises(AuditChainError, match=r"audit-old\.jsonl is no file of the audit log"):
+        AuditLog(memory_path).verify(head)

@@ -25,6 +25,7 @@ from volcrypt.errors import (
     VolcryptError,
 )
 from volcrypt.kms.attempt import Attempt, Effect
+from volcrypt.kms.audit import MAX_BATCH
 from volcrypt.kms.calls import CALLS, MAX_CALLS, Calls
 from volcrypt.kms.messages.base import Request
 from volcrypt.kms.messages.data import (
@@ -43,7 +44,6 @@ from volcrypt.kms.messages.keys import (
     ListKeysRequest,
 )
 from volcrypt.kms.model import Caller, root_arn
-from volcrypt.kms.performer import MAX_BATCH
 from volcrypt.kms.service import Call, KmsService, Refusal
 
 OTHER_ACCOUNT = "111111111111"

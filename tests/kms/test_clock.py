@@ -5,12 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes.kms import MemoryKms
+from volcrypt.errors import ConfigurationError
 from volcrypt.kms.clock import (
     LARGEST_STEP_SECONDS,
     RECORD_SECONDS,
     Clock,
     _advanced,
     deadline,
+    host_time,
     is_over,
     is_to_be_recorded,
     observe,
@@ -80,3 +82,14 @@ def test_it_never_runs_faster_than_a_day_a_look_and_never_back(steps: list[float
         assert 0 <= after.observed - clock.observed <= max(0, LARGEST_STEP_SECONDS)
         assert after.observed - clock.observed <= max(step, 0) + 1e-3
         clock = after
+
+
+def test_a_clock_that_python_cannot_read_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the year 2300."""
+
+    def beyond() -> float:
+        raise OverflowError("timestamp too large to convert to C PyTime_t")
+
+    monkeypatch.setattr("time.time", beyond)
+    with pytest.raises(ConfigurationError, match="later than the year 2262"):
+        host_time()

@@ -13,13 +13,17 @@ from volcrypt.errors import (
     FormatError,
     IntegrityError,
     KeyDisabledError,
+    NoSpaceError,
     RollbackError,
 )
 from volcrypt.formats.audit_head import SealedHead
 from volcrypt.formats.audit_record import AuditHead
+from volcrypt.kms.catalog import Catalog
 from volcrypt.kms.freshness import current_audit_head
+from volcrypt.kms.head_file import HeadFile
 from volcrypt.kms.messages.data import EncryptRequest
 from volcrypt.kms.messages.keys import DescribeKeyRequest, DisableKeyRequest
+from volcrypt.kms.performer import Performer
 from volcrypt.kms.register import RegisterEntry
 from volcrypt.kms.sealing import Seal
 
@@ -156,6 +160,77 @@ def test_an_old_head_alone_adopts_what_follows_it_and_says_so(
     assert names == ["CreateKey", "DescribeKey", "RecoverAuditLog", "CreateKey"]
 
 
+def put_back(home: Path, kept: Path) -> None:
+    """Catalogue and head as they were; the log stays."""
+    copy_catalogue(kept, home)
+    shutil.copy(kept / "head", home / "audit/head")
+
+
+def test_an_old_catalogue_with_its_head_does_not_fit_the_log(home: Path, memory_path: Path) -> None:
+    with memory_kms(home, KEYSTORE) as kms:
+        key_id = kms.new_key()
+        copy_catalogue(home, memory_path)
+        shutil.copy(home / "audit/head", memory_path / "head")
+        disable(kms, key_id)
+        kms.new_key()
+    put_back(home, memory_path)
+    log = (home / "audit/audit-000001.jsonl").read_bytes()
+    with memory_kms(home, KEYSTORE) as kms:
+        for _ in range(2):
+            with pytest.raises(AuditChainError, match="more than a crash leaves"):
+                encrypt(kms, key_id)
+    assert (home / "audit/audit-000001.jsonl").read_bytes() == log
+
+
+def test_an_old_head_does_not_take_over_a_long_tail(home: Path, memory_path: Path) -> None:
+    shutil.copy(home / "audit/head", memory_path / "head")
+    with memory_kms(home, KEYSTORE) as kms:
+        key_id = kms.records()[0].resources[0].arn
+        for _ in range(129):
+            look(kms, key_id)
+    shutil.copy(memory_path / "head", home / "audit/head")
+    with memory_kms(home, KEYSTORE) as kms, pytest.raises(AuditChainError, match="than a crash"):
+        look(kms, key_id)
+
+
+def test_kills_in_a_row_are_no_alarm(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each before its commit, then each before it has sealed what the one before it left."""
+
+    class KilledError(BaseException):
+        pass
+
+    def killed(*_: object, **__: object) -> None:
+        raise KilledError
+
+    for target in (Catalog, HeadFile):
+        with monkeypatch.context() as patch:
+            patch.setattr(target, "_commit" if target is Catalog else "write", killed)
+            for _ in range(3):
+                with memory_kms(home, KEYSTORE) as kms, pytest.raises(KilledError):
+                    kms.new_key()
+    with memory_kms(home, KEYSTORE) as kms:
+        kms.new_key()
+        names = [record.event_name for record in kms.records()]
+    assert names.count("CreateKey") == 5
+    assert names.count("RecoverAuditLog") == 6
+
+
+def test_changes_that_fail_in_a_row_are_no_alarm(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise NoSpaceError("no space left")
+
+    with memory_kms(home, KEYSTORE) as kms:
+        monkeypatch.setattr(kms.catalog, "_commit", full)
+        monkeypatch.setattr(Performer, "_record_failures", lambda *_: None)
+        for _ in range(3):
+            with pytest.raises(NoSpaceError):
+                kms.new_key()
+    with memory_kms(home, KEYSTORE) as kms:
+        kms.new_key()
+
+
 def test_another_homes_catalogue_is_refused(home: Path, memory_path: Path) -> None:
     """Two copies of one home go on by themselves; then one gets the other's catalogue."""
     other = memory_path / "other"
@@ -215,3 +290,18 @@ def test_writers_that_go_on_while_somebody_reads_are_no_alarm(
         with kms.catalog.reading() as view:
             assert view.count("key") == 1 + commits
             assert view.audit_head.sequence == view.count("key")
+
+
+@pytest.mark.parametrize("name", ["catalog.sqlite3", "catalog.sqlite3-journal"])
+@pytest.mark.parametrize("is_pipe", [False, True])
+def test_what_is_no_regular_file_is_no_catalogue(home: Path, name: str, is_pipe: bool) -> None:
+    moved = (home / name).rename(home / "elsewhere")
+    if is_pipe:
+        os.mkfifo(home / name)
+    else:
+        (home / name).symlink_to(moved)
+    with (
+        pytest.raises(IntegrityError, match=f"{name} is not a regular"),
+        memory_kms(home, KEYSTORE),
+    ):
+        pass

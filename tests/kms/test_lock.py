@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.kms import ACCOUNT, REGION, ROOT
-from volcrypt.errors import TryAgainError
+from volcrypt.errors import MalformedError, TryAgainError
 from volcrypt.kms.home import create_kms, open_kms
-from volcrypt.kms.lock import held_home
+from volcrypt.kms.lock import WriterLock, held_home
 from volcrypt.kms.messages.keys import CreateKeyRequest
 
 
@@ -106,3 +106,14 @@ def test_a_home_that_is_served_is_not_opened_by_others(memory_path: Path) -> Non
             problem = open_elsewhere()
         assert ("TryAgainError" in problem) == exclusive, problem
         assert ("volcrypt kms serve" in problem) == exclusive
+
+
+def test_a_pipe_is_no_lock(serving: Path) -> None:
+    os.mkfifo(serving)
+    with (
+        pytest.raises(MalformedError, match="not a regular file"),
+        held_home(serving, exclusive=False),
+    ):
+        pass
+    with pytest.raises(MalformedError, match="not a regular file"):
+        WriterLock(serving)

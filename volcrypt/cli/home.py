@@ -121,7 +121,7 @@ def _document(found: "Status", warnings: list[str]) -> JsonValue:
 
 def _print(found: "Status", warnings: list[str]) -> None:
     print(f"home       {found.home} (account {found.account}, region {found.region})")
-    print(f"keys       {found.keys if found.keys is not None else 'you may not list them'}")
+    print(f"keys       {found.keys if found.keys is not None else '-'}")
     print(
         f"volumes    {found.volumes}: {len(found.in_use)} in use, "
         f"{found.unencrypted_volumes} not encrypted"

@@ -14,6 +14,14 @@ So a kill or a power cut may leave something behind the head, and nothing of tha
   sealed, and could have been put there by hand, so that is said in the log: both cases give an
   event `RecoverAuditLog` with the number of records taken over and bytes cut off.
 
+What is taken over is sealed, with its event, before anything is appended behind it. So however many
+kills follow each other, behind the head lies at most what one append wrote: the records of one
+batch, or one request that changes rows, or one event of the service; and an event `RecoverAuditLog`
+for each kill between its record and its seal. A kill between the writing of the head file and its
+sync, with a power cut in the next request, may undo the last head too and add a second batch. A
+longer tail, or one with two allowed requests that change rows, is not a crash's: the head was put
+back to an older one (`freshness`), and nothing is appended.
+
 A log that ends before the head was cut by somebody, and one whose last record is not the head's was
 changed: nothing is appended, and so nothing happens, until it is restored. The first append of a
 process looks at that record alone; `verify` looks at all of them.
@@ -23,13 +31,20 @@ without the data of the failed one.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from volcrypt.durable import make_directory_durably, no_space_named, sync_directory
-from volcrypt.errors import AuditChainError, FormatError, KmsInternalError
+from volcrypt.durable import make_directory_durably, no_space_named, open_regular, sync_directory
+from volcrypt.errors import (
+    AuditChainError,
+    FormatError,
+    KmsInternalError,
+    MalformedError,
+    UnsupportedVersionError,
+)
 from volcrypt.formats.audit_record import (
     GENESIS_HASH,
     MAX_LINE_BYTES,
@@ -46,10 +61,18 @@ from volcrypt.kms.record_filter import RecordFilter
 MAX_FILE_BYTES: Final = 64 * 2**20
 """A file that has reached this size is continued in the next one."""
 
+_FILE_NAME: Final = re.compile(r"audit-[0-9]{6,}\.jsonl")
 _USUAL_LINE_BYTES: Final = 2**14
+
+MAX_BATCH: Final = 64
+"""So many requests share an append at most: more would not be faster, and make others wait."""
+_MAX_TAIL_RECORDS: Final = 2 * MAX_BATCH
+RECOVERY: Final = "RecoverAuditLog"
 
 RecoveryEvent = Callable[[int, int], AuditEvent]
 """Makes the event for (records taken over, bytes cut off)."""
+SealHead = Callable[[AuditHead], None]
+"""Stores the head, durably."""
 
 
 class AuditLog:
@@ -75,18 +98,24 @@ class AuditLog:
         make_directory_durably(directory)
 
     def append(
-        self, head: AuditHead, events: Sequence[AuditEvent], *, recovery: RecoveryEvent
+        self,
+        head: AuditHead,
+        events: Sequence[AuditEvent],
+        *,
+        recovery: RecoveryEvent,
+        seal: SealHead,
     ) -> AuditHead:
         """Write the events behind `head`, durable when this returns; the head that is then due.
 
-        The caller holds the writer lock and stores the head. Raises NoSpaceError (nothing was
-        written), AuditChainError when the log was cut, KmsInternalError.
+        The caller holds the writer lock and stores the head; `seal` stores one that must be stored
+        before. Raises NoSpaceError (the events were not written), AuditChainError when the log was
+        cut, replaced, or goes on behind the head as no crash leaves it, KmsInternalError.
         """
         if self._has_failed:
             raise KmsInternalError(f"the audit log {self._directory} failed earlier, open it again")
         try:
             with no_space_named(self._directory):
-                return self._append(head, events, recovery)
+                return self._append(head, events, recovery, seal)
         except OSError as error:
             self._has_failed = True
             raise KmsInternalError(f"the audit log {self._directory} cannot be written") from error
@@ -96,7 +125,7 @@ class AuditLog:
 
         What a writer has not finished at the end is left out. Raises AuditChainError, FormatError.
         """
-        for record, _ in check_chain(self._lines()):
+        for record, _ in self._chain():
             if record_filter is None or record_filter.matches(record):
                 yield record
 
@@ -112,7 +141,7 @@ class AuditLog:
         hashes = {0: GENESIS_HASH}
         sequence = 0
         wanted = {head.sequence, head.sequence if expected is None else expected.sequence}
-        for record, hash_ in check_chain(self._lines()):
+        for record, hash_ in self._chain():
             sequence = record.sequence
             if sequence in wanted:
                 hashes[sequence] = hash_
@@ -129,28 +158,35 @@ class AuditLog:
         return sequence - head.sequence
 
     def _append(
-        self, head: AuditHead, events: Sequence[AuditEvent], recovery: RecoveryEvent
+        self,
+        head: AuditHead,
+        events: Sequence[AuditEvent],
+        recovery: RecoveryEvent,
+        seal: SealHead,
     ) -> AuditHead:
         descriptor = self._open(head)
-        head, recovered = self._recover(descriptor, head, recovery)
-        if head.end >= self._max_file_bytes:
-            head = AuditHead(sequence=head.sequence, hash=head.hash, file=head.file + 1, end=0)
-            return self._append(head, (*recovered, *events), recovery)
-        return self._write(descriptor, head, (*recovered, *events))
+        found, recovered = self._recover(descriptor, head, recovery)
+        if recovered:
+            found = self._write(descriptor, found, recovered)
+        if found != head:
+            seal(found)
+        if found.end >= self._max_file_bytes:
+            found = AuditHead(sequence=found.sequence, hash=found.hash, file=found.file + 1, end=0)
+            return self._append(found, events, recovery, seal)
+        return self._write(descriptor, found, events)
 
     def _open(self, head: AuditHead) -> int:
         """The file that the head is in, for appending."""
+        path = self._path(head.file)
         if self._open_file is not None:
             number, descriptor = self._open_file
-            if number == head.file and os.fstat(descriptor).st_nlink:
+            if number == head.file:
+                _check_in_place(path, descriptor)
                 return descriptor
             self.close()
-        path = self._path(head.file)
-        is_new = not path.exists()
-        if is_new and head.end:
+        if head.end and not os.path.lexists(path):
             raise AuditChainError(f"{path}, a file of the audit log, is missing")
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        descriptor = os.open(path, flags, 0o600)
+        descriptor = _open_file(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         self._open_file = head.file, descriptor
         if head.end == 0:
             # Also where a process that made the file was killed before it did this.
@@ -192,18 +228,26 @@ class AuditLog:
             return head, ()
         tail = os.pread(descriptor, size - head.end, head.end)
         found, end = head, head.end
+        records: list[AuditRecord] = []
         lines = tail.split(b"\n")[:-1]
         try:
-            for line in _and_ends(lines, head):
+            for record, line in _and_ends(lines, head):
+                records.append(record)
                 found = line
                 end = line.end
         except (AuditChainError, FormatError):
             pass
-        if end < size:
-            os.ftruncate(descriptor, end)
         if end == size and found == self._own_head:
             # Written by this very process, for a change that failed afterwards.
             return found, ()
+        if self._path(head.file + 1).exists() or not _may_be_a_crash(records):
+            raise AuditChainError(
+                f"the audit log goes on behind record {head.sequence}, the last one that is "
+                "sealed, with more than a crash leaves: catalogue and audit head are older ones",
+                hint="put back the newest catalog.sqlite3 and audit/head, or restore a backup",
+            )
+        if end < size:
+            os.ftruncate(descriptor, end)
         return found, (recovery(found.sequence - head.sequence, size - end),)
 
     def _write(self, descriptor: int, head: AuditHead, events: Sequence[AuditEvent]) -> AuditHead:
@@ -232,22 +276,71 @@ class AuditLog:
     def _path(self, number: int) -> Path:
         return self._directory / f"audit-{number:06}.jsonl"
 
-    def _lines(self) -> Iterator[bytes]:
-        """All whole lines of all files. A line without newline is one only at the very end."""
-        paths = sorted(self._directory.glob("audit-*.jsonl"))
+    def _chain(self) -> Iterator[tuple[AuditRecord, str]]:
+        """All records with their hashes; an error says where in which file it is."""
+        place = "audit record"
+
+        def lines() -> Iterator[bytes]:
+            nonlocal place
+            for path, number, line in self._lines():
+                place = f"audit record in {path}, line {number}"
+                yield line
+
+        try:
+            yield from check_chain(lines())
+        except UnsupportedVersionError as error:
+            raise UnsupportedVersionError(place, error.version, error.known) from error
+        except MalformedError as error:
+            raise AuditChainError(f"{place}: {error.problem}") from error
+
+    def _lines(self) -> Iterator[tuple[Path, int, bytes]]:
+        """All whole lines of all files, with file and number. A line without newline is one only at
+        the very end."""
+        paths = sorted(self._directory.glob("*.jsonl"))
         for path in paths:
-            with path.open("rb") as file:
-                for line in file:
+            if not _FILE_NAME.fullmatch(path.name):
+                raise AuditChainError(
+                    f"{path} is no file of the audit log", hint="move it to another directory"
+                )
+        for path in paths:
+            with os.fdopen(_open_file(path, os.O_RDONLY), "rb") as file:
+                for number, line in enumerate(file, 1):
                     if line.endswith(b"\n"):
-                        yield line[:-1]
+                        yield path, number, line[:-1]
                     elif path != paths[-1]:
                         raise AuditChainError(f"{path} was cut")
 
 
-def _and_ends(lines: Sequence[bytes], head: AuditHead) -> Iterator[AuditHead]:
-    """The head behind each line, as long as the chain from `head` on holds."""
+def _open_file(path: Path, flags: int) -> int:
+    try:
+        return open_regular(path, flags)
+    except MalformedError as error:
+        raise AuditChainError(f"{path}, a file of the audit log, is no regular file") from error
+
+
+def _check_in_place(path: Path, descriptor: int) -> None:
+    """Raises AuditChainError unless the open file is the one that has the name."""
+    try:
+        named = path.lstat()
+    except FileNotFoundError as error:
+        raise AuditChainError(f"{path}, a file of the audit log, is missing") from error
+    ours = os.fstat(descriptor)
+    if (named.st_dev, named.st_ino) != (ours.st_dev, ours.st_ino):
+        raise AuditChainError(f"{path}, a file of the audit log, was replaced while it is in use")
+
+
+def _and_ends(lines: Sequence[bytes], head: AuditHead) -> Iterator[tuple[AuditRecord, AuditHead]]:
+    """Each record with the head behind it, as long as the chain from `head` on holds."""
     end = head.end
     chain = check_chain(lines, sequence=head.sequence, previous_hash=head.hash)
     for line, (record, hash_) in zip(lines, chain, strict=True):
         end += len(line) + 1
-        yield AuditHead(sequence=record.sequence, hash=hash_, file=head.file, end=end)
+        yield record, AuditHead(sequence=record.sequence, hash=hash_, file=head.file, end=end)
+
+
+def _may_be_a_crash(tail: Sequence[AuditRecord]) -> bool:
+    """Whether a crash can leave these whole records behind the head."""
+    tail = [record for record in tail if record.event_name != RECOVERY]
+    allowed = [r for r in tail if not r.read_only and r.error_code is None]
+    requests = sum(record.event_type == "AwsApiCall" for record in allowed)
+    return len(tail) <= _MAX_TAIL_RECORDS and requests <= 1 and len(allowed) - requests <= 1

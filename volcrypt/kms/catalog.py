@@ -122,7 +122,7 @@ class Catalog:
                 change = Change(self, seal, audit_head=audit_head)
                 yield change
                 if change.pending:
-                    if head.catalogue < seal.counter:
+                    if self._heads.read().catalogue < seal.counter:
                         # Left by a process that was killed between its commit and its head.
                         self._heads.write(audit_head, catalogue=seal.counter)
                     counter = self._commit(seal, change)
@@ -149,6 +149,10 @@ class Catalog:
         else:
             index.refresh(hashes)
         return index
+
+    def seal_audit_head(self, head: AuditHead, seal: Seal) -> None:
+        """Store the head that the log has before the open transaction ends; for Change."""
+        self._heads.write(head, catalogue=seal.counter)
 
     def scrub(self) -> None:
         """Overwrite what the journal keeps of earlier transactions, and forget what is cached.

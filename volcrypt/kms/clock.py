@@ -19,11 +19,13 @@ look out for; in between observed time is computed and not kept. A process that 
 than an hour of it.
 """
 
+import time
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
+from volcrypt.errors import ConfigurationError
 from volcrypt.kms.model import DAY_SECONDS, Deadline
 from volcrypt.kms.sealing import Item
 from volcrypt.kms.view import Change, View
@@ -41,6 +43,16 @@ class Clock:
 
     observed: float
     seen: float
+
+
+def host_time() -> float:
+    """What the host's clock says. Raises ConfigurationError for what Python has no number for."""
+    try:
+        return time.time()
+    except OverflowError as error:
+        raise ConfigurationError(
+            "the clock of this host is set later than the year 2262", hint="set the clock"
+        ) from error
 
 
 def observed_time(view: View, now: float) -> float:

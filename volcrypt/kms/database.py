@@ -16,6 +16,7 @@ of a table, which never ends or runs what he likes; so the file is looked at bef
 
 import os
 import sqlite3
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -61,6 +62,10 @@ class Database:
         one, NoSpaceError, PrivilegeError, TryAgainError."""
         self._path = path
         self._has_failed = False
+        # SQLite follows symlinks, and waits for pipes.
+        for part in (path, path.with_name(f"{path.name}-journal")):
+            if not _is_regular_or_absent(part):
+                raise IntegrityError(f"catalogue {path}: {part.name} is not a regular file")
         self._connection = _connect(path)
         try:
             self._check_header()
@@ -207,6 +212,13 @@ class Database:
             translated = _translated(error, self._path)
             self._has_failed = isinstance(translated, KmsInternalError)
             raise translated from error
+
+
+def _is_regular_or_absent(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        return True
 
 
 def _connect(path: Path) -> sqlite3.Connection:

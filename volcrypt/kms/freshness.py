@@ -18,10 +18,18 @@ Anything else was not left by a crash:
 - it is further ahead, or its seal knows of later records than the head: the directory of the log
   was rolled back, or one of the two is another home's.
 
-Not detected: a rollback of catalogue *and* log to the same moment; of the log with its head to a
-moment after the last change of rows (`audit verify --expect-head` finds both); of the last change
-alone, if the process that made it was killed between commit and head, before it answered anybody,
-and nothing has changed since.
+A catalogue and a head that were put back together fit each other, but not the log that was left:
+it goes on behind the head. What a crash leaves there is known too (`audit`): not more than two
+batches of records, and in them one allowed request that changes rows and one event of the service.
+More is found at the next request, which is refused with all others.
+
+Not detected: a rollback of catalogue *and* head that undoes exactly the last change of rows (and at
+most 127 records of other kinds since); it looks like a process that was killed before its commit,
+and leaves an event `RecoverAuditLog` in the log. A rollback of catalogue *and* log with its head to
+the same moment; of the log with its head to a moment after the last change of rows (`audit verify
+--expect-head` finds both). A rollback of the catalogue alone by the last change, if the process
+that made it was killed between commit and head, before it answered anybody, and nothing has changed
+since.
 """
 
 from volcrypt.errors import RollbackError

@@ -15,7 +15,6 @@ the catalogue is missing, the catalogue was lost.
 """
 
 import secrets
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from volcrypt.durable import make_directory_durably, read_file, remove_durably, 
 from volcrypt.errors import ConfigurationError, HomeNotInitialisedError, RecordMissingError
 from volcrypt.kms.audit import AuditLog
 from volcrypt.kms.catalog import FIRST_COUNTER, Catalog
+from volcrypt.kms.clock import host_time
 from volcrypt.kms.head_file import HeadFile
 from volcrypt.kms.home_token import open_home_token
 from volcrypt.kms.key_stores import NO_CLUSTERS, KeyStores
@@ -101,7 +101,7 @@ def open_kms(
     account: str,
     region: str,
     pin: bytearray | None = None,
-    clock: Callable[[], float] = time.time,
+    clock: Callable[[], float] = host_time,
     exclusive: bool = False,
     clusters: Mapping[str, Cluster] = NO_CLUSTERS,
 ) -> Iterator[KmsService]:
@@ -157,7 +157,7 @@ def _make(
         save_master(directory / "token", copy)
     AuditLog.create(directory / _AUDIT)
     with open_home_token(directory / "token", runtime, pin) as key_store:
-        meta = _Meta(account=account, region=region, created_at=time.time())
+        meta = _Meta(account=account, region=region, created_at=host_time())
         item = Item(kind=_META, id=_META_ID, body=msgspec.json.encode(meta))
         HeadFile.create(directory / _HEAD, macs=key_store, catalogue=FIRST_COUNTER)
         Catalog.create(directory / _CATALOG, macs=key_store, items=[item])

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from volcrypt.durable import open_regular
 from volcrypt.errors import TryAgainError
 
 _MAX_HOLDER_BYTES: Final = 64
@@ -29,7 +30,7 @@ class WriterLock:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -56,7 +57,7 @@ def held_home(
     Raises TryAgainError when a server holds it, and for `exclusive` when commands do for longer
     than `patience_seconds`.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
     try:
         # Shared holders come and go; a server stays, so nobody waits for one.
         is_alone = exclusive and _locked(descriptor, fcntl.LOCK_EX, 0)

@@ -25,7 +25,7 @@ from typing import Any, Final, TypeVar
 from volcrypt.errors import DryRunSucceededError, KmsInternalError, VolcryptError
 from volcrypt.formats.audit_record import AuditEvent, Resource
 from volcrypt.kms.attempt import Attempt, Effect
-from volcrypt.kms.audit import AuditLog
+from volcrypt.kms.audit import MAX_BATCH, RECOVERY, AuditLog
 from volcrypt.kms.audit_events import new_id, request_event, service_event
 from volcrypt.kms.catalog import Catalog
 from volcrypt.kms.messages.base import Request
@@ -34,8 +34,6 @@ from volcrypt.kms.protocol import audit_parameters, check_limits
 from volcrypt.kms.view import Change, View
 
 T = TypeVar("T")
-MAX_BATCH: Final = 64
-"""So many requests share a transaction at most: more would not be faster, and make others wait."""
 _DRY_RUN: Final = "The request would have succeeded, but the DryRun option is set."
 
 
@@ -204,7 +202,12 @@ class Performer:
                 self._append(change, events)
 
     def _append(self, change: Change, events: Sequence[AuditEvent]) -> None:
-        head = self._audit.append(change.audit_head, events, recovery=self._recovery_event)
+        head = self._audit.append(
+            change.audit_head,
+            events,
+            recovery=self._recovery_event,
+            seal=change.seal_audit_head,
+        )
         change.set_audit_head(head)
 
     def _recovery_event(self, record_count: int, byte_count: int) -> AuditEvent:
@@ -213,7 +216,7 @@ class Performer:
             "unfinishedBytesCutOff": byte_count,
         }
         return service_event(
-            "RecoverAuditLog",
+            RECOVERY,
             details,
             account=self._account,
             region=self._region,

@@ -28,6 +28,7 @@ from typing import Final
 from volcrypt.durable import (
     make_directory_durably,
     no_space_named,
+    open_regular,
     overwrite_descriptor,
     read_file,
     write_durably,
@@ -142,7 +143,7 @@ def _make_runtime(runtime: Path) -> None:
 
 def _claim(runtime: Path) -> tuple[Path, int]:
     """A new directory for a copy, and the descriptor that keeps it locked."""
-    lock = os.open(runtime / "token.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = open_regular(runtime / "token.lock", os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for leftover in runtime.glob(f"{_PREFIX}*"):

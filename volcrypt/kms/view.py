@@ -15,6 +15,8 @@ class Source(Protocol):
 
     def verified_item(self, kind: str, id_: str, entry: Entry) -> Item: ...
 
+    def seal_audit_head(self, head: AuditHead, seal: Seal) -> None: ...
+
 
 class View:
     """What the catalogue holds, as of one moment. Only inside `Catalog.reading` or
@@ -90,6 +92,10 @@ class Change(View):
         """Make this the head of the log, durably, when the change ends."""
         self._audit_head = head
         self.has_new_audit_head = True
+
+    def seal_audit_head(self, head: AuditHead) -> None:
+        """Make this the head of the log, durably, at once, and whether the change ends or fails."""
+        self._source.seal_audit_head(head, self._seal)
 
     def get(self, kind: str, id_: str) -> Item | None:
         if (kind, id_) in self.pending:

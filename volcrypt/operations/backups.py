@@ -36,6 +36,7 @@ from volcrypt.formats.backup import (
     seal_chunks,
     stretch_passphrase,
 )
+from volcrypt.kms.clock import host_time
 from volcrypt.kms.lock import WriterLock
 from volcrypt.kms.messages.data import GenerateDataKeyRequest
 from volcrypt.operations.home import Home
@@ -158,7 +159,7 @@ def _new_secret(
         home_id=home.home_id,
         account=home.account,
         region=home.region,
-        created_at=int(time.time()),
+        created_at=int(host_time()),
         passphrase=parameters,
         kms=data_key,
     )

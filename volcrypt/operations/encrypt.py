@@ -29,6 +29,7 @@ from volcrypt.errors import (
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.formats.workflow import Step, Workflow
 from volcrypt.geometry import SECTOR_BYTES, format_size
+from volcrypt.kms.clock import host_time
 from volcrypt.names import SnapshotId, VolumeId, make_snapshot_id, make_volume_id
 from volcrypt.operations.encrypt_steps import STEPS, kept_name
 from volcrypt.operations.home import Home
@@ -231,7 +232,7 @@ def _begin(
         target_key=target_key,
         keep_old=keep_old,
         delete_plain_snapshots=delete_plain_snapshots,
-        started_at=int(time.time()),
+        started_at=int(host_time()),
     )
     return save_workflow(home, workflow)
 

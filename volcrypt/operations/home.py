@@ -29,7 +29,13 @@ from typing import Final, Protocol, Self, TypeVar
 
 import msgspec
 
-from volcrypt.durable import make_directory_durably, no_space_named, read_file, write_durably
+from volcrypt.durable import (
+    make_directory_durably,
+    no_space_named,
+    open_regular,
+    read_file,
+    write_durably,
+)
 from volcrypt.errors import (
     ConfigurationError,
     HomeNotInitialisedError,
@@ -148,7 +154,7 @@ def _read_home_document(path: Path) -> HomeDocument:
 
 @contextmanager
 def _locked(path: Path, *, what: str, shared: bool = False) -> Iterator[None]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
     try:
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         deadline = time.monotonic() + LOCK_PATIENCE_SECONDS

@@ -1,6 +1,5 @@
 """Snapshots of volumes: made, and completed."""
 
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -13,6 +12,7 @@ from volcrypt.formats.change_map import ParentPoint
 from volcrypt.formats.manifest import Consistency, Manifest, SnapshotPoint
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.geometry import CHUNK_BYTES, chunk_count
+from volcrypt.kms.clock import host_time
 from volcrypt.names import SnapshotId, make_snapshot_id
 from volcrypt.operations.captures import BoolArray, OpenCapture, capture_volume
 from volcrypt.operations.home import Home
@@ -39,7 +39,7 @@ from volcrypt.volume.datafile import DataFile
 
 def now() -> int:
     """Seconds since 1970-01-01 UTC."""
-    return int(time.time())
+    return int(host_time())
 
 
 def create_snapshot(

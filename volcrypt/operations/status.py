@@ -3,7 +3,14 @@
 import os
 from dataclasses import dataclass
 
-from volcrypt.errors import AccessDeniedError, FormatError, MountError, TryAgainError, VolcryptError
+from volcrypt.errors import (
+    AccessDeniedError,
+    FormatError,
+    IntegrityError,
+    MountError,
+    TryAgainError,
+    VolcryptError,
+)
 from volcrypt.formats.manifest import Manifest
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.kms.messages.keys import ListKeysRequest
@@ -14,7 +21,7 @@ from volcrypt.operations.mounts import socket_path
 from volcrypt.operations.records import load_records
 from volcrypt.operations.snapshot_lookup import list_snapshots
 from volcrypt.operations.space import space_warnings
-from volcrypt.operations.stores import LOCAL_STORE, check_log_is_whole, open_local_store
+from volcrypt.operations.stores import LOCAL_STORE, check_log_is_whole, find_local_store
 from volcrypt.operations.workflows import load_workflows
 from volcrypt.volume.control import ControlClient
 from volcrypt.volume.loop import DEVICE_DIRECTORY, linked_device
@@ -36,7 +43,7 @@ class InUse:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """A home at a glance. `workflows` are (source volume, next step); `keys` is None for who may
-    not list them."""
+    not list them, and where the KMS cannot tell."""
 
     home: str
     account: str
@@ -54,7 +61,8 @@ class Status:
 
 
 def read_status(home: Home) -> Status:
-    """Never fails because one object is damaged: that is what it reports."""
+    """Never fails because one object is damaged, or because the KMS refuses to answer: that is what
+    it reports."""
     found = load_records(home)
     records = [record for record in found.values() if isinstance(record, VolumeRecord)]
     damaged = [
@@ -65,14 +73,26 @@ def read_status(home: Home) -> Status:
     manifests: list[Manifest] = []
     damaged_snapshots: dict[SnapshotId, VolcryptError] = {}
     try:
-        local = list_snapshots(home, LOCAL_STORE)
-        manifests, damaged_snapshots = local.manifests, local.damaged
-        check_log_is_whole(home, open_local_store(home))
+        store = find_local_store(home)
+        if store is not None:
+            local = list_snapshots(home, LOCAL_STORE)
+            manifests, damaged_snapshots = local.manifests, local.damaged
+            check_log_is_whole(home, store)
     except VolcryptError as error:
         damaged.append(str(error))
     damaged += [f"{snapshot_id}: {error}" for snapshot_id, error in damaged_snapshots.items()]
+    keys: int | None = None
+    problems: list[str] = []
+    try:
+        keys = count_keys(home)
+    except (FormatError, IntegrityError) as error:
+        damaged.append(str(error))
+    except AccessDeniedError:
+        problems.append("you may not list the keys")
+    except VolcryptError as error:
+        problems.append(f"the keys cannot be counted: {error}")
     space = os.statvfs(home.path)
-    warnings = list(damaged)
+    warnings = damaged + problems
     warnings += space_warnings(home, records)
     for record in records:
         point = private_mount_point(home, record.volume_id)
@@ -86,7 +106,7 @@ def read_status(home: Home) -> Status:
         home=str(home.path),
         account=home.account,
         region=home.region,
-        keys=count_keys(home),
+        keys=keys,
         volumes=len(found),
         unencrypted_volumes=sum(not record.is_encrypted for record in records),
         damaged=damaged,
@@ -108,15 +128,12 @@ def owner_of(home: Home, volume_id: VolumeId) -> OwnerRecord | None:
         return None
 
 
-def count_keys(home: Home) -> int | None:
-    """How many KMS keys the account has; None for who may not list them."""
+def count_keys(home: Home) -> int:
+    """How many KMS keys the account has."""
     marker: str | None = None
     count = 0
     while True:
-        try:
-            response = home.kms.perform(home.caller, ListKeysRequest(limit=1000, marker=marker))
-        except AccessDeniedError:
-            return None
+        response = home.kms.perform(home.caller, ListKeysRequest(limit=1000, marker=marker))
         count += len(response.keys)
         if not response.truncated:
             return count

@@ -11,7 +11,7 @@ they are needed, so there is no key file to lose or to steal:
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from volcrypt.crypto.digest import DigestAlgorithm
 from volcrypt.durable import make_directory_durably, read_file, write_durably
 from volcrypt.errors import (
+    NoSpaceError,
     ObjectStoreError,
     RecordMissingError,
     RollbackError,
@@ -90,7 +91,8 @@ def store_of(home: Home, store_id: StoreId) -> SnapshotStore:
 def store_names(home: Home) -> dict[StoreId, str]:
     """Names of the stores that this home knows, the local one first."""
     if home.register.find(KIND, LOCAL_STORE) is None:
-        open_local_store(home)  # made at its first use
+        with suppress(NoSpaceError):  # made at its first use; looking needs no room
+            open_local_store(home)
     entries = sorted(
         home.register.entries(KIND), key=lambda entry: (entry.name != LOCAL_STORE, entry.name)
     )
@@ -102,12 +104,24 @@ def open_local_store(home: Home) -> SnapshotStore:
 
     Raises StoreNotFoundError, IntegrityError and FormatError when it is not what was pinned.
     """
-    path = home.stores_path / LOCAL_STORE
     entry = home.register.find(KIND, LOCAL_STORE)
     if entry is None:
         with home.exclusive():
             entry = home.register.find(KIND, LOCAL_STORE) or _make_local_store(home)
-    return _pinned(home.closing(LocalObjects(path)), entry)
+    return _open_local(home, entry)
+
+
+def find_local_store(home: Home) -> SnapshotStore | None:
+    """The default store if there is one: for who only looks, also on a full disk.
+
+    Raises StoreNotFoundError, IntegrityError and FormatError when it is not what was pinned.
+    """
+    entry = home.register.find(KIND, LOCAL_STORE)
+    return None if entry is None else _open_local(home, entry)
+
+
+def _open_local(home: Home, entry: RegisterEntry) -> SnapshotStore:
+    return _pinned(home.closing(LocalObjects(home.stores_path / LOCAL_STORE)), entry)
 
 
 def is_shared(home: Home, store: SnapshotStore) -> bool:

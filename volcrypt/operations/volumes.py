@@ -4,7 +4,6 @@ A volume exists when the register names it. What is made before that (directory,
 leftover if the process dies, and the next command that changes the home removes it.
 """
 
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from volcrypt.errors import (
 )
 from volcrypt.formats.volume_record import KeySource, VolumeRecord, WrappedDataKey
 from volcrypt.geometry import SECTOR_BYTES, UNIT_BYTES, check_volume_size
+from volcrypt.kms.clock import host_time
 from volcrypt.names import SnapshotId, VolumeId, make_volume_id, parse_name
 from volcrypt.operations import workflows
 from volcrypt.operations.home import Home
@@ -111,7 +111,7 @@ def new_record(
         device=placement.device_identity,
         account=home.account,
         region=home.region,
-        created_at=int(time.time()),
+        created_at=int(host_time()),
         snapshot_id=snapshot_id,
         preallocated=placement.preallocate,
     )
