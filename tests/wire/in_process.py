@@ -12,10 +12,10 @@ from tests.fakes.access_keys import MemoryAccessKeys
 from tests.fakes.kms import MemoryKms, memory_kms
 from tests.wire.signing import NOW, signed
 from volcrypt.wire.app import KmsApp
+from volcrypt.wire.claim import HttpRequest
 from volcrypt.wire.credentials import Credentials
 from volcrypt.wire.engine import MAX_WAITING, Engine
 from volcrypt.wire.flood import FloodGuard
-from volcrypt.wire.signature import HttpRequest
 
 
 @dataclass(frozen=True, kw_only=True)

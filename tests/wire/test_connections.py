@@ -14,7 +14,7 @@ import pytest
 from tests.wire.in_process import request
 from tests.wire.served import Served, served
 from tests.wire.signing import signed
-from volcrypt.wire.signature import HttpRequest
+from volcrypt.wire.claim import HttpRequest
 
 
 @pytest.fixture(scope="module")

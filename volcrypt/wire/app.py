@@ -29,6 +29,7 @@ from volcrypt.errors import (
 from volcrypt.kms.messages.base import Request
 from volcrypt.kms.protocol import MAX_JSON_BYTES, OPERATIONS, decode_request, parse_json
 from volcrypt.kms.service import Call, KmsService, Refusal
+from volcrypt.wire.claim import Claim, HttpRequest
 from volcrypt.wire.credentials import Credentials, Known, caller_of
 from volcrypt.wire.engine import Checked, Engine
 from volcrypt.wire.flood import FloodGuard
@@ -45,7 +46,6 @@ from volcrypt.wire.messages import (
     sts_answer,
     sts_error,
 )
-from volcrypt.wire.signature import Claim, HttpRequest
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

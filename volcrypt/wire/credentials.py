@@ -13,16 +13,9 @@ from typing import Final, Protocol
 
 from volcrypt.errors import ThrottlingError, UnrecognizedClientError
 from volcrypt.kms.model import Caller
+from volcrypt.wire.claim import UNKNOWN_KEY, Claim, HttpRequest, check_claim, read_claim
 from volcrypt.wire.engine import Engine
-from volcrypt.wire.signature import (
-    UNKNOWN_KEY,
-    Claim,
-    HttpRequest,
-    check_claim,
-    check_signature,
-    derive_signing_key,
-    read_claim,
-)
+from volcrypt.wire.signature import check_signature, derive_signing_key
 
 MAX_KEPT: Final = 4096
 _USER_AGENT_CHARACTERS: Final = 256
