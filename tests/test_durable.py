@@ -15,6 +15,7 @@ from tests.file_system import DisposableFileSystem
 from volcrypt.durable import (
     make_directory_durably,
     no_space_named,
+    overwrite,
     remove_durably,
     sync_directory,
     write_durably,
@@ -227,3 +228,17 @@ def test_removing_takes_what_a_killed_write_left_with_it(tmp_path: Path) -> None
     (tmp_path / ".document.new").write_bytes(b"half")
     remove_durably(tmp_path / "document")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_overwriting_leaves_the_size_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    overwrite(path)
+    assert names(tmp_path) == []
+    path.write_bytes(OLD * 150)  # more than is written at once
+    inode = path.stat().st_ino
+    overwrite(path)
+    assert path.read_bytes() == bytes(len(OLD) * 150)
+    assert path.stat().st_ino == inode
+    (tmp_path / "link").symlink_to(path)
+    with pytest.raises(OSError, match="symbolic links"):
+        overwrite(tmp_path / "link")

@@ -33,6 +33,9 @@ CAP_DAC_OVERRIDE: Final = 1
 CAP_IPC_LOCK: Final = 14
 """Locked memory beyond the limit."""
 
+CAP_SYS_RESOURCE: Final = 24
+"""Among much else, resizing a mounted ext4."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -81,6 +84,12 @@ def drop_capabilities(*, keep: frozenset[int] = frozenset()) -> None:
     effective, permitted, _ = _own_capabilities(header)
     wanted = sum(1 << number for number in keep)
     _set_capabilities(header, effective & wanted, permitted & wanted)
+
+
+def has_capability(number: int) -> bool:
+    """Whether this process may do what the capability is for; containers often lack some."""
+    effective, _, _ = _own_capabilities(struct.pack("<Ii", _CAPABILITY_VERSION_3, 0))
+    return bool(effective >> number & 1)
 
 
 def _own_capabilities(header: bytes) -> tuple[int, int, int]:

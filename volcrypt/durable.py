@@ -86,6 +86,32 @@ def make_directory_durably(path: Path, *, mode: int = 0o700) -> None:
         sync_directory(path.parent)
 
 
+def overwrite(path: Path) -> None:
+    """Put zeros over the content of `path`, if it is there, durably; its size stays.
+
+    Where the file system writes in place, what was there is gone from the medium as well. Raises
+    NoSpaceError where it does not.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return
+    try:
+        with no_space_named(path):
+            overwrite_descriptor(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def overwrite_descriptor(descriptor: int) -> None:
+    """The same for a file that is open for writing."""
+    left, offset = os.fstat(descriptor).st_size, 0
+    while left > 0:
+        written = os.pwrite(descriptor, bytes(min(left, 2**20)), offset)
+        left, offset = left - written, offset + written
+    os.fsync(descriptor)
+
+
 def remove_durably(path: Path) -> None:
     """Unlink `path` if it is there, with what a killed `write_durably` left of it; afterwards it
     does not come back by a power cut."""

@@ -52,6 +52,18 @@ class HomeNotInitialisedError(ConfigurationError):
         self.home = home
 
 
+class WrongPinError(ConfigurationError):
+    """The PIN is not the token's."""
+
+
+class PinLockedError(WrongPinError):
+    """The token takes no PIN any more: too many wrong ones were tried."""
+
+
+class TokenMissingError(ConfigurationError):
+    """The PKCS#11 module cannot be loaded, or has no token of that label."""
+
+
 class PrivilegeError(VolcryptError):
     """The operation needs a privilege that the process lacks."""
 
@@ -149,6 +161,16 @@ class AuditChainError(IntegrityError):
     """The audit log was edited, cut or reordered."""
 
 
+class UnknownGenerationError(IntegrityError):
+    """Key material is wrapped under a key that the token does not have, or has no more."""
+
+    def __init__(self, generation: int) -> None:
+        super().__init__(
+            f"key material is wrapped under key {generation} of the token, which it does not have"
+        )
+        self.generation = generation
+
+
 # ---------------------------------------------------------------- key management
 
 
@@ -166,6 +188,7 @@ class KmsValidationError(KmsError):
 
 class AccessDeniedError(KmsError):
     code = "AccessDeniedException"
+    hint = "'volcrypt kms get-key-policy' shows who may, 'volcrypt audit list' what was refused"
 
 
 class KeyNotFoundError(KmsError):
@@ -314,6 +337,10 @@ class ClusterNotFoundError(KmsError):
     code = "CloudHsmClusterNotFoundException"
 
 
+class ClusterNotActiveError(KmsError):
+    code = "CloudHsmClusterNotActiveException"
+
+
 class ClusterNotRelatedError(KmsError):
     code = "CloudHsmClusterNotRelatedException"
 
@@ -334,6 +361,24 @@ class NoSuchEntityError(KmsError):
 
     code = "NoSuchEntity"
     http_status = 404
+
+
+class PrincipalAccessDeniedError(AccessDeniedError):
+    """A principal may not look at or change principals."""
+
+    code = "AccessDenied"
+    http_status = 403
+
+
+class MalformedIdentityPolicyError(KmsError):
+    code = "MalformedPolicyDocument"
+
+
+class PrincipalLimitError(KmsError):
+    """There are as many principals, or as much of a principal, as there can be."""
+
+    code = "LimitExceeded"
+    http_status = 409
 
 
 class DeleteConflictError(KmsError):

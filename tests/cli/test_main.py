@@ -60,6 +60,11 @@ def test_every_error_has_an_exit_code_that_is_documented() -> None:
         assert exit_code_of(error) in set(Exit) - {Exit.DONE, Exit.INTERRUPTED}
 
 
+def test_a_wrong_pin_is_a_denial() -> None:
+    assert exit_code_of(errors.WrongPinError("the PIN does not open the token")) is Exit.DENIED
+    assert exit_code_of(errors.ConfigurationError("no PIN")) is Exit.FAILED
+
+
 def test_a_region_that_is_not_the_homes_is_refused(tmp_path: Path) -> None:
     with disposable_home(tmp_path / "home") as command:
         command.run("init")
@@ -73,7 +78,7 @@ def test_the_configuration_file_is_checked(tmp_path: Path) -> None:
         assert "regoin" in command.fails(1, "volume", "list")
         (command.home / "config.toml").write_text("[profiles.here]\nregion = 'us-east-1'\n")
         assert command.run("--profile", "here", "volume", "list")
-        assert "no profile 'there'" in command.fails(1, "--profile", "there", "volume", "list")
+        assert "no profile 'there'" in command.fails(2, "--profile", "there", "volume", "list")
 
 
 def test_init_twice_changes_nothing(tmp_path: Path) -> None:

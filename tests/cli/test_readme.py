@@ -16,7 +16,7 @@ def tour() -> str:
 
 
 def test_the_tour_runs(tmp_path: Path) -> None:
-    with disposable_home(tmp_path / "home"):
+    with disposable_home(tmp_path / "home"), disposable_home(tmp_path / "elsewhere"):
         try:
             done = subprocess.run(
                 ["bash", "-euxo", "pipefail", "-c", tour()],

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import pytest
 
-from tests.volume.place import Place, mark, point, volume_place
+from tests.volume.place import SIZE, Place, mark, point, volume_place
+from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.volume import change_map, live_map
 from volcrypt.volume.change_map import ChangeMap
 
@@ -170,3 +171,33 @@ def test_kill_before_any_line_of_an_open(place: Place, before: str) -> None:
             assert changed == {1, 2, 3}
             break
     assert count > 30
+
+
+def test_kill_before_any_line_of_a_growth(place: Place) -> None:
+    """The map of before or of after, with all marks; whoever opens it next has the larger one."""
+    larger = SIZE + 5000 * CHUNK_BYTES
+    for count in itertools.count(1):
+        place.live.unlink(missing_ok=True)
+        place.make_known(1)
+
+        def prepare() -> ChangeMap:
+            changes = place.open()
+            changes.begin_capture()
+            mark(changes, 2)
+            return changes
+
+        def action(changes: ChangeMap | None) -> None:
+            assert changes is not None
+            changes.grow(larger)
+            changes.close()
+
+        was_killed = run_until_line(count, prepare, action)
+        changes = place.open(size_bytes=larger)
+        changed = changes.begin_capture().changed
+        assert changes.parent == point(1)
+        assert changed is not None
+        assert set(changed.nonzero()[0].tolist()) == {1, 2}
+        changes.close()
+        if not was_killed:
+            break
+    assert count > 15

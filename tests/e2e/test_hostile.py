@@ -277,7 +277,7 @@ def test_status_and_lists_survive_what_is_damaged(command: Command) -> None:
 
 def test_an_edited_audit_log_is_not_read_as_the_truth(command: Command) -> None:
     command.run("kms", "create-key")
-    (log,) = (command.home / "kms" / "audit").iterdir()
+    (log,) = (command.home / "kms" / "audit").glob("*.jsonl")
     whole = log.read_bytes()
     log.write_bytes(b"".join(whole.splitlines(keepends=True)[:-1]))
     command.fails(6, "audit", "list")
@@ -285,6 +285,20 @@ def test_an_edited_audit_log_is_not_read_as_the_truth(command: Command) -> None:
     command.fails(6, "audit", "list")
     log.write_bytes(whole)
     command.run("audit", "list")
+
+
+def test_a_key_catalogue_that_was_rolled_back_is_refused(command: Command) -> None:
+    """Else whoever can write to the home brings back what was disabled or deleted."""
+    catalogue = command.home / "kms" / "catalog.sqlite3"
+    key_id = command.json("kms", "create-key")["KeyMetadata"]["KeyId"]
+    old = catalogue.read_bytes()
+    command.run("kms", "disable-key", "--key-id", key_id)
+    now = catalogue.read_bytes()
+    catalogue.write_bytes(old)
+    command.fails(6, "kms", "describe-key", "--key-id", key_id)
+    command.fails(6, "volume", "list")
+    catalogue.write_bytes(now)
+    command.run("kms", "describe-key", "--key-id", key_id)
 
 
 def test_questions_about_what_does_not_exist(command: Command) -> None:

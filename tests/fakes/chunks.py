@@ -35,8 +35,14 @@ class MemoryChunks:
         """Chunks that are not zero: what a snapshot must restore."""
         return {index: data for index, data in self.chunks.items() if any(data)}
 
-    def candidate_chunks(self) -> Iterator[int]:
-        yield from sorted(self.chunks)
+    def candidate_chunks(self, first: int = 0) -> Iterator[int]:
+        yield from (index for index in sorted(self.chunks) if index >= first)
+
+    def grow(self, size_bytes: int) -> None:
+        """Zeros behind the end, also in a last chunk that was short."""
+        self.size_bytes = size_bytes
+        for index, data in self.chunks.items():
+            self.chunks[index] = data.ljust(chunk_range(index, size_bytes).length, b"\0")
 
     def read_chunk(self, index: int, buffer: Buffer) -> None:
         with self._lock:

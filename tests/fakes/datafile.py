@@ -69,6 +69,10 @@ class MemoryDataFile:
             raise OSError(self.fail_sync, os.strerror(self.fail_sync))
         self._versions.clear()
 
+    def grow(self, size_bytes: int) -> None:
+        self.content += bytes(size_bytes - self.size_bytes)
+        self.size_bytes = size_bytes
+
     def lose_power(self, choose: Callable[[int], int]) -> None:
         """Each unsynced sector becomes one of its `n` versions, number `choose(n)`."""
         for sector, versions in sorted(self._versions.items()):

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import os
+from collections.abc import Sequence
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -12,26 +13,35 @@ from cryptography.hazmat.primitives.keywrap import (
     aes_key_wrap_with_padding,
 )
 
-from volcrypt.errors import HsmUnavailableError, IntegrityError, InvalidCiphertextError
-from volcrypt.kms.keystore import KeyStore
+from volcrypt.errors import (
+    HsmUnavailableError,
+    IncorrectKeyMaterialError,
+    IntegrityError,
+    InvalidCiphertextError,
+    UnknownGenerationError,
+)
+from volcrypt.kms.keystore import KeyStore, Sealing
 from volcrypt.kms.model import WrappedMaterial
 
 
-class MemoryKeyStore:
+class MemoryKeyStore(Sealing):
     """Keys of its own are made from `seed`, so that two stores of one seed are one token."""
 
     def __init__(self, seed: bytes = b"token") -> None:
-        self._wrapping, self._mac, self._derive = (
-            hashlib.sha256(seed + purpose).digest() for purpose in (b"wrap", b"mac", b"derive")
-        )
+        self._seed = seed
+        self._mac, self._derive = (self._own_key(purpose) for purpose in (b"mac", b"derive"))
+        self._wrapping = {1: self._own_key(b"wrap")}
         self.is_dead = False
         """From now on nothing answers, except `mac`."""
         self.encryptions = 0
 
     def generate_material(self) -> WrappedMaterial:
-        self._check_alive()
-        blob = aes_key_wrap_with_padding(self._wrapping, os.urandom(32))
-        return WrappedMaterial(blob=blob, wrapping_key=1)
+        return self._wrap(os.urandom(32))
+
+    def import_material(self, plaintext: bytearray) -> WrappedMaterial:
+        if len(plaintext) != 32:
+            raise IncorrectKeyMaterialError("not 32 bytes")
+        return self._wrap(bytes(plaintext))
 
     def encrypt(self, material: WrappedMaterial, *, plaintext: bytearray, aad: bytes) -> bytes:
         self._check_alive()
@@ -60,11 +70,38 @@ class MemoryKeyStore:
         self._check_alive()
         return bytearray(os.urandom(count))
 
+    def rewrap(self, materials: Sequence[WrappedMaterial]) -> list[WrappedMaterial]:
+        self._check_alive()
+        generation = self.generation() + 1
+        self._wrapping[generation] = self._own_key(b"wrap %d" % generation)
+        return [self._wrap(self._unwrap(material)) for material in materials]
+
+    def generation(self) -> int:
+        return max(self._wrapping)
+
+    def retire(self, *, older_than: int) -> None:
+        self._check_alive()
+        newest = self.generation()
+        self._wrapping = {
+            generation: key
+            for generation, key in self._wrapping.items()
+            if generation >= min(older_than, newest)
+        }
+
+    def _own_key(self, purpose: bytes) -> bytes:
+        return hashlib.sha256(self._seed + purpose).digest()
+
+    def _wrap(self, key: bytes) -> WrappedMaterial:
+        self._check_alive()
+        generation = self.generation()
+        blob = aes_key_wrap_with_padding(self._wrapping[generation], key)
+        return WrappedMaterial(blob=blob, wrapping_key=generation)
+
     def _unwrap(self, material: WrappedMaterial) -> bytes:
+        if material.wrapping_key not in self._wrapping:
+            raise UnknownGenerationError(material.wrapping_key)
         try:
-            if material.wrapping_key != 1:
-                raise IntegrityError("another wrapping key")
-            return aes_key_unwrap_with_padding(self._wrapping, material.blob)
+            return aes_key_unwrap_with_padding(self._wrapping[material.wrapping_key], material.blob)
         except (InvalidUnwrap, ValueError) as error:
             raise IntegrityError("does not unwrap") from error
 

@@ -1,7 +1,7 @@
 """A KMS on the memory key store, and the callers that tests are."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from tests.fakes.keystore import MemoryKeyStore
@@ -29,14 +29,27 @@ class MemoryKms:
     """A service whose catalogue and log are files, and whose HSM is memory."""
 
     def __init__(self, directory: Path, keystore: MemoryKeyStore) -> None:
+        self.now = NOW
+        """What the clock of the host says."""
         self.directory = directory
         self.keystore = keystore
-        self.lock = WriterLock(directory / "lock")
-        self.heads = HeadFile(directory / "audit" / "head", macs=keystore)
-        self.catalog = Catalog(
-            directory / "catalog.sqlite3", lock=self.lock, macs=keystore, heads=self.heads
-        )
-        self.audit = AuditLog(directory / "audit")
+        with ExitStack() as stack:
+            self.lock = stack.enter_context(closing(WriterLock(directory / "lock")))
+            self.heads = stack.enter_context(
+                closing(HeadFile(directory / "audit" / "head", macs=keystore))
+            )
+            self.audit = stack.enter_context(closing(AuditLog(directory / "audit")))
+            self.catalog = stack.enter_context(
+                closing(
+                    Catalog(
+                        directory / "catalog.sqlite3",
+                        lock=self.lock,
+                        macs=keystore,
+                        heads=self.heads,
+                    )
+                )
+            )
+            self._stack = stack.pop_all()
         self.service = KmsService(
             Parts(
                 catalog=self.catalog,
@@ -44,15 +57,12 @@ class MemoryKms:
                 audit=self.audit,
                 account=ACCOUNT,
                 region=REGION,
-                clock=lambda: NOW,
+                clock=lambda: self.now,
             )
         )
 
     def close(self) -> None:
-        self.catalog.close()
-        self.audit.close()
-        self.heads.close()
-        self.lock.close()
+        self._stack.close()
 
     def new_key(self) -> str:
         """The id of a new customer managed key."""

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.fakes.chunks import MemoryChunks
 from volcrypt.crypto.digest import ZERO_DIGEST, DigestAlgorithm
+from volcrypt.errors import VolcryptError
 from volcrypt.formats.copy_cursor import CopyCursor
 from volcrypt.formats.manifest import Consistency, Manifest, Origin, SnapshotPoint
 from volcrypt.formats.volume_record import KeySource, WrappedDataKey
@@ -26,7 +27,7 @@ from volcrypt.snapshot import log
 from volcrypt.snapshot.draft import SnapshotDraft, StoredTable
 from volcrypt.snapshot.objects import ObjectStore
 from volcrypt.snapshot.pin import Pin
-from volcrypt.snapshot.plan import plan_store
+from volcrypt.snapshot.plan import mark_grown, plan_store
 from volcrypt.snapshot.signer import LogHead, Signer
 from volcrypt.snapshot.store import SnapshotStore
 from volcrypt.snapshot.transfer import (
@@ -110,7 +111,14 @@ class Host:
     ) -> tuple[SnapshotDraft, Pin]:
         """All of a snapshot but its commit. `changed` None: the change map is void."""
         pin = self.pin(number, volume.size_bytes)
-        pin.hold([] if parent is None else [parent.root])
+        if parent is None:
+            pin.hold()
+        else:
+            try:
+                size_bytes = self.store.manifest(parent.snapshot_id).size_bytes
+            except VolcryptError:
+                size_bytes = volume.size_bytes
+            pin.hold([parent.root], size_bytes=size_bytes)
         map_ = None
         if changed is not None:
             map_ = np.zeros(chunk_count(volume.size_bytes), dtype=np.bool_)
@@ -123,6 +131,8 @@ class Host:
             data_key_id=DATA_KEY_ID,
             changed=map_,
         )
+        if manifest is not None and map_ is not None and manifest.size_bytes < volume.size_bytes:
+            mark_grown(map_, manifest.size_bytes, volume.candidate_chunks)
         plan = plan_store(
             size_bytes=volume.size_bytes,
             parent=manifest,

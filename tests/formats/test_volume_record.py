@@ -140,6 +140,7 @@ def test_encryption_cannot_be_turned_off_by_an_edit() -> None:
         {"wrapped_key": None},
         {"data_path": "data"},
         {"data_path": ""},
+        {"data_path": None, "device": "serial:1"},
     ],
     ids=str,
 )

@@ -1,6 +1,6 @@
 """What the crash tests run under strace, and kill. Prints what it may rely on.
 
-python -m tests.kms.crash_program init|login|create-key HOME
+python -m tests.kms.crash_program init|login|create-key|rewrap HOME
 """
 
 import sys
@@ -28,6 +28,9 @@ def main(step: str, home: Path) -> None:
             for _ in range(2):
                 made = service.perform(ROOT, CreateKeyRequest()).key_metadata
                 print(made.key_id, flush=True)
+        if step == "rewrap":
+            service.rewrap_all()
+            print("rewrapped", flush=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from volcrypt.errors import (
     AccessDeniedError,
     AlreadyExistsError,
     InvalidAliasNameError,
+    InvalidArnError,
     KeyNotFoundError,
     KmsError,
     KmsValidationError,
@@ -76,6 +77,7 @@ def test_listing(kms: MemoryKms) -> None:
         ("x", KmsValidationError),
         ("alias/", InvalidAliasNameError),
         ("alias/a b", KmsValidationError),
+        ("alias/a:b", KmsValidationError),
         ("alias/aws/x", NotAuthorizedError),
         ("alias/volcrypt/ebs", NotAuthorizedError),
         ("alias/" + "x" * 251, KmsValidationError),
@@ -118,6 +120,47 @@ def test_a_key_has_at_most_50_aliases(kms: MemoryKms) -> None:
     update(kms, "alias/0", key_id)
 
 
+def test_texts_of_refusals(kms: MemoryKms) -> None:
+    key_id = kms.new_key()
+    for name, text in (
+        (
+            "x",
+            (
+                'Alias must start with the prefix "alias/". Please see '
+                "https://docs.aws.amazon.com/kms/latest/developerguide/kms-alias.html"
+            ),
+        ),
+        ("alias/a:b", "alias/a:b contains invalid characters for an alias"),
+        (
+            "alias/a!",
+            (
+                "1 validation error detected: Value 'alias/a!' at 'aliasName' failed to satisfy "
+                "constraint: Member must satisfy regular expression pattern: ^[a-zA-Z0-9:/_-]+$"
+            ),
+        ),
+    ):
+        with pytest.raises(KmsValidationError) as raised:
+            create(kms, name, key_id)
+        assert str(raised.value) == text
+    for number in range(50):
+        create(kms, f"alias/{number}", key_id)
+    with pytest.raises(LimitExceededError) as exceeded:
+        create(kms, "alias/more", key_id)
+    assert str(exceeded.value) == (
+        "Aliases per key quota for this account in this region is 50, current usage is 50."
+    )
+
+
+def test_the_target_is_named_by_id_or_arn(kms: MemoryKms) -> None:
+    key_id = kms.new_key()
+    arn = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/{key_id}"
+    create(kms, "alias/x_/", arn)
+    update(kms, "alias/x_/", arn)
+    assert target(kms, "alias/x_/") == key_id
+    with pytest.raises(InvalidArnError, match="Key Aliases are not supported"):
+        create(kms, "alias/y", f"arn:aws:kms:{REGION}:{ACCOUNT}:alias/x_/")
+
+
 def test_others_may_nothing(kms: MemoryKms) -> None:
     key_id = kms.new_key()
     with pytest.raises(AccessDeniedError):
@@ -130,4 +173,4 @@ def test_the_default_key_takes_no_other_alias(kms: MemoryKms) -> None:
     managed = target(kms, "alias/aws/ebs")
     with pytest.raises(AccessDeniedError):
         create(kms, "alias/x", managed)
-    assert names(kms) == ["alias/volcrypt/ebs"]
+    assert names(kms) == ["alias/aws/ebs", "alias/volcrypt/ebs"]

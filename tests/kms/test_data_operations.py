@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from volcrypt.errors import (
     DryRunSucceededError,
     IncorrectKeyError,
     InvalidCiphertextError,
+    InvalidKeyUsageError,
     InvalidStateError,
     KeyDisabledError,
     KeyNotFoundError,
@@ -22,6 +24,7 @@ from volcrypt.errors import (
 from volcrypt.formats.ciphertext_blob import decode_ciphertext_blob, encode_ciphertext_blob
 from volcrypt.kms.calls import CALLS, MAX_CALLS, Calls
 from volcrypt.kms.keyring import get_key, put_key
+from volcrypt.kms.messages.base import Request
 from volcrypt.kms.messages.data import (
     DecryptRequest,
     EncryptRequest,
@@ -248,6 +251,74 @@ def test_random_bytes(kms: MemoryKms) -> None:
         kms.service.perform(USER, GenerateRandomRequest(number_of_bytes=1))
 
 
+def test_algorithms_of_asymmetric_keys(kms: MemoryKms) -> None:
+    key_id = kms.new_key()
+    blob = encrypt(kms, key_id, context={})
+    text = "Algorithm RSAES_OAEP_SHA_256 is incompatible with key spec SYMMETRIC_DEFAULT."
+    oaep = "RSAES_OAEP_SHA_256"
+    requests: list[Request[Any]] = [
+        EncryptRequest(key_id=key_id, plaintext=bytearray(1), encryption_algorithm=oaep),
+        DecryptRequest(key_id=key_id, ciphertext_blob=blob, encryption_algorithm=oaep),
+        ReEncryptRequest(
+            ciphertext_blob=blob,
+            source_key_id=key_id,
+            destination_key_id=key_id,
+            source_encryption_algorithm=oaep,
+        ),
+        ReEncryptRequest(
+            ciphertext_blob=blob, destination_key_id=key_id, destination_encryption_algorithm=oaep
+        ),
+    ]
+    for request in requests:
+        with pytest.raises(InvalidKeyUsageError) as raised:
+            kms.service.perform(ROOT, request)
+        assert str(raised.value) == text
+    with pytest.raises(KmsValidationError, match="A key ID is required"):
+        kms.service.perform(ROOT, DecryptRequest(ciphertext_blob=blob, encryption_algorithm=oaep))
+
+
+def test_members_of_the_answers(kms: MemoryKms) -> None:
+    key_id = kms.new_key()
+    arn = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/{key_id}"
+    call = kms.service.call
+
+    def members(operation: str, **request: object) -> dict[str, object]:
+        answer = call(ROOT, operation, request)
+        blobs = ("CiphertextBlob", "Plaintext")
+        return {k: "blob" if k in blobs else v for k, v in answer.items()}
+
+    material_id = call(ROOT, "DescribeKey", {"KeyId": key_id})["KeyMetadata"][
+        "CurrentKeyMaterialId"
+    ]
+    sealed = call(ROOT, "Encrypt", {"KeyId": key_id, "Plaintext": "AA=="})["CiphertextBlob"]
+    algorithm = "SYMMETRIC_DEFAULT"
+    assert members("Encrypt", KeyId=key_id, Plaintext="AA==") == {
+        "CiphertextBlob": "blob",
+        "KeyId": arn,
+        "EncryptionAlgorithm": algorithm,
+    }
+    assert members("Decrypt", CiphertextBlob=sealed) == {
+        "KeyId": arn,
+        "Plaintext": "blob",
+        "EncryptionAlgorithm": algorithm,
+        "KeyMaterialId": material_id,
+    }
+    hidden = {"CiphertextBlob": "blob", "KeyId": arn, "KeyMaterialId": material_id}
+    shown = hidden | {"Plaintext": "blob"}
+    assert members("GenerateDataKey", KeyId=key_id, KeySpec="AES_128") == shown
+    assert members("GenerateDataKeyWithoutPlaintext", KeyId=key_id, NumberOfBytes=64) == hidden
+    assert members("ReEncrypt", CiphertextBlob=sealed, DestinationKeyId=key_id) == {
+        "CiphertextBlob": "blob",
+        "SourceKeyId": arn,
+        "KeyId": arn,
+        "SourceEncryptionAlgorithm": algorithm,
+        "DestinationEncryptionAlgorithm": algorithm,
+        "SourceKeyMaterialId": material_id,
+        "DestinationKeyMaterialId": material_id,
+    }
+    assert members("GenerateRandom", NumberOfBytes=1) == {"Plaintext": "blob"}
+
+
 def test_a_dry_run_does_nothing(kms: MemoryKms) -> None:
     key_id = kms.new_key()
     blob = encrypt(kms, key_id)
@@ -258,7 +329,16 @@ def test_a_dry_run_does_nothing(kms: MemoryKms) -> None:
         )
     assert str(raised.value) == ("The request would have succeeded, but the DryRun option is set.")
     with pytest.raises(DryRunSucceededError):
+        kms.service.perform(
+            ROOT, DecryptRequest(ciphertext_blob=blob, encryption_context=CONTEXT, dry_run=True)
+        )
+    with pytest.raises(InvalidCiphertextError):
         kms.service.perform(ROOT, DecryptRequest(ciphertext_blob=blob, dry_run=True))
+    moved = ReEncryptRequest(ciphertext_blob=blob, destination_key_id=key_id, dry_run=True)
+    with pytest.raises(InvalidCiphertextError):
+        kms.service.perform(ROOT, moved)
+    with pytest.raises(DryRunSucceededError):
+        kms.service.perform(ROOT, msgspec.structs.replace(moved, source_encryption_context=CONTEXT))
     with pytest.raises(AccessDeniedError):
         kms.service.perform(
             USER, EncryptRequest(key_id=key_id, plaintext=bytearray(1), dry_run=True)

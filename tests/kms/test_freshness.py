@@ -195,3 +195,23 @@ def test_a_pipe_in_the_place_of_the_head_is_refused(home: Path) -> None:
     os.mkfifo(home / "audit/head")
     with pytest.raises(FormatError, match="not a regular file"), memory_kms(home, KEYSTORE):
         pass
+
+
+@pytest.mark.parametrize("commits", [0, 1, 2, 5])
+def test_writers_that_go_on_while_somebody_reads_are_no_alarm(
+    home: Path, monkeypatch: pytest.MonkeyPatch, commits: int
+) -> None:
+    """So many changes by another process between the reader's look at the head and at the rows."""
+    with memory_kms(home, KEYSTORE) as kms, memory_kms(home, KEYSTORE) as other:
+        read, to_come = kms.heads.read, [commits]
+
+        def read_early() -> SealedHead:
+            found = read()
+            for _ in range(to_come.pop() if to_come else 0):
+                other.new_key()
+            return found
+
+        monkeypatch.setattr(kms.heads, "read", read_early)
+        with kms.catalog.reading() as view:
+            assert view.count("key") == 1 + commits
+            assert view.audit_head.sequence == view.count("key")

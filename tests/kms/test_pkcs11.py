@@ -8,17 +8,19 @@ import pytest
 from pkcs11 import Attribute, Mechanism
 from pkcs11.exceptions import AttributeSensitive, KeyUnextractable
 
+from tests.softhsm import PIN, open_copy
 from volcrypt.errors import (
-    ConfigurationError,
     HsmUnavailableError,
     IntegrityError,
     InvalidArgumentError,
     InvalidCiphertextError,
+    TokenMissingError,
+    WrongPinError,
 )
-from volcrypt.kms.pkcs11 import HANDLE_LIMIT, Pkcs11KeyStore, make_token, open_token
+from volcrypt.kms.model import WrappedMaterial
+from volcrypt.kms.pkcs11 import HANDLE_LIMIT, Pkcs11KeyStore
+from volcrypt.kms.pkcs11_session import make_token
 from volcrypt.kms.token import configuration_of, private_copy
-
-PIN = bytearray(b"a test pin")
 
 
 @pytest.fixture
@@ -31,32 +33,32 @@ def configuration(memory_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def store(configuration: Path) -> Iterator[Pkcs11KeyStore]:
-    with open_token(configuration, PIN) as key_store:
+    with open_copy(configuration) as key_store:
         yield key_store
 
 
 def test_keys_are_the_same_after_every_login(configuration: Path) -> None:
-    with open_token(configuration, PIN) as store:
+    with open_copy(configuration) as store:
         material = store.generate_material()
         sealed = store.encrypt(material, plaintext=bytearray(b"text"), aad=b"")
         mac, derived = store.mac(b"x"), store.derive(b"x")
-    with open_token(configuration, PIN) as store:
+    with open_copy(configuration) as store:
         assert store.decrypt(material, sealed=sealed, aad=b"") == b"text"
         assert (store.mac(b"x"), store.derive(b"x")) == (mac, derived)
 
 
 def test_no_key_of_the_token_can_be_read_wrapped_or_misused(store: Pkcs11KeyStore) -> None:
-    for key in (store._wrapping, store._mac_key, store._derive_key):
+    for key in (store._wrapping[1], store._mac_key, store._derive_key):
         assert key[Attribute.NEVER_EXTRACTABLE]
         assert key[Attribute.ALWAYS_SENSITIVE]
         with pytest.raises(AttributeSensitive):
             _ = key[Attribute.VALUE]
         with pytest.raises(KeyUnextractable):
-            store._wrapping.wrap_key(key, mechanism=Mechanism.AES_KEY_WRAP_PAD)
+            store._wrapping[1].wrap_key(key, mechanism=Mechanism.AES_KEY_WRAP_PAD)
         assert not key[Attribute.ENCRYPT]
         assert not key[Attribute.DECRYPT]
     assert not store._mac_key[Attribute.WRAP]
-    assert not store._wrapping[Attribute.SIGN]
+    assert not store._wrapping[1][Attribute.SIGN]
 
 
 def test_material_in_use_cannot_be_read_or_wrapped(store: Pkcs11KeyStore) -> None:
@@ -65,7 +67,7 @@ def test_material_in_use_cannot_be_read_or_wrapped(store: Pkcs11KeyStore) -> Non
     with pytest.raises(AttributeSensitive):
         _ = key[Attribute.VALUE]
     with pytest.raises(KeyUnextractable):
-        store._wrapping.wrap_key(key, mechanism=Mechanism.AES_KEY_WRAP_PAD)
+        store._wrapping[1].wrap_key(key, mechanism=Mechanism.AES_KEY_WRAP_PAD)
     assert not key[Attribute.TOKEN]
 
 
@@ -88,16 +90,17 @@ def test_a_bad_tag_is_an_invalid_ciphertext_only_if_the_token_lives(store: Pkcs1
 
 def test_bad_material_is_damage_only_if_the_token_lives(store: Pkcs11KeyStore) -> None:
     material = store.generate_material()
-    broken = type(material)(blob=bytes(40), wrapping_key=1)
+    broken = WrappedMaterial(blob=bytes(40), wrapping_key=1)
     with pytest.raises(IntegrityError):
         store.encrypt(broken, plaintext=bytearray(1), aad=b"")
+    assert store.encrypt(material, plaintext=bytearray(1), aad=b"")
     store._probe_answer = bytes(len(store._probe_answer))
     with pytest.raises(HsmUnavailableError):
         store.encrypt(broken, plaintext=bytearray(1), aad=b"")
 
 
 def test_a_token_that_went_away_is_unavailable(configuration: Path) -> None:
-    with open_token(configuration, PIN) as store:
+    with open_copy(configuration) as store:
         material = store.generate_material()
     for call in (
         lambda: store.random(1),
@@ -112,12 +115,12 @@ def test_a_token_that_went_away_is_unavailable(configuration: Path) -> None:
 
 def test_a_wrong_pin_is_said_without_it(configuration: Path) -> None:
     with (
-        pytest.raises(ConfigurationError) as raised,
-        open_token(configuration, bytearray(b"wrong pin")),
+        pytest.raises(WrongPinError) as raised,
+        open_copy(configuration, bytearray(b"wrong pin")),
     ):
         pass
     assert str(raised.value) == "the PIN does not open the token"
-    with open_token(configuration, PIN):
+    with open_copy(configuration):
         pass
 
 
@@ -129,36 +132,36 @@ def test_pins_that_no_token_takes(memory_path: Path, pin: bytes) -> None:
 
 def test_one_token_at_a_time(configuration: Path) -> None:
     with (
-        open_token(configuration, PIN),
+        open_copy(configuration),
         pytest.raises(RuntimeError, match="holds a token already"),
-        open_token(configuration, PIN),
+        open_copy(configuration),
     ):
         pass
 
 
 def test_the_environment_is_as_before(configuration: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with open_token(configuration, PIN):
+    with open_copy(configuration):
         assert "SOFTHSM2_CONF" not in os.environ
     monkeypatch.setenv("SOFTHSM2_CONF", "/elsewhere")
-    with open_token(configuration, PIN):
+    with open_copy(configuration):
         assert os.environ["SOFTHSM2_CONF"] == "/elsewhere"
 
 
 def test_a_directory_without_token_is_said(memory_path: Path) -> None:
     with (
         private_copy(memory_path / "run", master=None) as copy,
-        pytest.raises(IntegrityError, match="no token of volcrypt"),
-        open_token(configuration_of(copy), PIN),
+        pytest.raises(TokenMissingError, match="no token 'volcrypt'"),
+        open_copy(configuration_of(copy)),
     ):
         pass
 
 
 def test_a_token_of_somebody_else_is_said(configuration: Path) -> None:
-    with open_token(configuration, PIN) as store:
+    with open_copy(configuration) as store:
         store._mac_key.destroy()
     with (
         pytest.raises(IntegrityError, match="lacks a key"),
-        open_token(configuration, PIN),
+        open_copy(configuration),
     ):
         pass
 

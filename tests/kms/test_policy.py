@@ -1,165 +1,378 @@
-"""Key policies: what they let whom do."""
+"""What policies let whom do: a table to be read aloud, and what holds for all of them."""
 
+import random
 from typing import Any
 
-import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from volcrypt.errors import MalformedPolicyError
-from volcrypt.kms.policy import (
-    AccessRequest,
-    default_policy,
-    evaluate,
-    evaluate_account,
-    service_managed_policy,
+from tests.kms.policies import (
+    ALIAS,
+    ALICE,
+    AWAY,
+    AWAY_ROOT,
+    BOB,
+    CAROL,
+    HOME,
+    KEY,
+    OTHER_KEY,
+    ROOT,
+    Statement,
+    allow,
+    allow_all_but,
+    ask,
+    decide,
+    decide_without_key,
+    deny,
+    deny_all_but,
+    when,
+)
+from volcrypt.kms.policy import decide_on_key, default_policy, service_managed_policy
+from volcrypt.kms.policy_document import PolicyKind, parse_policy
+
+EBS = "ec2.us-east-1.amazonaws.com"
+YES, NO = True, False
+NOTHING: list[Statement] = []
+
+# Who asks for what | what the key policy says | what the identity policy says | the answer
+WHO_MAY = {
+    "nothing said: not the owner": (ROOT, "Decrypt", [allow(BOB)], NOTHING, NO),
+    "nothing said: no user": (ALICE, "Decrypt", [allow(BOB)], [allow()], NO),
+    "the account: its root": (ROOT, "Decrypt", [allow(ROOT)], NOTHING, YES),
+    "the account by number: its root": (ROOT, "Decrypt", [allow(HOME)], NOTHING, YES),
+    "the account alone: no user": (ALICE, "Decrypt", [allow(ROOT)], NOTHING, NO),
+    "the account, identity policy: user": (ALICE, "Decrypt", [allow(ROOT)], [allow()], YES),
+    "by number, identity policy: user": (ALICE, "Decrypt", [allow(HOME)], [allow()], YES),
+    "identity policy for something else": (
+        *(ALICE, "Decrypt", [allow(ROOT)]),
+        *([allow(Action="kms:Encrypt")], NO),
+    ),
+    "account has something else": (
+        *(ALICE, "Decrypt", [allow(ROOT, Action="kms:Encrypt")]),
+        *([allow()], NO),
+    ),
+    "the user by name": (ALICE, "Decrypt", [allow(ALICE)], NOTHING, YES),
+    "the user among others": (ALICE, "Decrypt", [allow([BOB, ALICE])], NOTHING, YES),
+    "another user": (ALICE, "Decrypt", [allow(BOB)], NOTHING, NO),
+    "everybody: a user": (ALICE, "Decrypt", [allow("*")], NOTHING, YES),
+    "everybody, without AWS": (ALICE, "Decrypt", [allow(Principal="*")], NOTHING, YES),
+    "a service": (ALICE, "Decrypt", [allow({"Service": EBS})], [allow()], NO),
+    "a federation": (ALICE, "Decrypt", [allow({"Federated": "idp.example"})], [allow()], NO),
+    "all but another": (ALICE, "Decrypt", [allow_all_but(BOB)], NOTHING, YES),
+    "all but me": (ALICE, "Decrypt", [allow_all_but(BOB, ALICE)], NOTHING, NO),
+    "all but my account": (ALICE, "Decrypt", [allow_all_but(ROOT)], NOTHING, NO),
+    "all but my account: its root": (ROOT, "Decrypt", [allow_all_but(ROOT)], NOTHING, NO),
+    # Across accounts: key policy and identity policy.
+    "away, user named alone": (CAROL, "Decrypt", [allow(CAROL)], NOTHING, NO),
+    "away, user named, identity": (CAROL, "Decrypt", [allow(CAROL)], [allow()], YES),
+    "away, account named alone": (CAROL, "Decrypt", [allow(AWAY_ROOT)], NOTHING, NO),
+    "away, account, identity": (CAROL, "Decrypt", [allow(AWAY)], [allow()], YES),
+    "away, everybody alone": (CAROL, "Decrypt", [allow("*")], NOTHING, NO),
+    "away, everybody, identity": (CAROL, "Decrypt", [allow("*")], [allow()], YES),
+    "away, identity alone": (CAROL, "Decrypt", [allow(ROOT)], [allow()], NO),
+    "away, root named": (AWAY_ROOT, "Decrypt", [allow(AWAY_ROOT)], NOTHING, YES),
+    "away, root not named": (AWAY_ROOT, "Decrypt", [allow(ROOT)], NOTHING, NO),
+    # A Deny wins, wherever it stands.
+    "denied by the key policy": (ALICE, "Decrypt", [allow(ALICE), deny(ALICE)], NOTHING, NO),
+    "denied to all": (ROOT, "Decrypt", [deny("*"), allow(ROOT)], NOTHING, NO),
+    "denied by identity": (ALICE, "Decrypt", [allow(ALICE)], [deny()], NO),
+    "denied by identity, allowed too": (ALICE, "Decrypt", [allow(ROOT)], [allow(), deny()], NO),
+    "denied to my account: user": (ALICE, "Decrypt", [allow(ALICE), deny(ROOT)], NOTHING, NO),
+    "denied to my account: root": (ROOT, "Decrypt", [allow(ROOT), deny(HOME)], NOTHING, NO),
+    "denied to another account": (ALICE, "Decrypt", [allow(ALICE), deny(AWAY)], NOTHING, YES),
+    "denied to another user": (ALICE, "Decrypt", [allow(ALICE), deny(BOB)], NOTHING, YES),
+    "denied, another action": (
+        *(ALICE, "Decrypt", [allow(ALICE), deny(ALICE, Action="kms:Encrypt")]),
+        *(NOTHING, YES),
+    ),
+    "denied to all but me": (
+        *(ALICE, "Decrypt", [allow(ALICE), deny_all_but(ALICE, ROOT)]),
+        *(NOTHING, YES),
+    ),
+    "denied to all but others": (
+        *(ALICE, "Decrypt", [allow(ALICE), deny_all_but(BOB, ROOT)]),
+        *(NOTHING, NO),
+    ),
+    "denied to all but root: root": (
+        ROOT,
+        "Decrypt",
+        [allow(ROOT), deny_all_but(ROOT)],
+        NOTHING,
+        YES,
+    ),
+    # A condition on what the account was given counts for its users too.
+    "account, on a condition that fails": (
+        *(ALICE, "Decrypt", [allow(ROOT, Condition=when("StringEquals", "a:b", "c"))]),
+        *([allow()], NO),
+    ),
+    "denied on a condition that fails": (
+        *(ALICE, "Decrypt"),
+        *([allow(ALICE), deny(ALICE, Condition=when("StringEquals", "a:b", "c"))], NOTHING, YES),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WHO_MAY)
+def test_who_may(case: str) -> None:
+    who, action, key_policy, identity, answer = WHO_MAY[case]
+    assert decide(who, action, key_policy=key_policy, identity=identity).allowed is answer
+
+
+# Action asked for | members of the statement | whether the statement fits
+WHAT_FITS: list[tuple[str, dict[str, Any], bool]] = [
+    ("Decrypt", {"Action": "*"}, YES),
+    ("Decrypt", {"Action": "kms:Decrypt"}, YES),
+    ("Decrypt", {"Action": "KMS:DECRYPT"}, YES),
+    ("Decrypt", {"Action": ["kms:Encrypt", "kms:De*"]}, YES),
+    ("Decrypt", {"Action": "kms:D?crypt"}, YES),
+    ("Decrypt", {"Action": "kms:*crypt"}, YES),
+    ("Decrypt", {"Action": "kms:*x"}, NO),
+    ("Decrypt", {"Action": "kms:Dec"}, NO),
+    ("Decrypt", {"Action": "kms:?Decrypt"}, NO),
+    ("Decrypt", {"Action": "s3:*"}, NO),
+    ("Decrypt", {"Action": []}, NO),
+    ("Decrypt", {"Action": None}, NO),
+    ("Decrypt", {"Action": None, "NotAction": "kms:Encrypt"}, YES),
+    ("Decrypt", {"Action": None, "NotAction": "kms:De*"}, NO),
+    ("ReEncryptFrom", {"Action": "kms:ReEncrypt*"}, YES),
+    ("GenerateDataKey", {"Action": "kms:GenerateDataKeyWithoutPlaintext"}, NO),
+    ("Decrypt", {"Resource": KEY}, YES),
+    ("Decrypt", {"Resource": [OTHER_KEY, KEY]}, YES),
+    ("Decrypt", {"Resource": OTHER_KEY}, NO),
+    ("Decrypt", {"Resource": f"arn:aws:kms:us-east-1:{HOME}:key/*"}, YES),
+    ("Decrypt", {"Resource": "arn:aws:kms:*:*:key/1234abcd-????-*"}, YES),
+    ("Decrypt", {"Resource": "arn:aws:kms:*"}, YES),
+    ("Decrypt", {"Resource": f"arn:aws:kms:eu-*:{HOME}:key/*"}, NO),
+    ("Decrypt", {"Resource": f"arn:aws:kms:*:{AWAY}:key/*"}, NO),
+    ("Decrypt", {"Resource": "arn:aws:kms:*:key/*"}, NO),
+    ("Decrypt", {"Resource": KEY.upper().replace("ARN:AWS:KMS", "arn:aws:kms")}, NO),
+    ("Decrypt", {"Resource": ALIAS}, NO),
+    ("Decrypt", {"Resource": []}, NO),
+    ("Decrypt", {"Resource": None}, NO),
+    ("Decrypt", {"Resource": None, "NotResource": OTHER_KEY}, YES),
+    ("Decrypt", {"Resource": None, "NotResource": "*"}, NO),
+]
+
+
+@pytest.mark.parametrize(("action", "members", "fits"), WHAT_FITS)
+def test_what_fits(action: str, members: dict[str, Any], fits: bool) -> None:
+    assert decide(ALICE, action, key_policy=[allow(ALICE, **members)]).allowed is fits
+    denying = [allow(ALICE), deny(ALICE, **members)]
+    assert decide(ALICE, action, key_policy=denying).allowed is not fits
+
+
+# Who asks for what on which resource | the identity policy | the answer
+WITHOUT_A_KEY: list[tuple[str, str, str, list[Statement], bool]] = [
+    (ROOT, "CreateKey", "*", NOTHING, YES),
+    (ALICE, "CreateKey", "*", NOTHING, NO),
+    (ALICE, "CreateKey", "*", [allow(Action="kms:CreateKey")], YES),
+    (ALICE, "CreateKey", "*", [allow(Resource=f"arn:aws:kms:*:{HOME}:key/*")], NO),
+    (ALICE, "CreateKey", "*", [allow(), deny(Action="kms:Create*")], NO),
+    (ALICE, "CreateAlias", ALIAS, [allow(Resource="arn:aws:kms:*:*:alias/fin*")], YES),
+    (ALICE, "CreateAlias", ALIAS, [allow(Resource="arn:aws:kms:*:*:alias/hr*")], NO),
+    (AWAY_ROOT, "CreateKey", "*", NOTHING, NO),
+    (CAROL, "CreateKey", "*", [allow()], NO),
+]
+
+
+@pytest.mark.parametrize(("who", "action", "resource", "identity", "answer"), WITHOUT_A_KEY)
+def test_what_no_key_policy_is_asked_for(
+    who: str, action: str, resource: str, identity: list[Statement], answer: bool
+) -> None:
+    decision = decide_without_key(who, action, identity=identity, resource=resource)
+    assert decision.allowed is answer
+
+
+# ---------------------------------------------------------------- why not
+
+NO_RESOURCE = "because no resource-based policy allows the kms:Decrypt action"
+NO_IDENTITY = "because no identity-based policy allows the kms:Decrypt action"
+UNSEEN = (
+    "because the resource does not exist in this Region, no resource-based policies allow access, "
+    "or a resource-based policy explicitly denies access"
 )
 
-ACCOUNT = "000000000000"
-ROOT = f"arn:aws:iam::{ACCOUNT}:root"
-ALICE = f"arn:aws:iam::{ACCOUNT}:user/alice"
-KEY = f"arn:aws:kms:us-east-1:{ACCOUNT}:key/k"
-EBS = "ec2.us-east-1.amazonaws.com"
-DEFAULT = default_policy(ACCOUNT)
-MANAGED = service_managed_policy(ACCOUNT, "us-east-1")
+
+@pytest.mark.parametrize(
+    ("who", "key_policy", "identity", "reason"),
+    [
+        (ALICE, [allow(BOB)], [allow()], NO_RESOURCE),
+        (ROOT, [allow(BOB)], NOTHING, NO_RESOURCE),
+        (ALICE, [allow(ROOT)], NOTHING, NO_IDENTITY),
+        (CAROL, [allow(AWAY)], NOTHING, NO_IDENTITY),
+        (CAROL, [allow(ROOT)], [allow()], UNSEEN),
+        (CAROL, [allow(CAROL), deny(CAROL)], [allow()], UNSEEN),
+        (
+            ALICE,
+            [allow(ALICE), deny("*")],
+            NOTHING,
+            "with an explicit deny in a resource-based policy",
+        ),
+        (ALICE, [allow(ALICE)], [deny()], "with an explicit deny in an identity-based policy"),
+    ],
+)
+def test_reasons(
+    who: str, key_policy: list[Statement], identity: list[Statement], reason: str
+) -> None:
+    decision = decide(who, "Decrypt", key_policy=key_policy, identity=identity)
+    assert (decision.allowed, decision.reason) == (False, reason)
 
 
-def ask(
-    action: str = "kms:Decrypt",
-    *,
-    principal: str = ROOT,
-    account: str = ACCOUNT,
-    via: str | None = None,
-) -> AccessRequest:
-    return AccessRequest(
-        principal=principal,
-        principal_account=account,
-        action=action,
-        resource=KEY,
-        via_service=via,
-        encryption_context={},
-    )
+def test_a_grant_helps_where_nothing_was_said_and_not_against_a_deny() -> None:
+    assert not decide(ALICE, "Decrypt", key_policy=[allow(ROOT)]).is_final
+    assert not decide(CAROL, "Decrypt", key_policy=[allow(ROOT)]).is_final
+    assert decide(ALICE, "Decrypt", key_policy=[deny("*")]).is_final
+    assert decide(CAROL, "Decrypt", key_policy=[deny("*")]).is_final
+    assert decide(ALICE, "Decrypt", key_policy=[allow(ROOT)], identity=[deny()]).is_final
 
 
-def allows(policy: str, request: AccessRequest) -> bool:
-    return evaluate(policy, request).allowed
+# ---------------------------------------------------------------- the documents of volcrypt
 
 
-def document(*statements: dict[str, Any]) -> str:
-    return msgspec.json.encode({"Statement": statements}).decode()
+def test_the_default_policy_leaves_it_to_the_account() -> None:
+    (statement,) = parse_policy(default_policy(HOME), PolicyKind.KEY).statements
+    assert statement.principals is not None
+    assert statement.principals.accounts == {HOME}
+    assert not statement.principals.anyone
+    assert '"Sid": "Enable IAM User Permissions"' in default_policy(HOME)
+    assert '"Id": "key-default-1"' in default_policy(HOME)
 
 
-def statement(**members: Any) -> dict[str, Any]:
-    return {
-        "Effect": "Allow",
-        "Principal": {"AWS": ROOT},
-        "Action": "kms:*",
-        "Resource": "*",
-    } | members
-
-
-def test_the_default_policy_is_that_of_aws() -> None:
-    assert msgspec.json.decode(DEFAULT) == {
-        "Version": "2012-10-17",
-        "Id": "key-default-1",
-        "Statement": [
-            {
-                "Sid": "Enable IAM User Permissions",
-                "Effect": "Allow",
-                "Principal": {"AWS": ROOT},
-                "Action": "kms:*",
-                "Resource": "*",
-            }
-        ],
-    }
-
-
-def test_by_default_the_root_may_do_everything_and_nobody_else_anything() -> None:
-    assert allows(DEFAULT, ask())
-    assert allows(DEFAULT, ask("kms:PutKeyPolicy"))
-    assert not allows(DEFAULT, ask(principal=ALICE))
-    stranger = ask(principal="arn:aws:iam::111111111111:root", account="111111111111")
-    assert not allows(DEFAULT, stranger)
+def managed(who: str, action: str, *, via: str | None = EBS, caller: str = HOME) -> bool:
+    facts = {"kms:CallerAccount": (caller,)} | ({} if via is None else {"kms:ViaService": (via,)})
+    request = ask(who, action, facts)
+    policy = service_managed_policy(HOME, "us-east-1")
+    return decide_on_key(request, key_policy=policy, identity_policies=[]).allowed
 
 
 @pytest.mark.parametrize("action", ["Encrypt", "Decrypt", "ReEncryptFrom", "GenerateDataKey"])
 def test_the_managed_key_is_used_through_the_volume_service_only(action: str) -> None:
-    assert allows(MANAGED, ask(f"kms:{action}", via=EBS))
-    assert allows(MANAGED, ask(f"kms:{action}", via=EBS, principal=ALICE))
-    assert not allows(MANAGED, ask(f"kms:{action}"))
-    assert not allows(MANAGED, ask(f"kms:{action}", via="s3.us-east-1.amazonaws.com"))
-    other = ask(f"kms:{action}", via=EBS, principal="arn:aws:iam::1:root", account="1")
-    assert not allows(MANAGED, other)
+    assert managed(ROOT, action)
+    assert managed(ALICE, action)
+    assert not managed(ROOT, action, via=None)
+    assert not managed(ROOT, action, via="s3.us-east-1.amazonaws.com")
+    assert not managed(AWAY_ROOT, action, caller=AWAY)
 
 
 def test_the_managed_key_can_be_looked_at_and_not_changed() -> None:
-    assert allows(MANAGED, ask("kms:DescribeKey"))
-    assert allows(MANAGED, ask("kms:GetKeyPolicy"))
+    assert managed(ROOT, "DescribeKey", via=None)
+    assert managed(ROOT, "GetKeyPolicy", via=None)
     for action in ("DisableKey", "PutKeyPolicy", "ScheduleKeyDeletion", "CreateAlias"):
-        assert not allows(MANAGED, ask(f"kms:{action}"))
-        assert not allows(MANAGED, ask(f"kms:{action}", via=EBS))
+        assert not managed(ROOT, action, via=None)
+        assert not managed(ROOT, action)
 
 
-def test_a_deny_wins() -> None:
-    policy = document(statement(), statement(Effect="Deny", Action="kms:Decrypt"))
-    assert not allows(policy, ask())
-    assert "explicitly" in evaluate(policy, ask()).reason
-    assert allows(policy, ask("kms:Encrypt"))
+# ---------------------------------------------------------------- what holds for all policies
 
-
-@pytest.mark.parametrize(
-    "members",
+principals = st.sampled_from([ROOT, ALICE, BOB, CAROL, AWAY_ROOT, HOME, AWAY, "*"])
+callers = st.sampled_from([ROOT, ALICE, BOB, CAROL, AWAY_ROOT])
+actions = st.sampled_from(["Decrypt", "Encrypt", "CreateGrant"])
+patterns = st.sampled_from(["*", "kms:*", "kms:De*", "kms:Decrypt", "kms:?ncrypt", "s3:*"])
+conditions = st.sampled_from(
     [
-        {"Action": "kms:Encrypt"},
-        {"Action": []},
-        {"Action": 7},
-        {"Principal": {"AWS": ALICE}},
-        {"Principal": {"Service": "x"}},
-        {"Principal": {}},
-        {"Resource": "arn:aws:kms:us-east-1:000000000000:key/other"},
-        {"NotAction": "kms:Encrypt"},
-        {"Condition": {"Bool": {"a": "b"}}},
-        {"Condition": {"StringEquals": {"kms:GranteePrincipal": "x"}}},
-        {"Condition": {"StringEquals": 1}},
-        {"Condition": []},
-        {"Effect": "allow"},
-    ],
+        {},
+        when("StringEquals", "kms:ViaService", EBS),
+        when("StringNotEquals", "kms:ViaService", EBS),
+        when("Null", "kms:ViaService", "true"),
+        when("ForAllValues:StringEquals", "kms:EncryptionContextKeys", "a"),
+    ]
 )
-def test_an_allow_that_does_not_fit_or_is_not_understood_allows_nothing(
-    members: dict[str, Any],
+facts = st.fixed_dictionaries(
+    {},
+    optional={
+        "kms:ViaService": st.sampled_from([(EBS,), ("x",)]),
+        "kms:EncryptionContextKeys": st.sampled_from([("a",), ("a", "b")]),
+    },
+)
+
+
+@st.composite
+def key_statements(draw: st.DrawFn, effects: tuple[str, ...] = ("Allow", "Deny")) -> Statement:
+    make = allow if draw(st.sampled_from(effects)) == "Allow" else deny
+    to = draw(st.lists(principals, min_size=1, max_size=3))
+    return make(to, Action=draw(patterns), Condition=draw(conditions))
+
+
+@st.composite
+def identity_statements(draw: st.DrawFn) -> Statement:
+    make = allow if draw(st.booleans()) else deny
+    return make(Action=draw(patterns), Condition=draw(conditions))
+
+
+policies = st.lists(key_statements(), min_size=1, max_size=5)
+identities = st.lists(identity_statements(), max_size=3)
+Facts = dict[str, tuple[str, ...]]
+
+
+@settings(deadline=None)
+@given(callers, actions, policies, identities, facts)
+def test_a_deny_always_wins(
+    who: str, action: str, policy: list[Statement], identity: list[Statement], known: Facts
 ) -> None:
-    assert not allows(document(statement(**members)), ask())
+    for denied in (
+        decide(who, action, key_policy=[*policy, deny("*")], identity=identity, facts=known),
+        decide(who, action, key_policy=[*policy, deny(who)], identity=identity, facts=known),
+        decide(who, action, key_policy=policy, identity=[*identity, deny()], facts=known),
+    ):
+        assert not denied.allowed
+        assert denied.is_final
 
 
-@pytest.mark.parametrize("members", [{"NotResource": "x"}, {"Condition": {"Bool": {"a": "b"}}}])
-def test_a_deny_that_is_not_understood_denies(members: dict[str, Any]) -> None:
-    assert not allows(document(statement(), statement(Effect="Deny", **members)), ask())
+@settings(deadline=None)
+@given(callers, actions, policies, identities, facts, st.randoms(use_true_random=False))
+def test_the_order_of_statements_does_not_matter(
+    who: str,
+    action: str,
+    policy: list[Statement],
+    identity: list[Statement],
+    known: Facts,
+    rng: random.Random,
+) -> None:
+    decision = decide(who, action, key_policy=policy, identity=identity, facts=known)
+    shuffled = rng.sample(policy, len(policy)), rng.sample(identity, len(identity))
+    again = decide(who, action, key_policy=shuffled[0], identity=shuffled[1], facts=known)
+    assert decision == again
 
 
-@pytest.mark.parametrize(
-    ("pattern", "fits"),
-    [("kms:dec*", True), ("kms:D?crypt", True), ("kms:Dec", False), ("kms:[D]ecrypt", False)],
-)
-def test_wildcards(pattern: str, fits: bool) -> None:
-    assert allows(document(statement(Action=["kms:X", pattern])), ask()) is fits
+@settings(deadline=None)
+@given(callers, actions, policies, identities, facts, st.booleans())
+def test_a_statement_about_something_else_changes_nothing(
+    who: str,
+    action: str,
+    policy: list[Statement],
+    identity: list[Statement],
+    known: Facts,
+    allows: bool,
+) -> None:
+    make = allow if allows else deny
+    elsewhere = [
+        make("arn:aws:iam::222222222222:user/dave"),
+        make("222222222222"),
+        make("*", Action="kms:TagResource"),
+        make("*", Resource=OTHER_KEY),
+        make("*", Condition=when("StringEquals", "kms:ViaService", "elsewhere")),
+    ]
+    decision = decide(who, action, key_policy=policy, identity=identity, facts=known)
+    for statement in elsewhere:
+        for wider in ([statement, *policy], [*policy, statement]):
+            assert decide(who, action, key_policy=wider, identity=identity, facts=known) == decision
 
 
-@pytest.mark.parametrize("principal", [ACCOUNT, "*", {"AWS": [ALICE, ROOT]}])
-def test_ways_to_name_the_root(principal: object) -> None:
-    named = principal if isinstance(principal, dict) else {"AWS": principal}
-    assert allows(document(statement(Principal=named)), ask())
+@settings(deadline=None)
+@given(callers, actions, policies, facts)
+def test_one_more_allow_never_takes_away_and_one_more_deny_never_gives(
+    who: str, action: str, policy: list[Statement], known: Facts
+) -> None:
+    before = decide(who, action, key_policy=policy, facts=known).allowed
+    assert decide(who, action, key_policy=[*policy, allow("*")], facts=known).allowed >= before
+    denying = [*policy, deny("*", Action="kms:De*")]
+    assert decide(who, action, key_policy=denying, facts=known).allowed <= before
 
 
-@pytest.mark.parametrize("policy", ["", "[]", "{", '{"Statement": 1}', '{"Statement": [1]}'])
-def test_what_is_no_policy_is_malformed(policy: str) -> None:
-    with pytest.raises(MalformedPolicyError):
-        evaluate(policy, ask())
-
-
-def test_one_statement_may_stand_without_a_list() -> None:
-    assert allows(msgspec.json.encode({"Statement": statement()}).decode(), ask())
-
-
-def test_account_requests_are_the_roots() -> None:
-    assert evaluate_account(ask("kms:CreateKey"), account=ACCOUNT).allowed
-    assert not evaluate_account(ask("kms:CreateKey", principal=ALICE), account=ACCOUNT).allowed
-    assert not evaluate_account(ask("kms:CreateKey"), account="1").allowed
+@settings(deadline=None)
+@given(callers, actions, st.lists(key_statements(("Deny",)), min_size=1), facts)
+def test_what_nothing_allows_is_refused(
+    who: str, action: str, denials: list[Statement], known: Facts
+) -> None:
+    assert not decide(who, action, key_policy=denials, identity=[], facts=known).allowed

@@ -12,8 +12,11 @@ from volcrypt.errors import (
     DryRunSucceededError,
     HsmUnavailableError,
     InvalidCiphertextError,
+    KmsError,
     KmsValidationError,
     SealError,
+    SerializationError,
+    UnknownOperationError,
     UnsupportedOperationError,
 )
 from volcrypt.formats.audit_record import AuditRecord
@@ -160,21 +163,28 @@ def test_call_by_the_name_of_aws(kms: MemoryKms) -> None:
     assert kms.service.call(ROOT, "DisableKey", {"KeyId": made["KeyId"]}) == {}
 
 
-@pytest.mark.parametrize("operation", ["Sign", "CreateGrant", "ScheduleKeyDeletion", "x\ny", ""])
-def test_other_operations_are_refused_and_recorded(kms: MemoryKms, operation: str) -> None:
-    with pytest.raises(UnsupportedOperationError):
+@pytest.mark.parametrize(
+    ("operation", "error", "name"),
+    [
+        ("Sign", UnsupportedOperationError, "Sign"),
+        ("GenerateDataKeyPair", UnsupportedOperationError, "GenerateDataKeyPair"),
+        ("Encipher", UnknownOperationError, "Encipher"),
+        ("x\ny", UnknownOperationError, "Unknown"),
+        ("", UnknownOperationError, "Unknown"),
+    ],
+)
+def test_other_operations_are_refused_and_recorded(
+    kms: MemoryKms, operation: str, error: type[KmsError], name: str
+) -> None:
+    with pytest.raises(error):
         kms.service.call(ROOT, operation, {})
-    expected = operation if operation.isalpha() and operation.isascii() else "Unknown"
-    assert (last(kms).event_name, last(kms).error_code) == (
-        expected,
-        "UnsupportedOperationException",
-    )
+    assert (last(kms).event_name, last(kms).error_code) == (name, error.code)
 
 
 def test_unreadable_requests_are_refused_and_recorded(kms: MemoryKms) -> None:
-    with pytest.raises(KmsValidationError):
+    with pytest.raises(SerializationError):
         kms.service.call(ROOT, "Encrypt", {"KeyId": 1})
-    assert last(kms).error_code == "ValidationException"
+    assert last(kms).error_code == "SerializationException"
     assert last(kms).request_parameters is None
     with pytest.raises(KmsValidationError):
         kms.service.call(ROOT, "DescribeKey", {"KeyId": "\ud800"})

@@ -4,7 +4,7 @@ The store runs in memory, where a kill is a failing write and a power cut forget
 synced. After each step the store must hold exactly the snapshots of the model.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 from hypothesis import settings
@@ -39,6 +39,12 @@ from volcrypt.snapshot.verify import verify
 
 SIZE = 1500 * CHUNK_BYTES - 4096
 INDEXES = (0, 1, 2, 1023, 1024, 1499)
+LARGER = (
+    1500 * CHUNK_BYTES,  # the last chunk becomes whole
+    1700 * CHUNK_BYTES + 4096,  # in the same page
+    2048 * CHUNK_BYTES,  # to the end of a page
+    3100 * CHUNK_BYTES - 4096,  # more pages
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class Committed:
 
     number: int
     image: dict[int, bytes]
+    size_bytes: int
 
 
 class SnapshotModel(RuleBasedStateMachine):
@@ -75,6 +82,26 @@ class SnapshotModel(RuleBasedStateMachine):
         self.changed.add(index)
         self.volume.fill(index, seed)
 
+    @rule(size_bytes=st.sampled_from(LARGER))
+    def grow(self, size_bytes: int) -> None:
+        if size_bytes > self.volume.size_bytes:
+            self.volume.grow(size_bytes)
+
+    @rule(seed=st.integers(0, 3), is_marked=st.booleans())
+    def write_at_the_end(self, seed: int, *, is_marked: bool) -> None:
+        """A map that was made before the growth knows nothing of it."""
+        last = (self.volume.size_bytes - 1) // CHUNK_BYTES
+        if is_marked or last * CHUNK_BYTES < self._parent_bytes():
+            self.changed.add(last)
+        self.volume.fill(last, seed)
+
+    def _parent_bytes(self) -> int:
+        """What was written behind its end is found without the map."""
+        if self.parent is None:
+            return 0
+        committed = self.model.get(self.parent_number)
+        return self.volume.size_bytes if committed is None else committed.size_bytes
+
     @rule(
         target=snapshots,
         host=st.integers(0, 1),
@@ -92,8 +119,9 @@ class SnapshotModel(RuleBasedStateMachine):
         if not keeps_head:
             # Killed after the commit, before the new head was kept.
             at_work.head = head
-        self.model[number] = Committed(number, self.volume.image())
+        self.model[number] = Committed(number, self.volume.image(), self.volume.size_bytes)
         self.parent = manifest.point
+        self.parent_number = number
         self.changed.clear()
         return number
 
@@ -119,7 +147,7 @@ class SnapshotModel(RuleBasedStateMachine):
             self.objects.crash()
         if snapshot_id(number) not in at_work.store.snapshot_ids():
             return multiple()
-        self.model[number] = Committed(number, self.volume.image())
+        self.model[number] = Committed(number, self.volume.image(), self.volume.size_bytes)
         return number
 
     @rule(target=snapshots, host=st.integers(0, 1), number=snapshots)
@@ -130,7 +158,7 @@ class SnapshotModel(RuleBasedStateMachine):
         copy = self._next_number()
         source = at_work.store.manifest(snapshot_id(number))
         trio.run(at_work.copy, copy, at_work.store, source)
-        self.model[copy] = Committed(copy, self.model[number].image)
+        self.model[copy] = replace(self.model[number], number=copy)
         return copy
 
     @rule(host=st.integers(0, 1), number=consumes(snapshots), allowed=st.integers(0, 5))
@@ -192,6 +220,7 @@ class SnapshotModel(RuleBasedStateMachine):
         for committed in self.model.values():
             manifest = store.manifest(snapshot_id(committed.number))
             assert trio.run(restore, store, manifest) == committed.image
+            assert manifest.size_bytes == committed.size_bytes
             assert manifest.data_chunks == len(committed.image)
 
     def teardown(self) -> None:

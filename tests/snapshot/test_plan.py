@@ -12,12 +12,14 @@ from tests.fakes.snapshots import DATA_KEY_ID, VOLUME_ID, snapshot_id
 from tests.formats.samples import MANIFEST, SIZE
 from volcrypt.formats.manifest import SnapshotPoint
 from volcrypt.formats.volume_record import KeySource
+from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.names import make_data_key_id, make_volume_id
 from volcrypt.snapshot.plan import (
     MAX_BATCH_CHUNKS,
     LiveDigests,
     batch_chunks,
     is_parent,
+    mark_grown,
     plan_store,
 )
 
@@ -39,13 +41,34 @@ def test_the_parent_is_the_snapshot_that_changes_were_recorded_since() -> None:
         {"point": SnapshotPoint(snapshot_id=snapshot_id(7), root=MANIFEST.root)},
         {"point": SnapshotPoint(snapshot_id=MANIFEST.snapshot_id, root=bytes(32))},
         {"volume_id": make_volume_id(bytes(9))},
-        {"size_bytes": SIZE + 4096},  # grown: the last chunk is another
+        {"size_bytes": SIZE - 4096},  # volumes only grow
         {"data_key_id": make_data_key_id(bytes(9))},  # chunks under another key are noise here
         {"data_key_id": None},
     ],
 )
 def test_any_other_snapshot_is_no_parent(other: dict[str, Any]) -> None:
     assert not is_parent(MANIFEST, **(OURS | other))
+
+
+def test_the_parent_may_be_of_before_the_volume_grew() -> None:
+    assert is_parent(MANIFEST, **(OURS | {"size_bytes": SIZE + 4096}))
+
+
+@pytest.mark.parametrize(
+    ("parent_bytes", "marked"),
+    [
+        (2 * CHUNK_BYTES, {0, 2, 4}),  # the first new chunk is looked at, whatever is in it
+        (2 * CHUNK_BYTES + 4096, {0, 2, 4}),
+        (CHUNK_BYTES + 4096, {0, 1, 4}),
+    ],
+)
+def test_what_a_smaller_parent_cannot_have_is_looked_at(
+    parent_bytes: int, marked: set[int]
+) -> None:
+    """Chunk 3 was marked, and holds nothing; chunk 4 was not, and holds something."""
+    changed = np.array([True, False, False, True, False])
+    mark_grown(changed, parent_bytes, lambda first: range(max(first, 4), 5))
+    assert set(np.flatnonzero(changed).tolist()) == marked
 
 
 def test_an_unencrypted_parent_is_one_of_an_unencrypted_volume_only() -> None:

@@ -71,7 +71,9 @@ class Served:
         self.path.parent.mkdir()
         self.ended: list[bool] = []
         self.end_error: Exception | None = None
-        self.server = ControlServer(self.device, status=self.status, end=self.end)
+        self.server = ControlServer(
+            self.device, status=self.status, grow=self.device.grow, end=self.end
+        )
 
     def status(self) -> StatusAnswer:
         return StatusAnswer(

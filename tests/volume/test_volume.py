@@ -35,6 +35,9 @@ class ChangeLog:
     def distrust(self) -> None:
         self.is_distrusted = True
 
+    def grow(self, size_bytes: int) -> None:
+        self.calls.append(("grow", 0, size_bytes))
+
 
 def decrypt_independently(ciphertext: bytes, key: bytes = KEY) -> bytes:
     """Unit by unit, by another implementation: tweak = sectors before the unit, little-endian."""

@@ -7,7 +7,7 @@
 | 2 | usage: an argument or a combination of them is not acceptable |
 | 3 | not found |
 | 4 | in use, or the name is taken |
-| 5 | access denied, or the key is not usable |
+| 5 | access denied, a wrong PIN, or the key is not usable |
 | 6 | integrity: something is damaged, missing, substituted or rolled back |
 | 7 | try again later |
 | 130 | interrupted by Ctrl-C |
@@ -62,6 +62,7 @@ _TABLE: Final[tuple[tuple[type[errors.VolcryptError], Exit], ...]] = (
     (errors.CustomKeyStoreNameInUseError, Exit.IN_USE),
     (errors.CustomKeyStoreHasKeysError, Exit.IN_USE),
     (errors.ClusterInUseError, Exit.IN_USE),
+    (errors.WrongPinError, Exit.DENIED),
     (errors.PrivilegeError, Exit.DENIED),
     (errors.AccessDeniedError, Exit.DENIED),
     (errors.NotAuthorizedError, Exit.DENIED),
@@ -72,6 +73,7 @@ _TABLE: Final[tuple[tuple[type[errors.VolcryptError], Exit], ...]] = (
     (errors.InvalidImportTokenError, Exit.DENIED),
     (errors.ExpiredImportTokenError, Exit.DENIED),
     (errors.CustomKeyStoreInvalidStateError, Exit.DENIED),
+    (errors.ClusterNotActiveError, Exit.DENIED),
     (errors.ClusterNotRelatedError, Exit.DENIED),
     (errors.IncorrectTrustAnchorError, Exit.DENIED),
     (errors.MissingAuthenticationError, Exit.DENIED),

@@ -1,19 +1,17 @@
 """`volcrypt init` and `volcrypt status`."""
 
-import getpass
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from volcrypt.cli.pin import read_secret
 from volcrypt.cli.session import (
     Command,
     JsonValue,
     Session,
     pass_session,
     print_table,
-    strip_line_end,
 )
 from volcrypt.errors import InvalidArgumentError
 from volcrypt.geometry import format_size
@@ -59,7 +57,9 @@ def init(session: Session, pin_file: Path | None) -> None:
         runtime_root(),
         account=DEFAULT_ACCOUNT,
         region=session.region or DEFAULT_REGION,
-        pin=_read_pin(pin_file) if pin_file is not None else None,
+        pin=read_secret(pin_file, "new PIN of the token", twice=True)
+        if pin_file is not None
+        else None,
     )
     document: JsonValue = {
         "Home": str(path.resolve()),
@@ -74,16 +74,6 @@ def init(session: Session, pin_file: Path | None) -> None:
         print(f"note: {embedded_warning(session)}")
 
     session.show(document, text)
-
-
-def _read_pin(path: Path) -> bytearray:
-    if str(path) == "-" and sys.stdin.isatty():
-        pin = getpass.getpass("new PIN of the token: ")
-        if getpass.getpass("the same again: ") != pin:
-            raise InvalidArgumentError("the two PINs differ")
-        return bytearray(pin.encode())
-    with click.open_file(str(path), "rb") as file:
-        return strip_line_end(bytearray(file.read()))
 
 
 @click.command(cls=Command)
@@ -131,7 +121,7 @@ def _document(found: "Status", warnings: list[str]) -> JsonValue:
 
 def _print(found: "Status", warnings: list[str]) -> None:
     print(f"home       {found.home} (account {found.account}, region {found.region})")
-    print(f"keys       {found.keys}")
+    print(f"keys       {found.keys if found.keys is not None else 'you may not list them'}")
     print(
         f"volumes    {found.volumes}: {len(found.in_use)} in use, "
         f"{found.unencrypted_volumes} not encrypted"

@@ -16,6 +16,7 @@ COMMANDS = {
     "init": ("volcrypt.cli.home", "Make a home: token, key catalogue, register."),
     "status": ("volcrypt.cli.home", "What is there, what is open, what deserves attention."),
     "kms": ("volcrypt.cli.kms", "Key management, with the operations of 'aws kms'."),
+    "principal": ("volcrypt.cli.principal", "Users of the KMS, their policies and access keys."),
     "volume": ("volcrypt.cli.volume", "Create, import, list, check and delete volumes."),
     "mount": ("volcrypt.cli.mounts", "Serve the plaintext of a volume as DIR/volume."),
     "unmount": ("volcrypt.cli.mounts", "End a mount."),
@@ -23,6 +24,9 @@ COMMANDS = {
     "detach": ("volcrypt.cli.mounts", "Take a volume off its loop device."),
     "snapshot": ("volcrypt.cli.snapshot", "Create, copy, verify and delete snapshots."),
     "encrypt": ("volcrypt.cli.encrypt", "Turn an unencrypted volume into an encrypted one."),
+    "backup": ("volcrypt.cli.backup", "Write the key management state to an encrypted file."),
+    "restore": ("volcrypt.cli.backup", "Make a new home from a backup."),
+    "config": ("volcrypt.cli.config", "Check and show the configuration file."),
     "audit": ("volcrypt.cli.audit", "Read the record of every use of a key."),
 }
 
@@ -41,7 +45,9 @@ COMMANDS = {
     help="Directory with all state [default: $VOLCRYPT_HOME, /var/lib/volcrypt for root].",
 )
 @click.option("--profile", default="default", help="Profile of the configuration file to act as.")
-@click.option("--region", help="Region; must be the home's.")
+@click.option(
+    "--region", help="Region of the keys; of volumes and snapshots it is always the home's."
+)
 @click.pass_context
 def volcrypt(
     context: click.Context, home_path: Path | None, profile: str, region: str | None

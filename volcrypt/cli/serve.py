@@ -8,7 +8,9 @@ from pathlib import Path
 
 import click
 
-from volcrypt.cli.session import Command, Session, ask_pin, pass_session
+from volcrypt.cli.access import clusters_of
+from volcrypt.cli.pin import find_pin
+from volcrypt.cli.session import Command, Session, pass_session
 from volcrypt.errors import InvalidArgumentError
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -22,7 +24,10 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--tls-cert", type=_FILE, help="Certificate chain (PEM); needed off loopback.")
 @click.option("--tls-key", type=_FILE, help="Its key (PEM).")
 @click.option(
-    "--serve-region", "regions", multiple=True, help="Serve this region only; repeat for several."
+    "--serve-region",
+    "regions",
+    multiple=True,
+    help="Serve this region only, not all of config.toml; repeat for several.",
 )
 @pass_session
 def serve(
@@ -65,14 +70,17 @@ def serve(
         home.runtime,
         account=home.account,
         region=home.region,
-        pin=None if keeps_pin(directory) else ask_pin(),
+        pin=None
+        if keeps_pin(directory)
+        else find_pin(session.settings.kms, session.home_path, True),
         endpoint=Endpoint(
             listen=listen,
             socket=socket,
             tls_certificate=tls_cert,
             tls_key=tls_key,
-            regions=frozenset(regions),
+            regions=frozenset(regions) or frozenset({home.region, *session.settings.kms.regions}),
         ),
         access_keys=HomeAccessKeys,
         ready=ready,
+        clusters=clusters_of(session.settings, session.home_path),
     )

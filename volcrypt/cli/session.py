@@ -1,8 +1,6 @@
 """What every command needs: the global options, the home, and the two ways to print a result."""
 
-import getpass
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from volcrypt.errors import ConfigurationError
-from volcrypt.settings import default_home, profile_of, read_settings, runtime_root
+from volcrypt.settings import Settings, default_home, read_settings
 
 if TYPE_CHECKING:
     from volcrypt.cli.progress import Bars, Lines
@@ -22,9 +19,6 @@ if TYPE_CHECKING:
 
 JsonValue = Any
 """What the json module accepts; only the edge of the program has values without a type."""
-
-
-PIN_CREDENTIAL = "volcrypt.pin"
 
 
 @dataclass(kw_only=True)
@@ -38,18 +32,25 @@ class Session:
     _progress: "Bars | Lines | None" = None
 
     @cached_property
-    def home(self) -> "Home":
-        """The home of this run, closed when the command ends."""
-        from volcrypt.operations.home import Home
+    def settings(self) -> Settings:
+        return read_settings(self.home_path)
 
-        profile = profile_of(read_settings(self.home_path), self.profile)
-        home = Home(
-            self.home_path,
-            runtime_root(),
-            region=self.region or profile.region,
-            ask_pin=ask_pin,
-        )
-        return click.get_current_context().find_root().with_resource(home)
+    @cached_property
+    def key_home(self) -> "Home":
+        """The home of this run, closed when the command ends; keys may be in any account and
+        region that it serves."""
+        from volcrypt.cli.access import open_home
+
+        root = click.get_current_context().find_root()
+        home = root.with_resource(open_home(self))
+        root.call_on_close(lambda: _tidy_up(home))  # before the home is closed
+        return home
+
+    @cached_property
+    def home(self) -> "Home":
+        """The home of this run, for commands on volumes and snapshots: in its own region."""
+        self.key_home.check_own_region()
+        return self.key_home
 
     def progress(self) -> "Progress":
         """A bar on a terminal, plain lines otherwise; always on standard error."""
@@ -84,25 +85,12 @@ class Session:
         self.show(document, lambda: print_fields(fields))
 
 
-def ask_pin() -> bytearray:
-    """The token's PIN, where the home does not keep it: the systemd credential `volcrypt.pin`, or
-    a prompt on the terminal. Raises ConfigurationError where there is neither."""
-    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-    if credentials is not None and (Path(credentials) / PIN_CREDENTIAL).exists():
-        return strip_line_end(bytearray((Path(credentials) / PIN_CREDENTIAL).read_bytes()))
-    if not sys.stdin.isatty():
-        raise ConfigurationError(
-            "the PIN of the token is not kept in this home, and there is no terminal to ask for it",
-            hint=f"give it as the systemd credential {PIN_CREDENTIAL}, or run this at a terminal",
-        )
-    return bytearray(getpass.getpass("PIN of the token: ").encode())
+def _tidy_up(home: "Home") -> None:
+    """What can be done with a KMS that the command has opened anyway."""
+    if home.is_open:
+        from volcrypt.operations.mount_grants import retire_abandoned_grants
 
-
-def strip_line_end(secret: bytearray) -> bytearray:
-    """The secret without the newline that an editor or echo put behind it."""
-    while secret.endswith((b"\n", b"\r")):
-        del secret[-1]
-    return secret
+        retire_abandoned_grants(home)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

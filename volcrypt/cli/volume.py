@@ -1,4 +1,4 @@
-"""`volcrypt volume`: create, import, export, list, show, check, delete."""
+"""`volcrypt volume`: create, import, export, list, show, grow, check, delete."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from volcrypt.cli.session import Command, JsonValue, Session, pass_session
-from volcrypt.cli.text import format_time, iso_time
+from volcrypt.cli.volume_view import volume_document, volume_fields
 from volcrypt.geometry import format_size, parse_size
 
 if TYPE_CHECKING:
@@ -38,45 +38,6 @@ def key_choice(kms_key_id: str | None, unencrypted: bool) -> "KeyChoice":
     return KeyChoice(encrypted=not unencrypted, kms_key=kms_key_id)
 
 
-def volume_document(view: "VolumeView") -> dict[str, JsonValue]:
-    """EBS's DescribeVolumes, plus our own members."""
-    record = view.record
-    return {
-        "VolumeId": record.volume_id,
-        "Name": record.name,
-        "State": view.state,
-        "Size": record.size_bytes,
-        "AllocatedBytes": view.allocated_bytes,
-        "Encrypted": record.is_encrypted,
-        "KeySource": record.key_source.value,
-        "KmsKeyId": record.wrapped_key.kms_key_arn if record.wrapped_key else None,
-        "DataEncryptionKeyId": record.wrapped_key.data_key_id if record.wrapped_key else None,
-        "SnapshotId": record.snapshot_id,
-        "CreateTime": iso_time(record.created_at),
-        "DataPath": str(view.data_path),
-        "Owner": {"Pid": view.owner.pid, "Purpose": view.owner.purpose} if view.owner else None,
-    }
-
-
-def volume_fields(view: "VolumeView") -> dict[str, str]:
-    record = view.record
-    allocated = view.allocated_bytes
-    return {
-        "volume": record.volume_id,
-        "name": record.name or "",
-        "state": view.state,
-        "size": f"{format_size(record.size_bytes)} ({record.size_bytes} bytes)",
-        "allocated": format_size(allocated) if allocated is not None else "data file is missing",
-        "encrypted": "yes" if record.is_encrypted else "no",
-        "kms key": (record.wrapped_key.kms_key_arn or "") if record.wrapped_key else "",
-        "data key": record.wrapped_key.data_key_id if record.wrapped_key else "",
-        "from snapshot": record.snapshot_id or "",
-        "created": format_time(record.created_at),
-        "data": str(view.data_path),
-        "in use by": f"{view.owner.purpose} (process {view.owner.pid})" if view.owner else "",
-    }
-
-
 @click.group()
 def volume() -> None:
     """Volumes: encrypted block by block on this host."""
@@ -87,6 +48,17 @@ def volume() -> None:
 @key_options
 @click.option("--name", help="A name, unique among volumes.")
 @click.option("--snapshot-id", metavar="S", help="Make the volume from this snapshot.")
+@click.option(
+    "--data",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="Where its data goes: a new file, or a block device, which is zeroed.",
+)
+@click.option("--force", is_flag=True, help="Take the block device whatever is on it.")
+@click.option("--assume-zeroed", is_flag=True, help="The block device reads zeros already.")
+@click.option(
+    "--preallocate", is_flag=True, help="Take all the room now: no write meets a full disk."
+)
 @pass_session
 def create(
     session: Session,
@@ -95,12 +67,23 @@ def create(
     unencrypted: bool,
     name: str | None,
     snapshot_id: str | None,
+    preallocate: bool,
+    data: Path | None,
+    force: bool,
+    assume_zeroed: bool,
 ) -> None:
-    """Create an empty volume, or one from a snapshot (its size is then the default)."""
+    """Create an empty volume, or one from a snapshot. Its size is that of the snapshot or the
+    block device, unless --size says another."""
+    from volcrypt.operations.placement import Placement, device_size
     from volcrypt.operations.restore import volume_from_snapshot
     from volcrypt.operations.volumes import create_volume, view_volume
 
     size_bytes = parse_size(size) if size is not None else None
+    placement = Placement(
+        preallocate=preallocate, data=data, force=force, assume_zeroed=assume_zeroed
+    )
+    if size_bytes is None and snapshot_id is None:
+        size_bytes = device_size(placement)
     if snapshot_id is not None:
         choice = key_choice(kms_key_id, unencrypted) if kms_key_id or unencrypted else None
         record = volume_from_snapshot(
@@ -110,12 +93,20 @@ def create(
             name=name,
             choice=choice,
             progress=session.progress(),
+            placement=placement,
         )
     elif size_bytes is not None:
         choice = key_choice(kms_key_id, unencrypted)
-        record = create_volume(session.home, size_bytes=size_bytes, name=name, choice=choice)
+        record = create_volume(
+            session.home,
+            size_bytes=size_bytes,
+            name=name,
+            choice=choice,
+            placement=placement,
+            progress=session.progress(),
+        )
     else:
-        raise click.UsageError("--size is needed, but for a volume from a snapshot")
+        raise click.UsageError("--size is needed, but for a volume from a snapshot or on a device")
     show_created(session, view_volume(session.home, record))
 
 
@@ -134,7 +125,8 @@ def import_(
     session: Session, source: Path, kms_key_id: str | None, unencrypted: bool, name: str | None
 ) -> None:
     """Make a volume of a raw image or block device; FILE|DEVICE is only read."""
-    from volcrypt.operations.volumes import import_volume, view_volume
+    from volcrypt.operations.images import import_volume
+    from volcrypt.operations.volumes import view_volume
 
     record = import_volume(
         session.home,
@@ -152,7 +144,7 @@ def import_(
 @pass_session
 def export(session: Session, volume: str, file: Path) -> None:
     """Write the plaintext of VOLUME to the new raw image FILE (sparse, mode 0600)."""
-    from volcrypt.operations.volumes import export_volume
+    from volcrypt.operations.images import export_volume
 
     record = export_volume(session.home, volume, file, progress=session.progress())
     document = {"VolumeId": record.volume_id, "File": str(file), "Size": record.size_bytes}
@@ -216,13 +208,55 @@ def show(session: Session, volume: str) -> None:
 
 @volume.command(cls=Command)
 @click.argument("volume", metavar="VOLUME")
+@click.option("--size", required=True, help="The size it will have; a volume cannot shrink.")
+@click.option(
+    "--resize-fs", is_flag=True, help="Also grow the ext4, xfs or btrfs that is mounted from it."
+)
+@pass_session
+def grow(session: Session, volume: str, size: str, resize_fs: bool) -> None:
+    """Make VOLUME larger, also while it is in use. What is new reads zeros."""
+    from volcrypt.operations.grow import grow_volume
+
+    grown = grow_volume(session.home, volume, size_bytes=parse_size(size), resize_fs=resize_fs)
+    record, resized = grown.record, grown.file_system
+    document: dict[str, JsonValue] = {
+        "VolumeId": record.volume_id,
+        "OriginalSize": grown.old_bytes,
+        "TargetSize": record.size_bytes,
+        "Loops": [str(loop) for loop in grown.loops],
+        "FileSystem": resized.kind if resized else None,
+        "MountPoint": str(resized.mount_point) if resized else None,
+    }
+
+    def text() -> None:
+        print(
+            f"{record.volume_id} has {format_size(record.size_bytes)}, "
+            f"it had {format_size(grown.old_bytes)}"
+        )
+        if resized:
+            print(f"its {resized.kind} file system on {resized.mount_point} fills it")
+        elif grown.loops:
+            print("a file system on it keeps its size; see --resize-fs")
+
+    session.show(document, text)
+
+
+@volume.command(cls=Command)
+@click.argument("volume", metavar="VOLUME")
 @pass_session
 def delete(session: Session, volume: str) -> None:
-    """Delete VOLUME and its data; its snapshots stay."""
+    """Delete VOLUME and its data; its snapshots stay, and what is on a block device."""
     from volcrypt.operations.volumes import delete_volume
 
-    volume_id = delete_volume(session.home, volume)
-    session.show({"VolumeId": volume_id}, lambda: print(f"{volume_id} is deleted"))
+    deleted = delete_volume(session.home, volume)
+
+    def text() -> None:
+        print(f"{deleted.volume_id} is deleted")
+        if deleted.kept:
+            print(f"{deleted.kept} still holds what was on it; overwrite it if it must not")
+
+    kept = str(deleted.kept) if deleted.kept else None
+    session.show({"VolumeId": deleted.volume_id, "DataKept": kept}, text)
 
 
 @volume.command(cls=Command)

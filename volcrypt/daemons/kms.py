@@ -16,7 +16,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from email.utils import formatdate
 from functools import partial
@@ -30,9 +30,10 @@ from volcrypt.confinement import forbid_dumps, lock_memory
 from volcrypt.daemons.notify import notify
 from volcrypt.errors import VolcryptError
 from volcrypt.kms.home import open_kms
+from volcrypt.kms.key_stores import NO_CLUSTERS
+from volcrypt.kms.remote_store import Cluster
 from volcrypt.kms.service import KmsService
 from volcrypt.wire.app import KmsApp
-from volcrypt.wire.backend import maintain
 from volcrypt.wire.credentials import AccessKeys, Credentials
 from volcrypt.wire.engine import Engine
 from volcrypt.wire.flood import FloodGuard
@@ -98,6 +99,7 @@ def serve(
     endpoint: Endpoint,
     access_keys: Callable[[KmsService], AccessKeys],
     ready: Callable[[Sequence[str]], None],
+    clusters: Mapping[str, Cluster] = NO_CLUSTERS,
 ) -> None:
     """Serve the KMS in `directory` until a signal says stop; `ready` is told the URLs.
 
@@ -110,7 +112,13 @@ def serve(
     listeners = open_listeners(endpoint)
     try:
         with open_kms(
-            directory, runtime, account=account, region=region, pin=pin, exclusive=True
+            directory,
+            runtime,
+            account=account,
+            region=region,
+            pin=pin,
+            exclusive=True,
+            clusters=clusters,
         ) as service:
             home_listener = listen_unix(runtime / SOCKET_NAME)
             daemon = Daemon(service, access_keys(service), endpoint)
@@ -239,7 +247,7 @@ class Daemon:
             await self._guarded(lambda: self._service.record_event(_UNAUTHENTICATED, summary))
 
     async def _maintain(self) -> None:
-        await self._guarded(partial(maintain, self._service))
+        await self._guarded(self._service.maintain)
 
     async def _guarded(self, work: Callable[[], None]) -> None:
         try:

@@ -106,6 +106,7 @@ class VolumeService:
         assignment: Assignment,
         device: Device,
         changes: ChangeMap,
+        file_system: fuse.VolumeFileSystem,
         *,
         mount_directory: Path,
         memory_locked: bool,
@@ -113,6 +114,7 @@ class VolumeService:
         self._assignment = assignment
         self._device = device
         self._changes = changes
+        self._file_system = file_system
         self._mount_directory = mount_directory
         self._memory_locked = memory_locked
         self._ending = trio.Event()
@@ -121,7 +123,7 @@ class VolumeService:
 
     async def run(self, starter: Starter) -> None:
         """Raises what kept the first read or the last flush from working."""
-        server = ControlServer(self._device, status=self.status, end=self.end)
+        server = ControlServer(self._device, status=self.status, grow=self.grow, end=self.end)
         with listen(Path(self._assignment.socket_path)) as listener:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._serve_fuse)
@@ -151,6 +153,11 @@ class VolumeService:
             capture_running=self._device.capture_running,
             parent=self._changes.parent,
         )
+
+    async def grow(self, size_bytes: int) -> None:
+        """Serve a data file that has grown to `size_bytes`."""
+        await self._device.grow(size_bytes)
+        self._file_system.size_changed()
 
     async def end(self, forced: bool) -> None:
         """End the service; returns when all data is safe.
@@ -241,9 +248,10 @@ def serve_volume(
         stack.callback(volume.close)
         ownership = ChunkOwnership(chunk_count(assignment.size_bytes))
         device = Device(volume, ownership=ownership, changes=changes)
+        file_system = fuse.VolumeFileSystem(device)
         try:
             fuse.mount(
-                fuse.VolumeFileSystem(device),
+                file_system,
                 mount_directory,
                 source=assignment.volume_id,
                 read_only=assignment.read_only,
@@ -260,6 +268,7 @@ def serve_volume(
             assignment,
             device,
             changes,
+            file_system,
             mount_directory=mount_directory,
             memory_locked=memory_locked,
         )

@@ -21,7 +21,8 @@ VERSION: Final = 1
 
 
 class PinBody(SignedBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of version 1: `snapshot_id` is the snapshot in the making, `size_bytes` its size.
+    """Body of version 1: `snapshot_id` is the snapshot in the making, `size_bytes` the size of
+    those that `roots` are of, which may be smaller; its own when there are none.
 
     `renewed_at` counts seconds since 1970-01-01 UTC.
     """

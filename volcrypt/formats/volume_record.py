@@ -48,6 +48,9 @@ class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     `data_path` is absolute, or None for the file `data` beside the record, which goes where the
     home goes; `created_at` counts seconds since 1970-01-01 UTC. `wrapped_key` is None
     exactly when `key_source` is NONE. `snapshot_id` is what the volume was made from.
+    `device` is None for a file; for a block device it is what that said of itself when the volume
+    was made, empty if nothing (`volcrypt.volume.block_device`). `preallocated`: the data file has
+    all its room, also when it grows.
     """
 
     volume_id: VolumeId
@@ -62,6 +65,8 @@ class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     region: str
     created_at: int
     snapshot_id: SnapshotId | None = None
+    preallocated: bool = False
+    device: str | None = None
 
     @property
     def is_encrypted(self) -> bool:
@@ -83,6 +88,7 @@ def decode_volume_record(data: bytes, verifier: Verifier, *, what: str) -> Volum
         or record.counter < 1
         or record.is_encrypted != (record.wrapped_key is not None)
         or (record.data_path is not None and not record.data_path.startswith("/"))
+        or (record.device is not None and record.data_path is None)
     ):
         raise MalformedError(what, "its values contradict each other")
     return record

@@ -18,6 +18,7 @@ from volcrypt.kms.keyring import (
     decode_alias,
     get_alias,
     get_key,
+    key_item_id,
     put_alias,
 )
 from volcrypt.kms.messages.aliases import (
@@ -84,7 +85,7 @@ class AliasOperations(Scope):
         if request.key_id is not None:
             key = self._find_key(attempt, request.key_id)
             attempt.concern(key)
-            owner = key.key_id
+            owner = key_item_id(key)
         items, marker = self._page(attempt.change, ALIASES, request, owner=owner)
         response = ListAliasesResponse(
             aliases=[_entry(decode_alias(item)) for item in items],
@@ -117,8 +118,12 @@ class AliasOperations(Scope):
             attempt.authorise(key, attempt.operation)
 
     def _check_alias_count(self, attempt: Attempt, key: KmsKey) -> None:
-        if attempt.change.count(ALIASES, owner=key.key_id) >= MAX_ALIASES_PER_KEY:
-            raise LimitExceededError(f"a key cannot have more than {MAX_ALIASES_PER_KEY} aliases")
+        count = attempt.change.count(ALIASES, owner=key_item_id(key))
+        if count >= MAX_ALIASES_PER_KEY:
+            raise LimitExceededError(
+                f"Aliases per key quota for this account in this region is {MAX_ALIASES_PER_KEY}, "
+                f"current usage is {count}."
+            )
 
 
 def _check_name(name: str) -> str:
@@ -132,6 +137,8 @@ def _check_name(name: str) -> str:
         raise InvalidAliasNameError("an alias needs a name behind alias/")
     if name.startswith(_RESERVED):
         raise NotAuthorizedError("names under alias/aws/ and alias/volcrypt/ are reserved")
+    if ":" in name:
+        raise KmsValidationError(f"{name} contains invalid characters for an alias")
     return name
 
 

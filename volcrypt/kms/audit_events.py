@@ -23,6 +23,7 @@ def request_event(attempt: Attempt, error: VolcryptError | None, *, now: float) 
     return AuditEvent(
         user_identity=_identity(caller, attempt.region),
         event_time=_time(int(now)),
+        event_source=attempt.event_source,
         event_name=attempt.operation,
         aws_region=attempt.region,
         source_ip_address=_text(caller.source_address),
@@ -79,7 +80,7 @@ def new_id() -> str:
 def _identity(caller: Caller, region: str) -> UserIdentity:
     _, is_user, user = caller.arn.partition(f":{_USER_PREFIX}")
     return UserIdentity(
-        type="Root" if caller.is_root else "IAMUser",
+        type="Root" if caller.is_root else "AssumedRole" if caller.is_host else "IAMUser",
         arn=caller.arn,
         account_id=caller.account,
         access_key_id=caller.access_key_id,

@@ -99,7 +99,7 @@ class Catalog:
             try:
                 seal = self._rows.seal()
                 if is_ahead(seal, head):
-                    # Others may have gone on in between.
+                    # Others went on in between. From here on no commit ends: SQLite waits for us.
                     head = self._heads.read()
                 audit_head = current_audit_head(seal, head, catalogue=self._what)
                 yield View(self, seal, audit_head=audit_head)
@@ -149,6 +149,15 @@ class Catalog:
         else:
             index.refresh(hashes)
         return index
+
+    def scrub(self) -> None:
+        """Overwrite what the journal keeps of earlier transactions, and forget what is cached.
+
+        Only inside `changing`: the lock keeps others from the journal, and SQLite itself writes to
+        it when the change ends, not before.
+        """
+        self._database.overwrite_journal()
+        self._rows.forget()
 
     def verified_item(self, kind: str, id_: str, entry: Entry) -> Item:
         """The item that a verified index names; for View."""

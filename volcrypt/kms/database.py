@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import quote
 
-from volcrypt.durable import no_space_named, sync_directory
+from volcrypt.durable import no_space_named, overwrite, sync_directory
 from volcrypt.errors import (
     BadMagicError,
     IntegrityError,
@@ -114,6 +114,10 @@ class Database:
         with suppress(sqlite3.Error):
             self._connection.execute("ROLLBACK")
 
+    def overwrite_journal(self) -> None:
+        """Destroy what the journal keeps of earlier transactions. Raises NoSpaceError."""
+        overwrite(self._path.with_name(f"{self._path.name}-journal"))
+
     def seal(self) -> Row | None:
         """(body, mac)"""
         return self._first("SELECT body, mac FROM seal")
@@ -183,6 +187,7 @@ class Database:
             raise IntegrityError(f"catalogue {self._path} has other tables than volcrypt made")
         self._execute("PRAGMA journal_mode = PERSIST")
         self._execute("PRAGMA synchronous = FULL")
+        self._execute("PRAGMA secure_delete = ON")
 
     def _execute(self, sql: str, *values: object) -> None:
         self._all(sql, *values)

@@ -16,7 +16,7 @@ the catalogue is missing, the catalogue was lost.
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +29,12 @@ from volcrypt.errors import ConfigurationError, HomeNotInitialisedError, RecordM
 from volcrypt.kms.audit import AuditLog
 from volcrypt.kms.catalog import FIRST_COUNTER, Catalog
 from volcrypt.kms.head_file import HeadFile
+from volcrypt.kms.home_token import open_home_token
+from volcrypt.kms.key_stores import NO_CLUSTERS, KeyStores
 from volcrypt.kms.lock import WriterLock, held_home
-from volcrypt.kms.pkcs11 import Pkcs11KeyStore, check_pin, make_token, open_token
+from volcrypt.kms.pin import check_pin
+from volcrypt.kms.pkcs11_session import make_token
+from volcrypt.kms.remote_store import Cluster
 from volcrypt.kms.scope import Parts
 from volcrypt.kms.sealing import Item
 from volcrypt.kms.service import KmsService
@@ -99,9 +103,11 @@ def open_kms(
     pin: bytearray | None = None,
     clock: Callable[[], float] = time.time,
     exclusive: bool = False,
+    clusters: Mapping[str, Cluster] = NO_CLUSTERS,
 ) -> Iterator[KmsService]:
     """The KMS in `directory`, logged in on a private copy of its token until the end of the block.
 
+    `clusters` are the tokens that custom key stores can be made of, by CloudHSM cluster id.
     `account` and `region` are the home's own; the service that comes has others in its `scope`.
     One at a time in a process; any number of processes, or one that opens it `exclusive`, to serve
     it to all others. Raises HomeNotInitialisedError, TryAgainError while a server holds it,
@@ -114,7 +120,8 @@ def open_kms(
         pin = _stored_pin(directory)
     with ExitStack() as stack:
         stack.enter_context(held_home(directory / "serving", exclusive=exclusive))
-        key_store = stack.enter_context(_key_store(directory, runtime, pin))
+        key_store = stack.enter_context(open_home_token(directory / "token", runtime, pin))
+        key_stores = stack.enter_context(closing(KeyStores(clusters)))
         lock = stack.enter_context(closing(WriterLock(directory / "lock")))
         heads = stack.enter_context(closing(HeadFile(directory / _HEAD, macs=key_store)))
         audit = stack.enter_context(closing(AuditLog(directory / _AUDIT)))
@@ -130,6 +137,7 @@ def open_kms(
                 account=account,
                 region=region,
                 clock=clock,
+                key_stores=key_stores,
             )
         )
 
@@ -148,20 +156,11 @@ def _make(
         make_token(configuration_of(copy), pin)
         save_master(directory / "token", copy)
     AuditLog.create(directory / _AUDIT)
-    with _key_store(directory, runtime, pin) as key_store:
+    with open_home_token(directory / "token", runtime, pin) as key_store:
         meta = _Meta(account=account, region=region, created_at=time.time())
         item = Item(kind=_META, id=_META_ID, body=msgspec.json.encode(meta))
         HeadFile.create(directory / _HEAD, macs=key_store, catalogue=FIRST_COUNTER)
         Catalog.create(directory / _CATALOG, macs=key_store, items=[item])
-
-
-@contextmanager
-def _key_store(directory: Path, runtime: Path, pin: bytearray) -> Iterator[Pkcs11KeyStore]:
-    with (
-        private_copy(runtime, master=directory / "token") as copy,
-        open_token(configuration_of(copy), pin) as key_store,
-    ):
-        yield key_store
 
 
 def _stored_pin(directory: Path) -> bytearray:

@@ -12,20 +12,26 @@ ARN_PREFIX: Final = "arn:aws:kms"
 DEFAULT_KEY_ALIAS: Final = "alias/volcrypt/ebs"
 """The service-managed key that protects volumes when no other is named."""
 DEFAULT_KEY_SYNONYM: Final = "alias/aws/ebs"
+DAY_SECONDS: Final = 86_400
 
 
 class KeyState(Enum):
+    """UNAVAILABLE and PENDING_IMPORT may also follow from a key's store and material; see
+    `lifecycle.current_state`."""
+
     ENABLED = "Enabled"
     DISABLED = "Disabled"
     PENDING_DELETION = "PendingDeletion"
     PENDING_IMPORT = "PendingImport"
+    UNAVAILABLE = "Unavailable"
 
 
 class KeyOrigin(Enum):
-    """Where the material comes from: the HSM, or the customer."""
+    """Where the material comes from: the HSM, the customer, or a custom key store."""
 
     AWS_KMS = "AWS_KMS"
     EXTERNAL = "EXTERNAL"
+    AWS_CLOUDHSM = "AWS_CLOUDHSM"
 
 
 class KeyManager(Enum):
@@ -33,6 +39,13 @@ class KeyManager(Enum):
 
     CUSTOMER = "CUSTOMER"
     AWS = "AWS"
+
+
+class RotationType(Enum):
+    """How a material became the current one."""
+
+    AUTOMATIC = "AUTOMATIC"
+    ON_DEMAND = "ON_DEMAND"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +68,17 @@ class Caller:
     def is_root(self) -> bool:
         return self.arn == root_arn(self.account)
 
+    @property
+    def is_host(self) -> bool:
+        """Whether it is a host that serves volumes of the home, which has what grants give it. No
+        access key is one's: only processes of the home ask as it."""
+        return self.arn.startswith(host_arn(self.account, ""))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrappedMaterial:
-    """Key material as it may lie on storage: AES key wrap with padding (RFC 5649), 40 bytes.
+    """Key material as it may lie on storage: AES key wrap with padding (RFC 5649), 40 bytes; in a
+    custom key store AES key wrap without (RFC 3394).
 
     `wrapping_key` is the generation of the token's wrapping key that made it.
     """
@@ -68,20 +88,48 @@ class WrappedMaterial:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Deadline:
+    """When something is destroyed: both by the clock of the host (`date`, seconds since 1970) and
+    by observed time (`observed_until`, seconds); see `clock`."""
+
+    date: float
+    observed_until: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeyMaterial:
-    """One version of a key's material; `material_id` is 64 lower-case hexadecimal digits."""
+    """One version of a key's material; `material_id` is 64 lower-case hexadecimal digits.
+
+    `wrapped` is None for imported material that was deleted, or has expired: its id stays, so that
+    the same can be imported again. `rotated_at` and `rotation_type` are None for the first one,
+    and for one that waits to be rotated to. `expiry` and `description` are of imported material.
+    """
 
     material_id: str
-    wrapped: WrappedMaterial
+    wrapped: WrappedMaterial | None
     created_at: float
+    rotated_at: float | None = None
+    rotation_type: RotationType | None = None
+    expiry: Deadline | None = None
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotation:
+    """Automatic rotation: every so many days, the next time at `next_at`."""
+
+    period_days: int
+    next_at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KmsKey:
     """A KMS key: everything about it. Times are seconds since 1970-01-01 UTC.
 
-    `materials` is oldest first; the last one encrypts, all of them decrypt. `policy` is the text
-    of the key policy document.
+    `materials` is oldest first; the last one encrypts, all of them decrypt; a key for imported
+    material begins without any. `pending_material` was imported to be rotated to. `policy` is the
+    text of the key policy document. `rotation` and `deletion` are None when there is none;
+    `rotation` stays while the key is disabled or waits for its deletion, and does nothing.
     """
 
     key_id: str
@@ -95,6 +143,11 @@ class KmsKey:
     policy: str
     materials: tuple[KeyMaterial, ...]
     tags: dict[str, str] = field(default_factory=dict)
+    pending_material: KeyMaterial | None = None
+    rotation: Rotation | None = None
+    on_demand_rotations: int = 0
+    deletion: Deadline | None = None
+    custom_key_store_id: str | None = None
 
     @property
     def arn(self) -> str:
@@ -102,6 +155,7 @@ class KmsKey:
 
     @property
     def current_material(self) -> KeyMaterial:
+        """Only for a key that has some."""
         return self.materials[-1]
 
     def material(self, material_id: str) -> KeyMaterial | None:
@@ -126,6 +180,11 @@ class Alias:
 
 def root_arn(account: str) -> str:
     return f"arn:aws:iam::{account}:root"
+
+
+def host_arn(account: str, host: str) -> str:
+    """A session of a role that no user of the account can be given: its name has a colon."""
+    return f"arn:aws:sts::{account}:assumed-role/volcrypt:host/{host}"
 
 
 def key_arn(account: str, region: str, key_id: str) -> str:

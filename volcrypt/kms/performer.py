@@ -44,7 +44,8 @@ class Job:
     """A request, and what decides it; `request` is None where it could not be read.
 
     `changes_rows` is False where it shares a transaction with others: then `decide` must not rely
-    on what the others change, and its change must be possible to leave out.
+    on what the others change, and its change must be possible to leave out. `request_id` stands in
+    its records; one is made where there is none.
     """
 
     caller: Caller
@@ -98,23 +99,23 @@ class Performer:
     def perform_by_service(
         self,
         operation: str,
-        key: Resource,
+        key: Resource | None,
         effect: Callable[[Change], None],
         *,
-        account: str,
-        region: str,
         is_due: Callable[[View], bool],
+        account: str | None = None,
+        region: str | None = None,
     ) -> None:
         """What the KMS does of its own accord, as an event of the service; nothing, and no event,
-        if it is not due any more."""
+        if it is not due any more. `account` and `region` are the key's, the home's without one."""
         with self._catalog.changing() as change:
             if is_due(change):
                 event = service_event(
                     operation,
-                    {"keyId": key.arn},
-                    account=account,
-                    region=region,
-                    resources=[key],
+                    {} if key is None else {"keyId": key.arn},
+                    account=account or self._account,
+                    region=region or self._region,
+                    resources=[] if key is None else [key],
                     now=self._clock(),
                 )
                 self._append(change, [event])
@@ -161,6 +162,8 @@ class Performer:
             account=job.account,
             region=job.region,
             change=change,
+            request=job.request,
+            now=self._clock(),
             parameters=None if job.request is None else audit_parameters(job.request),
             request_id=job.request_id or new_id(),
         )

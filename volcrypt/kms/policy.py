@@ -1,51 +1,233 @@
-"""Key policies: the documents that volcrypt writes, and the decision they lead to. Pure.
+"""Who may do what: the decision on a request by key policy, identity policies and grants. Pure.
 
-A request on a key is decided by the key's policy document alone: an explicit Deny wins, then an
-Allow that names the caller; nothing is allowed by default, not even to the owner. A statement for
-the account principal gives its actions to the account root; other principals of the account would
-need an identity policy, and have none. A request on no key (CreateKey, ListKeys, ...) is the
-account root's.
+In this order, the first that applies decides:
 
-The evaluator reads what the documents below use: Effect, Principal (`*` or `AWS`), Action with
-`*` and `?`, Resource, and StringEquals over `kms:ViaService` and `kms:CallerAccount`. A statement
-with anything else does not allow; if it denies, it denies. So no document means more here than
-its author wrote.
+    1  a Deny that fits, in the key policy or in an identity policy       refused
+    2  an Allow in the key policy that names the principal                allowed
+    3  an Allow in the key policy that names the principal's account,
+       and an Allow in one of the principal's identity policies           allowed
+    4  a grant on the key to the principal                                allowed
+    5  nothing of these                                                   refused
+
+The owner of a key has no right to it but by this. Naming an account lets that account decide: its
+root has what was given, its other principals need an identity policy that gives it to them too. For
+a principal of another account than the key's, 2 needs the identity policy as well. A Deny that
+names an account is for everybody in it. The root of an account has no identity policies; in its
+own account it may do everything that is left to identity policies.
+
+NotPrincipal names everybody else. Whatever could be meant either way is read against access: an
+Allow for "not this account" is for nobody of the account, a Deny for "not this account" spares its
+root alone.
+
+A statement fits a request when its principals, actions, resources and every condition do.
 """
 
-import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
-from volcrypt.errors import MalformedPolicyError
 from volcrypt.kms.model import root_arn, volume_service
+from volcrypt.kms.patterns import Facts
+from volcrypt.kms.policy_document import (
+    Effect,
+    PolicyDocument,
+    PolicyKind,
+    Principals,
+    Statement,
+    parse_policy,
+)
 
-_KNOWN_MEMBERS: Final = frozenset({"Sid", "Effect", "Principal", "Action", "Resource", "Condition"})
+_KEY_POLICY: Final = "resource-based policy"
+_IDENTITY_POLICY: Final = "identity-based policy"
+_UNSEEN: Final = (
+    "because the resource does not exist in this Region, no resource-based policies allow access, "
+    "or a resource-based policy explicitly denies access"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessRequest:
-    """What is to be decided. `action` is like `kms:Decrypt`, `resource` the key's ARN.
-
-    `via_service` is the name of the service that asks on the principal's behalf, or None.
-    """
+    """What is to be decided. `action` is like `kms:Decrypt`; `resource` an ARN, or `*` for an
+    action on no resource; `resource_account` the account that the resource belongs to."""
 
     principal: str
     principal_account: str
     action: str
     resource: str
-    via_service: str | None
-    encryption_context: Mapping[str, str]
+    resource_account: str
+    facts: Facts
+
+    @property
+    def is_by_root(self) -> bool:
+        return self.principal == root_arn(self.principal_account)
+
+    @property
+    def is_across_accounts(self) -> bool:
+        return self.principal_account != self.resource_account
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """`reason` completes the sentence "... because ..." when it is a refusal."""
+    """`reason` completes the sentence "User: X is not authorized to perform: Y on resource: Z ..."
+    of a refusal. `is_final` says that no grant can change it."""
 
     allowed: bool
-    reason: str
+    reason: str = ""
+    is_final: bool = True
+
+
+ALLOWED: Final = Decision(allowed=True)
+
+
+def decide_on_key(
+    request: AccessRequest, *, key_policy: str, identity_policies: Sequence[str]
+) -> Decision:
+    """Decide a request on a key, but for grants: those count where the decision is not final.
+
+    Raises MalformedPolicyError.
+    """
+    document = parse_policy(key_policy, PolicyKind.KEY)
+    identities = [parse_policy(text, PolicyKind.IDENTITY) for text in identity_policies]
+    if _denies(document, request):
+        return _unseen_across_accounts(request, _explicit_deny(_KEY_POLICY))
+    if any(_denies(identity, request) for identity in identities):
+        return _explicit_deny(_IDENTITY_POLICY)
+
+    allows = [s for s in document.statements if s.effect is Effect.ALLOW and _fits(s, request)]
+    names_principal = any(_names_principal(s, request) for s in allows)
+    names_account = any(_names_account(s, request) for s in allows)
+    is_left_to_identity = names_account or (names_principal and request.is_across_accounts)
+
+    if names_principal and not request.is_across_accounts:
+        return ALLOWED
+    if is_left_to_identity and _identity_allows(identities, request):
+        return ALLOWED
+    if is_left_to_identity:
+        return _no_allow(_IDENTITY_POLICY, request)
+    return _unseen_across_accounts(request, _no_allow(_KEY_POLICY, request))
+
+
+def decide_in_account(request: AccessRequest, *, identity_policies: Sequence[str]) -> Decision:
+    """Decide a request that no key policy is asked for: CreateKey, ListKeys, one on an alias, ...
+
+    Raises MalformedPolicyError.
+    """
+    identities = [parse_policy(text, PolicyKind.IDENTITY) for text in identity_policies]
+    if any(_denies(identity, request) for identity in identities):
+        return _explicit_deny(_IDENTITY_POLICY)
+    if not request.is_across_accounts and _identity_allows(identities, request):
+        return ALLOWED
+    return _no_allow(_IDENTITY_POLICY, request)
+
+
+def _denies(document: PolicyDocument, request: AccessRequest) -> bool:
+    return any(
+        statement.effect is Effect.DENY
+        and _is_denied_by(statement, request)
+        and _fits(statement, request)
+        for statement in document.statements
+    )
+
+
+def _identity_allows(identities: Sequence[PolicyDocument], request: AccessRequest) -> bool:
+    return request.is_by_root or any(
+        statement.effect is Effect.ALLOW and _fits(statement, request)
+        for identity in identities
+        for statement in identity.statements
+    )
+
+
+def _fits(statement: Statement, request: AccessRequest) -> bool:
+    """Whether actions, resources and conditions are those of the request."""
+    facts = request.facts
+    return (
+        statement.actions is not None
+        and statement.resources is not None
+        and statement.actions.match(request.action, facts)
+        and statement.resources.match(request.resource, facts)
+        and all(
+            condition.holds(facts, denies=statement.effect is Effect.DENY)
+            for condition in statement.conditions
+        )
+    )
+
+
+# ---------------------------------------------------------------- principals
+
+
+def _lists(principals: Principals, request: AccessRequest) -> bool:
+    """Whether the principal itself is in the list."""
+    return (
+        principals.anyone
+        or request.principal in principals.arns
+        or (request.is_by_root and request.principal_account in principals.accounts)
+    )
+
+
+def _lists_account(principals: Principals, request: AccessRequest) -> bool:
+    return request.principal_account in principals.accounts
+
+
+def _names_principal(allow: Statement, request: AccessRequest) -> bool:
+    principals = allow.principals
+    assert principals is not None, "internal error: a key policy without principals"
+    if allow.excludes_principals:
+        return not (_lists(principals, request) or _lists_account(principals, request))
+    return _lists(principals, request)
+
+
+def _names_account(allow: Statement, request: AccessRequest) -> bool:
+    principals = allow.principals
+    assert principals is not None, "internal error: a key policy without principals"
+    return not allow.excludes_principals and _lists_account(principals, request)
+
+
+def _is_denied_by(deny: Statement, request: AccessRequest) -> bool:
+    """Whether a Deny is for this principal; that of an identity policy always is."""
+    principals = deny.principals
+    if principals is None:
+        return True
+    if deny.excludes_principals:
+        return not _lists(principals, request)
+    return _lists(principals, request) or _lists_account(principals, request)
+
+
+# ---------------------------------------------------------------- reasons
+
+
+def _explicit_deny(policy: str) -> Decision:
+    article = "an" if policy is _IDENTITY_POLICY else "a"
+    return Decision(allowed=False, reason=f"with an explicit deny in {article} {policy}")
+
+
+def _no_allow(policy: str, request: AccessRequest) -> Decision:
+    return Decision(
+        allowed=False,
+        reason=f"because no {policy} allows the {request.action} action",
+        is_final=False,
+    )
+
+
+def _unseen_across_accounts(request: AccessRequest, refusal: Decision) -> Decision:
+    """Another account does not learn whether the key exists, nor what its policy says."""
+    if not request.is_across_accounts:
+        return refusal
+    return Decision(allowed=False, reason=_UNSEEN, is_final=refusal.is_final)
+
+
+def refuse_unseen() -> Decision:
+    """The refusal to a principal of another account, whatever the reason."""
+    return Decision(allowed=False, reason=_UNSEEN)
+
+
+def refuse_unknown_principal(request: AccessRequest) -> Decision:
+    """The refusal to a principal that does not exist."""
+    return refuse_unseen() if request.is_across_accounts else _no_allow(_IDENTITY_POLICY, request)
+
+
+# ---------------------------------------------------------------- the documents of volcrypt
 
 
 def default_policy(account: str) -> str:
@@ -101,86 +283,3 @@ def service_managed_policy(account: str, region: str) -> str:
 def _document(policy_id: str, *statements: dict[str, Any]) -> str:
     document = {"Version": "2012-10-17", "Id": policy_id, "Statement": list(statements)}
     return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
-
-
-def evaluate(policy: str, request: AccessRequest) -> Decision:
-    """Decide a request on a key with this policy document. Raises MalformedPolicyError."""
-    matching = [s for s in _statements(policy) if _names(s, request)]
-    if any(s.get("Effect") == "Deny" for s in matching if _holds(s, request, unknown=True)):
-        return Decision(
-            allowed=False, reason=f"the key policy denies the {request.action} action explicitly"
-        )
-    if any(s.get("Effect") == "Allow" for s in matching if _holds(s, request, unknown=False)):
-        return Decision(allowed=True, reason="the key policy allows it")
-    return Decision(
-        allowed=False, reason=f"no resource-based policy allows the {request.action} action"
-    )
-
-
-def evaluate_account(request: AccessRequest, *, account: str) -> Decision:
-    """Decide a request that is on no key of its own, in an account: CreateKey, ListKeys, ..."""
-    if request.principal == root_arn(account):
-        return Decision(allowed=True, reason="the account root may do everything in its account")
-    return Decision(
-        allowed=False, reason=f"no identity-based policy allows the {request.action} action"
-    )
-
-
-def _statements(policy: str) -> list[dict[str, Any]]:
-    try:
-        document = msgspec.json.decode(policy, type=dict[str, Any])
-        statements = document.get("Statement", [])
-        if isinstance(statements, dict):
-            statements = [statements]
-        return msgspec.convert(statements, list[dict[str, Any]])
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise MalformedPolicyError("the key policy does not parse") from error
-
-
-def _listed(value: object) -> list[object]:
-    return value if isinstance(value, list) else [value]
-
-
-def _matches(pattern: object, text: str) -> bool:
-    """`*` and `?` as in IAM; actions are compared without regard to case."""
-    if not isinstance(pattern, str):
-        return False
-    expression = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
-    return re.fullmatch(expression, text, re.IGNORECASE | re.DOTALL) is not None
-
-
-def _names(statement: Mapping[str, Any], request: AccessRequest) -> bool:
-    """Whether the statement is about this principal and action; the Resource of a key policy is
-    `*` or the key itself."""
-    principal = statement.get("Principal")
-    if isinstance(principal, dict):
-        principal = principal.get("AWS")
-    account_of = {root_arn(request.principal_account), request.principal_account}
-    named = any(
-        entry in ("*", request.principal)
-        or (entry in account_of and request.principal == root_arn(request.principal_account))
-        for entry in _listed(principal)
-    )
-    return (
-        named
-        and any(_matches(entry, request.action) for entry in _listed(statement.get("Action")))
-        and any(entry in ("*", request.resource) for entry in _listed(statement.get("Resource")))
-    )
-
-
-def _holds(statement: Mapping[str, Any], request: AccessRequest, *, unknown: bool) -> bool:
-    """Whether the statement's conditions hold; `unknown` is the answer when they, or another
-    member, are beyond this evaluator."""
-    known = {
-        "kms:ViaService": request.via_service,
-        "kms:CallerAccount": request.principal_account,
-    }
-    condition = statement.get("Condition", {})
-    if not (statement.keys() <= _KNOWN_MEMBERS and isinstance(condition, dict)):
-        return unknown
-    if not condition.keys() <= {"StringEquals"}:
-        return unknown
-    equals = condition.get("StringEquals", {})
-    if not (isinstance(equals, dict) and equals.keys() <= known.keys()):
-        return unknown
-    return all(known[key] in _listed(value) for key, value in equals.items())

@@ -1,13 +1,29 @@
-"""How a request names a key: id, key ARN, alias name or alias ARN. Pure."""
+"""How a request names a key: id, key ARN, alias name or alias ARN. Pure.
+
+Operations that use or describe a key take all four. Those that change a key, or what belongs to
+it, take id and ARN only, as in the AWS KMS: an alias may name another key by the time.
+"""
 
 import re
 from dataclasses import dataclass
 from typing import Final
 
 from volcrypt.errors import InvalidArnError, KeyNotFoundError
-from volcrypt.kms.model import DEFAULT_KEY_ALIAS, DEFAULT_KEY_SYNONYM
 
 _KEY_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_MULTI_REGION_KEY_ID: Final = re.compile(r"mrk-[0-9a-f]{32}")
+"""There are no such keys here; but as in the AWS KMS, one of them is not found, not misspelt."""
+_NO_ALIAS: Final = "Key Aliases are not supported for this operation."
+TAKE_ALIAS: Final = frozenset(
+    {
+        "Decrypt",
+        "DescribeKey",
+        "Encrypt",
+        "GenerateDataKey",
+        "GenerateDataKeyWithoutPlaintext",
+        "ReEncrypt",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,16 +39,14 @@ def is_key_id(text: str) -> bool:
     return _KEY_ID.fullmatch(text) is not None
 
 
-def canonical_alias(name: str) -> str:
-    """`alias/aws/ebs` is another name for volcrypt's default key."""
-    return DEFAULT_KEY_ALIAS if name == DEFAULT_KEY_SYNONYM else name
-
-
-def parse_key_reference(text: str, *, account: str, region: str) -> KeyReference:
+def parse_key_reference(
+    text: str, *, account: str, region: str, takes_alias: bool = True
+) -> KeyReference:
     """What `text` names, for a caller of `account` in `region`.
 
-    Raises InvalidArnError for an ARN that is none of a key or alias, KeyNotFoundError for one of
-    another region and for an id that cannot be one; the texts are those of the AWS KMS.
+    Raises InvalidArnError for an ARN that is none of a key or alias, and for an alias where none is
+    taken; KeyNotFoundError for an ARN of another region and for an id that cannot be one. The texts
+    are those of the AWS KMS.
     """
     name = text
     if text.startswith("arn:"):
@@ -43,11 +57,17 @@ def parse_key_reference(text: str, *, account: str, region: str) -> KeyReference
             raise KeyNotFoundError(f"Invalid arn {parts[3]}")
         account, name = parts[4], parts[5]
         if name.startswith("key/"):
-            name = name.removeprefix("key/")
-        elif not name.startswith("alias/"):
+            return _key(name.removeprefix("key/"), account)
+        if not name.startswith("alias/"):
             raise InvalidArnError(f"Invalid arn {text}")
     if name.startswith("alias/"):
-        return KeyReference(account=account, alias=canonical_alias(name))
-    if not is_key_id(name):
-        raise KeyNotFoundError(f"Invalid keyId '{name}'")
-    return KeyReference(account=account, key_id=name)
+        if not takes_alias:
+            raise InvalidArnError(_NO_ALIAS)
+        return KeyReference(account=account, alias=name)
+    return _key(name, account)
+
+
+def _key(key_id: str, account: str) -> KeyReference:
+    if not is_key_id(key_id) and _MULTI_REGION_KEY_ID.fullmatch(key_id) is None:
+        raise KeyNotFoundError(f"Invalid keyId '{key_id}'")
+    return KeyReference(account=account, key_id=key_id)

@@ -19,7 +19,7 @@ from volcrypt.kms.sealing import Item
 
 DIGEST_BYTES: Final = 32
 _PREFIX: Final = "register/"
-_NOTHING: Final[Mapping[tuple[str, str], int | None]] = MappingProxyType({})
+NOTHING: Final[Mapping[tuple[str, str], int | None]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,7 @@ class Register:
         *,
         put: Sequence[RegisterEntry] = (),
         delete: Sequence[tuple[str, str]] = (),
-        expect: Mapping[tuple[str, str], int | None] = _NOTHING,
+        expect: Mapping[tuple[str, str], int | None] = NOTHING,
     ) -> None:
         """Put and delete in one durable transaction; `delete` and `expect` name (kind, id).
 

@@ -43,6 +43,10 @@ class Rows:
         self._items: OrderedDict[bytes, Item] = OrderedDict()
         self._sealed: tuple[Row, Seal] | None = None
 
+    def forget(self) -> None:
+        """Drop what is remembered of rows, which may hold wrapped key material."""
+        self._items.clear()
+
     def seal(self) -> Seal:
         """The seal of the open transaction. Raises MalformedError, SealError."""
         row = self._database.seal()
@@ -58,7 +62,10 @@ class Rows:
 
     def put_seal(self, seal: Seal) -> None:
         body = msgspec.json.encode(seal)
-        self._database.put_seal(body, self._macs.mac(seal_text(body)))
+        mac = self._macs.mac(seal_text(body))
+        self._database.put_seal(body, mac)
+        # It is known by its bytes: if the transaction fails, they are simply not met again.
+        self._sealed = (body, mac), seal
 
     def hashes(self, kind: str, root: str) -> list[bytes]:
         """The hashes of all buckets of the kind, which have this root."""
@@ -109,19 +116,23 @@ class Rows:
             raise self._broken(kind, id_)
         if not hmac.compare_digest(self._macs.mac(item_text(item)), entry.mac):
             raise self._broken(kind, id_)
-        self._items[entry.mac] = item
-        if len(self._items) > CACHED_ITEMS:
-            self._items.popitem(last=False)
+        self._remember(entry.mac, item)
         return item
 
     def put_item(self, item: Item) -> Entry:
         mac = self._macs.mac(item_text(item))
         number = bucket_of(item.id)
         self._database.put_item(item.kind, number, item.id, item.name, item.owner, item.body, mac)
+        self._remember(mac, item)
         return Entry(mac, item.name, item.owner)
 
     def delete_item(self, kind: str, id_: str) -> None:
         self._database.delete_item(kind, bucket_of(id_), id_)
+
+    def _remember(self, mac: bytes, item: Item) -> None:
+        self._items[mac] = item
+        if len(self._items) > CACHED_ITEMS:
+            self._items.popitem(last=False)
 
     def _entries(self, kind: str, rows: Sequence[Row]) -> dict[int, Entries]:
         buckets: dict[int, Entries] = {}

@@ -3,24 +3,33 @@
 The groups (`key_operations`, `alias_operations`, `data_operations`) are joined in `service`.
 """
 
-from base64 import b64decode, urlsafe_b64encode
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from uuid import UUID
 
-from volcrypt.errors import InvalidMarkerError, KmsError
+from volcrypt.errors import (
+    CustomKeyStoreInvalidStateError,
+    CustomKeyStoreNotFoundError,
+    InvalidStateError,
+    KmsError,
+)
 from volcrypt.formats.audit_record import Resource
 from volcrypt.formats.ciphertext_blob import MATERIAL_ID_BYTES
 from volcrypt.kms.attempt import Attempt
 from volcrypt.kms.audit import AuditLog
 from volcrypt.kms.calls import CallCounter
 from volcrypt.kms.catalog import Catalog
-from volcrypt.kms.keyring import find_key, get_alias, put_alias, put_key
-from volcrypt.kms.keystore import KeyStore
+from volcrypt.kms.custom_key_store import ConnectionState, get_key_store
+from volcrypt.kms.key_stores import KeyStores
+from volcrypt.kms.keyring import find_key, get_alias, home_prefix, put_alias, put_key
+from volcrypt.kms.keystore import KeyStore, MaterialStore
 from volcrypt.kms.messages.base import PagedRequest
 from volcrypt.kms.model import (
+    DAY_SECONDS,
     DEFAULT_KEY_ALIAS,
+    DEFAULT_KEY_SYNONYM,
     Alias,
     Caller,
     KeyManager,
@@ -28,14 +37,18 @@ from volcrypt.kms.model import (
     KeyOrigin,
     KeyState,
     KmsKey,
+    Rotation,
     key_arn,
 )
+from volcrypt.kms.paging import decode_marker, encode_marker
 from volcrypt.kms.performer import Performer
 from volcrypt.kms.policy import service_managed_policy
-from volcrypt.kms.reference import parse_key_reference
+from volcrypt.kms.reference import TAKE_ALIAS, parse_key_reference
 from volcrypt.kms.sealing import Item
 from volcrypt.kms.view import Change, View
 
+_DEFAULT_KEY_ALIASES: Final = (DEFAULT_KEY_ALIAS, DEFAULT_KEY_SYNONYM)
+_DEFAULT_KEY_ROTATION_DAYS: Final = 365
 _DEFAULT_KEY_DESCRIPTION: Final = (
     "Default key that protects my EBS volumes when no other key is defined"
 )
@@ -55,6 +68,7 @@ class Parts:
     region: str
     clock: Callable[[], float]
     calls: CallCounter = field(default_factory=CallCounter)
+    key_stores: KeyStores = field(default_factory=KeyStores)
 
 
 class Scope:
@@ -63,6 +77,7 @@ class Scope:
     def __init__(self, parts: Parts, performer: Performer) -> None:
         self._catalog = parts.catalog
         self._keystore = parts.keystore
+        self._key_stores = parts.key_stores
         self._account = parts.account
         self._region = parts.region
         self._clock = parts.clock
@@ -71,22 +86,61 @@ class Scope:
         self._has_default_key = False
 
     def _find_key(self, attempt: Attempt, text: str) -> KmsKey:
-        """Raises KeyNotFoundError and InvalidArnError."""
-        return find_key(attempt.change, text, account=self._account, region=self._region)
+        """The key that a request names, as its operation may. Raises KeyNotFoundError and
+        InvalidArnError."""
+        return find_key(
+            attempt.change,
+            text,
+            account=self._account,
+            region=self._region,
+            takes_alias=attempt.operation in TAKE_ALIAS,
+        )
+
+    def _store_of(self, key: KmsKey, view: View | None = None) -> MaterialStore:
+        """Where the key's material lives; `view` is that of the transaction, inside of one.
+
+        Raises InvalidStateError when that is a custom key store that is not connected; so does
+        every call, when it cannot be reached.
+        """
+        id_ = key.custom_key_store_id
+        if id_ is None:
+            return self._keystore
+        with self._catalog.reading() if view is None else nullcontext(view) as now:
+            store = get_key_store(now, id_, account=key.account, region=key.region)
+        if store is None or store.connection_state is not ConnectionState.CONNECTED:
+            raise InvalidStateError(f"{key.arn} is unavailable.")
+        return self._key_stores.material_store(store, self._keystore)
+
+    def _connected_store(self, view: View, key_store_id: str) -> MaterialStore:
+        """A custom key store of this account and region, to make keys in. Raises
+        CustomKeyStoreNotFoundError, CustomKeyStoreInvalidStateError unless it is connected."""
+        store = get_key_store(view, key_store_id, account=self._account, region=self._region)
+        if store is None:
+            raise CustomKeyStoreNotFoundError(f"Custom key store {key_store_id} does not exist.")
+        if store.connection_state is not ConnectionState.CONNECTED:
+            raise CustomKeyStoreInvalidStateError(
+                f"Custom key store {store.id} is {store.connection_state.value}, which is not "
+                "valid for this operation."
+            )
+        return self._key_stores.material_store(store, self._keystore)
 
     def _new_key_id(self) -> str:
         return str(UUID(bytes=bytes(self._keystore.random(16)), version=4))
+
+    def _generate_material(self, store: MaterialStore | None = None) -> KeyMaterial:
+        """New material from the home's HSM, or from that of a custom key store."""
+        return KeyMaterial(
+            material_id=self._keystore.random(MATERIAL_ID_BYTES).hex(),
+            wrapped=(store or self._keystore).generate_material(),
+            created_at=self._clock(),
+        )
 
     def _generate_key(
         self, key_id: str, *, description: str, manager: KeyManager, policy: str
     ) -> KmsKey:
         """An enabled key with material that the HSM generates now."""
-        now = self._clock()
-        material = KeyMaterial(
-            material_id=self._keystore.random(MATERIAL_ID_BYTES).hex(),
-            wrapped=self._keystore.generate_material(),
-            created_at=now,
-        )
+        material = self._generate_material()
+        now = material.created_at
         return KmsKey(
             key_id=key_id,
             account=self._account,
@@ -113,7 +167,7 @@ class Scope:
             reference = parse_key_reference(text, account=self._account, region=self._region)
         except KmsError:  # the request itself will say it, and have it recorded
             return
-        if (reference.account, reference.alias) != (self._account, DEFAULT_KEY_ALIAS):
+        if reference.account != self._account or reference.alias not in _DEFAULT_KEY_ALIASES:
             return
         with self._catalog.reading() as view:
             # It cannot be deleted, so it is looked for until it is found.
@@ -144,36 +198,38 @@ class Scope:
             manager=KeyManager.AWS,
             policy=service_managed_policy(self._account, self._region),
         )
-        put_key(change, key)
-        put_alias(
-            change,
-            Alias(
-                name=DEFAULT_KEY_ALIAS,
-                account=self._account,
-                region=self._region,
-                key_id=key_id,
-                created_at=key.created_at,
-                updated_at=key.created_at,
-            ),
-        )
+        next_at = key.created_at + _DEFAULT_KEY_ROTATION_DAYS * DAY_SECONDS
+        rotation = Rotation(period_days=_DEFAULT_KEY_ROTATION_DAYS, next_at=next_at)
+        put_key(change, replace(key, rotation=rotation))
+        for name in _DEFAULT_KEY_ALIASES:
+            put_alias(
+                change,
+                Alias(
+                    name=name,
+                    account=self._account,
+                    region=self._region,
+                    key_id=key_id,
+                    created_at=key.created_at,
+                    updated_at=key.created_at,
+                ),
+            )
 
     def _page(
-        self, view: View, kind: str, request: PagedRequest[Any], *, owner: str | None = None
+        self,
+        view: View,
+        kind: str,
+        request: PagedRequest[Any],
+        *,
+        owner: str | None = None,
+        prefix: str | None = None,
     ) -> tuple[list[Item], str | None]:
-        """The items of a page, and the marker of the next one if there is any."""
-        after = "" if request.marker is None else _decode_marker(request.marker)
-        found = view.items(kind, owner=owner, after=after, limit=request.limit + 1)
+        """The items of a page, and the marker of the next one if there is any; of this account and
+        region if no other `prefix` of their ids is given."""
+        if prefix is None:
+            prefix = home_prefix(self._account, self._region)
+        after = "" if request.marker is None else prefix + decode_marker(request.marker)
+        found = view.items(kind, owner=owner, prefix=prefix, after=after, limit=request.limit + 1)
         page = found[: request.limit]
-        return page, _encode_marker(page[-1].id) if len(found) > len(page) else None
-
-
-def _encode_marker(id_: str) -> str:
-    return urlsafe_b64encode(id_.encode()).decode()
-
-
-def _decode_marker(marker: str) -> str:
-    """Raises InvalidMarkerError."""
-    try:
-        return b64decode(marker.encode(), altchars=b"-_", validate=True).decode()
-    except ValueError as error:
-        raise InvalidMarkerError("the marker is not one that the KMS gave") from error
+        if len(found) == len(page):
+            return page, None
+        return page, encode_marker(page[-1].id.removeprefix(prefix))

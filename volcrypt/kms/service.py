@@ -19,25 +19,35 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Final, cast
 
-from volcrypt.errors import InvalidArgumentError, UnsupportedOperationError, VolcryptError
+from volcrypt.errors import InvalidArgumentError, VolcryptError
 from volcrypt.formats.audit_record import AuditHead
+from volcrypt.kms import principals
+from volcrypt.kms.access_key_operations import AccessKeyOperations
 from volcrypt.kms.alias_operations import AliasOperations
 from volcrypt.kms.attempt import Attempt, Effect
 from volcrypt.kms.data_operations import DataOperations
+from volcrypt.kms.deletion_operations import DeletionOperations
+from volcrypt.kms.grant_operations import GrantOperations
+from volcrypt.kms.import_operations import ImportOperations
 from volcrypt.kms.key_operations import KeyOperations
+from volcrypt.kms.key_store_operations import KeyStoreOperations
+from volcrypt.kms.maintenance import Maintenance
 from volcrypt.kms.messages.base import A, Request, Response
 from volcrypt.kms.model import Caller
 from volcrypt.kms.performer import Job, Performer
+from volcrypt.kms.policy_operations import PolicyOperations
 from volcrypt.kms.protocol import (
-    OPERATIONS,
     READ_ONLY_OPERATIONS,
     decode_request,
     encode_response,
+    find_operation,
     operation_of,
     snake_case,
 )
 from volcrypt.kms.register import Register
+from volcrypt.kms.rotation_operations import RotationOperations
 from volcrypt.kms.scope import Parts
+from volcrypt.kms.tag_operations import TagOperations
 
 _OPERATION_NAME: Final = re.compile(r"[A-Za-z]{1,64}")
 _ACCOUNT: Final = re.compile(r"[0-9]{12}")
@@ -76,7 +86,20 @@ class _Shared:
     mutex: threading.Lock = field(default_factory=threading.Lock)
 
 
-class KmsService(KeyOperations, AliasOperations, DataOperations):
+class KmsService(
+    KeyOperations,
+    TagOperations,
+    AliasOperations,
+    DataOperations,
+    RotationOperations,
+    DeletionOperations,
+    ImportOperations,
+    PolicyOperations,
+    GrantOperations,
+    KeyStoreOperations,
+    AccessKeyOperations,
+    Maintenance,
+):
     """The KMS of a home, for one account and region."""
 
     def __init__(self, parts: Parts, *, shared: _Shared | None = None) -> None:
@@ -123,6 +146,23 @@ class KmsService(KeyOperations, AliasOperations, DataOperations):
         with self._catalog.reading() as view:
             return view.audit_head
 
+    def has_principal(self, arn: str) -> bool:
+        with self._catalog.reading() as view:
+            return principals.exists(view, arn)
+
+    def authorise(self, caller: Caller, action: str) -> None:
+        """Check and record that the caller may do something to the home as a whole; `action` is
+        like `volcrypt:Backup`. Raises AccessDeniedError."""
+        service, _, name = action.partition(":")
+
+        def decide(attempt: Attempt) -> Effect[None]:
+            attempt.authorise_account(name, service=service)
+            return Effect(act=lambda: None)
+
+        (result,) = self._performer.perform_all([self._job_without_request(caller, name, decide)])
+        if isinstance(result, VolcryptError):
+            raise result
+
     def perform(self, caller: Caller, request: Request[A]) -> A:
         """Carry out a request. Raises KmsError, and when it cannot be recorded NoSpaceError,
         AuditChainError or TryAgainError; then nothing has happened."""
@@ -143,11 +183,7 @@ class KmsService(KeyOperations, AliasOperations, DataOperations):
     ) -> dict[str, Any]:
         """Carry out an operation by its AWS name; members as in JSON, in and out."""
         try:
-            if operation not in OPERATIONS:
-                raise UnsupportedOperationError(
-                    f"the operation {_shown(operation)} is not supported"
-                )
-            request = decode_request(OPERATIONS[operation].request, request_json)
+            request = decode_request(find_operation(operation).request, request_json)
         except VolcryptError as error:
             self.refuse(caller, operation, error)
             raise
@@ -196,9 +232,18 @@ class KmsService(KeyOperations, AliasOperations, DataOperations):
         def decide(attempt: Attempt) -> Effect[Any]:
             raise refusal.error
 
+        return self._job_without_request(caller, _shown(refusal.operation), decide, request_id)
+
+    def _job_without_request(
+        self,
+        caller: Caller,
+        operation: str,
+        decide: Callable[[Attempt], Effect[Any]],
+        request_id: str | None = None,
+    ) -> Job:
         return Job(
             caller=caller,
-            operation=_shown(refusal.operation),
+            operation=operation,
             account=self.account,
             region=self.region,
             request=None,

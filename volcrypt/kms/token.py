@@ -21,12 +21,18 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from volcrypt.durable import make_directory_durably, no_space_named, read_file, write_durably
-from volcrypt.errors import ConfigurationError, RecordMissingError
+from volcrypt.durable import (
+    make_directory_durably,
+    no_space_named,
+    overwrite_descriptor,
+    read_file,
+    write_durably,
+)
+from volcrypt.errors import ConfigurationError, FormatError, RecordMissingError, SealError
 from volcrypt.formats.token_image import TokenImage, decode_token_image, encode_token_image
 
 MASTER: Final = "master"
@@ -51,7 +57,17 @@ def save_master(directory: Path, copy: Path) -> None:
         if path.is_file()
     }
     make_directory_durably(directory)
-    write_durably(directory / MASTER, encode_token_image(TokenImage(files=files)))
+    with _overwritten_when_replaced(directory / MASTER):
+        write_durably(directory / MASTER, encode_token_image(TokenImage(files=files)))
+
+
+def master_identity(directory: Path) -> tuple[int, ...] | None:
+    """Another value whenever the master is another one; None while it cannot be looked at."""
+    try:
+        status = (directory / MASTER).stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
 
 @contextmanager
@@ -79,11 +95,37 @@ def configuration_of(copy: Path) -> Path:
 
 def _read_master(directory: Path) -> TokenImage:
     path = directory / MASTER
+    while True:
+        identity = master_identity(directory)
+        try:
+            data = read_file(path, limit_bytes=2**26)
+            return decode_token_image(data, what=f"token {path}")
+        except FileNotFoundError as error:
+            raise RecordMissingError(f"token {path}") from error
+        except (FormatError, SealError):
+            # Another process may have replaced it, and overwritten what was being read here.
+            if identity == master_identity(directory):
+                raise
+
+
+@contextmanager
+def _overwritten_when_replaced(path: Path) -> Iterator[None]:
+    """Overwrite what `path` is now once the block has put another file in its place.
+
+    Best effort: a file system that copies on write, or a disk that moves sectors, keeps what it
+    wants; what lies there is encrypted under the PIN.
+    """
     try:
-        data = read_file(path, limit_bytes=2**26)
-    except FileNotFoundError as error:
-        raise RecordMissingError(f"token {path}") from error
-    return decode_token_image(data, what=f"token {path}")
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        yield
+        return
+    try:
+        yield
+        with suppress(OSError):
+            overwrite_descriptor(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _make_runtime(runtime: Path) -> None:

@@ -22,7 +22,9 @@ from volcrypt.errors import (
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.geometry import CHUNK_BYTES, chunk_range
 from volcrypt.names import VolumeId
+from volcrypt.operations.file_systems import run_program
 from volcrypt.operations.home import Home
+from volcrypt.operations.mount_grants import retire_grant
 from volcrypt.operations.mounts import (
     Launch,
     Mounted,
@@ -153,10 +155,10 @@ def _build(
     undo.callback(unlink_device, device_name(record))
     # From here on by the loop device itself: the link is for people, and could be changed.
     if mkfs is not None:
-        _run([f"mkfs.{mkfs}", str(loop)], what=f"making the {mkfs} file system")
+        run_program([f"mkfs.{mkfs}", str(loop)], what=f"making the {mkfs} file system")
     if mount_directory is not None:
         options = ["-o", "ro"] if read_only else []
-        _run(
+        run_program(
             ["mount", *options, "--", str(loop), str(mount_directory)],
             what=f"mounting {device} on {mount_directory}",
         )
@@ -231,6 +233,7 @@ def detach_volume(home: Home, volume: str) -> VolumeId:
     elif mount_at(point) is not None:
         remove_dead_mount(point)
     _remove_empty(point)
+    retire_grant(home, known.volume_id)
     if lost is not None:
         raise lost
     return known.volume_id
@@ -258,15 +261,3 @@ def _unmount_file_systems(loop: Path, volume: str) -> None:
 def _remove_empty(directory: Path) -> None:
     with suppress(OSError):
         directory.rmdir()
-
-
-def _run(command: list[str], *, what: str) -> None:
-    """Run a program of the host; what it says of the reason becomes the error."""
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if done.returncode:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        # Programs surround their reason with banners, usage and advice, but sign it by their name.
-        signed = [line for line in lines if line.startswith(f"{command[0]}: ")]
-        plain = [line for line in lines if not line.startswith(("mke2fs ", "Usage:"))]
-        reason = next(iter(signed + plain), "no reason was given")
-        raise MountError(f"{what} failed: {reason.removeprefix(f'{command[0]}: ')}")

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -18,7 +19,7 @@ from volcrypt.formats.document import MacSeal
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.operations.home import Home
 from volcrypt.operations.mounts import live_map_path, socket_path
-from volcrypt.operations.records import data_path
+from volcrypt.operations.records import data_path, load_record
 from volcrypt.volume.change_map import Capture, ChangeMap
 from volcrypt.volume.control import ControlClient
 from volcrypt.volume.datafile import DataFile
@@ -48,7 +49,8 @@ class OpenCapture(Protocol):
 def capture_volume(
     home: Home, record: VolumeRecord, *, held: bool = False
 ) -> Iterator[tuple[OpenCapture, DataFile]]:
-    """The capture, and the data file to read it from. `held`: the caller has the owner lock.
+    """The capture, and the data file to read it from, as large as the volume is at that point.
+    `held`: the caller has the owner lock.
 
     Raises VolumeInUseError when somebody holds the volume who cannot capture it.
     """
@@ -61,12 +63,17 @@ def capture_volume(
                     socket_path(home, record.volume_id), volume=record.name or record.volume_id
                 )
             )
-            capture: OpenCapture = MountedCapture(control)
+            mounted = MountedCapture(control)
+            capture: OpenCapture = mounted
+            size_bytes = mounted.size_bytes
         else:
             if not held:
                 stack.enter_context(hold_volume(directory, purpose="snapshot"))
+            # It may have grown since the caller looked.
+            size_bytes = load_record(home, record.volume_id).size_bytes
+            record = msgspec.structs.replace(record, size_bytes=size_bytes)
             capture = stack.enter_context(_detached(home, record, directory))
-        data = DataFile.open(data_path(home, record), record.size_bytes, read_only=True)
+        data = DataFile.open(data_path(home, record), size_bytes, read_only=True)
         stack.callback(data.close)
         yield capture, data
 
@@ -77,6 +84,7 @@ class MountedCapture:
     def __init__(self, control: ControlClient) -> None:
         self._control = control
         state = control.begin_capture()
+        self.size_bytes = state.size_bytes
         self.changed = state.changed
         self.parent = state.parent
 

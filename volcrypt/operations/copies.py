@@ -100,7 +100,8 @@ def copy_into(
     store = open_local_store(home)
     with suppress(SnapshotNotFoundError):
         return store.manifest(snapshot_id)
-    with store_in_use(home):
+    # The keys first: who may not decrypt leaves neither pin nor cursor.
+    with store_in_use(home), recryption(home, source.wrapped_key, wrapped_key) as step:
         pin = Pin(
             store,
             snapshot_id=snapshot_id,
@@ -110,13 +111,13 @@ def copy_into(
         )
         was_held = pin.hold([source.root])
         store.manifest(source.snapshot_id)  # a sweep may have been faster than the pin
-        if _key_id(source.wrapped_key) == _key_id(wrapped_key):
+        if step is None:
             stored = StoredTable(
                 root=source.root, data_chunks=source.data_chunks, stored_chunks=0, stored_bytes=0
             )
         else:
             stored = _copy_chunks(
-                home, store, pin, source, wrapped_key, resume=was_held, progress=progress
+                home, store, pin, source, wrapped_key, step, resume=was_held, progress=progress
             )
         manifest = commit_snapshot(
             home,
@@ -155,6 +156,7 @@ def _copy_chunks(
     pin: Pin,
     source: Manifest,
     wrapped_key: WrappedDataKey | None,
+    step: Step,
     *,
     resume: bool,
     progress: Progress,
@@ -179,19 +181,18 @@ def _copy_chunks(
     progress.begin(f"copying {source.snapshot_id}", source.data_chunks * CHUNK_BYTES)
 
     counter = ChunkCounter(progress, done_bytes=cursor.data_chunks * CHUNK_BYTES)
-    with recryption(home, source.wrapped_key, wrapped_key) as step:
-        return trio.run(
-            partial(
-                copy_chunks,
-                chunk_table(store, source),
-                pin,
-                cursor,
-                file.write,
-                data_chunks=source.data_chunks,
-                step=step,
-                progress=counter,
-            )
+    return trio.run(
+        partial(
+            copy_chunks,
+            chunk_table(store, source),
+            pin,
+            cursor,
+            file.write,
+            data_chunks=source.data_chunks,
+            step=step,
+            progress=counter,
         )
+    )
 
 
 @contextmanager
@@ -243,7 +244,7 @@ class _KernelPairs:
 
 
 def _cursor_file(home: Home, snapshot_id: SnapshotId) -> CursorFile:
-    seal = MacSeal(home.kms.derive_home_key(b"volcrypt copy cursor\0" + snapshot_id.encode()))
+    seal = MacSeal(home.vault.derive_home_key(b"volcrypt copy cursor\0" + snapshot_id.encode()))
     return CursorFile(copy_cursor_path(home, snapshot_id), seal)
 
 

@@ -202,6 +202,13 @@ def _begin(
     holds the volume."""
     record = load_record(home, source_id)
     check_none_running(home, source_id, record.name or source_id)
+    if record.data_path is not None:
+        # What is there would stay in plaintext; and the new volume would be in another place.
+        raise InvalidArgumentError(
+            f"the data of volume {record.name or source_id} is not in the home but at "
+            f"{record.data_path}",
+            hint="snapshot it, copy the snapshot with a key, and make a volume from the copy",
+        )
     if keep_old:
         check_name_is_free(home, kept_name(record))
     _check_space(home, record)

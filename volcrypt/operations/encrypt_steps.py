@@ -17,6 +17,7 @@ from volcrypt.formats.workflow import Step, Workflow
 from volcrypt.geometry import CHUNK_BYTES, chunk_range
 from volcrypt.operations.copies import copy_into
 from volcrypt.operations.home import Home
+from volcrypt.operations.placement import Placement
 from volcrypt.operations.progress import Progress
 from volcrypt.operations.records import data_path, load_record
 from volcrypt.operations.restore import fill_from_snapshot
@@ -72,7 +73,7 @@ def _restore(home: Home, workflow: Workflow, progress: Progress) -> Workflow:
     if path.exists() and path.stat().st_size != target.size_bytes:
         path.unlink()  # a kill came between making the file and giving it its size
     if not path.exists():
-        DataFile.create(path, target.size_bytes).close()
+        DataFile.create(path, target.size_bytes, preallocate=target.preallocated).close()
     with DataFile.open(path, target.size_bytes) as data:
         fill_from_snapshot(home, manifest, data, wrapped_key=workflow.target_key, progress=progress)
     return save_workflow(home, workflow, step=Step.VERIFY)
@@ -139,6 +140,7 @@ def _target_record(home: Home, workflow: Workflow, *, name: str | None) -> Volum
         name=name,
         wrapped_key=workflow.target_key,
         snapshot_id=workflow.copy_snapshot_id,
+        placement=Placement(preallocate=load_record(home, workflow.source_id).preallocated),
     )
 
 

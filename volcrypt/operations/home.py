@@ -19,8 +19,9 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -34,19 +35,31 @@ from volcrypt.errors import (
     HomeNotInitialisedError,
     InvalidArgumentError,
     MalformedError,
+    NoSuchEntityError,
     RecordMissingError,
     TryAgainError,
     UnsupportedVersionError,
+    VolcryptError,
 )
 from volcrypt.formats.document import MacSeal
 from volcrypt.kms.home import create_kms, has_kms, keeps_pin, open_kms
-from volcrypt.kms.model import Caller
-from volcrypt.kms.register import Register
-from volcrypt.kms.service import KmsService
+from volcrypt.kms.key_stores import NO_CLUSTERS
+from volcrypt.kms.model import DEFAULT_KEY_ALIAS, Caller, root_arn
+from volcrypt.kms.remote_store import Cluster
 from volcrypt.names import ID_RANDOM_BYTES, VolumeId
+from volcrypt.operations.vault import (
+    SOCKET,
+    Access,
+    Kms,
+    RegisterPort,
+    Vault,
+    is_served,
+    no_daemon,
+)
 from volcrypt.volume.directory import VolumeDirectory
 
 VERSION: Final = 1
+_AS_ROOT: Final = Access()
 LOCK_PATIENCE_SECONDS: Final = 30
 
 
@@ -155,6 +168,9 @@ class Home:
 
     The KMS, and with it the token, is opened at first use and not before: `--help` and a failing
     argument never wait for an HSM.
+
+    `account` and `region` are the home's own: volumes and snapshots belong to them. Keys may be
+    asked for in another account or region that the home serves (`Access`).
     """
 
     def __init__(
@@ -162,26 +178,35 @@ class Home:
         path: Path,
         runtime_root: Path,
         *,
-        region: str | None = None,
-        ask_pin: Callable[[], bytearray] | None = None,
+        access: Access = _AS_ROOT,
+        pin: "Callable[[bool], bytearray | None]" = lambda _may_ask: None,
+        daemon: Callable[[Path, str, str], Vault] = no_daemon,
+        clusters: Mapping[str, Cluster] = NO_CLUSTERS,
     ) -> None:
-        """`ask_pin` gives the token's PIN where the home does not keep it.
+        """`pin` gives the token's PIN where the home does not keep it, None where it would have to
+        ask somebody and is not to (its argument is False). `daemon` is the client of the process
+        that serves the home, by the path of its socket, for an account and a region. `clusters`
+        are the tokens of which custom key stores can be made.
 
-        Raises HomeNotInitialisedError, and FormatError when HOME/home is damaged.
+        Raises HomeNotInitialisedError, FormatError when HOME/home is damaged, and
+        InvalidArgumentError for an account or region that the home does not serve.
         """
         document = _read_home_document(path)
-        if region is not None and region != document.region:
-            raise InvalidArgumentError(
-                f"this home belongs to region {document.region}, not to {region}"
-            )
         self.path = path.resolve()
         self.runtime = runtime_directory(path, runtime_root)
+        self.home_id = document.home_id
         self.account = document.account
         self.region = document.region
+        self.access = access
+        self.key_region = access.region or document.region
+        self._check_served(access)
         self.volumes = VolumeDirectory(self.path / "volumes")
         self.stores_path = self.path / "stores"
         self.work_path = self.path / "work"
-        self._ask_pin = ask_pin
+        self._pin = pin
+        self._clusters = clusters
+        self._quiet_pin: bytearray | None = None
+        self._daemon = daemon
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -195,34 +220,108 @@ class Home:
     ) -> None:
         self._stack.close()
 
+    def _check_served(self, access: Access) -> None:
+        if access.other_kms is not None:
+            return
+        regions = {self.region, *access.served_regions}
+        if self.key_region not in regions:
+            raise InvalidArgumentError(
+                f"this home belongs to region {self.region} and does not serve {self.key_region}",
+                hint=f"add {self.key_region!r} to [kms] regions in config.toml",
+            )
+        account = access.account or self.account
+        if account not in {self.account, *access.served_accounts}:
+            raise InvalidArgumentError(
+                f"this home belongs to account {self.account} and does not serve {account}",
+                hint=f"add {account!r} to [kms] accounts in config.toml",
+            )
+
+    def check_own_region(self) -> None:
+        """Raises InvalidArgumentError when the command is about another region: volumes and
+        snapshots of a home are all in its own."""
+        if self.key_region != self.region and self.access.other_kms is None:
+            raise InvalidArgumentError(
+                f"volumes and snapshots of this home belong to region {self.region}, not to "
+                f"{self.key_region}"
+            )
+
     @cached_property
-    def kms(self) -> KmsService:
+    def vault(self) -> Vault:
+        """The home's own KMS: in this process, or through the daemon that serves the home."""
         make_runtime_directory(self.runtime)
         directory = self.path / "kms"
         if not has_kms(directory):
             raise RecordMissingError(f"the key catalogue of home {self.path}")
-        pin = self._ask_pin() if self._ask_pin is not None and not keeps_pin(directory) else None
-        return self._stack.enter_context(
-            open_kms(directory, self.runtime, account=self.account, region=self.region, pin=pin)
+        if is_served(directory):
+            return self._daemon(self.runtime / SOCKET, self.account, self.region)
+        pin = None if keeps_pin(directory) else self._quiet_pin or self._pin(True)
+        vault: Vault = self._stack.enter_context(
+            open_kms(
+                directory,
+                self.runtime,
+                account=self.account,
+                region=self.region,
+                pin=pin,
+                clusters=self._clusters,
+            )
         )
+        with suppress(VolcryptError):
+            # What is due now is due later as well; the command's own errors are the command's.
+            vault.maintain()
+        return vault
 
     @property
-    def register(self) -> Register:
-        return self.kms.register
+    def is_open(self) -> bool:
+        """Whether the vault was opened already."""
+        return "vault" in self.__dict__
+
+    @cached_property
+    def opens_quietly(self) -> bool:
+        """Whether the vault opens without asking a person for the PIN. Raises VolcryptError."""
+        directory = self.path / "kms"
+        if self.is_open or keeps_pin(directory) or is_served(directory):
+            return True
+        self._quiet_pin = self._pin(False)
+        return self._quiet_pin is not None
+
+    @property
+    def register(self) -> RegisterPort:
+        return self.vault.register
+
+    @cached_property
+    def kms(self) -> Kms:
+        """Where the keys of this command are: in the home's KMS, or in the one of its profile."""
+        if self.access.other_kms is not None:
+            return self.access.other_kms()
+        return self.vault.scope(self.caller.account, self.key_region)
+
+    @property
+    def default_kms_key(self) -> str:
+        """The key of volumes and copies for which none is named."""
+        return self.access.default_kms_key or DEFAULT_KEY_ALIAS
 
     @cached_property
     def caller(self) -> Caller:
-        """The principal of the profile, here the account root, asking by itself."""
-        return Caller(
-            arn=f"arn:aws:iam::{self.account}:root", account=self.account, via_service=False
-        )
+        """The principal of the profile, asking by itself. Raises NoSuchEntityError."""
+        account = self.access.account or self.account
+        given = self.access.principal
+        if given is None:
+            return Caller(arn=root_arn(account), account=account)
+        arn = given if given.startswith("arn:") else f"arn:aws:iam::{account}:user/{given}"
+        found = Caller(arn=arn, account=arn.split(":")[4])
+        if found.account not in {self.account, *self.access.served_accounts}:
+            raise InvalidArgumentError(f"this home does not serve the account of {arn}")
+        if not found.is_root and not self.vault.has_principal(arn):
+            raise NoSuchEntityError(
+                f"the principal {arn} of the profile does not exist",
+                hint="make it with 'volcrypt principal create', as the account root",
+            )
+        return found
 
     @cached_property
     def volume_service(self) -> Caller:
         """The same principal, asking through volcrypt's volume service (`kms:ViaService`)."""
-        return Caller(
-            arn=f"arn:aws:iam::{self.account}:root", account=self.account, via_service=True
-        )
+        return replace(self.caller, via_service=True)
 
     def exclusive(self) -> AbstractContextManager[None]:
         """Hold the home while its structure changes; raises TryAgainError after half a minute."""
@@ -239,11 +338,11 @@ class Home:
 
     def record_seal(self, volume_id: VolumeId) -> MacSeal:
         """Seals the record of one volume."""
-        return MacSeal(self.kms.derive_home_key(b"volcrypt volume record\0" + volume_id.encode()))
+        return MacSeal(self.vault.derive_home_key(b"volcrypt volume record\0" + volume_id.encode()))
 
     def change_map_key(self, volume_id: VolumeId) -> bytearray:
         """Seals the clean change map of one volume; the process that serves it is given this."""
-        return self.kms.derive_home_key(b"volcrypt change map\0" + volume_id.encode())
+        return self.vault.derive_home_key(b"volcrypt change map\0" + volume_id.encode())
 
     def random_id_bytes(self) -> bytes:
         return secrets.token_bytes(ID_RANDOM_BYTES)

@@ -1,30 +1,47 @@
 """Data keys of volumes and snapshots: every use that the operations make of a KMS key.
 
-| what | KMS operations | encryption context |
-|---|---|---|
-| new volume | GenerateDataKeyWithoutPlaintext | volume id |
-| open, import, export, compare | Decrypt | that of the wrapped key |
-| volume from a snapshot, same KMS key | ReEncrypt | snapshot's to volume id |
-| copy of a snapshot, same KMS key | ReEncrypt | snapshot's to new snapshot id |
-| either under another KMS key | GenerateDataKeyWithoutPlaintext, Decrypt of both | the new id |
+    command                           KMS operations                      encryption context
+    volume create                     GenerateDataKeyWithoutPlaintext     volume id
+    volume import                     the same, Decrypt                   volume id
+    volume create --snapshot-id:
+        under the same KMS key        ReEncrypt                           snapshot's to volume id
+        under another                 GenerateDataKeyWithoutPlaintext,    volume id
+                                      Decrypt of both                     each its own
+    volume export, volume check       Decrypt                             the wrapped key's
+    mount, attach                     Decrypt (DryRun), CreateGrant,      the wrapped key's
+                                      Decrypt by the host
+    unmount, detach                   RetireGrant by the host
+    snapshot copy:                    DescribeKey, and
+        under the same KMS key        ReEncrypt                           source's to snapshot id
+        under another                 GenerateDataKeyWithoutPlaintext,    new snapshot id
+                                      Decrypt of both                     each its own
+    encrypt                           GenerateDataKeyWithoutPlaintext,    new snapshot id
+                                      ReEncrypt,                          that to new volume id
+                                      Decrypt of both                     each its own
 
-All of them are asked by the volume service on behalf of the principal of the profile, so that the
-service-managed default key serves volumes and nothing else.
+All of them are asked by the volume service (`kms:ViaService`) on behalf of the principal of the
+profile, so that the service-managed default key serves volumes and nothing else; those of the host
+by the host (`mount_grants`). Commands that are not here ask for no key: taking, listing, verifying
+and deleting snapshots moves ciphertext, and what they seal or sign is under the home's own keys.
+
+The data key of an unencrypted volume is none, and its commands ask for nothing.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from volcrypt.confinement import forbid_dumps, lock_memory
 from volcrypt.crypto.data_key import DATA_KEY_BYTES, DataKey
-from volcrypt.errors import IntegrityError
+from volcrypt.errors import AccessDeniedError, IntegrityError
 from volcrypt.formats.volume_record import WrappedDataKey
 from volcrypt.kms.messages.data import (
     DecryptRequest,
+    DecryptResponse,
     GenerateDataKeyWithoutPlaintextRequest,
     ReEncryptRequest,
 )
 from volcrypt.kms.messages.keys import DescribeKeyRequest
-from volcrypt.kms.model import DEFAULT_KEY_ALIAS
 from volcrypt.names import SnapshotId, VolumeId, make_data_key_id
 from volcrypt.operations.home import Home
 
@@ -48,23 +65,25 @@ class KeyChoice:
 
 def resolve_key(home: Home, kms_key: str | None) -> str:
     """The ARN of the key that an id, ARN or alias names; the default key's when None."""
-    response = home.kms.perform(
-        home.volume_service, DescribeKeyRequest(key_id=kms_key or DEFAULT_KEY_ALIAS)
-    )
+    with explaining_denial(home, "DescribeKey", kms_key):
+        response = home.kms.perform(
+            home.volume_service, DescribeKeyRequest(key_id=kms_key or home.default_kms_key)
+        )
     return response.key_metadata.arn
 
 
 def generate_key(home: Home, kms_key: str | None, context: dict[str, str]) -> WrappedDataKey:
     """A new data key under `kms_key` (the account's default key when None), born wrapped: its
     plaintext is not in this process. Raises KmsError."""
-    response = home.kms.perform(
-        home.volume_service,
-        GenerateDataKeyWithoutPlaintextRequest(
-            key_id=kms_key or DEFAULT_KEY_ALIAS,
-            number_of_bytes=DATA_KEY_BYTES,
-            encryption_context=context,
-        ),
-    )
+    with explaining_denial(home, "GenerateDataKeyWithoutPlaintext", kms_key):
+        response = home.kms.perform(
+            home.volume_service,
+            GenerateDataKeyWithoutPlaintextRequest(
+                key_id=kms_key or home.default_kms_key,
+                number_of_bytes=DATA_KEY_BYTES,
+                encryption_context=context,
+            ),
+        )
     return WrappedDataKey(
         data_key_id=make_data_key_id(home.random_id_bytes()),
         ciphertext=response.ciphertext_blob,
@@ -84,34 +103,56 @@ def unwrap_key(home: Home, wrapped: WrappedDataKey) -> DataKey:
     """
     forbid_dumps()
     lock_memory()
-    response = home.kms.perform(
-        home.volume_service,
-        DecryptRequest(
-            key_id=wrapped.kms_key_arn,
-            ciphertext_blob=wrapped.ciphertext,
-            encryption_context=wrapped.encryption_context,
-        ),
-    )
+    with explaining_denial(home, "Decrypt", wrapped.kms_key_arn):
+        response = home.kms.perform(
+            home.volume_service,
+            DecryptRequest(
+                key_id=wrapped.kms_key_arn,
+                ciphertext_blob=wrapped.ciphertext,
+                encryption_context=wrapped.encryption_context,
+            ),
+        )
+    return make_data_key(response)
+
+
+def make_data_key(response: DecryptResponse) -> DataKey:
+    """The data key that the KMS decrypted. Raises IntegrityError for what is none."""
     try:
         return DataKey(response.plaintext)
     except ValueError as error:
         raise IntegrityError(f"the KMS returned an unusable data key: {error}") from error
 
 
+@contextmanager
+def explaining_denial(home: Home, action: str, key: str | None) -> Iterator[None]:
+    """A refusal by the KMS in the block says who needs what, beside the KMS's own reason."""
+    try:
+        yield
+    except AccessDeniedError as error:
+        named = key or home.default_kms_key
+        who = home.caller.arn if home.access.other_kms is None else "whoever runs this"
+        error.hint = (
+            f"{who} needs kms:{action} on {named}; "
+            f"'volcrypt kms get-key-policy --key-id {named}' shows who has it"
+        )
+        raise
+
+
 def rebind_key(home: Home, wrapped: WrappedDataKey, context: dict[str, str]) -> WrappedDataKey:
     """The same data key under the same KMS key, bound to another object; no plaintext leaves the
     KMS. Raises KmsError."""
     assert wrapped.kms_key_arn is not None, "internal error: only a KMS can rebind a key"
-    response = home.kms.perform(
-        home.volume_service,
-        ReEncryptRequest(
-            ciphertext_blob=wrapped.ciphertext,
-            source_key_id=wrapped.kms_key_arn,
-            source_encryption_context=wrapped.encryption_context,
-            destination_key_id=wrapped.kms_key_arn,
-            destination_encryption_context=context,
-        ),
-    )
+    with explaining_denial(home, "ReEncryptFrom and kms:ReEncryptTo", wrapped.kms_key_arn):
+        response = home.kms.perform(
+            home.volume_service,
+            ReEncryptRequest(
+                ciphertext_blob=wrapped.ciphertext,
+                source_key_id=wrapped.kms_key_arn,
+                source_encryption_context=wrapped.encryption_context,
+                destination_key_id=wrapped.kms_key_arn,
+                destination_encryption_context=context,
+            ),
+        )
     return WrappedDataKey(
         data_key_id=wrapped.data_key_id,
         ciphertext=response.ciphertext_blob,

@@ -7,6 +7,7 @@ from volcrypt.durable import remove_durably
 from volcrypt.errors import SnapshotNotFoundError, VolcryptError
 from volcrypt.names import SnapshotId, VolumeId
 from volcrypt.operations.home import Home
+from volcrypt.operations.placement import remove_data
 from volcrypt.operations.records import KIND
 from volcrypt.operations.stores import open_local_store
 from volcrypt.operations.workflows import (
@@ -23,6 +24,7 @@ def remove_leftovers(home: Home) -> None:
     known = {VolumeId(entry.id) for entry in home.register.entries(KIND)}
     known |= {workflow.target_id for workflow in load_workflows(home)}
     for volume_id in home.volumes.leftovers(known):
+        remove_data(home, volume_id)
         home.volumes.remove(volume_id)
     for path in stale_cursors(home):
         remove_durably(path)

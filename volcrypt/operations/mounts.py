@@ -10,7 +10,7 @@ from volcrypt.errors import InvalidArgumentError, MountError, TryAgainError, Vol
 from volcrypt.names import VolumeId
 from volcrypt.operations import workflows
 from volcrypt.operations.home import Home
-from volcrypt.operations.keys import unwrap_key
+from volcrypt.operations.mount_grants import retire_grant, serving_key
 from volcrypt.operations.records import data_path, find_entry, load_record
 from volcrypt.volume.control import ControlClient, StatusAnswer
 from volcrypt.volume.datafile import DataFile
@@ -91,11 +91,8 @@ def mount_volume(
             log_path=str(home.runtime / f"{volume_id}.log"),
         )
         seal_key = home.change_map_key(volume_id)
-        if record.wrapped_key is None:
-            pid = launch(assignment, None, seal_key, owner)
-        else:
-            with unwrap_key(home, record.wrapped_key) as data_key:
-                pid = launch(assignment, data_key, seal_key, owner)
+        with serving_key(home, record) as data_key:
+            pid = launch(assignment, data_key, seal_key, owner)
         owner.let_go()
     return Mounted(volume_id=volume_id, mount_point=directory, pid=pid)
 
@@ -152,6 +149,7 @@ def unmount_volume(home: Home, target: str) -> VolumeId:
     if served is not None:
         with ControlClient(socket_path(home, served.volume_id), volume=target) as control:
             control.unmount()
+        retire_grant(home, served.volume_id)
         return served.volume_id
     mount = mount_at(_canonical(target))
     if mount is not None and mount.fs_type != FS_TYPE:
@@ -164,6 +162,7 @@ def unmount_volume(home: Home, target: str) -> VolumeId:
         raise MountError(f"volume {target} is not mounted")
     for found in dead:
         remove_dead_mount(Path(found.mount_point))
+    retire_grant(home, record.volume_id)
     return record.volume_id
 
 

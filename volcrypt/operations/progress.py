@@ -1,6 +1,6 @@
 """How long work says how far it is; what is done with that is the caller's business."""
 
-from typing import Protocol
+from typing import Final, Protocol
 
 
 class Progress(Protocol):
@@ -11,6 +11,18 @@ class Progress(Protocol):
 
     def advance(self, done_bytes: int) -> None:
         """So many bytes of the current step are done by now."""
+
+
+class _Silent:
+    def begin(self, step: str, total_bytes: int | None) -> None:
+        pass
+
+    def advance(self, done_bytes: int) -> None:
+        pass
+
+
+SILENT: Final[Progress] = _Silent()
+"""For what is soon done."""
 
 
 class ChunkCounter:

@@ -20,6 +20,7 @@ from volcrypt.formats.volume_record import (
 from volcrypt.kms.register import RegisterEntry
 from volcrypt.names import VolumeId, is_volume_id
 from volcrypt.operations.home import Home
+from volcrypt.volume.block_device import find_device
 from volcrypt.volume.directory import DATA_FILE
 
 KIND: Final = "volume"
@@ -44,7 +45,17 @@ def find_entry(home: Home, volume: str) -> RegisterEntry:
 
 
 def data_path(home: Home, record: VolumeRecord) -> Path:
-    """Where the ciphertext of a volume lies."""
+    """Where the ciphertext of a volume lies, to be opened.
+
+    Raises RecordMissingError and IntegrityError when it is a block device that is not there, or is
+    another one now.
+    """
+    path = nominal_data_path(home, record)
+    return path if record.device is None else find_device(path, record.device)
+
+
+def nominal_data_path(home: Home, record: VolumeRecord) -> Path:
+    """Where the record says that the ciphertext lies."""
     if record.data_path is None:
         return home.volumes.path_of(record.volume_id) / DATA_FILE
     return Path(record.data_path)
@@ -84,6 +95,12 @@ def _load_current(home: Home, entry: RegisterEntry) -> VolumeRecord:
     if (record.volume_id, record.counter, record.name) != (entry.id, entry.counter, entry.name):
         raise RollbackError(what)
     return record
+
+
+def stage_record(home: Home, record: VolumeRecord) -> None:
+    """Lay a record ready, sealed, before `save_records` makes it current."""
+    data = encode_volume_record(record, home.record_seal(record.volume_id))
+    home.volumes.stage_record(record.volume_id, data)
 
 
 def save_records(

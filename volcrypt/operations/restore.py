@@ -13,6 +13,7 @@ from volcrypt.names import make_volume_id
 from volcrypt.operations.copies import recryption
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import KeyChoice, generate_key, rebind_key, volume_context
+from volcrypt.operations.placement import THIN, Placement, check_placement
 from volcrypt.operations.progress import ChunkCounter, Progress
 from volcrypt.operations.records import data_path
 from volcrypt.operations.snapshots import load_snapshot
@@ -30,6 +31,7 @@ def volume_from_snapshot(
     name: str | None,
     choice: KeyChoice | None,
     progress: Progress,
+    placement: Placement = THIN,
 ) -> VolumeRecord:
     """A volume with the content of a snapshot and zeros behind it.
 
@@ -38,6 +40,7 @@ def volume_from_snapshot(
     """
     manifest = load_snapshot(home, snapshot)
     size_bytes = check_volume_size(size_bytes or manifest.size_bytes)
+    check_placement(home, placement, size_bytes)
     if size_bytes < manifest.size_bytes:
         raise InvalidArgumentError(
             f"the snapshot needs a volume of at least {format_size(manifest.size_bytes)}"
@@ -59,6 +62,8 @@ def volume_from_snapshot(
         wrapped_key=wrapped,
         volume_id=volume_id,
         snapshot_id=manifest.snapshot_id,
+        placement=placement,
+        progress=progress,
     ) as record:
         with DataFile.open(data_path(home, record), size_bytes) as data:
             fill_from_snapshot(home, manifest, data, wrapped_key=wrapped, progress=progress)

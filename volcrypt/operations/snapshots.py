@@ -38,7 +38,7 @@ from volcrypt.operations.workflows import load_workflows, resumable_copies
 from volcrypt.snapshot.draft import SnapshotDraft
 from volcrypt.snapshot.log import commit, delete
 from volcrypt.snapshot.pin import Pin
-from volcrypt.snapshot.plan import StorePlan, plan_store, positions_of
+from volcrypt.snapshot.plan import StorePlan, mark_grown, plan_store, positions_of
 from volcrypt.snapshot.signer import empty_log
 from volcrypt.snapshot.store import SnapshotStore
 from volcrypt.snapshot.sweep import Swept, sweep
@@ -116,7 +116,7 @@ def store_snapshot(
                 snapshot_id=snapshot_id,
                 name=name,
                 volume_id=record.volume_id,
-                size_bytes=record.size_bytes,
+                size_bytes=data.size_bytes,
                 parent=plan.base.point if plan.base is not None else None,
                 root=stored.root,
                 data_chunks=stored.data_chunks,
@@ -160,15 +160,19 @@ def _plan(
         find_parent,
         store,
         volume_id=record.volume_id,
-        size_bytes=record.size_bytes,
+        size_bytes=data.size_bytes,
         data_key_id=data_key_id,
     )
     changed = capture.changed
     point = None
     if capture.parent is not None and capture.parent.store_id == store.store_id:
         point = SnapshotPoint(snapshot_id=capture.parent.snapshot_id, root=capture.parent.root)
-    pin.hold([point.root] if point is not None else [])
-    parent = look(point, changed=changed)
+    parent = look(point, changed=None)
+    if parent is not None:
+        pin.hold([parent.root], size_bytes=parent.size_bytes)
+    else:
+        pin.hold()
+    parent = look(point, changed=changed) if parent is not None else None
     if parent is None:
         # The map is void, or knows a parent that is gone. The newest snapshot of this volume is
         # compared with instead: everything is read, what is the same is not stored again.
@@ -179,15 +183,17 @@ def _plan(
             default=None,
         )
         if latest is not None:
-            pin.renew([latest.root])
+            pin.renew([latest.root], size_bytes=latest.size_bytes)
             parent = look(latest.point, changed=None)
+    if parent is not None and changed is not None and parent.size_bytes < data.size_bytes:
+        mark_grown(changed, parent.size_bytes, data.candidate_chunks)
     wanted = changed
     if wanted is None:
-        wanted = np.zeros(chunk_count(record.size_bytes), dtype=np.bool_)
+        wanted = np.zeros(chunk_count(data.size_bytes), dtype=np.bool_)
         for index in data.candidate_chunks():
             wanted[index] = True
     plan = plan_store(
-        size_bytes=record.size_bytes,
+        size_bytes=data.size_bytes,
         parent=parent,
         changed=changed,
         candidates=positions_of(wanted),

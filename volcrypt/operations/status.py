@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 
-from volcrypt.errors import FormatError, MountError, TryAgainError, VolcryptError
+from volcrypt.errors import AccessDeniedError, FormatError, MountError, TryAgainError, VolcryptError
 from volcrypt.formats.manifest import Manifest
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.kms.messages.keys import ListKeysRequest
@@ -13,14 +13,12 @@ from volcrypt.operations.home import Home
 from volcrypt.operations.mounts import socket_path
 from volcrypt.operations.records import load_records
 from volcrypt.operations.snapshots import list_snapshots
+from volcrypt.operations.space import space_warnings
 from volcrypt.operations.stores import check_log_is_whole, open_local_store
 from volcrypt.operations.workflows import load_workflows
 from volcrypt.volume.control import ControlClient
 from volcrypt.volume.loop import DEVICE_DIRECTORY, linked_device
 from volcrypt.volume.owner import OwnerRecord, current_owner
-
-LOW_SPACE_FRACTION = 0.05
-"""Below this part of free space under the home `status` warns: volumes are thin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +35,13 @@ class InUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """A home at a glance. `workflows` are (source volume, next step)."""
+    """A home at a glance. `workflows` are (source volume, next step); `keys` is None for who may
+    not list them."""
 
     home: str
     account: str
     region: str
-    keys: int
+    keys: int | None
     volumes: int
     unencrypted_volumes: int
     damaged: list[str]
@@ -73,8 +72,7 @@ def read_status(home: Home) -> Status:
     damaged += [f"{snapshot_id}: {error}" for snapshot_id, error in damaged_snapshots.items()]
     space = os.statvfs(home.path)
     warnings = list(damaged)
-    if space.f_bavail < space.f_blocks * LOW_SPACE_FRACTION:
-        warnings.append(f"less than 5 % of the file system under {home.path} is free")
+    warnings += space_warnings(home, records)
     for record in records:
         point = private_mount_point(home, record.volume_id)
         if point.exists() and owner_of(home, record.volume_id) is None:
@@ -109,12 +107,15 @@ def owner_of(home: Home, volume_id: VolumeId) -> OwnerRecord | None:
         return None
 
 
-def count_keys(home: Home) -> int:
-    """How many KMS keys the account has."""
+def count_keys(home: Home) -> int | None:
+    """How many KMS keys the account has; None for who may not list them."""
     marker: str | None = None
     count = 0
     while True:
-        response = home.kms.perform(home.caller, ListKeysRequest(limit=1000, marker=marker))
+        try:
+            response = home.kms.perform(home.caller, ListKeysRequest(limit=1000, marker=marker))
+        except AccessDeniedError:
+            return None
         count += len(response.keys)
         if not response.truncated:
             return count

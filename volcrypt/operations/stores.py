@@ -74,13 +74,13 @@ def _make_local_store(home: Home) -> RegisterEntry:
 
 
 def _root_key(home: Home, store_id: StoreId) -> Ed25519PrivateKey:
-    seed = home.kms.derive_home_key(b"volcrypt store root\0" + store_id.encode())
+    seed = home.vault.derive_home_key(b"volcrypt store root\0" + store_id.encode())
     return Ed25519PrivateKey.from_private_bytes(seed)
 
 
 def home_signer(home: Home) -> Signer:
     """This home's signing key."""
-    seed = home.kms.derive_home_key(b"volcrypt snapshot signer")
+    seed = home.vault.derive_home_key(b"volcrypt snapshot signer")
     return Signer(Ed25519PrivateKey.from_private_bytes(seed))
 
 

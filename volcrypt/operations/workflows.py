@@ -119,7 +119,7 @@ def resumable_copies(home: Home) -> list[SnapshotId]:
 
 
 def _seal(home: Home, source_id: VolumeId) -> MacSeal:
-    return MacSeal(home.kms.derive_home_key(b"volcrypt workflow\0" + source_id.encode()))
+    return MacSeal(home.vault.derive_home_key(b"volcrypt workflow\0" + source_id.encode()))
 
 
 def _path(home: Home, source_id: VolumeId) -> Path:

@@ -37,8 +37,9 @@ class Pin:
         self._clock = clock
         self._roots: list[bytes] = []
 
-    def hold(self, roots: Sequence[bytes] = ()) -> bool:
+    def hold(self, roots: Sequence[bytes] = (), *, size_bytes: int | None = None) -> bool:
         """Take hold, durably: everything under `roots`, and all that is put from now on, stays.
+        `size_bytes`: of the snapshots that the roots are of, where they are smaller.
 
         True when this snapshot had a pin already. Raises TryAgainError while a sweep of another
         host deletes objects. What `roots` came from must be looked up again after this: a sweep
@@ -46,6 +47,7 @@ class Pin:
         """
         name = layout.pin_name(self.snapshot_id)
         self._roots = list(roots)
+        self.size_bytes = size_bytes or self.size_bytes
         was_held = not self.store.objects.put_if_absent(name, self._encode())
         if was_held:
             self.store.objects.replace(name, self._encode())
@@ -56,10 +58,11 @@ class Pin:
             raise TryAgainError(f"snapshot store {self.store.objects.location} is being swept")
         return was_held
 
-    def renew(self, roots: Sequence[bytes] | None = None) -> None:
+    def renew(self, roots: Sequence[bytes] | None = None, *, size_bytes: int | None = None) -> None:
         """Say that the snapshot is still being made, and what it stands on now."""
         if roots is not None:
             self._roots = list(roots)
+            self.size_bytes = size_bytes or self.size_bytes
         self.store.objects.replace(layout.pin_name(self.snapshot_id), self._encode())
 
     def release(self) -> None:

@@ -4,7 +4,7 @@ The rule that everything here is held to: for any history of writes, the snapsho
 changed chunks alone has the same root as the one made by reading all.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from volcrypt.crypto.digest import DIGEST_BYTES
 from volcrypt.formats.manifest import Manifest, SnapshotPoint
-from volcrypt.geometry import chunk_count
+from volcrypt.geometry import CHUNK_BYTES, chunk_count
 from volcrypt.names import DataKeyId, VolumeId
 
 MAX_BATCH_CHUNKS: Final = 4096
@@ -42,12 +42,13 @@ def is_parent(
     size_bytes: int,
     data_key_id: DataKeyId | None,
 ) -> bool:
-    """Whether this snapshot is the `point` that changes were recorded since, of the same data."""
+    """Whether this snapshot is the `point` that changes were recorded since, of the same data, when
+    that was as large as it is now, or smaller."""
     wrapped_key = manifest.wrapped_key
     return (
         manifest.point == point
         and manifest.volume_id == volume_id
-        and manifest.size_bytes == size_bytes
+        and manifest.size_bytes <= size_bytes
         and (wrapped_key.data_key_id if wrapped_key is not None else None) == data_key_id
     )
 
@@ -68,6 +69,20 @@ def plan_store(
     if parent is None or changed is None or len(changed) != chunk_count(size_bytes):
         return StorePlan(chunks=candidates, base=parent, incremental=False)
     return StorePlan(chunks=positions_of(changed), base=parent, incremental=True)
+
+
+def mark_grown(
+    changed: npt.NDArray[np.bool_], parent_bytes: int, candidates: Callable[[int], Iterable[int]]
+) -> None:
+    """Mark what a parent of `parent_bytes`, smaller than the volume is now, cannot have: its last
+    chunk, when that was short, and what is behind it. There `candidates`, given the first chunk,
+    says what may hold data, and nothing is taken from the change map, which may be older than the
+    growth. That first chunk is always marked: the page that it is in has become longer.
+    """
+    first = parent_bytes // CHUNK_BYTES
+    changed[first:] = False
+    changed[list(candidates(first))] = True
+    changed[first] = True
 
 
 def positions_of(changed: npt.NDArray[np.bool_]) -> Iterator[int]:

@@ -34,20 +34,30 @@ class ChunkTable:
     """
 
     def __init__(
-        self, store: SnapshotStore, root: bytes, *, size_bytes: int, where: str = "snapshot"
+        self,
+        store: SnapshotStore,
+        root: bytes,
+        *,
+        size_bytes: int,
+        where: str = "snapshot",
+        grown_to: int | None = None,
     ) -> None:
-        """`where` names the snapshot in errors. Raises FormatError and IntegrityError."""
+        """`where` names the snapshot in errors; `grown_to` shows it as one of a larger volume, with
+        holes at the end. Raises FormatError and IntegrityError."""
         self.store = store
         self.root = root
-        self.size_bytes = size_bytes
+        self.size_bytes = grown_to or size_bytes
+        self._stored_size = size_bytes
         self._where = where
         self._last_page = (-1, b"")
         if root == ZERO_DIGEST:
-            self.page_digests = bytes(all_holes(page_count(size_bytes)))
+            self.page_digests = bytes(all_holes(page_count(self.size_bytes)))
         else:
             where = f"table of {where}"
             data = store.get_page(root, where=where)
-            self.page_digests = decode_table(data, size_bytes=size_bytes, what=where)
+            table = decode_table(data, size_bytes=size_bytes, what=where)
+            more = page_count(self.size_bytes) - page_count(size_bytes)
+            self.page_digests = table + bytes(all_holes(more))
 
     def page_digest(self, number: int) -> bytes:
         return digest_at(self.page_digests, number)
@@ -58,14 +68,29 @@ class ChunkTable:
         if last_number == number:
             return last
         digest = self.page_digest(number)
-        if digest == ZERO_DIGEST:
-            digests = bytes(all_holes(len(page_range(number, self.size_bytes))))
-        else:
+        digests = b""
+        if digest != ZERO_DIGEST:
             where = f"page {number} of {self._where}"
             data = self.store.get_page(digest, where=where)
-            digests = decode_page(data, number=number, size_bytes=self.size_bytes, what=where)
+            digests = decode_page(data, number=number, size_bytes=self._stored_size, what=where)
+        more = len(page_range(number, self.size_bytes)) - len(digests) // DIGEST_BYTES
+        digests += bytes(all_holes(more))
         self._last_page = (number, digests)
         return digests
+
+    def has_page(self, number: int, digests: Buffer) -> bool:
+        """Whether these are stored as page `number`, the same number of them."""
+        return (
+            page_range(number, self._stored_size) == page_range(number, self.size_bytes)
+            and self.page(number) == digests
+        )
+
+    def has_table(self, page_digests: Buffer) -> bool:
+        """Whether these are stored as the root."""
+        return (
+            page_count(self._stored_size) == page_count(self.size_bytes)
+            and self.page_digests == page_digests
+        )
 
     def digest(self, index: int) -> bytes:
         """The digest of one chunk; ZERO_DIGEST for a hole. Raises as `page`."""
@@ -202,7 +227,7 @@ class TableWriter:
             data_chunks += len(stored_positions(page.digests)) - page.before
         if data_chunks == 0:
             root = ZERO_DIGEST
-        elif self.start is not None and table == self.start.page_digests:
+        elif self.start is not None and self.start.has_table(table):
             root = self.start.root
         else:
             root, replaced = self._put(encode_table(table))
@@ -219,7 +244,7 @@ class TableWriter:
         if not stored_positions(digests):
             return ZERO_DIGEST, []
         for known in (self.start, self.compare):
-            if known is not None and known.page(number) == digests:
+            if known is not None and known.has_page(number, digests):
                 return known.page_digest(number), []
         return self._put(encode_page(digests))
 

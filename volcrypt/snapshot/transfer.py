@@ -60,13 +60,16 @@ class ChunkSink(Protocol):
     def sync(self) -> None: ...
 
 
-def chunk_table(store: SnapshotStore, manifest: Manifest) -> ChunkTable:
+def chunk_table(
+    store: SnapshotStore, manifest: Manifest, *, grown_to: int | None = None
+) -> ChunkTable:
     """The chunks of a snapshot. Raises FormatError and IntegrityError."""
     return ChunkTable(
         store,
         manifest.root,
         size_bytes=manifest.size_bytes,
         where=f"snapshot {manifest.snapshot_id}",
+        grown_to=grown_to,
     )
 
 
@@ -97,12 +100,13 @@ def find_parent(
             data_key_id=data_key_id,
         ):
             return None
-        table = chunk_table(store, manifest)
+        table = chunk_table(store, manifest, grown_to=size_bytes)
         if changed is not None:
-            pages = np.flatnonzero(
-                np.logical_or.reduceat(changed, np.arange(0, len(changed), PAGE_CHUNKS))
-            )
-            for number in pages.tolist():
+            pages = np.logical_or.reduceat(changed, np.arange(0, len(changed), PAGE_CHUNKS))
+            # The last page of a smaller parent becomes longer, so it is read as well.
+            if manifest.size_bytes < size_bytes:
+                pages[manifest.size_bytes // CHUNK_BYTES // PAGE_CHUNKS] = True
+            for number in np.flatnonzero(pages).tolist():
                 table.page(number)
     except (SnapshotNotFoundError, FormatError, IntegrityError):
         return None
@@ -297,7 +301,7 @@ class _Engine:
 
 
 def _store_writer(store: SnapshotStore, size_bytes: int, plan: StorePlan) -> TableWriter:
-    base = None if plan.base is None else chunk_table(store, plan.base)
+    base = None if plan.base is None else chunk_table(store, plan.base, grown_to=size_bytes)
     return TableWriter(
         store=store,
         size_bytes=size_bytes,

@@ -17,18 +17,22 @@ order of plain stores such that a kill between any two leaves a superset of the 
                   then fill the unused parent slot; then one store of `state`.
 - abort capture:  OR the older generation into the current one; then one store of `state`. A map
                   found with "capture running" belonged to a killed process: it is aborted.
+- grow:           a longer copy of the map, renamed over it. What is new is not marked, and differs
+                  from a parent that ends before it: whoever compares with such a parent looks at
+                  all data from its last chunk on (`volcrypt.snapshot.plan.mark_grown`).
 
 The clean copy (`volcrypt.formats.change_map`) is written at detach and lies on storage. Its
 existence says that nobody wrote since: `open` removes it, durably, before anything can be marked.
 
-    open:        live map there and believed -> take it; else clean copy verifies, and the data
-                 file has its size and time -> new live map from it; else a new, void one.
+    open:        live map there and believed -> take it, grown if the volume has grown since; else
+                 clean copy verifies, and the data file has its size and time -> new live map from
+                 it; else a new, void one.
                  Then remove the clean copy.
     save_clean:  sync data and its time; clean copy written durably; then the live map is removed.
 
 All calls come from one process, the owner of the volume (`volcrypt.volume.owner`). Several threads
-may call `mark` and `distrust` at any time; `begin_capture`, `save_clean` and `close` only while no
-write is under way, since a write that marked the older generation must be in the capture.
+may call `mark` and `distrust` at any time; `begin_capture`, `grow`, `save_clean` and `close` only
+while no write is under way, since a write that marked the older generation must be in the capture.
 """
 
 import os
@@ -36,21 +40,20 @@ import stat
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from volcrypt.durable import read_file, remove_durably, write_durably
-from volcrypt.errors import FormatError, IntegrityError, NoSpaceError
+from volcrypt.durable import remove_durably, write_durably
+from volcrypt.errors import NoSpaceError
 from volcrypt.formats.change_map import (
     ParentPoint,
-    bitmap_length,
-    decode_change_map,
     encode_change_map,
 )
 from volcrypt.formats.document import MacSeal
 from volcrypt.names import VolumeId
+from volcrypt.volume.clean_map import read_clean
 from volcrypt.volume.live_map import (
     CAPTURING,
     CURRENT,
@@ -59,12 +62,6 @@ from volcrypt.volume.live_map import (
     LiveMap,
     live_identity,
 )
-
-_LONGEST_DOCUMENT: Final = 4096
-
-
-# The bitmap of the largest volume has 16 MiB, and stands in the document as text.
-_CLEAN_LIMIT_BYTES: Final = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -129,12 +126,15 @@ class ChangeMap:
             identity = live_identity(volume_id, size_bytes, data_status)
             live = LiveMap.find(live_path, identity, size_bytes)
             if live is None:
-                clean = _read_clean(clean_path, volume_id, size_bytes, seal, data_status)
+                clean = read_clean(clean_path, volume_id, size_bytes, seal, data_status)
                 live_path.unlink(missing_ok=True)
                 live = LiveMap.make(live_path, identity, size_bytes, clean=clean)
             elif live.state & CAPTURING:
                 live.merge_older()
                 live.state &= ~CAPTURING
+            if live.size_bytes < size_bytes:
+                smaller, live = live, LiveMap.grow(live, live_path, identity, size_bytes)
+                smaller.close()
             if os.path.lexists(clean_path):
                 remove_durably(clean_path)
         except BaseException:
@@ -211,6 +211,17 @@ class ChangeMap:
             self._live.merge_older()
             self._live.state &= ~CAPTURING
 
+    def grow(self, size_bytes: int) -> None:
+        """The volume has grown; a capture that runs stays one of what it was. No write is under
+        way."""
+        with self._state_lock:
+            status = os.fstat(self._data_descriptor)
+            identity = live_identity(self._volume_id, size_bytes, status)
+            grown = LiveMap.grow(self._live, self._live_path, identity, size_bytes)
+            self._marks.release()
+            self._live.close()
+            self._live, self._marks, self._size_bytes = grown, grown.marks(), size_bytes
+
     def save_clean(self) -> None:
         """Keep the map on storage, for a volume that nobody writes to any more; then only close.
 
@@ -261,29 +272,3 @@ class ChangeMap:
         except OSError:
             return False
         return True
-
-
-def _read_clean(
-    clean_path: Path,
-    volume_id: VolumeId,
-    size_bytes: int,
-    seal: MacSeal,
-    data: os.stat_result,
-) -> tuple[ParentPoint, bytes] | None:
-    """Parent and bitmap of the clean copy, when it is there, sealed, and nobody wrote since."""
-    try:
-        if clean_path.stat().st_size > bitmap_length(size_bytes) + _LONGEST_DOCUMENT:
-            return None
-        body, bitmap = decode_change_map(
-            read_file(clean_path, limit_bytes=_CLEAN_LIMIT_BYTES), seal, what=str(clean_path)
-        )
-    except (OSError, FormatError, IntegrityError):
-        return None
-    if (
-        body.volume_id != volume_id
-        or body.size_bytes != size_bytes
-        or body.data_bytes != data.st_size
-        or body.data_mtime_ns != data.st_mtime_ns
-    ):
-        return None
-    return body.parent, bitmap

@@ -7,7 +7,8 @@ says which one a document is.
 Taking a snapshot: `begin-capture` stops writes to all chunks and answers with what has changed;
 the caller reads ciphertext from the data file itself, says with `captured` which chunks may be
 written again, and ends with `commit-capture` (the snapshot is complete) or `abort-capture`. The
-capture belongs to the connection: when that ends, an open capture is aborted.
+capture belongs to the connection: when that ends, an open capture is aborted. Its size is the one
+in the answer, whatever the volume grows to meanwhile.
 
 No trio here: the commands that speak this are synchronous and should start fast, which is also why
 numpy is imported by those alone that look at changes.
@@ -83,6 +84,12 @@ class AbortCaptureRequest(_Document, frozen=True, tag="abort-capture"):
     pass
 
 
+class GrowRequest(_Document, frozen=True, tag="grow"):
+    """The volume's record says `size_bytes`, and the data file is as long: serve that much."""
+
+    size_bytes: int
+
+
 class UnmountRequest(_Document, frozen=True, tag="unmount"):
     """Unmount, flush and end, unless somebody uses the mount."""
 
@@ -97,6 +104,7 @@ Request = (
     | CapturedRequest
     | CommitCaptureRequest
     | AbortCaptureRequest
+    | GrowRequest
     | UnmountRequest
     | StopRequest
 )
@@ -298,6 +306,10 @@ class ControlClient:
     def abort_capture(self) -> None:
         """There will be no snapshot; what had changed counts as changed."""
         self._ask(AbortCaptureRequest())
+
+    def grow(self, size_bytes: int) -> None:
+        """Serve so much; does nothing when it serves that already."""
+        self._ask(GrowRequest(size_bytes=size_bytes))
 
     def unmount(self) -> None:
         """End the process, when nobody uses its mount; returns when it is gone.

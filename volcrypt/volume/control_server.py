@@ -11,7 +11,7 @@ from typing import Final
 import trio
 
 from volcrypt.errors import InvalidArgumentError, MalformedError, VolcryptError
-from volcrypt.geometry import chunk_count
+from volcrypt.geometry import check_volume_size, chunk_count
 from volcrypt.volume.change_map import Capture
 from volcrypt.volume.control import (
     MAX_REQUEST_BYTES,
@@ -23,6 +23,7 @@ from volcrypt.volume.control import (
     CommitCaptureRequest,
     DoneAnswer,
     ErrorAnswer,
+    GrowRequest,
     StatusAnswer,
     StatusRequest,
     StopRequest,
@@ -44,11 +45,13 @@ class ControlServer:
         device: Device,
         *,
         status: Callable[[], StatusAnswer],
+        grow: Callable[[int], Awaitable[None]],
         end: Callable[[bool], Awaitable[None]],
     ) -> None:
         """`end(forced)` ends the service and returns when all data is safe."""
         self._device = device
         self._status = status
+        self._grow = grow
         self._end = end
         self._ends_in_work: set[trio.Event] = set()
 
@@ -98,6 +101,8 @@ class ControlServer:
                     await conversation.commit(request)
                 case AbortCaptureRequest():
                     await conversation.abort()
+                case GrowRequest(size_bytes=size_bytes):
+                    await self._grow(check_volume_size(size_bytes))
                 case UnmountRequest() | StopRequest():
                     self._ends_in_work.add(told)
                     await self._end(isinstance(request, StopRequest))

@@ -15,7 +15,6 @@ Safe for several threads at once: every transfer names its offset.
 
 import errno
 import os
-import stat
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -26,15 +25,9 @@ from typing import Self
 from typing_extensions import Buffer
 
 from volcrypt.durable import no_space_named, sync_directory
-from volcrypt.errors import (
-    IntegrityError,
-    InvalidArgumentError,
-    PrivilegeError,
-    ReadOnlyError,
-    RecordMissingError,
-    VolumeInUseError,
-)
-from volcrypt.geometry import ByteRange, chunk_range, chunks_of
+from volcrypt.errors import IntegrityError, InvalidArgumentError, PrivilegeError, ReadOnlyError
+from volcrypt.geometry import CHUNK_BYTES, ByteRange, chunk_range, chunks_of
+from volcrypt.volume.allocation import check_length, open_data, reserve, too_large
 
 
 class DataFile:
@@ -53,8 +46,9 @@ class DataFile:
         self._failed = False
 
     @classmethod
-    def create(cls, path: Path, size_bytes: int) -> Self:
-        """Make a sparse file of `size_bytes`, mode 0600, durably, and open it.
+    def create(cls, path: Path, size_bytes: int, *, preallocate: bool = False) -> Self:
+        """Make a file of `size_bytes`, mode 0600, durably, and open it; sparse, or with all its
+        room taken at once.
 
         Raises InvalidArgumentError when something is at `path` or the file system cannot hold so
         large a file, NoSpaceError; after an error nothing is left.
@@ -71,15 +65,15 @@ class DataFile:
         try:
             with no_space_named(path):
                 os.ftruncate(descriptor, size_bytes)
+                if preallocate:
+                    reserve(descriptor, path, 0, size_bytes)
                 os.fsync(descriptor)
                 sync_directory(path.parent)
         except BaseException as error:
             os.close(descriptor)
             path.unlink(missing_ok=True)
             if isinstance(error, OSError) and error.errno in (errno.EFBIG, errno.EINVAL):
-                raise InvalidArgumentError(
-                    f"the file system of {path} cannot hold a file of {size_bytes} bytes"
-                ) from error
+                raise too_large(path, size_bytes) from error
             raise
         return cls(descriptor, path, size_bytes, is_device=False, read_only=False)
 
@@ -91,39 +85,18 @@ class DataFile:
         the volume, InvalidArgumentError when it is neither a file nor a block device,
         VolumeInUseError when the kernel uses the device, PrivilegeError.
         """
+        # On a device O_EXCL asks the kernel to refuse while it is mounted or claimed; a file that
+        # is there already does not care.
+        flags = os.O_RDONLY if read_only else os.O_RDWR | os.O_EXCL
+        descriptor, is_device = open_data(path, flags)
         try:
-            # Not through a link: who can write to storage could lead us, with a key, elsewhere.
-            kind = os.lstat(path).st_mode
-            if stat.S_ISLNK(kind):
-                raise IntegrityError(f"data file {path} is a link, it was put in its place")
-            if not (stat.S_ISREG(kind) or stat.S_ISBLK(kind)):
-                raise InvalidArgumentError(f"{path} is neither a file nor a block device")
-            flags = os.O_RDONLY if read_only else os.O_RDWR
-            if stat.S_ISBLK(kind) and not read_only:
-                # On a device O_EXCL asks the kernel to refuse while it is mounted or claimed.
-                flags |= os.O_EXCL
-            descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError as error:
-            raise RecordMissingError(f"data file {path}") from error
-        except PermissionError as error:
-            raise PrivilegeError(f"no permission to open {path}") from error
-        except OSError as error:
-            if error.errno == errno.EBUSY:
-                raise VolumeInUseError(str(path), "the kernel or another program") from error
-            raise
-        try:
-            present_bytes = os.lseek(descriptor, 0, os.SEEK_END)
-            if present_bytes < size_bytes:
-                raise IntegrityError(
-                    f"data file {path} has {present_bytes} bytes, the volume's record says "
-                    f"{size_bytes}"
-                )
+            check_length(descriptor, path, size_bytes)
             if not read_only:
                 _forget_pages(descriptor)
         except BaseException:
             os.close(descriptor)
             raise
-        return cls(descriptor, path, size_bytes, is_device=stat.S_ISBLK(kind), read_only=read_only)
+        return cls(descriptor, path, size_bytes, is_device=is_device, read_only=read_only)
 
     def close(self) -> None:
         """Does not sync. May be called twice."""
@@ -198,6 +171,11 @@ class DataFile:
                 self._failed = True
                 raise
 
+    def grow(self, size_bytes: int) -> None:
+        """Serve more of what is there, since it was extended. Raises IntegrityError."""
+        check_length(self._descriptor, self.path, size_bytes)
+        self.size_bytes = size_bytes
+
     def drop_cache(self) -> None:
         """Sync, then forget the cached pages: the next read comes from the medium."""
         self.sync()
@@ -222,10 +200,10 @@ class DataFile:
             yield ByteRange(start, hole - start)
             start = hole
 
-    def candidate_chunks(self) -> Iterator[int]:
-        """Indexes of the chunks that may hold data, ascending."""
-        following = 0
-        for extent in self.data_extents(0, self.size_bytes):
+    def candidate_chunks(self, first: int = 0) -> Iterator[int]:
+        """Indexes of the chunks from `first` on that may hold data, ascending."""
+        following = first
+        for extent in self.data_extents(first * CHUNK_BYTES, self.size_bytes):
             chunks = chunks_of(extent)
             yield from range(max(chunks.start, following), chunks.stop)
             following = chunks.stop

@@ -21,6 +21,9 @@ A capture. `begin_capture` waits for the writes under way, swaps the change map'
 takes all chunks: from then on the bytes of each stay as they are until `chunks_captured` gives it
 back. Nothing that is served here needs the snapshot to make progress, only writes wait for it.
 
+Growing holds everything too, for moments: what it changes is in memory. A capture that runs is one
+of the smaller volume, and stays so; what is new belongs to the engine at once.
+
 Buffers. What `read` returns is valid until the caller's next checkpoint, and is reused after that:
 fuse hands it to the kernel before any. They are taken and given back on the loop's thread only.
 """
@@ -35,7 +38,7 @@ import trio
 from typing_extensions import Buffer
 
 from volcrypt.errors import MountError, OutOfRangeError, ReadOnlyError, TryAgainError, VolcryptError
-from volcrypt.geometry import UNIT_BYTES, ByteRange, align_to_units, chunks_of
+from volcrypt.geometry import UNIT_BYTES, ByteRange, align_to_units, chunk_count, chunks_of
 from volcrypt.volume.change_map import Capture
 from volcrypt.volume.ownership import ChunkOwnership, Owner
 from volcrypt.volume.range_lock import RangeLock
@@ -70,6 +73,7 @@ class PlaintextVolume(Protocol):
     def try_read_into(self, offset: int, buffer: Buffer) -> bool: ...
     def write(self, offset: int, data: Buffer) -> None: ...
     def flush(self) -> None: ...
+    def grow(self, size_bytes: int) -> None: ...
 
 
 class CaptureKeeper(Protocol):
@@ -160,6 +164,18 @@ class Device:
         """Make every write that returned before durable; raises what the volume raises."""
         async with self._sync_lock:
             await self._run(self._volume.flush)
+
+    async def grow(self, size_bytes: int) -> None:
+        """Serve more of the data file, which is as long already. Does nothing for a size that is
+        not larger. Raises what the volume raises, and MountError when closing."""
+        async with self._sync_lock, self._ranges.hold(self._everything, exclusive=True):
+            self._check_open()
+            if size_bytes <= self.size_bytes:
+                return
+            await self._run(lambda: self._volume.grow(size_bytes))
+            self._ownership.grow(chunk_count(size_bytes))
+            self._everything = ByteRange(0, size_bytes)
+            self.size_bytes = size_bytes
 
     async def begin_capture(self) -> Capture:
         """A point in time: all writes that returned before, and none that return later.

@@ -36,6 +36,8 @@ DATA_FILE: Final = "data"
 CHANGE_MAP_FILE: Final = "change-map"
 _RECORD: Final = "record"
 _STAGED: Final = "record.next"
+RECORD_FILES: Final = (_RECORD, _STAGED)
+"""The current record, and one that may become it."""
 
 
 class VolumeDirectory:

@@ -19,6 +19,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar, cast
 
@@ -203,6 +204,13 @@ class VolumeFileSystem(pyfuse3.Operations):
         raise pyfuse3.FUSEError(errno.EROFS if self._device.read_only else errno.EPERM)
 
     create = mknod = mkdir = unlink = rmdir = symlink = rename = link = _refuse
+
+    def size_changed(self) -> None:
+        """Tell the kernel, which keeps the size of the file in mind."""
+        size_bytes = self._device.size_bytes
+        self._file.st_size, self._file.st_blocks = size_bytes, size_bytes // SECTOR_BYTES
+        with suppress(FileNotFoundError):  # it does not know the file, then, and will ask
+            pyfuse3.invalidate_inode(_VOLUME_INODE, attr_only=True)
 
     def report(self, handler: str, error: Exception, number: int) -> None:
         """Log an error, once for each of its kind: a broken disk must not fill the log too."""

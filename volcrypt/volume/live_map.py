@@ -18,9 +18,10 @@ bit 3 in which slot it stands; the upper four bits are 1010, so that zeros are n
 
 The file is allocated in full when it is made (a store into a hole of a full tmpfs would be a
 SIGBUS), and believed only if it is whole, on tmpfs, of this boot, volume and data file: a map on
-a disk may lose marks when that disk's file system crashes and the data's does not. Nobody but its
-owner can write in the runtime directory, so it has no seal. It never outlives a boot, so another
-version is a map of nobody, and void.
+a disk may lose marks when that disk's file system crashes and the data's does not. One of a
+smaller volume is believed as well: volumes only grow, and it is the map of what there was before.
+Nobody but its owner can write in the runtime directory, so it has no seal. It never outlives a
+boot, so another version is a map of nobody, and void.
 """
 
 import hashlib
@@ -28,7 +29,6 @@ import mmap
 import os
 import stat
 import struct
-from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
@@ -41,6 +41,7 @@ from volcrypt.names import VolumeId
 
 _PAGE: Final = 4096
 _IDENTITY: Final = struct.Struct("<8sI4x32sQQQ36s")
+_SIZE: Final = slice(48, 56)
 _MAGIC: Final = b"VCRYPMAP"
 _VERSION: Final = 1
 _STATE_OFFSET: Final = 512
@@ -58,32 +59,36 @@ PARENT_SLOT: Final = 0x08
 class LiveMap:
     """The mapped file, or anonymous memory where no file could be made."""
 
-    def __init__(self, memory: mmap.mmap, chunks: int) -> None:
+    def __init__(self, memory: mmap.mmap, size_bytes: int) -> None:
         """Internal: use `find` or `make`. Takes `memory` over."""
+        self.size_bytes = size_bytes
         self._memory = memory
-        self._chunk_count = chunks
+        self._chunk_count = chunk_count(size_bytes)
 
     @classmethod
     def find(cls, path: Path, identity: bytes, size_bytes: int) -> Self | None:
-        """The map at `path` of a volume of `size_bytes`, when nothing speaks against it."""
+        """The map at `path` of a volume that has, or before it grew had less than, `size_bytes`,
+        when nothing speaks against it. `identity` is that of a map of this size."""
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
             return None
         try:
-            length = _map_bytes(size_bytes)
-            if os.fstat(descriptor).st_size != length or not _is_in_memory(descriptor):
+            header = os.pread(descriptor, _IDENTITY.size, 0)
+            if len(header) < _IDENTITY.size or not _is_in_memory(descriptor):
                 return None
-            live = cls(mmap.mmap(descriptor, length), chunk_count(size_bytes))
+            found_bytes = int.from_bytes(header[_SIZE], "little")
+            if not 0 < found_bytes <= size_bytes or header != _resized(identity, found_bytes):
+                return None
+            length = _map_bytes(found_bytes)
+            if os.fstat(descriptor).st_size != length:
+                return None
+            live = cls(mmap.mmap(descriptor, length), found_bytes)
         except OSError:
             return None
         finally:
             os.close(descriptor)
-        if (
-            live._memory[: len(identity)] == identity
-            and live.state & _STATE_MASK == NEW_STATE
-            and live.read_parent() is not None
-        ):
+        if live.state & _STATE_MASK == NEW_STATE and live.read_parent() is not None:
             return live
         live.close()
         return None
@@ -101,9 +106,7 @@ class LiveMap:
 
         Where no file can be made, it is memory of this process only, and lost by a kill.
         """
-        temporary = path.with_name(f".{path.name}.new")
-        temporary.unlink(missing_ok=True)
-        live = cls(_map_new_file(temporary, _map_bytes(size_bytes)), chunk_count(size_bytes))
+        live = cls(_map_new_file(_beside(path), _map_bytes(size_bytes)), size_bytes)
         live._memory[: len(identity)] = identity
         state = NEW_STATE
         if clean is not None:
@@ -115,8 +118,23 @@ class LiveMap:
             state |= KNOWN
             live.write_parent(state, parent)
         live.state = state
-        with suppress(FileNotFoundError):
-            os.replace(temporary, path)
+        _put_in_place(path)
+        return live
+
+    @classmethod
+    def grow(cls, smaller: Self, path: Path, identity: bytes, size_bytes: int) -> Self:
+        """The map at `path`, for a volume that has grown to `size_bytes`; takes its place there.
+
+        Nothing is marked in what is new. Nobody marks meanwhile. A kill leaves one or the other.
+        """
+        live = cls(_map_new_file(_beside(path), _map_bytes(size_bytes)), size_bytes)
+        live._memory[: len(identity)] = identity
+        for second in (False, True):
+            marks = smaller._generation(second)
+            live._generation(second)[: len(marks)] = marks
+        live._memory[_SLOT_OFFSETS[0] : _PAGE] = smaller._memory[_SLOT_OFFSETS[0] : _PAGE]
+        live.state = smaller.state
+        _put_in_place(path)
         return live
 
     @property
@@ -181,6 +199,23 @@ def live_identity(volume_id: VolumeId, size_bytes: int, data: os.stat_result) ->
     )
 
 
+def _resized(identity: bytes, size_bytes: int) -> bytes:
+    """The identity of the same map of a volume of another size."""
+    return identity[: _SIZE.start] + size_bytes.to_bytes(8, "little") + identity[_SIZE.stop :]
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.new")
+
+
+def _put_in_place(path: Path) -> None:
+    try:
+        os.replace(_beside(path), path)
+    except FileNotFoundError:
+        # It is memory of this process only: what is at `path` will not know of its marks.
+        path.unlink(missing_ok=True)
+
+
 def _slot_offset(state: int) -> int:
     return _SLOT_OFFSETS[bool(state & PARENT_SLOT)]
 
@@ -194,6 +229,7 @@ def _map_bytes(size_bytes: int) -> int:
 
 
 def _map_new_file(path: Path, length: int) -> mmap.mmap:
+    path.unlink(missing_ok=True)
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError:

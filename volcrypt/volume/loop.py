@@ -95,6 +95,18 @@ def detach_loop(device: Path, *, volume: str) -> None:
         ) from failure
 
 
+def set_loop_capacity(device: Path, size_bytes: int) -> None:
+    """Make a loop device as large as its file, which has grown to `size_bytes`.
+
+    Raises PrivilegeError, MountError.
+    """
+    check_loop_devices()
+    _losetup("--set-capacity", str(device))
+    sectors = _attribute(device, "size")
+    if sectors is None or int(sectors) * _SMALL != size_bytes:
+        raise MountError(f"the kernel did not take over the new size of {device}")
+
+
 def detach_dead_loops(file: Path, *, volume: str) -> None:
     """Detach every loop device on `file`, the file of a mount whose process is gone.
 

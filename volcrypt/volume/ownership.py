@@ -52,13 +52,16 @@ class ChunkOwnership:
     """The owners of all chunks of one volume; all belong to the engine at first."""
 
     def __init__(self, chunk_count: int) -> None:
-        self._owners: NDArray[np.uint8] = np.zeros(chunk_count, dtype=np.uint8)
-        # Indexing a memoryview gives an int several times faster than indexing the array.
-        self._bytes = memoryview(self._owners.data)
+        self._set(np.zeros(chunk_count, dtype=np.uint8))
 
     @property
     def chunk_count(self) -> int:
         return len(self._owners)
+
+    def grow(self, chunk_count: int) -> None:
+        """There are more chunks, which belong to the engine."""
+        more = np.zeros(chunk_count - self.chunk_count, dtype=np.uint8)
+        self._set(np.concatenate([self._owners, more]))
 
     def owner_of(self, chunk: int) -> Owner:
         return Owner(self._bytes[chunk])
@@ -90,6 +93,11 @@ class ChunkOwnership:
     def may_write(self, chunks: range) -> bool:
         """Whether the Python path may serve a write to all of `chunks` now."""
         return all(self._bytes[chunk] in WRITABLE for chunk in chunks)
+
+    def _set(self, owners: NDArray[np.uint8]) -> None:
+        self._owners = owners
+        # Indexing a memoryview gives an int several times faster than indexing the array.
+        self._bytes = memoryview(owners.data)
 
     def _part(self, chunks: range) -> NDArray[np.uint8]:
         assert chunks.step == 1, "internal error: chunks are a run"

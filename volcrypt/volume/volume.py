@@ -47,6 +47,7 @@ class DataStorage(Protocol):
     def try_read_into(self, offset: int, buffer: Buffer) -> bool: ...
     def write(self, offset: int, data: Buffer) -> None: ...
     def sync(self) -> None: ...
+    def grow(self, size_bytes: int) -> None: ...
 
 
 class ChangeRecorder(Protocol):
@@ -54,6 +55,7 @@ class ChangeRecorder(Protocol):
 
     def mark(self, chunks: range) -> None: ...
     def distrust(self) -> None: ...
+    def grow(self, size_bytes: int) -> None: ...
 
 
 class Cipher(Protocol):
@@ -160,6 +162,16 @@ class Volume:
             if self._changes is not None:
                 self._changes.distrust()
             raise
+
+    def grow(self, size_bytes: int) -> None:
+        """Take over that the storage has grown; what is new reads zeros. No write is under way.
+
+        Raises what the storage raises, and then nothing has changed.
+        """
+        self._data.grow(size_bytes)
+        if self._changes is not None:
+            self._changes.grow(size_bytes)
+        self.size_bytes = size_bytes
 
     def close(self) -> None:
         """Wipe the kernels; does not flush, and leaves storage and data key to their owners.

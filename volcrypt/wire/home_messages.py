@@ -7,7 +7,6 @@ Errors come out as the classes of `errors` that went in, with text, hint and fie
 """
 
 from collections.abc import Mapping
-from functools import cache
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -15,9 +14,7 @@ import msgspec
 
 from volcrypt import errors
 from volcrypt.errors import VolcryptError
-from volcrypt.kms.messages.base import Request
 from volcrypt.kms.model import Caller
-from volcrypt.kms.protocol import operation_of
 from volcrypt.kms.register import RegisterEntry
 
 MAX_LINE_BYTES: Final = 64 * 2**20
@@ -130,21 +127,6 @@ _REPLY_DECODER: Final = msgspec.json.Decoder(Reply)
 def encode_call(arguments: Arguments) -> bytes:
     """The line, with its end."""
     return _ENCODER.encode({"call": _NAMES[type(arguments)], "arguments": arguments}) + b"\n"
-
-
-@cache
-def request_types() -> Mapping[str, type[Request[Any]]]:
-    """Every request that there is, by its operation: also those that no client of AWS's protocol
-    can make."""
-    found: dict[str, type[Request[Any]]] = {}
-    left: list[type[Request[Any]]] = [Request]
-    while left:
-        kind = left.pop()
-        inner = kind.__subclasses__()
-        left += inner
-        if not inner:  # others are what requests have in common
-            found[operation_of(kind)] = kind
-    return MappingProxyType(found)
 
 
 def decode_call(line: bytes) -> Arguments:

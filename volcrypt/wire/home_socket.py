@@ -17,9 +17,8 @@ from volcrypt.errors import (
     UnsupportedOperationError,
     VolcryptError,
 )
-from volcrypt.kms.protocol import decode_request, parse_json
+from volcrypt.kms.protocol import HOME_OPERATIONS, decode_request, parse_json
 from volcrypt.kms.service import Call, KmsService
-from volcrypt.wire.backend import authorise, has_principal, maintain
 from volcrypt.wire.engine import Engine
 from volcrypt.wire.home_messages import (
     MAX_LINE_BYTES,
@@ -37,7 +36,6 @@ from volcrypt.wire.home_messages import (
     decode_call,
     encode_error,
     encode_result,
-    request_types,
 )
 
 _PEER: Final = struct.Struct("3i")
@@ -98,14 +96,13 @@ class HomeSocket:
         return await self._engine.run(lambda: self._call(arguments))
 
     async def _perform(self, arguments: PerformArguments) -> Any:
-        request_type = request_types().get(arguments.operation)
-        if request_type is None:
+        if arguments.operation not in HOME_OPERATIONS:
             raise UnsupportedOperationError("the operation is not supported")
         members = parse_json(bytes(arguments.request))
         call = Call(
             service=self._service.scope(arguments.account, arguments.region),
             caller=arguments.caller,
-            request=decode_request(request_type, members),
+            request=decode_request(HOME_OPERATIONS[arguments.operation].request, members),
         )
         return await self._engine.perform(call)
 
@@ -128,13 +125,13 @@ class HomeSocket:
             case AuditHeadArguments():
                 return service.audit_head()
             case HasPrincipalArguments():
-                return has_principal(service, arguments.arn)
+                return service.has_principal(arguments.arn)
             case AuthoriseArguments():
                 scope = service.scope(arguments.account, arguments.region)
-                authorise(scope, arguments.caller, arguments.action)
+                scope.authorise(arguments.caller, arguments.action)
                 return None
             case MaintainArguments():
-                maintain(service)
+                service.maintain()
                 return None
             case _:
                 raise MalformedError("call to the KMS of the home", "nobody answers it")

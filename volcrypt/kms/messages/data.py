@@ -3,8 +3,10 @@
 from types import MappingProxyType
 from typing import Final
 
+import msgspec
+
 from volcrypt.kms.messages.base import NO_CONTEXT, Operation, Request, Response
-from volcrypt.kms.messages.limits import SYMMETRIC_DEFAULT
+from volcrypt.kms.messages.choices import SYMMETRIC_DEFAULT
 
 DATA_KEY_BYTES: Final = MappingProxyType({"AES_128": 16, "AES_256": 32})
 
@@ -31,6 +33,7 @@ class GenerateDataKeyRequest(Request[GenerateDataKeyResponse], frozen=True, kw_o
     encryption_context: dict[str, str] = NO_CONTEXT
     number_of_bytes: int | None = None
     key_spec: str | None = None
+    grant_tokens: list[str] = msgspec.field(default_factory=list)
     dry_run: bool = False
 
 
@@ -49,6 +52,7 @@ class GenerateDataKeyWithoutPlaintextRequest(
     encryption_context: dict[str, str] = NO_CONTEXT
     number_of_bytes: int | None = None
     key_spec: str | None = None
+    grant_tokens: list[str] = msgspec.field(default_factory=list)
     dry_run: bool = False
 
 
@@ -63,6 +67,7 @@ class EncryptRequest(Request[EncryptResponse], frozen=True, kw_only=True):
     plaintext: bytearray
     encryption_context: dict[str, str] = NO_CONTEXT
     encryption_algorithm: str = SYMMETRIC_DEFAULT
+    grant_tokens: list[str] = msgspec.field(default_factory=list)
     dry_run: bool = False
 
 
@@ -78,6 +83,7 @@ class DecryptRequest(Request[DecryptResponse], frozen=True, kw_only=True):
     encryption_context: dict[str, str] = NO_CONTEXT
     key_id: str | None = None
     encryption_algorithm: str = SYMMETRIC_DEFAULT
+    grant_tokens: list[str] = msgspec.field(default_factory=list)
     dry_run: bool = False
 
 
@@ -99,6 +105,7 @@ class ReEncryptRequest(Request[ReEncryptResponse], frozen=True, kw_only=True):
     destination_encryption_context: dict[str, str] = NO_CONTEXT
     source_encryption_algorithm: str = SYMMETRIC_DEFAULT
     destination_encryption_algorithm: str = SYMMETRIC_DEFAULT
+    grant_tokens: list[str] = msgspec.field(default_factory=list)
     dry_run: bool = False
 
 

@@ -14,7 +14,8 @@ from volcrypt.kms.messages.base import (
     Request,
     Response,
 )
-from volcrypt.kms.messages.limits import SYMMETRIC_DEFAULT, Limits
+from volcrypt.kms.messages.limits import CREATE_KEY_SPEC, Limits
+from volcrypt.kms.messages.tags import NO_TAGS, Tag
 
 
 class KeyMetadata(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -28,7 +29,12 @@ class KeyMetadata(Message, frozen=True, kw_only=True, omit_defaults=True):
     description: str
     key_usage: str
     key_state: str
+    deletion_date: float | None = None
+    valid_to: float | None = None
     origin: str
+    custom_key_store_id: str | None = None
+    cloud_hsm_cluster_id: str | None = None
+    expiration_model: str | None = None
     key_manager: str
     customer_master_key_spec: str
     key_spec: str
@@ -42,15 +48,17 @@ class CreateKeyResponse(Response, frozen=True, kw_only=True):
 
 
 class CreateKeyRequest(Request[CreateKeyResponse], frozen=True, kw_only=True):
-    LIMITS: ClassVar[Mapping[str, Limits]] = MappingProxyType(
-        {"key_spec": Limits(minimum=0, maximum=64)}
-    )
+    LIMITS: ClassVar[Mapping[str, Limits]] = MappingProxyType({"key_spec": CREATE_KEY_SPEC})
 
     description: str = ""
-    key_usage: str = "ENCRYPT_DECRYPT"
-    key_spec: str = SYMMETRIC_DEFAULT
-    customer_master_key_spec: str = SYMMETRIC_DEFAULT
+    key_usage: str | None = None
+    key_spec: str | None = None
+    customer_master_key_spec: str | None = None
     origin: str = "AWS_KMS"
+    policy: str | None = None
+    bypass_policy_lockout_safety_check: bool = False
+    custom_key_store_id: str | None = None
+    tags: list[Tag] = NO_TAGS
     multi_region: bool = False
 
 
@@ -60,6 +68,7 @@ class DescribeKeyResponse(Response, frozen=True, kw_only=True):
 
 class DescribeKeyRequest(Request[DescribeKeyResponse], frozen=True, kw_only=True):
     key_id: str
+    grant_tokens: list[str] = msgspec.field(default_factory=list)
 
 
 class KeyListEntry(Message, frozen=True, kw_only=True):
@@ -85,6 +94,11 @@ class DisableKeyRequest(Request[EmptyResponse], frozen=True, kw_only=True):
     key_id: str
 
 
+class UpdateKeyDescriptionRequest(Request[EmptyResponse], frozen=True, kw_only=True):
+    key_id: str
+    description: str
+
+
 class GetKeyPolicyResponse(Response, frozen=True, kw_only=True):
     policy: str
     policy_name: str
@@ -102,6 +116,7 @@ KEY_OPERATIONS: Final = MappingProxyType(
         "ListKeys": Operation(ListKeysRequest, True),
         "EnableKey": Operation(EnableKeyRequest, False),
         "DisableKey": Operation(DisableKeyRequest, False),
+        "UpdateKeyDescription": Operation(UpdateKeyDescriptionRequest, False),
         "GetKeyPolicy": Operation(GetKeyPolicyRequest, True),
     }
 )

@@ -1,0 +1,240 @@
+"""Backup and restore: on another machine, killed anywhere, without permission, damaged."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.command import VOLCRYPT, Command, disposable_home
+from tests.crash.kills import kill_at, points_of, spread
+from tests.fakes.kms import ROOT, memory_kms
+from volcrypt.errors import AccessDeniedError, IntegrityError, InvalidArgumentError
+from volcrypt.formats.backup import PassphraseKey, stretch_passphrase
+from volcrypt.kms.audit import AuditLog
+from volcrypt.kms.messages.base import A, Request
+from volcrypt.kms.messages.keys import DescribeKeyRequest
+from volcrypt.kms.model import Caller
+from volcrypt.kms.service import KmsService
+from volcrypt.operations.backups import back_up
+from volcrypt.operations.home import Home, init_home
+from volcrypt.operations.home_restore import read_header, restore_home, unwrap_secret
+from volcrypt.operations.vault import Access
+from volcrypt.settings import DEFAULT_ACCOUNT, DEFAULT_REGION, runtime_root
+
+PASSPHRASE = bytearray(b"correct horse")
+LOG_N = 4
+"""Quick: what scrypt is worth is not the question here."""
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Iterator[Command]:
+    with disposable_home(tmp_path / "home") as made:
+        init_home(
+            made.home, runtime_root(), account=DEFAULT_ACCOUNT, region=DEFAULT_REGION, pin=None
+        )
+        yield made
+
+
+@contextmanager
+def opened(command: Command, access: Access | None = None) -> Iterator[Home]:
+    with Home(command.home, runtime_root(), access=access or Access()) as home:
+        yield home
+
+
+class _AsRoot:
+    """A KMS that knows who asks by his credentials, whatever the request says."""
+
+    def __init__(self, service: KmsService) -> None:
+        self._service = service
+
+    def perform(self, _caller: Caller, request: Request[A]) -> A:
+        return self._service.perform(ROOT, request)
+
+
+def secret_of(parameters: PassphraseKey | None, word: bytes | bytearray = PASSPHRASE) -> bytes:
+    assert parameters is not None
+    return stretch_passphrase(word, parameters)
+
+
+def test_a_volume_opens_on_another_machine(command: Command, tmp_path: Path) -> None:
+    plain = os.urandom(2**20)
+    (tmp_path / "image").write_bytes(plain)
+    key = command.json("kms", "create-key")["KeyMetadata"]["KeyId"]
+    made = command.json("volume", "import", tmp_path / "image", "--kms-key-id", key, "--name", "a")
+    (command.home / "config.toml").write_text("[kms]\nregions = ['eu-west-1']\n")
+    (tmp_path / "word").write_text("correct horse\n")
+    written = command.json("backup", tmp_path / "file", "--passphrase-file", tmp_path / "word")
+    assert written["HasPin"] is True
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
+    assert not list(tmp_path.glob(".*"))
+    data = (tmp_path / "file").read_bytes()
+    assert b"correct horse" not in data
+    assert (command.home / "kms" / "pin").read_bytes() not in data
+
+    with disposable_home(tmp_path / "elsewhere" / "new") as other:
+        assert other.runtime != command.runtime
+        other.run("restore", tmp_path / "file", "--passphrase-file", "-", stdin=b"correct horse\n")
+        data_file = Path("volumes") / made["VolumeId"] / "data"
+        shutil.move(command.home / data_file, other.home / data_file)
+        shutil.rmtree(command.home)
+        other.run("volume", "check", "a")
+        other.run("volume", "export", "a", tmp_path / "exported")
+        assert (tmp_path / "exported").read_bytes() == plain
+        # The log goes on where it was, and the request for the backup is on it.
+        assert any(
+            record["eventName"] == "Backup" for record in other.json("audit", "list")["Records"]
+        )
+        assert other.json("config", "show")["kms"]["regions"] == ["eu-west-1"]
+        assert "not empty" in other.fails(
+            2, "restore", tmp_path / "file", "--passphrase-file", tmp_path / "word"
+        )
+
+
+def test_the_request_is_on_record_before_the_file_is(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object, **_keywords: object) -> None:
+        raise OSError(5, "no disk")
+
+    monkeypatch.setattr("volcrypt.operations.backups.seal_chunks", fail)
+    with opened(command) as home, pytest.raises(OSError, match="no disk"):
+        back_up(home, tmp_path / "file", passphrase=PASSPHRASE, kms_key=None, log_n=LOG_N)
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    records = list(AuditLog(command.home / "kms" / "audit").read_records())
+    assert records[-1].event_name == "Backup"
+
+
+def test_who_may_not_gets_no_file(command: Command, tmp_path: Path) -> None:
+    class Denying:
+        def __init__(self, home: Home) -> None:
+            self._home = home
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._home.vault, name)
+
+        def authorise(self, _caller: object, action: str) -> None:
+            raise AccessDeniedError(f"not {action}")
+
+    with opened(command) as home, opened(command) as denied:
+        denied.__dict__["vault"] = Denying(home)
+        with pytest.raises(AccessDeniedError, match="not volcrypt:Backup"):
+            back_up(denied, tmp_path / "file", passphrase=PASSPHRASE, kms_key=None, log_n=LOG_N)
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+def test_nothing_is_overwritten(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    with opened(command) as home, pytest.raises(InvalidArgumentError, match="exists"):
+        back_up(home, tmp_path / "file", passphrase=PASSPHRASE, kms_key=None, log_n=LOG_N)
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_a_wrong_passphrase_and_damage_leave_nothing(command: Command, tmp_path: Path) -> None:
+    with opened(command) as home:
+        back_up(home, tmp_path / "file", passphrase=PASSPHRASE, kms_key=None, log_n=LOG_N)
+    new = tmp_path / "new"
+    with pytest.raises(IntegrityError, match="wrong passphrase"):
+        restore_home(tmp_path / "file", new, secret=lambda h: secret_of(h.passphrase, b"wrong"))
+    data = (tmp_path / "file").read_bytes()
+    (tmp_path / "cut").write_bytes(data[:-1])
+    with pytest.raises(IntegrityError, match="damaged or cut"):
+        restore_home(tmp_path / "cut", new, secret=lambda h: secret_of(h.passphrase))
+    assert list(new.iterdir()) == []
+    restore_home(tmp_path / "file", new, secret=lambda h: secret_of(h.passphrase))
+
+
+def test_a_backup_is_of_one_moment(command: Command, tmp_path: Path) -> None:
+    """Somebody changes the home all the time; what is restored is whole, and its log holds."""
+    key = command.json("kms", "create-key")["KeyMetadata"]["KeyId"]
+    change = f"while true; do {VOLCRYPT} --home {command.home} kms create-key; done"
+    writer = subprocess.Popen(["bash", "-c", change], stdout=subprocess.DEVNULL)
+    heads = []
+    try:
+        with opened(command) as home:
+            for number in range(6):
+                file = tmp_path / f"file{number}"
+                made = back_up(home, file, passphrase=PASSPHRASE, kms_key=None, log_n=LOG_N)
+                heads.append(made.audit_head.sequence)
+                while home.vault.audit_head().sequence < heads[-1] + 2:
+                    pass  # until the other has done something in between
+    finally:
+        writer.kill()
+        writer.wait()
+    assert heads == sorted(set(heads))
+    for number, head in enumerate(heads):
+        new = tmp_path / f"new{number}"
+        restore_home(tmp_path / f"file{number}", new, secret=lambda h: secret_of(h.passphrase))
+        with disposable_home(new) as restored, opened(restored) as found:
+            AuditLog(new / "kms" / "audit").verify(found.vault.audit_head())
+            assert found.vault.audit_head().sequence >= head
+            found.kms.perform(found.caller, DescribeKeyRequest(key_id=key))
+
+
+def test_under_a_key_of_another_kms(command: Command, tmp_path: Path) -> None:
+    with memory_kms(tmp_path / "other") as other:
+        key = other.new_key()
+        access = Access(other_kms=lambda: _AsRoot(other.service), default_kms_key=key)
+        with opened(command, access) as home:
+            report = back_up(home, tmp_path / "file", passphrase=None, kms_key=key, log_n=LOG_N)
+        assert report.file_count > 3
+        header, _ = read_header(tmp_path / "file")
+        assert header.kms is not None
+        wrapped = header.kms
+        restore_home(
+            tmp_path / "file",
+            tmp_path / "new",
+            secret=lambda _: unwrap_secret(_AsRoot(other.service), wrapped),
+        )
+        with disposable_home(tmp_path / "new") as restored:
+            restored.run("kms", "list-keys")
+        record = next(
+            record for record in other.records() if record.event_name == "GenerateDataKey"
+        )
+        assert record.request_parameters is not None
+        assert set(record.request_parameters["encryptionContext"]) == {"volcrypt:backup-of"}
+
+
+def test_a_key_of_the_home_itself_is_no_protection(command: Command, tmp_path: Path) -> None:
+    command.fails(2, "backup", tmp_path / "file", "--kms-key-id", "alias/volcrypt/ebs")
+    assert not (tmp_path / "file").exists()
+
+
+def test_a_killed_restore_starts_over(command: Command, tmp_path: Path) -> None:
+    word = tmp_path / "word"
+    word.write_text("correct horse")
+    with opened(command) as home:
+        back_up(home, tmp_path / "file", passphrase=PASSPHRASE, kms_key=None, log_n=LOG_N)
+    arguments = ("restore", str(tmp_path / "file"), "--passphrase-file", str(word))
+    with disposable_home(tmp_path / "new") as other:
+        points = points_of(other, *arguments, log=tmp_path / "log")
+        for point in spread(points, 6):
+            shutil.rmtree(other.home)
+            killed = kill_at(other, point, *arguments)
+            done = other.try_run(*arguments)
+            complete = not killed or "is not empty" in done.stderr
+            assert done.returncode == (2 if complete else 0), (point, done.stderr)
+            other.run("kms", "list-keys")
+            assert not (other.home / "RESTORING").exists()
+
+
+def test_a_killed_backup_leaves_no_file(command: Command, tmp_path: Path) -> None:
+    word = tmp_path / "word"
+    word.write_text("correct horse")
+    arguments = ("backup", str(tmp_path / "file"), "--passphrase-file", str(word))
+    points = [
+        point
+        for point in points_of(command, *arguments, log=tmp_path / "log")
+        if point.call in ("fsync", "link", "unlink", "linkat")
+    ]
+    whole = (tmp_path / "file").stat().st_size
+    for point in spread(points, 3):
+        (tmp_path / "file").unlink(missing_ok=True)
+        kill_at(command, point, *arguments)
+        if (tmp_path / "file").exists():
+            assert (tmp_path / "file").stat().st_size >= whole
+        (tmp_path / "file").unlink(missing_ok=True)
+        command.run(*arguments)

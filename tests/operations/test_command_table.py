@@ -1,0 +1,156 @@
+"""The table of commands and KMS operations in `operations.keys`: each command is run, and the audit
+log says what it asked for, as whom, and with which encryption context."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.command import Command, disposable_home
+
+ROOT = "arn:aws:iam::000000000000:root"
+
+
+class Observed:
+    """Runs commands and tells what the KMS was asked for."""
+
+    def __init__(self, command: Command) -> None:
+        self.command = command
+        self._seen = 0
+
+    def asked(self) -> list[tuple[str, str, str | None]]:
+        """(operation, who asked, what its context names), of all requests since the last call;
+        the first words of an id are what it is called here."""
+        records = self.command.json("audit", "list")["Records"]
+        new, self._seen = records[self._seen :], len(records)
+        return [
+            (record["eventName"], _who(record), _named(record.get("requestParameters") or {}))
+            for record in new
+            if record["eventType"] == "AwsApiCall"
+        ]
+
+    def run(self, *arguments: str | Path) -> list[tuple[str, str, str | None]]:
+        self.asked()
+        self.command.run(*arguments)
+        return self.asked()
+
+
+def _who(record: dict[str, Any]) -> str:
+    identity = record["userIdentity"]
+    who = "host" if ":assumed-role/volcrypt:host/" in identity["arn"] else "caller"
+    return who + (" by volumes" if identity.get("invokedBy") else "")
+
+
+def _named(parameters: dict[str, Any]) -> str | None:
+    """The kinds of object that the contexts of a request name, in the order of the members."""
+    found = [
+        value.partition("-")[0]
+        for name, context in parameters.items()
+        if name.lower().endswith("encryptioncontext") and isinstance(context, dict)
+        for value in context.values()
+    ]
+    return " to ".join(found) or None
+
+
+@pytest.fixture(scope="module")
+def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
+    root = tmp_path_factory.mktemp("table")
+    (root / "image").write_bytes(os.urandom(2**20))
+    (root / "mnt").mkdir()
+    with disposable_home(root / "home") as command:
+        command.run("init")
+        command.run("kms", "create-key")
+        command.run("volume", "import", root / "image", "--name", "data")
+        command.run("volume", "create", "--size", "1MiB", "--unencrypted", "--name", "plain")
+        command.run("snapshot", "create", "data", "--name", "first")
+        yield Observed(command)
+
+
+GENERATE = "GenerateDataKeyWithoutPlaintext"
+BY_VOLUMES = "caller by volumes"
+
+
+def key_of(observed: Observed) -> str:
+    keys = observed.command.json("kms", "list-keys")["Keys"]
+    found = [observed.command.json("kms", "describe-key", "--key-id", k["KeyId"]) for k in keys]
+    mine = [k["KeyMetadata"] for k in found if k["KeyMetadata"]["KeyManager"] == "CUSTOMER"]
+    return str(mine[0]["KeyId"])
+
+
+def test_volumes(observed: Observed, tmp_path: Path) -> None:
+    (tmp_path / "image").write_bytes(b"x" * 4096)
+    assert observed.run("volume", "create", "--size", "1MiB") == [(GENERATE, BY_VOLUMES, "vol")]
+    assert observed.run("volume", "create", "--size", "1MiB", "--unencrypted") == []
+    assert observed.run("volume", "import", tmp_path / "image") == [
+        (GENERATE, BY_VOLUMES, "vol"),
+        ("Decrypt", BY_VOLUMES, "vol"),
+    ]
+    assert observed.run("volume", "export", "data", tmp_path / "out") == [
+        ("Decrypt", BY_VOLUMES, "vol")
+    ]
+    assert observed.run("volume", "check", "data") == [("Decrypt", BY_VOLUMES, "vol")]
+    assert observed.run("volume", "list") == observed.run("volume", "show", "data") == []
+    assert observed.run("status") == [("ListKeys", "caller", None)]
+
+
+def test_volumes_from_snapshots(observed: Observed) -> None:
+    made = observed.run("volume", "create", "--snapshot-id", "first", "--name", "copy")
+    assert made == [("ReEncrypt", BY_VOLUMES, "vol to vol")]
+    assert observed.run("volume", "delete", "copy") == []
+    key = key_of(observed)
+    made = observed.run("volume", "create", "--snapshot-id", "first", "--kms-key-id", key)
+    assert made == [
+        (GENERATE, BY_VOLUMES, "vol"),
+        ("Decrypt", BY_VOLUMES, "vol"),
+        ("Decrypt", BY_VOLUMES, "vol"),
+    ]
+
+
+def test_snapshots(observed: Observed) -> None:
+    assert observed.run("snapshot", "create", "data", "--name", "second") == []
+    assert observed.run("snapshot", "list") == observed.run("snapshot", "verify") == []
+    assert observed.run("snapshot", "copy", "first", "--name", "same") == [
+        ("DescribeKey", BY_VOLUMES, None),
+        ("ReEncrypt", BY_VOLUMES, "vol to snap"),
+    ]
+    key = key_of(observed)
+    assert observed.run("snapshot", "copy", "first", "--name", "other", "--kms-key-id", key) == [
+        ("DescribeKey", BY_VOLUMES, None),
+        (GENERATE, BY_VOLUMES, "snap"),
+        ("Decrypt", BY_VOLUMES, "vol"),
+        ("Decrypt", BY_VOLUMES, "snap"),
+    ]
+    assert observed.run("snapshot", "delete", "second") == []
+
+
+def test_mounts(observed: Observed) -> None:
+    point = observed.command.home.parent / "mnt"
+    mounted = observed.run("mount", "data", point)
+    unmounted = observed.run("unmount", "data")
+    assert mounted == [
+        ("Decrypt", BY_VOLUMES, "vol"),
+        ("CreateGrant", BY_VOLUMES, None),
+        ("Decrypt", "host by volumes", "vol"),
+    ]
+    assert unmounted == [("RetireGrant", "host by volumes", None)]
+    assert observed.run("mount", "plain", point) == []
+    assert observed.run("unmount", "plain") == []
+
+
+def test_encrypt(observed: Observed) -> None:
+    observed.command.run("volume", "create", "--size", "1MiB", "--unencrypted", "--name", "old")
+    assert observed.run("encrypt", "old", "--kms-key-id", key_of(observed)) == [
+        (GENERATE, BY_VOLUMES, "snap"),
+        ("ReEncrypt", BY_VOLUMES, "snap to vol"),
+        ("Decrypt", BY_VOLUMES, "vol"),
+        ("Decrypt", BY_VOLUMES, "snap"),
+        ("Decrypt", BY_VOLUMES, "vol"),
+    ]
+
+
+def test_backup(observed: Observed, tmp_path: Path) -> None:
+    (tmp_path / "word").write_text("correct horse")
+    made = observed.run("backup", tmp_path / "file", "--passphrase-file", tmp_path / "word")
+    assert made == [("Backup", "caller", None)]

@@ -1,0 +1,60 @@
+"""`volcrypt config`: what the configuration file says, and whether it can be so."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from volcrypt.cli.pin import check_pin_file
+from volcrypt.cli.session import Command, Session, pass_session
+from volcrypt.errors import ConfigurationError
+from volcrypt.settings import CONFIG_FILE, Profile, Settings
+
+
+@click.group()
+def config() -> None:
+    """The configuration file, HOME/config.toml."""
+
+
+@config.command(cls=Command)
+@pass_session
+def check(session: Session) -> None:
+    """Check every line, and the files that it names. Opens no key."""
+    path = session.home_path / CONFIG_FILE
+    settings = session.settings
+    _check_files(settings, session.home_path)
+    session.show(
+        {"File": str(path), "Exists": path.exists(), "Profiles": sorted(settings.profiles)},
+        lambda: print(f"{path} {'is in order' if path.exists() else 'is not there: all defaults'}"),
+    )
+
+
+@config.command(cls=Command)
+@pass_session
+def show(session: Session) -> None:
+    """Show all settings, defaults too."""
+    document = msgspec.to_builtins(session.settings)
+    document["profiles"].setdefault("default", msgspec.to_builtins(Profile()))
+    session.show_table(document, ["SETTING", "VALUE"], _rows("", document))
+
+
+def _check_files(settings: Settings, home: Path) -> None:
+    """Raises ConfigurationError."""
+    if settings.kms.pin_file is not None:
+        check_pin_file(home / settings.kms.pin_file)
+    for name, cluster in settings.kms.clusters.items():
+        for what, path in (
+            ("module", cluster.module),
+            ("softhsm_configuration", cluster.softhsm_configuration),
+            ("trust_anchor", cluster.trust_anchor),
+        ):
+            if path is not None and not (home / path).is_file():
+                raise ConfigurationError(f"kms.clusters.{name}.{what}: there is no file {path}")
+
+
+def _rows(prefix: str, value: Any) -> list[list[str]]:
+    if isinstance(value, dict):
+        return [row for key, item in value.items() for row in _rows(f"{prefix}.{key}", item)]
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value or "")
+    return [[prefix.lstrip("."), text]]

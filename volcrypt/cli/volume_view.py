@@ -1,0 +1,64 @@
+"""A volume as `volcrypt volume` shows it: as a JSON document, and as lines for people."""
+
+from typing import TYPE_CHECKING
+
+from volcrypt.cli.session import JsonValue
+from volcrypt.cli.text import format_time, iso_time
+from volcrypt.geometry import format_size
+
+if TYPE_CHECKING:
+    from volcrypt.operations.volumes import VolumeView
+
+
+def volume_document(view: "VolumeView") -> dict[str, JsonValue]:
+    """EBS's DescribeVolumes, plus our own members."""
+    record = view.record
+    return {
+        "VolumeId": record.volume_id,
+        "Name": record.name,
+        "State": view.state,
+        "Size": record.size_bytes,
+        "AllocatedBytes": view.allocated_bytes,
+        "Preallocated": record.preallocated,
+        "Encrypted": record.is_encrypted,
+        "KeySource": record.key_source.value,
+        "KmsKeyId": record.wrapped_key.kms_key_arn if record.wrapped_key else None,
+        "DataEncryptionKeyId": record.wrapped_key.data_key_id if record.wrapped_key else None,
+        "SnapshotId": record.snapshot_id,
+        "CreateTime": iso_time(record.created_at),
+        "DataPath": str(view.data_path),
+        "DataDevice": record.device,
+        "Owner": {"Pid": view.owner.pid, "Purpose": view.owner.purpose} if view.owner else None,
+    }
+
+
+def volume_fields(view: "VolumeView") -> dict[str, str]:
+    record = view.record
+    return {
+        "volume": record.volume_id,
+        "name": record.name or "",
+        "state": view.state,
+        "size": f"{format_size(record.size_bytes)} ({record.size_bytes} bytes)",
+        "allocated": _allocated_text(view),
+        "encrypted": "yes" if record.is_encrypted else "no",
+        "kms key": (record.wrapped_key.kms_key_arn or "") if record.wrapped_key else "",
+        "data key": record.wrapped_key.data_key_id if record.wrapped_key else "",
+        "from snapshot": record.snapshot_id or "",
+        "created": format_time(record.created_at),
+        "data": _data_text(view),
+        "in use by": f"{view.owner.purpose} (process {view.owner.pid})" if view.owner else "",
+    }
+
+
+def _data_text(view: "VolumeView") -> str:
+    device = view.record.device
+    return str(view.data_path) + ("" if device is None else f" (block device {device})".rstrip())
+
+
+def _allocated_text(view: "VolumeView") -> str:
+    if view.allocated_bytes is None:
+        return "its data is missing"
+    if view.record.device is not None:
+        return "a block device"
+    kind = "all, in advance" if view.record.preallocated else "thin"
+    return f"{format_size(view.allocated_bytes)} ({kind})"

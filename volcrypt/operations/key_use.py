@@ -1,0 +1,71 @@
+"""What depends on a KMS key: the volumes and snapshots whose data keys it wraps."""
+
+from dataclasses import dataclass
+
+from volcrypt.errors import AccessDeniedError, VolcryptError
+from volcrypt.formats.manifest import Manifest
+from volcrypt.formats.volume_record import VolumeRecord, WrappedDataKey
+from volcrypt.kms.messages.keys import DescribeKeyRequest
+from volcrypt.operations.home import Home
+from volcrypt.operations.records import load_records
+from volcrypt.operations.snapshots import list_snapshots
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyUse:
+    """What dies with a key. `unreadable` are objects of which it could not be told."""
+
+    key_arn: str
+    volumes: list[VolumeRecord]
+    snapshots: list[Manifest]
+    unreadable: list[str]
+
+    def lines(self) -> list[str]:
+        """For a person, one object a line."""
+        found = [
+            f"{record.volume_id} {record.name or ''}".rstrip() + " dies with the key"
+            for record in self.volumes
+        ]
+        found += [
+            f"{manifest.snapshot_id} {manifest.name or ''}".rstrip() + " dies with the key"
+            for manifest in self.snapshots
+        ]
+        found += [f"{name} cannot be read, and may die with the key" for name in self.unreadable]
+        return found or [f"no volume or snapshot of this home is under {self.key_arn}"]
+
+
+def find_key_use(home: Home, key: str) -> KeyUse:
+    """What is under the key that an id, ARN or alias names, in the home's store and volumes.
+
+    Raises KeyNotFoundError. Who may not describe the key has to name it by id or ARN.
+    """
+    try:
+        request = DescribeKeyRequest(key_id=key)
+        arn = home.kms.perform(home.caller, request).key_metadata.arn
+    except AccessDeniedError:
+        if "alias/" in key:
+            raise
+        arn = key
+    records = load_records(home)
+    unreadable: list[str] = [id_ for id_, found in records.items() if isinstance(found, Exception)]
+    manifests: list[Manifest] = []
+    try:
+        manifests, damaged = list_snapshots(home)
+        unreadable += list(damaged)
+    except VolcryptError as error:
+        unreadable.append(f"the snapshot store ({error})")
+    return KeyUse(
+        key_arn=arn,
+        volumes=[
+            record
+            for record in records.values()
+            if isinstance(record, VolumeRecord) and _is_under(record.wrapped_key, arn)
+        ],
+        snapshots=[found for found in manifests if _is_under(found.wrapped_key, arn)],
+        unreadable=unreadable,
+    )
+
+
+def _is_under(wrapped: WrappedDataKey | None, key: str) -> bool:
+    arn = wrapped.kms_key_arn if wrapped is not None else None
+    return arn is not None and key in (arn, arn.rpartition("/")[2])

@@ -1,0 +1,122 @@
+"""The room that the data of a volume lies in: what is at a path, how long it is, making it longer.
+
+It knows files and block devices by their paths; `datafile` reads and writes what is in them.
+"""
+
+import errno
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from volcrypt.durable import no_space_named
+from volcrypt.errors import (
+    IntegrityError,
+    InvalidArgumentError,
+    NoSpaceError,
+    PrivilegeError,
+    RecordMissingError,
+    VolumeInUseError,
+)
+from volcrypt.geometry import format_size
+from volcrypt.volume.block_device import check_room, zero_out
+
+
+def reserve(descriptor: int, path: Path, start: int, end: int) -> None:
+    """Take room from `start` to `end` of an open file, so that no write there meets a full disk.
+    It reads zeros, and counts as a hole until it is written: `SEEK_DATA` passes over it.
+
+    Raises NoSpaceError. Where a file system cannot do it, zeros are written.
+    """
+    space = os.fstatvfs(descriptor)
+    free_bytes = space.f_bavail * space.f_frsize
+    if free_bytes < end - start:
+        raise NoSpaceError(
+            f"{path} needs {format_size(end - start)} at once, {format_size(free_bytes)} are free"
+        )
+    with no_space_named(path):
+        os.posix_fallocate(descriptor, start, end - start)
+
+
+def has_data(path: Path) -> bool:
+    """Whether anything was ever written to a file. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        os.lseek(descriptor, 0, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return False
+        raise
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def extend(path: Path, size_bytes: int, new_bytes: int, *, preallocate: bool = False) -> None:
+    """Make the data file of a volume of `size_bytes` one of `new_bytes`, durably; what is new is
+    holes. It may be in use. On a block device what is new is zeroed instead.
+
+    What lies behind the volume's end (another growth that came no further) is cut off first, so
+    nothing old comes to light. Raises as `DataFile.open`, NoSpaceError, and InvalidArgumentError
+    when the file system cannot hold so large a file; then the file is as it was.
+    """
+    descriptor, is_device = open_data(path, os.O_RDWR)
+    try:
+        check_length(descriptor, path, size_bytes)
+        if is_device:
+            check_room(descriptor, path, new_bytes)
+            zero_out(descriptor, size_bytes, new_bytes, lambda _: None)
+            os.close(descriptor)
+            return
+    except BaseException:
+        os.close(descriptor)
+        raise
+    try:
+        with no_space_named(path):
+            os.ftruncate(descriptor, size_bytes)
+            os.ftruncate(descriptor, new_bytes)
+            if preallocate:
+                reserve(descriptor, path, size_bytes, new_bytes)
+            os.fsync(descriptor)
+    except BaseException as error:
+        with suppress(OSError):
+            os.ftruncate(descriptor, size_bytes)
+        if isinstance(error, OSError) and error.errno in (errno.EFBIG, errno.EINVAL):
+            raise too_large(path, new_bytes) from error
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def open_data(path: Path, flags: int) -> tuple[int, bool]:
+    """A descriptor, and whether it is of a block device."""
+    try:
+        # Not through a link: who can write to storage could lead us, with a key, elsewhere.
+        kind = os.lstat(path).st_mode
+        if stat.S_ISLNK(kind):
+            raise IntegrityError(f"data file {path} is a link, it was put in its place")
+        if not (stat.S_ISREG(kind) or stat.S_ISBLK(kind)):
+            raise InvalidArgumentError(f"{path} is neither a file nor a block device")
+        return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW), stat.S_ISBLK(kind)
+    except FileNotFoundError as error:
+        raise RecordMissingError(f"data file {path}") from error
+    except PermissionError as error:
+        raise PrivilegeError(f"no permission to open {path}") from error
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise VolumeInUseError(str(path), "the kernel or another program") from error
+        raise
+
+
+def check_length(descriptor: int, path: Path, size_bytes: int) -> None:
+    present_bytes = os.lseek(descriptor, 0, os.SEEK_END)
+    if present_bytes < size_bytes:
+        raise IntegrityError(
+            f"data file {path} has {present_bytes} bytes, the volume's record says {size_bytes}"
+        )
+
+
+def too_large(path: Path, size_bytes: int) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"the file system of {path} cannot hold a file of {size_bytes} bytes"
+    )
