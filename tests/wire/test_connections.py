@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,41 @@ def test_a_chunked_body_that_never_ends(daemon: Served) -> None:
         except ConnectionError:
             pass  # it had enough before all of it was sent
     assert resident_bytes(daemon.pid) < 300e6
+
+
+def chunked(sent: HttpRequest, *, extension: bytes = b"", trailers: bytes = b"") -> bytes:
+    """The request with its body in chunks."""
+    head = raw(replace(sent, body=b"")).replace(b"content-length: 0", b"transfer-encoding: chunked")
+    chunk = b"%x%s\r\n%s\r\n" % (len(sent.body), extension, sent.body)
+    return head + chunk + b"0\r\n" + trailers + b"\r\n"
+
+
+def test_a_chunked_body(daemon: Served) -> None:
+    with daemon.connect() as connection:
+        connection.sendall(chunked(request("ListKeys", now=time.time()), extension=b";a=b"))
+        assert read_answer(connection)[0] == 200
+
+
+@pytest.mark.parametrize("name", [b"x", b"content-type", b"user-agent"])
+def test_trailers_end_the_connection(daemon: Served, name: bytes) -> None:
+    sent = chunked(request("ListKeys", now=time.time()), trailers=name + b": y\r\n")
+    with daemon.connect() as connection:
+        connection.sendall(sent)
+        assert is_closed(connection)
+
+
+@pytest.mark.parametrize(
+    "piece", [b"x: y\r\n", b"1;" + b"x" * 1000, b"1;" + b"x" * 1000 + b"\r\ny\r\n"]
+)
+def test_what_surrounds_a_body_is_bounded(daemon: Served, piece: bytes) -> None:
+    """Trailers without end, an extension of a chunk without end, and many extensions."""
+    head = chunked(request("ListKeys", now=time.time())).removesuffix(b"0\r\n\r\n")
+    if piece.startswith(b"x"):
+        head += b"0\r\n"
+    with daemon.connect() as connection:
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(head + piece * 50_000)
+        assert is_closed(connection)
 
 
 def test_a_large_body_is_refused_before_it_is_sent(daemon: Served) -> None:
