@@ -164,6 +164,12 @@ def test_what_cannot_be_read_is_recorded_as_refused(wire: Wire) -> None:
     assert record.user_identity.arn == "arn:aws:iam::000000000000:root"
 
 
+def test_a_number_of_too_many_digits_does_not_parse(wire: Wire) -> None:
+    got = wire.send(request("ListKeys", b'{"Limit": %s}' % (b"1" * 5000)))[0]
+    assert (got.status, got.code) == (400, "SerializationException")
+    assert got.json["message"] == "the request is not valid JSON: it does not parse"
+
+
 def test_requests_of_nobody_are_not_recorded(wire: Wire) -> None:
     assert wire.send(request("ListKeys", secret="wrong"))[0].status == 400
     assert wire.kms.records() == []
