@@ -13,6 +13,7 @@ from tests.fakes.access_keys import OTHER_KEY, OTHER_SECRET, USER_KEY, USER_SECR
 from tests.wire.in_process import Wire, request, wire_on
 from tests.wire.signing import ACCESS_KEY, signed
 from volcrypt.errors import HsmUnavailableError
+from volcrypt.wire.app import BodyBudget
 from volcrypt.wire.flood import FloodGuard
 from volcrypt.wire.messages import KMS_OPERATIONS
 
@@ -168,6 +169,37 @@ def test_a_number_of_too_many_digits_does_not_parse(wire: Wire) -> None:
     got = wire.send(request("ListKeys", b'{"Limit": %s}' % (b"1" * 5000)))[0]
     assert (got.status, got.code) == (400, "SerializationException")
     assert got.json["message"] == "the request is not valid JSON: it does not parse"
+
+
+def test_what_needs_no_body_to_be_refused_is_refused_without(wire: Wire) -> None:
+    unsigned = [h for h in request("ListKeys").headers if h[0] != "authorization"]
+    cases = [
+        replace(request("ListKeys"), headers=unsigned),
+        request("NoSuchOperation"),
+        replace(request("ListKeys"), path="/keys"),
+    ]
+    codes = [got.code for got in wire.send(*cases, is_half=True)]
+    assert codes == [
+        "MissingAuthenticationTokenException",
+        "UnknownOperationException",
+        "UnknownOperationException",
+    ]
+    assert wire.send(request("ListKeys"), is_half=True) == []
+
+
+def test_all_bodies_share_a_budget(memory_path: Path) -> None:
+    large = request("ListKeys", b" " * 65536 + b"{}")
+    with wire_on(memory_path / "kms", budget=BodyBudget(150_000)) as wire:
+        got = wire.send(*[large] * 5, is_half=True)
+        assert [(answer.status, answer.code) for answer in got] == [
+            (503, "ThrottlingException")
+        ] * 2
+        # What was taken is given back, whether a body was completed or not.
+        for _ in range(5):
+            assert wire.send(large)[0].status == 200
+    with wire_on(memory_path / "other", budget=BodyBudget(0)) as wire:
+        assert wire.send(large)[0].status == 503
+        assert wire.send(request("ListKeys"))[0].status == 200
 
 
 def test_requests_of_nobody_are_not_recorded(wire: Wire) -> None:

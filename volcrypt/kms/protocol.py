@@ -32,7 +32,8 @@ from volcrypt.kms.messages.reading import read_request
 from volcrypt.kms.messages.rotation import ROTATION_OPERATIONS
 from volcrypt.kms.messages.tags import TAG_OPERATIONS
 
-MAX_JSON_BYTES: Final = 2**20
+MAX_JSON_BYTES: Final = 256 * 1024
+"""The largest request that the AWS KMS allows, of PutKeyPolicy, has a policy of 128 KiB."""
 OPERATIONS: Final = MappingProxyType(
     {
         **KEY_OPERATIONS,

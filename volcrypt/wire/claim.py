@@ -74,6 +74,19 @@ class Claim:
     signature: str
 
 
+def check_is_signed(request: HttpRequest) -> str:
+    """The Authorization header. Raises MissingAuthenticationError, and IncompleteSignatureError for
+    a signature that stands elsewhere."""
+    if "X-Amz-Signature" in request.query or "X-Amz-Algorithm" in request.query:
+        raise IncompleteSignatureError(
+            "Requests are signed by the Authorization header, not in the query string."
+        )
+    authorization = request.header("authorization")
+    if not authorization:
+        raise MissingAuthenticationError("Missing Authentication Token")
+    return authorization
+
+
 def read_claim(request: HttpRequest) -> Claim:
     """Raises MissingAuthenticationError, IncompleteSignatureError, and UnrecognizedClientError for
     credentials of a session, of which there are none."""
@@ -82,13 +95,7 @@ def read_claim(request: HttpRequest) -> Claim:
         for name in sorted(_ONCE):
             if counts[name] > 1:
                 raise IncompleteSignatureError(f"The header '{name}' stands more than once.")
-    if "X-Amz-Signature" in request.query or "X-Amz-Algorithm" in request.query:
-        raise IncompleteSignatureError(
-            "Requests are signed by the Authorization header, not in the query string."
-        )
-    authorization = request.header("authorization")
-    if not authorization:
-        raise MissingAuthenticationError("Missing Authentication Token")
+    authorization = check_is_signed(request)
     parts = _parts(authorization)
     if request.header("x-amz-security-token") is not None:
         raise UnrecognizedClientError(UNKNOWN_KEY)
