@@ -230,8 +230,11 @@ def send_for_ever(connection: socket.socket, sent: bytes) -> None:
 
 def test_the_number_of_connections_is_bounded(hasty: Served) -> None:
     with ExitStack() as stack:
-        connections = [stack.enter_context(hasty.connect()) for _ in range(9)]
-        assert read_answer(connections[-1])[0] == 503
+        connections = [stack.enter_context(hasty.connect()) for _ in range(8)]
+        for connection in connections:
+            connection.sendall(list_keys())
+            assert read_answer(connection)[0] == 200
+        assert read_answer(stack.enter_context(hasty.connect()))[0] == 503
         connections[0].sendall(list_keys())
         assert read_answer(connections[0])[0] == 200
     status = 503
@@ -240,6 +243,26 @@ def test_the_number_of_connections_is_bounded(hasty: Served) -> None:
             connection.sendall(list_keys())
             status = read_answer(connection)[0]
     assert status == 200
+
+
+def test_who_never_said_who_he_is_makes_room(tmp_path: Path) -> None:
+    """The oldest of those goes first; who has had an answer stays."""
+    with served(tmp_path, max_connections=4) as daemon, ExitStack() as stack:
+        first = stack.enter_context(daemon.connect())
+        first.sendall(list_keys())
+        assert read_answer(first)[0] == 200
+        idle = [stack.enter_context(daemon.connect()) for _ in range(2)]
+        nobody = stack.enter_context(daemon.connect())
+        nobody.sendall(raw(request("ListKeys", now=time.time(), secret="wrong")))
+        assert read_answer(nobody)[0] == 400
+        for gone in (*idle, nobody):
+            late = stack.enter_context(daemon.connect())
+            late.sendall(list_keys())
+            assert read_answer(late)[0] == 200
+            assert is_closed(gone)
+        assert read_answer(stack.enter_context(daemon.connect()))[0] == 503
+        first.sendall(list_keys())
+        assert read_answer(first)[0] == 200
 
 
 def test_sixty_four_clients_at_once(daemon: Served) -> None:

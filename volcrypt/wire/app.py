@@ -11,7 +11,7 @@ A request that does not say truly who it is from is counted, not recorded: see `
 import json
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from volcrypt.errors import (
@@ -60,6 +60,8 @@ _OF_NOBODY: Final = (
     UnknownOperationError,
 )
 TOO_LARGE: Final = "RequestEntityTooLargeException"
+ON_AUTHENTICATED: Final = "on_authenticated"
+"""What the server may put into a request's `state`: called once it is known who it is from."""
 SHARED_BODY_BYTES: Final = 64 * 2**20
 _FREE_BODY_BYTES: Final = 16 * 1024
 """Taken from no one's share: hardly a request is larger, and who fills the share with large ones
@@ -101,6 +103,14 @@ class RequestIds:
         return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Sender:
+    """Where a request came from; `on_authenticated` is called once it is known who it is from."""
+
+    address: str
+    on_authenticated: Callable[[], object]
+
+
 class KmsApp:
     """The ASGI application."""
 
@@ -128,12 +138,13 @@ class KmsApp:
         assert scope["type"] == "http", "internal error: only HTTP is served"
         request_id = self._ids.next()
         address = scope["client"][0] if scope.get("client") else _LOCAL
+        sender = _Sender(address, scope.get("state", {}).get(ON_AUTHENTICATED, lambda: None))
         head = _request(scope, b"")
         answer = self._refuse_head(head, request_id, address)
         if answer is None:
             body = _Body(self._budget)
             try:
-                answer = await self._read_and_answer(head, body, receive, request_id, address)
+                answer = await self._read_and_answer(head, body, receive, request_id, sender)
             finally:
                 body.give_back()
         if answer is None:
@@ -161,7 +172,7 @@ class KmsApp:
         return None
 
     async def _read_and_answer(
-        self, head: HttpRequest, body: "_Body", receive: Receive, request_id: str, address: str
+        self, head: HttpRequest, body: "_Body", receive: Receive, request_id: str, sender: _Sender
     ) -> Answer | None:
         try:
             if not await body.read(receive):
@@ -169,29 +180,29 @@ class KmsApp:
         except ThrottlingError as error:
             return replace(_error(error, service_of(head), request_id), status=503)
         if len(body.data) > MAX_JSON_BYTES:
-            self._guard.note_failure(address, TOO_LARGE, self._monotonic())
+            self._guard.note_failure(sender.address, TOO_LARGE, self._monotonic())
             return too_large()
-        return await self._answer(replace(head, body=bytes(body.data)), request_id, address)
+        return await self._answer(replace(head, body=bytes(body.data)), request_id, sender)
 
-    async def _answer(self, request: HttpRequest, request_id: str, address: str) -> Answer:
+    async def _answer(self, request: HttpRequest, request_id: str, sender: _Sender) -> Answer:
         service = KMS
         try:
             service = service_of(request)
             if service == STS:
-                return await self._identify(request, request_id, address)
-            return await self._perform(request, request_id, address)
+                return await self._identify(request, request_id, sender)
+            return await self._perform(request, request_id, sender)
         except _OF_NOBODY as error:
-            return self._refuse_nobody(error, service, request_id, address)
+            return self._refuse_nobody(error, service, request_id, sender.address)
         except VolcryptError as error:
             return _error(error, service, request_id)
         except Exception as error:
             self._report(error)
             return _error(KmsInternalError("internal error"), service, request_id)
 
-    async def _perform(self, request: HttpRequest, request_id: str, address: str) -> Answer:
+    async def _perform(self, request: HttpRequest, request_id: str, sender: _Sender) -> Answer:
         operation = kms_operation(request)
-        known, claim = await self._authenticate(request, KMS, address)
-        caller = caller_of(known.access_key, request, address=address)
+        known, claim = await self._authenticate(request, KMS, sender)
+        caller = caller_of(known.access_key, request, address=sender.address)
         service = self._service.scope(caller.account, claim.region)
         call = Call(
             service=service,
@@ -206,9 +217,9 @@ class KmsApp:
             self._credentials.forget(claim)
             raise
 
-    async def _identify(self, request: HttpRequest, request_id: str, address: str) -> Answer:
+    async def _identify(self, request: HttpRequest, request_id: str, sender: _Sender) -> Answer:
         check_sts_action(request)
-        known, claim = await self._authenticate(request, STS, address)
+        known, claim = await self._authenticate(request, STS, sender)
         try:
             await self._engine.submit(lambda: self._credentials.check_current(known))
         except UnrecognizedClientError:
@@ -220,13 +231,15 @@ class KmsApp:
         )
 
     async def _authenticate(
-        self, request: HttpRequest, service: str, address: str
+        self, request: HttpRequest, service: str, sender: _Sender
     ) -> tuple[Known, Claim]:
-        return await self._credentials.authenticate(
+        authenticated = await self._credentials.authenticate(
             request,
             service=service,
-            may_look_up=lambda: self._guard.is_open(address, self._monotonic()),
+            may_look_up=lambda: self._guard.is_open(sender.address, self._monotonic()),
         )
+        sender.on_authenticated()
+        return authenticated
 
     def _refuse_nobody(
         self, error: KmsError, service: str, request_id: str, address: str
