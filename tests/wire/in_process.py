@@ -53,9 +53,12 @@ class Wire:
         self.runner = asyncio.Runner()
         self.access_keys = MemoryAccessKeys()
         self.guard = guard or FloodGuard()
+        self.now = NOW
         self.bugs: list[BaseException] = []
         self.engine = Engine(kms.service, report=self.bugs.append, max_waiting=max_waiting)
-        credentials = Credentials(self.access_keys, self.engine, clock=lambda: NOW, regions=regions)
+        credentials = Credentials(
+            self.access_keys, self.engine, clock=lambda: self.now, regions=regions
+        )
         self.app = KmsApp(
             kms.service,
             self.engine,

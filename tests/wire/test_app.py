@@ -228,6 +228,23 @@ def test_who_fails_too_often_waits_and_others_do_not(memory_path: Path) -> None:
         assert wire.send(other, address="192.0.2.8")[0].status == 200
 
 
+def test_a_known_access_key_goes_on_into_another_day_and_region(memory_path: Path) -> None:
+    """Also from an address that fails too often, but who only knows its id gets no further."""
+    with wire_on(memory_path / "kms", guard=FloodGuard(burst=1, per_second=0)) as wire:
+        assert wire.send(request("ListKeys"))[0].status == 200
+        for _ in range(2):
+            wire.send(request("ListKeys", secret="wrong"))
+        assert wire.send(request("ListKeys", region="eu-west-1"))[0].status == 200
+        wire.now += 86400
+        assert wire.send(request("ListKeys", now=wire.now))[0].status == 200
+        before = wire.access_keys.opened_count
+        for number in range(100):
+            forged = request("ListKeys", secret="wrong", region=f"eu-north-{number}", now=wire.now)
+            assert wire.send(forged)[0].code == "ThrottlingException"
+        assert wire.access_keys.opened_count == before + 64
+        assert wire.send(request("ListKeys", now=wire.now))[0].status == 200
+
+
 def test_a_deactivated_access_key_ends_at_once(wire: Wire) -> None:
     assert wire.send(request("ListKeys"))[0].status == 200
     wire.access_keys.deactivate(ACCESS_KEY)
