@@ -30,7 +30,7 @@ from scripts.bench.http_load import Load, Outcome
 from scripts.bench.kms_parts import engine_us, signature_us
 from scripts.bench.kms_servers import ACCESS_KEY, SECRET, moto, running, volcrypt
 from volcrypt.settings import DEFAULT_REGION
-from volcrypt.wire.signature import HttpRequest
+from volcrypt.wire.claim import HttpRequest
 
 CLIENTS = (1, 16)
 OPERATIONS = ("GenerateDataKey", "Decrypt")

@@ -1,6 +1,7 @@
 """Where the time of a request goes: the parts of it, each by itself, in one process."""
 
 import os
+import shutil
 import statistics
 import time
 from collections.abc import Callable
@@ -16,13 +17,8 @@ from volcrypt.kms.model import Caller, root_arn
 from volcrypt.kms.service import Call, KmsService
 from volcrypt.operations.home import init_home, runtime_directory
 from volcrypt.settings import DEFAULT_ACCOUNT, DEFAULT_REGION, runtime_root
-from volcrypt.wire.signature import (
-    HttpRequest,
-    check_claim,
-    check_signature,
-    derive_signing_key,
-    read_claim,
-)
+from volcrypt.wire.claim import HttpRequest, check_claim, read_claim
+from volcrypt.wire.signature import check_signature, derive_signing_key
 
 BATCH = 16
 ROUNDS = 200
@@ -86,6 +82,7 @@ def engine_us(directory: Path) -> dict[str, dict[str, float]]:
                 parts = [statistics.median(part) for part in zip(*rounds, strict=True)]
                 names = ("hsm", "disk", "decision", "total")
                 results[f"{name}, batch of {size}"] = dict(zip(names, parts, strict=True))
+    shutil.rmtree(runtime, ignore_errors=True)
     return results
 
 

@@ -11,11 +11,11 @@ from typing import Any
 from tests.fakes.access_keys import MemoryAccessKeys
 from tests.fakes.kms import MemoryKms, memory_kms
 from tests.wire.signing import NOW, signed
-from volcrypt.wire.app import KmsApp
+from volcrypt.wire.app import BodyBudget, KmsApp, Message
+from volcrypt.wire.claim import HttpRequest
 from volcrypt.wire.credentials import Credentials
 from volcrypt.wire.engine import MAX_WAITING, Engine
 from volcrypt.wire.flood import FloodGuard
-from volcrypt.wire.signature import HttpRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +47,18 @@ class Wire:
         guard: FloodGuard | None = None,
         regions: frozenset[str] = frozenset(),
         max_waiting: int = MAX_WAITING,
+        budget: BodyBudget | None = None,
     ) -> None:
         self.kms = kms
         self.runner = asyncio.Runner()
         self.access_keys = MemoryAccessKeys()
         self.guard = guard or FloodGuard()
+        self.now = NOW
         self.bugs: list[BaseException] = []
         self.engine = Engine(kms.service, report=self.bugs.append, max_waiting=max_waiting)
-        credentials = Credentials(self.access_keys, self.engine, clock=lambda: NOW, regions=regions)
+        credentials = Credentials(
+            self.access_keys, self.engine, clock=lambda: self.now, regions=regions
+        )
         self.app = KmsApp(
             kms.service,
             self.engine,
@@ -62,6 +66,7 @@ class Wire:
             self.guard,
             report=self.bugs.append,
             monotonic=lambda: 0.0,
+            budget=budget,
         )
 
     def start(self) -> None:
@@ -74,19 +79,33 @@ class Wire:
         self.runner.run(self.engine.stop())
         self.runner.close()
 
-    def send(self, *requests: HttpRequest, address: str = "192.0.2.7") -> list[Got]:
-        """The answers to requests that are sent at once."""
+    def send(
+        self, *requests: HttpRequest, address: str = "192.0.2.7", is_half: bool = False
+    ) -> list[Got]:
+        """The answers to requests that are sent at once; of those sent by half, to those that do
+        not wait for the rest, while the others wait."""
 
         async def run() -> list[Got]:
-            return await asyncio.gather(*(self._send(r, address) for r in requests))
+            tasks = [asyncio.create_task(self._send(r, address, is_half)) for r in requests]
+            if not is_half:
+                return await asyncio.gather(*tasks)
+            for _ in range(10):  # turns of the loop: nothing else is waited for
+                await asyncio.sleep(0)
+            done = [task for task in tasks if task.done()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            return [task.result() for task in done]
 
         return self.runner.run(run())
 
-    async def _send(self, request: HttpRequest, address: str) -> Got:
+    async def _send(self, request: HttpRequest, address: str, is_half: bool) -> Got:
         sent: list[Any] = []
-        incoming = [{"type": "http.request", "body": request.body, "more_body": False}]
+        incoming = [{"type": "http.request", "body": request.body, "more_body": is_half}]
 
-        async def receive() -> Any:
+        async def receive() -> Message:
+            if not incoming:
+                await asyncio.Future()
             return incoming.pop()
 
         async def send(message: Any) -> None:

@@ -13,6 +13,7 @@ from tests.fakes.access_keys import OTHER_KEY, OTHER_SECRET, USER_KEY, USER_SECR
 from tests.wire.in_process import Wire, request, wire_on
 from tests.wire.signing import ACCESS_KEY, signed
 from volcrypt.errors import HsmUnavailableError
+from volcrypt.wire.app import BodyBudget
 from volcrypt.wire.flood import FloodGuard
 from volcrypt.wire.messages import KMS_OPERATIONS
 
@@ -164,6 +165,43 @@ def test_what_cannot_be_read_is_recorded_as_refused(wire: Wire) -> None:
     assert record.user_identity.arn == "arn:aws:iam::000000000000:root"
 
 
+def test_a_number_of_too_many_digits_does_not_parse(wire: Wire) -> None:
+    got = wire.send(request("ListKeys", b'{"Limit": %s}' % (b"1" * 5000)))[0]
+    assert (got.status, got.code) == (400, "SerializationException")
+    assert got.json["message"] == "the request is not valid JSON: it does not parse"
+
+
+def test_what_needs_no_body_to_be_refused_is_refused_without(wire: Wire) -> None:
+    unsigned = [h for h in request("ListKeys").headers if h[0] != "authorization"]
+    cases = [
+        replace(request("ListKeys"), headers=unsigned),
+        request("NoSuchOperation"),
+        replace(request("ListKeys"), path="/keys"),
+    ]
+    codes = [got.code for got in wire.send(*cases, is_half=True)]
+    assert codes == [
+        "MissingAuthenticationTokenException",
+        "UnknownOperationException",
+        "UnknownOperationException",
+    ]
+    assert wire.send(request("ListKeys"), is_half=True) == []
+
+
+def test_all_bodies_share_a_budget(memory_path: Path) -> None:
+    large = request("ListKeys", b" " * 65536 + b"{}")
+    with wire_on(memory_path / "kms", budget=BodyBudget(150_000)) as wire:
+        got = wire.send(*[large] * 5, is_half=True)
+        assert [(answer.status, answer.code) for answer in got] == [
+            (503, "ThrottlingException")
+        ] * 2
+        # What was taken is given back, whether a body was completed or not.
+        for _ in range(5):
+            assert wire.send(large)[0].status == 200
+    with wire_on(memory_path / "other", budget=BodyBudget(0)) as wire:
+        assert wire.send(large)[0].status == 503
+        assert wire.send(request("ListKeys"))[0].status == 200
+
+
 def test_requests_of_nobody_are_not_recorded(wire: Wire) -> None:
     assert wire.send(request("ListKeys", secret="wrong"))[0].status == 400
     assert wire.kms.records() == []
@@ -188,6 +226,23 @@ def test_who_fails_too_often_waits_and_others_do_not(memory_path: Path) -> None:
         assert wire.send(other)[0].code == "ThrottlingException"
         assert wire.access_keys.opened_count == opened
         assert wire.send(other, address="192.0.2.8")[0].status == 200
+
+
+def test_a_known_access_key_goes_on_into_another_day_and_region(memory_path: Path) -> None:
+    """Also from an address that fails too often, but who only knows its id gets no further."""
+    with wire_on(memory_path / "kms", guard=FloodGuard(burst=1, per_second=0)) as wire:
+        assert wire.send(request("ListKeys"))[0].status == 200
+        for _ in range(2):
+            wire.send(request("ListKeys", secret="wrong"))
+        assert wire.send(request("ListKeys", region="eu-west-1"))[0].status == 200
+        wire.now += 86400
+        assert wire.send(request("ListKeys", now=wire.now))[0].status == 200
+        before = wire.access_keys.opened_count
+        for number in range(100):
+            forged = request("ListKeys", secret="wrong", region=f"eu-north-{number}", now=wire.now)
+            assert wire.send(forged)[0].code == "ThrottlingException"
+        assert wire.access_keys.opened_count == before + 64
+        assert wire.send(request("ListKeys", now=wire.now))[0].status == 200
 
 
 def test_a_deactivated_access_key_ends_at_once(wire: Wire) -> None:
@@ -234,7 +289,7 @@ def test_faults_say_nothing_of_the_inside(wire: Wire, monkeypatch: pytest.Monkey
     got = wire.send(request("GenerateDataKey", {"KeyId": key_id, "NumberOfBytes": 32}))[0]
     assert (got.status, got.code) == (500, "KMSInternalException")
     assert "secret place" not in got.json["message"]
-    assert [type(bug) for bug in wire.bugs] == [RuntimeError]
+    assert [type(bug) for bug in wire.bugs] == [HsmUnavailableError, RuntimeError]
     wire.bugs.clear()
     assert wire.send(request("ListKeys"))[0].status == 200
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from tests.wire.in_process import request
 from tests.wire.served import Served, served
 from tests.wire.signing import signed
-from volcrypt.wire.signature import HttpRequest
+from volcrypt.wire.claim import HttpRequest
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,7 @@ def test_what_is_no_proper_request(daemon: Served, sent: bytes, status: int) -> 
 
 
 def test_a_chunked_body_that_never_ends(daemon: Served) -> None:
-    head = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+    head = chunked(request("ListKeys", now=time.time())).removesuffix(b"0\r\n\r\n")
     chunk = b"%x\r\n%s\r\n" % (65536, bytes(65536))
     with daemon.connect() as connection:
         try:
@@ -144,6 +145,41 @@ def test_a_chunked_body_that_never_ends(daemon: Served) -> None:
         except ConnectionError:
             pass  # it had enough before all of it was sent
     assert resident_bytes(daemon.pid) < 300e6
+
+
+def chunked(sent: HttpRequest, *, extension: bytes = b"", trailers: bytes = b"") -> bytes:
+    """The request with its body in chunks."""
+    head = raw(replace(sent, body=b"")).replace(b"content-length: 0", b"transfer-encoding: chunked")
+    chunk = b"%x%s\r\n%s\r\n" % (len(sent.body), extension, sent.body)
+    return head + chunk + b"0\r\n" + trailers + b"\r\n"
+
+
+def test_a_chunked_body(daemon: Served) -> None:
+    with daemon.connect() as connection:
+        connection.sendall(chunked(request("ListKeys", now=time.time()), extension=b";a=b"))
+        assert read_answer(connection)[0] == 200
+
+
+@pytest.mark.parametrize("name", [b"x", b"content-type", b"user-agent"])
+def test_trailers_end_the_connection(daemon: Served, name: bytes) -> None:
+    sent = chunked(request("ListKeys", now=time.time()), trailers=name + b": y\r\n")
+    with daemon.connect() as connection:
+        connection.sendall(sent)
+        assert is_closed(connection)
+
+
+@pytest.mark.parametrize(
+    "piece", [b"x: y\r\n", b"1;" + b"x" * 1000, b"1;" + b"x" * 1000 + b"\r\ny\r\n"]
+)
+def test_what_surrounds_a_body_is_bounded(daemon: Served, piece: bytes) -> None:
+    """Trailers without end, an extension of a chunk without end, and many extensions."""
+    head = chunked(request("ListKeys", now=time.time())).removesuffix(b"0\r\n\r\n")
+    if piece.startswith(b"x"):
+        head += b"0\r\n"
+    with daemon.connect() as connection:
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(head + piece * 50_000)
+        assert is_closed(connection)
 
 
 def test_a_large_body_is_refused_before_it_is_sent(daemon: Served) -> None:
@@ -194,8 +230,11 @@ def send_for_ever(connection: socket.socket, sent: bytes) -> None:
 
 def test_the_number_of_connections_is_bounded(hasty: Served) -> None:
     with ExitStack() as stack:
-        connections = [stack.enter_context(hasty.connect()) for _ in range(9)]
-        assert read_answer(connections[-1])[0] == 503
+        connections = [stack.enter_context(hasty.connect()) for _ in range(8)]
+        for connection in connections:
+            connection.sendall(list_keys())
+            assert read_answer(connection)[0] == 200
+        assert read_answer(stack.enter_context(hasty.connect()))[0] == 503
         connections[0].sendall(list_keys())
         assert read_answer(connections[0])[0] == 200
     status = 503
@@ -204,6 +243,26 @@ def test_the_number_of_connections_is_bounded(hasty: Served) -> None:
             connection.sendall(list_keys())
             status = read_answer(connection)[0]
     assert status == 200
+
+
+def test_who_never_said_who_he_is_makes_room(tmp_path: Path) -> None:
+    """The oldest of those goes first; who has had an answer stays."""
+    with served(tmp_path, max_connections=4) as daemon, ExitStack() as stack:
+        first = stack.enter_context(daemon.connect())
+        first.sendall(list_keys())
+        assert read_answer(first)[0] == 200
+        idle = [stack.enter_context(daemon.connect()) for _ in range(2)]
+        nobody = stack.enter_context(daemon.connect())
+        nobody.sendall(raw(request("ListKeys", now=time.time(), secret="wrong")))
+        assert read_answer(nobody)[0] == 400
+        for gone in (*idle, nobody):
+            late = stack.enter_context(daemon.connect())
+            late.sendall(list_keys())
+            assert read_answer(late)[0] == 200
+            assert is_closed(gone)
+        assert read_answer(stack.enter_context(daemon.connect()))[0] == 503
+        first.sendall(list_keys())
+        assert read_answer(first)[0] == 200
 
 
 def test_sixty_four_clients_at_once(daemon: Served) -> None:

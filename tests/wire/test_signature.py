@@ -17,13 +17,8 @@ from volcrypt.errors import (
     MissingAuthenticationError,
     UnrecognizedClientError,
 )
-from volcrypt.wire.signature import (
-    HttpRequest,
-    check_claim,
-    check_signature,
-    derive_signing_key,
-    read_claim,
-)
+from volcrypt.wire.claim import HttpRequest, check_claim, read_claim
+from volcrypt.wire.signature import check_signature, derive_signing_key
 
 
 def verify(

@@ -265,19 +265,23 @@ async def _every(seconds: float, work: Callable[[], Any]) -> None:
         await work()
 
 
-_LAST_REPORT: dict[str, float] = {}
+_LAST_REPORTS: dict[tuple[str, str], float] = {}
 _REPORT_SECONDS: Final = 60.0
-_MAX_KINDS: Final = 100
+_MAX_REPORTS: Final = 100
+_SHOWN_CHARACTERS: Final = 500
 
 
 def report_bug(error: BaseException) -> None:
-    """One line on standard error per kind of error and minute; never a value from a request."""
+    """One line on standard error per error and minute, and no more than `_MAX_REPORTS` a minute. Of
+    an error of ours its text, of any other only where it was raised."""
     kind = type(error).__name__
     text = str(error) if isinstance(error, VolcryptError) else _place_of(error)
+    text = "".join(c if c.isprintable() else " " for c in text[:_SHOWN_CHARACTERS])
     now = time.monotonic()
-    if now - _LAST_REPORT.get(kind, -_REPORT_SECONDS) >= _REPORT_SECONDS:
-        if len(_LAST_REPORT) < _MAX_KINDS:
-            _LAST_REPORT[kind] = now
+    for old in [key for key, at in _LAST_REPORTS.items() if now - at >= _REPORT_SECONDS]:
+        del _LAST_REPORTS[old]
+    if (kind, text) not in _LAST_REPORTS and len(_LAST_REPORTS) < _MAX_REPORTS:
+        _LAST_REPORTS[kind, text] = now
         sys.stderr.write(f"volcrypt kms: {kind}: {text}\n")
 
 

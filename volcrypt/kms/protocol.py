@@ -32,7 +32,8 @@ from volcrypt.kms.messages.reading import read_request
 from volcrypt.kms.messages.rotation import ROTATION_OPERATIONS
 from volcrypt.kms.messages.tags import TAG_OPERATIONS
 
-MAX_JSON_BYTES: Final = 2**20
+MAX_JSON_BYTES: Final = 256 * 1024
+"""The largest request that the AWS KMS allows, of PutKeyPolicy, has a policy of 128 KiB."""
 OPERATIONS: Final = MappingProxyType(
     {
         **KEY_OPERATIONS,
@@ -84,14 +85,18 @@ def parse_json(data: bytes) -> dict[str, Any]:
     return value
 
 
+class _RepeatedKeyError(ValueError):
+    """A text of ours; that of any other error is the interpreter's, and no business of a caller."""
+
+
 def _reason(error: Exception) -> str:
-    return str(error) if type(error) is ValueError else "it does not parse"
+    return str(error) if isinstance(error, _RepeatedKeyError) else "it does not parse"
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise ValueError("a key stands twice in one object")
+        raise _RepeatedKeyError("a key stands twice in one object")
     return result
 
 

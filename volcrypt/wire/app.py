@@ -11,7 +11,7 @@ A request that does not say truly who it is from is counted, not recorded: see `
 import json
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from volcrypt.errors import (
@@ -29,6 +29,7 @@ from volcrypt.errors import (
 from volcrypt.kms.messages.base import Request
 from volcrypt.kms.protocol import MAX_JSON_BYTES, OPERATIONS, decode_request, parse_json
 from volcrypt.kms.service import Call, KmsService, Refusal
+from volcrypt.wire.claim import Claim, HttpRequest, check_is_signed
 from volcrypt.wire.credentials import Credentials, Known, caller_of
 from volcrypt.wire.engine import Checked, Engine
 from volcrypt.wire.flood import FloodGuard
@@ -45,7 +46,6 @@ from volcrypt.wire.messages import (
     sts_answer,
     sts_error,
 )
-from volcrypt.wire.signature import Claim, HttpRequest
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -60,6 +60,29 @@ _OF_NOBODY: Final = (
     UnknownOperationError,
 )
 TOO_LARGE: Final = "RequestEntityTooLargeException"
+ON_AUTHENTICATED: Final = "on_authenticated"
+"""What the server may put into a request's `state`: called once it is known who it is from."""
+SHARED_BODY_BYTES: Final = 64 * 2**20
+_FREE_BODY_BYTES: Final = 16 * 1024
+"""Taken from no one's share: hardly a request is larger, and who fills the share with large ones
+that never end keeps out no small ones."""
+
+
+class BodyBudget:
+    """What the bodies of all connections may hold in memory together."""
+
+    def __init__(self, limit: int = SHARED_BODY_BYTES) -> None:
+        self._left = limit
+
+    def take(self, size: int) -> bool:
+        """Whether there was so much."""
+        if size > self._left:
+            return False
+        self._left -= size
+        return True
+
+    def give_back(self, size: int) -> None:
+        self._left += size
 
 
 class RequestIds:
@@ -80,6 +103,14 @@ class RequestIds:
         return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Sender:
+    """Where a request came from; `on_authenticated` is called once it is known who it is from."""
+
+    address: str
+    on_authenticated: Callable[[], object]
+
+
 class KmsApp:
     """The ASGI application."""
 
@@ -92,6 +123,7 @@ class KmsApp:
         *,
         report: Callable[[BaseException], None],
         monotonic: Callable[[], float],
+        budget: BodyBudget | None = None,
     ) -> None:
         self._service = service
         self._engine = engine
@@ -99,20 +131,24 @@ class KmsApp:
         self._guard = guard
         self._report = report
         self._monotonic = monotonic
+        self._budget = budget or BodyBudget()
         self._ids = RequestIds()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http", "internal error: only HTTP is served"
         request_id = self._ids.next()
-        body = await _body(receive)
-        if body is None:
-            return  # the client is gone, and nothing was begun
         address = scope["client"][0] if scope.get("client") else _LOCAL
-        if len(body) > MAX_JSON_BYTES:
-            self._guard.note_failure(address, TOO_LARGE, self._monotonic())
-            answer = too_large()
-        else:
-            answer = await self._answer(_request(scope, body), request_id, address)
+        sender = _Sender(address, scope.get("state", {}).get(ON_AUTHENTICATED, lambda: None))
+        head = _request(scope, b"")
+        answer = self._refuse_head(head, request_id, address)
+        if answer is None:
+            body = _Body(self._budget)
+            try:
+                answer = await self._read_and_answer(head, body, receive, request_id, sender)
+            finally:
+                body.give_back()
+        if answer is None:
+            return  # the client is gone, and nothing was begun
         headers = [
             (b"x-amzn-requestid", request_id.encode()),
             (b"content-type", answer.content_type),
@@ -123,25 +159,50 @@ class KmsApp:
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": answer.body})
 
-    async def _answer(self, request: HttpRequest, request_id: str, address: str) -> Answer:
+    def _refuse_head(self, head: HttpRequest, request_id: str, address: str) -> Answer | None:
+        """The answer to what no body could make a request of somebody."""
+        service = KMS
+        try:
+            service = service_of(head)
+            if service == KMS:
+                kms_operation(head)
+            check_is_signed(head)
+        except _OF_NOBODY as error:
+            return self._refuse_nobody(error, service, request_id, address)
+        return None
+
+    async def _read_and_answer(
+        self, head: HttpRequest, body: "_Body", receive: Receive, request_id: str, sender: _Sender
+    ) -> Answer | None:
+        try:
+            if not await body.read(receive):
+                return None
+        except ThrottlingError as error:
+            return replace(_error(error, service_of(head), request_id), status=503)
+        if len(body.data) > MAX_JSON_BYTES:
+            self._guard.note_failure(sender.address, TOO_LARGE, self._monotonic())
+            return too_large()
+        return await self._answer(replace(head, body=bytes(body.data)), request_id, sender)
+
+    async def _answer(self, request: HttpRequest, request_id: str, sender: _Sender) -> Answer:
         service = KMS
         try:
             service = service_of(request)
             if service == STS:
-                return await self._identify(request, request_id, address)
-            return await self._perform(request, request_id, address)
+                return await self._identify(request, request_id, sender)
+            return await self._perform(request, request_id, sender)
         except _OF_NOBODY as error:
-            return self._refuse_nobody(error, service, request_id, address)
+            return self._refuse_nobody(error, service, request_id, sender.address)
         except VolcryptError as error:
             return _error(error, service, request_id)
         except Exception as error:
             self._report(error)
             return _error(KmsInternalError("internal error"), service, request_id)
 
-    async def _perform(self, request: HttpRequest, request_id: str, address: str) -> Answer:
+    async def _perform(self, request: HttpRequest, request_id: str, sender: _Sender) -> Answer:
         operation = kms_operation(request)
-        known, claim = await self._authenticate(request, KMS, address)
-        caller = caller_of(known.access_key, request, address=address)
+        known, claim = await self._authenticate(request, KMS, sender)
+        caller = caller_of(known.access_key, request, address=sender.address)
         service = self._service.scope(caller.account, claim.region)
         call = Call(
             service=service,
@@ -156,9 +217,9 @@ class KmsApp:
             self._credentials.forget(claim)
             raise
 
-    async def _identify(self, request: HttpRequest, request_id: str, address: str) -> Answer:
+    async def _identify(self, request: HttpRequest, request_id: str, sender: _Sender) -> Answer:
         check_sts_action(request)
-        known, claim = await self._authenticate(request, STS, address)
+        known, claim = await self._authenticate(request, STS, sender)
         try:
             await self._engine.submit(lambda: self._credentials.check_current(known))
         except UnrecognizedClientError:
@@ -170,13 +231,15 @@ class KmsApp:
         )
 
     async def _authenticate(
-        self, request: HttpRequest, service: str, address: str
+        self, request: HttpRequest, service: str, sender: _Sender
     ) -> tuple[Known, Claim]:
-        return await self._credentials.authenticate(
+        authenticated = await self._credentials.authenticate(
             request,
             service=service,
-            may_look_up=lambda: self._guard.is_open(address, self._monotonic()),
+            may_look_up=lambda: self._guard.is_open(sender.address, self._monotonic()),
         )
+        sender.on_authenticated()
+        return authenticated
 
     def _refuse_nobody(
         self, error: KmsError, service: str, request_id: str, address: str
@@ -207,21 +270,37 @@ def _decoded(operation: str, body: bytes) -> Request[Any] | Refusal:
         return Refusal(operation=operation, error=error)
 
 
-async def _body(receive: Receive) -> bytes | None:
-    """The whole body, or somewhat more than the limit; None when the client went away first."""
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        return None
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body", False):
-        return body
-    parts = bytearray(body)
-    while message.get("more_body", False) and len(parts) <= MAX_JSON_BYTES:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        parts += message.get("body", b"")
-    return bytes(parts)
+class _Body:
+    """The body of one request, and its share of the budget."""
+
+    def __init__(self, budget: BodyBudget) -> None:
+        self.data = bytearray()
+        self._budget = budget
+        self._taken = 0
+
+    async def read(self, receive: Receive) -> bool:
+        """The whole body, or somewhat more than the limit; False when the client went away first.
+        Raises ThrottlingError when the budget is used up."""
+        more = True
+        while more and len(self.data) <= MAX_JSON_BYTES:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return False
+            part: bytes = message.get("body", b"")
+            self._take(len(self.data) + len(part) - _FREE_BODY_BYTES)
+            self.data += part
+            more = message.get("more_body", False)
+        return True
+
+    def give_back(self) -> None:
+        self._budget.give_back(self._taken)
+        self._taken = 0
+
+    def _take(self, size: int) -> None:
+        wanted = max(size - self._taken, 0)
+        if not self._budget.take(wanted):
+            raise ThrottlingError("Rate exceeded")
+        self._taken += wanted
 
 
 def _request(scope: Message, body: bytes) -> HttpRequest:

@@ -13,18 +13,12 @@ from typing import Final, Protocol
 
 from volcrypt.errors import ThrottlingError, UnrecognizedClientError
 from volcrypt.kms.model import Caller
+from volcrypt.wire.claim import UNKNOWN_KEY, Claim, HttpRequest, check_claim, read_claim
 from volcrypt.wire.engine import Engine
-from volcrypt.wire.signature import (
-    UNKNOWN_KEY,
-    Claim,
-    HttpRequest,
-    check_claim,
-    check_signature,
-    derive_signing_key,
-    read_claim,
-)
+from volcrypt.wire.signature import check_signature, derive_signing_key
 
 MAX_KEPT: Final = 4096
+_SPARE_LOOKUPS: Final = 64
 _USER_AGENT_CHARACTERS: Final = 256
 
 
@@ -83,19 +77,22 @@ class Credentials:
         self._clock = clock
         self._regions = regions
         self._kept: OrderedDict[tuple[str, str, str, str], Known] = OrderedDict()
+        self._spare: OrderedDict[str, int] = OrderedDict()
+        """How many more look-ups an access key that somebody signed with truly has for itself: the
+        id is no secret, and who only knows that must not have as many as he likes."""
 
     async def authenticate(
         self, request: HttpRequest, *, service: str, may_look_up: Callable[[], bool]
     ) -> tuple[Known, Claim]:
         """Who signed. Raises MissingAuthenticationError, IncompleteSignatureError,
-        UnrecognizedClientError, InvalidSignatureError; ThrottlingError for an access key that is
-        not known yet when `may_look_up` says no."""
+        UnrecognizedClientError, InvalidSignatureError; ThrottlingError for an access key that
+        nobody signed with truly yet when `may_look_up` says no."""
         claim = read_claim(request)
         check_claim(claim, service=service, now=self._clock(), regions=self._regions)
         place = (claim.access_key_id, claim.date, claim.region, claim.service)
         known = self._kept.get(place)
         if known is None:
-            if not may_look_up():
+            if not may_look_up() and not self._take_spare(claim.access_key_id):
                 raise ThrottlingError("Rate exceeded")
             known = await self._engine.submit(lambda: self._look_up(claim))
             self._kept[place] = known
@@ -104,6 +101,10 @@ class Credentials:
         else:
             self._kept.move_to_end(place)
         check_signature(request, claim, known.signing_key)
+        self._spare[claim.access_key_id] = _SPARE_LOOKUPS
+        self._spare.move_to_end(claim.access_key_id)
+        if len(self._spare) > MAX_KEPT:
+            self._spare.popitem(last=False)
         return known, claim
 
     def forget(self, claim: Claim) -> None:
@@ -116,6 +117,13 @@ class Credentials:
         found = self._access_keys.find(known.access_key.id)
         if found is None or _identity(found) != _identity(known.access_key):
             raise UnrecognizedClientError(UNKNOWN_KEY)
+
+    def _take_spare(self, access_key_id: str) -> bool:
+        """Whether there was one."""
+        left = self._spare.get(access_key_id, 0)
+        if left:
+            self._spare[access_key_id] = left - 1
+        return left > 0
 
     def _look_up(self, claim: Claim) -> Known:
         """In the engine's thread."""

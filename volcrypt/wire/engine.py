@@ -17,13 +17,24 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
-from volcrypt.errors import KmsInternalError, ThrottlingError, VolcryptError
+from volcrypt.errors import (
+    FormatError,
+    HsmUnavailableError,
+    IntegrityError,
+    KmsError,
+    KmsInternalError,
+    NoSpaceError,
+    ThrottlingError,
+    VolcryptError,
+)
 from volcrypt.kms.messages.base import Response
 from volcrypt.kms.service import Call, KmsService
 
 T = TypeVar("T")
 MAX_BATCH: Final = 64
 MAX_WAITING: Final = 1024
+_FAULTS: Final = (FormatError, IntegrityError, KmsInternalError, NoSpaceError)
+"""What is wrong with the host or the home, whoever asked for whatever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +61,7 @@ class Engine:
         report: Callable[[BaseException], None],
         max_waiting: int = MAX_WAITING,
     ) -> None:
-        """`report` is told of bugs; what a caller is told says nothing of them."""
+        """`report` is told of bugs and faults; what a caller is told says nothing of them."""
         self._service = service
         self._report = report
         self._max_waiting = max_waiting
@@ -156,10 +167,12 @@ class Engine:
             return
         done = self._guarded(lambda: self._service.perform_all([call for _, call in calls]))
         if isinstance(done, VolcryptError):
-            done = [done] * len(calls)
+            for number, _ in calls:
+                results[number] = done
+            return
         for (number, _), result in zip(calls, done, strict=True):
-            if isinstance(result, KmsInternalError) and result.__cause__ is not None:
-                self._report(result.__cause__)
+            if isinstance(result, VolcryptError):
+                self._report_fault(result)
             results[number] = result
 
     def _guarded(self, work: Callable[[], Any]) -> Any:
@@ -167,7 +180,16 @@ class Engine:
         try:
             return work()
         except VolcryptError as error:
+            if isinstance(error, _FAULTS):
+                self._report_fault(error)
             return error
         except Exception as error:
             self._report(error)
             return KmsInternalError("internal error")
+
+    def _report_fault(self, error: VolcryptError) -> None:
+        """Unless it is an answer of the KMS; of a mere internal error, what it comes from."""
+        if isinstance(error, HsmUnavailableError) or not isinstance(error, KmsError):
+            self._report(error)
+        elif isinstance(error, KmsInternalError):
+            self._report(error.__cause__ or error)

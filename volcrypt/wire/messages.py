@@ -29,7 +29,7 @@ from volcrypt.errors import (
     VolcryptError,
 )
 from volcrypt.kms.messages.base import Response
-from volcrypt.wire.signature import HttpRequest
+from volcrypt.wire.claim import HttpRequest
 
 JSON_TYPE: Final = b"application/x-amz-json-1.1"
 XML_TYPE: Final = b"text/xml"
