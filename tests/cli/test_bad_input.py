@@ -102,7 +102,7 @@ def test_what_does_not_exist(command: Command, tmp_path: Path, name: str) -> Non
     [
         ("alias/nothing", 3),
         ("00000000-0000-0000-0000-000000000000", 3),
-        ("arn:aws:kms:us-east-1:111111111111:key/00000000-0000-0000-0000-000000000000", 3),
+        ("arn:aws:kms:us-east-1:111111111111:key/00000000-0000-0000-0000-000000000000", 5),
         ("arn:aws:kms:eu-west-1:000000000000:key/00000000-0000-0000-0000-000000000000", 3),
         ("arn:aws:s3:::bucket", 2),
         ("nonsense", 3),
