@@ -65,8 +65,16 @@ def test_a_user_from_making_to_deleting(command: Command, tmp_path: Path) -> Non
     assert len(key["SecretAccessKey"]) == 40
     for path in command.home.rglob("*"):
         assert not path.is_file() or key["SecretAccessKey"].encode() not in path.read_bytes()
-    command.fails(4, "principal", "delete", "alice")
+    (listed,) = command.json("principal", "list-access-keys", "alice")["AccessKeyMetadata"]
+    assert listed == {name: text for name, text in key.items() if name != "SecretAccessKey"}
+    assert key["AccessKeyId"] in command.run("principal", "list-access-keys", "alice")
+    listed = command.json("principal", "list-policies", "alice")
+    assert listed == {"PolicyNames": ["default"], "IsTruncated": False}
+    assert "default" in command.run("principal", "list-policies", "alice")
+    command.fails(3, "principal", "list-access-keys", "nobody")
+    assert key["AccessKeyId"] in command.fails(4, "principal", "delete", "alice")
     command.run("principal", "delete-access-key", "alice", "--access-key-id", key["AccessKeyId"])
+    assert "delete-policy alice" in command.fails(4, "principal", "delete", "alice")
     command.run("principal", "delete-policy", "alice")
     command.run("principal", "delete", "alice")
     command.fails(3, "principal", "delete", "alice")
