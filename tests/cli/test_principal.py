@@ -119,6 +119,28 @@ def test_the_deletion_of_a_key_says_what_dies(command: Command) -> None:
     command.run("kms", "cancel-key-deletion", "--key-id", key)
 
 
+def test_the_deletion_of_material_says_what_cannot_be_read(command: Command) -> None:
+    key = command.run("kms", "create-key", "--origin", "EXTERNAL")
+    delete = ("kms", "delete-imported-key-material", "--key-id", key)
+    complaint = command.fails(2, *delete)
+    assert "no volume or snapshot of this home is under" in complaint
+    assert "hint: add --yes" in complaint
+    key = command.run("kms", "create-key")
+    command.run("volume", "create", "--size", "1MiB", "--kms-key-id", key, "--name", "blocked")
+    complaint = command.fails(2, "kms", "delete-imported-key-material", "--key-id", key)
+    assert "blocked cannot be read until the same material is imported again" in complaint
+    assert command.try_run(*delete, "--yes").returncode != 2
+
+
+def test_the_help_tells_where_an_alias_is_taken(command: Command) -> None:
+    for operation in ("encrypt", "describe-key"):
+        assert "alias ARN" in command.run("kms", operation, "--help")
+    for operation in ("tag-resource", "create-grant", "schedule-key-deletion", "put-key-policy"):
+        text = command.run("kms", operation, "--help")
+        assert "Key id or key ARN." in text
+        assert "alias ARN" not in text
+
+
 def test_options_as_in_the_aws_command_line(command: Command) -> None:
     key = command.json("kms", "create-key", "--tags", "TagKey=a,TagValue=b", "TagKey=c,TagValue=d")
     key_id = key["KeyMetadata"]["KeyId"]
