@@ -141,6 +141,24 @@ def test_the_help_tells_where_an_alias_is_taken(command: Command) -> None:
         assert "alias ARN" not in text
 
 
+def test_a_denial_points_to_the_policy_that_decides(command: Command) -> None:
+    key = command.run("kms", "create-key")
+    command.run("principal", "create", "carol")
+    config = command.home / "config.toml"
+    config.write_text("[profiles.carol]\nprincipal = 'carol'\n")
+    carol = ("--profile", "carol")
+    try:
+        for words in (["kms", "list-keys"], ["kms", "create-key"], ["principal", "list"]):
+            complaint = command.fails(5, *carol, *words)
+            assert "'volcrypt principal put-policy'" in complaint
+            assert "get-key-policy" not in complaint
+        complaint = command.fails(5, *carol, "kms", "describe-key", "--key-id", key)
+        assert "'volcrypt principal put-policy'" in complaint
+        assert "'volcrypt kms get-key-policy'" in complaint
+    finally:
+        config.unlink()
+
+
 def test_options_as_in_the_aws_command_line(command: Command) -> None:
     key = command.json("kms", "create-key", "--tags", "TagKey=a,TagValue=b", "TagKey=c,TagValue=d")
     key_id = key["KeyMetadata"]["KeyId"]
