@@ -60,6 +60,11 @@ MADE: list[tuple[VolcryptError, str, str | None]] = [
         "key k is disabled",
         "enable it with 'volcrypt kms enable-key'",
     ),
+    (
+        errors.UnknownGenerationError(2),
+        "key material is wrapped under key 2 of the token, which it does not have",
+        None,
+    ),
     (errors.VolumeNotFoundError("data"), "volume data does not exist", None),
     (
         errors.VolumeInUseError("data", "process 7 (mount)", hint="unmount it"),
@@ -102,7 +107,14 @@ def test_messages_fit_behind_error() -> None:
             assert re.match(r"[a-z/]", text)
 
 
-IAM_ERRORS = (errors.EntityExistsError, errors.NoSuchEntityError, errors.DeleteConflictError)
+IAM_ERRORS = (
+    errors.EntityExistsError,
+    errors.NoSuchEntityError,
+    errors.DeleteConflictError,
+    errors.PrincipalAccessDeniedError,
+    errors.MalformedIdentityPolicyError,
+    errors.PrincipalLimitError,
+)
 
 
 def all_errors() -> list[type[VolcryptError]]:

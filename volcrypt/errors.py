@@ -60,6 +60,10 @@ class PinLockedError(WrongPinError):
     """The token takes no PIN any more: too many wrong ones were tried."""
 
 
+class WrongPassphraseError(ConfigurationError):
+    """The passphrase does not open the backup; or its beginning is damaged, which looks alike."""
+
+
 class TokenMissingError(ConfigurationError):
     """The PKCS#11 module cannot be loaded, or has no token of that label."""
 
@@ -366,6 +370,11 @@ class NoSuchEntityError(KmsError):
 
 class PrincipalAccessDeniedError(AccessDeniedError):
     """A principal may not look at or change principals."""
+
+    hint = (
+        "'volcrypt principal put-policy' says what a user may do, "
+        "'volcrypt audit list' what was refused"
+    )
 
     code = "AccessDenied"
     http_status = 403

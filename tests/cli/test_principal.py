@@ -65,8 +65,16 @@ def test_a_user_from_making_to_deleting(command: Command, tmp_path: Path) -> Non
     assert len(key["SecretAccessKey"]) == 40
     for path in command.home.rglob("*"):
         assert not path.is_file() or key["SecretAccessKey"].encode() not in path.read_bytes()
-    command.fails(4, "principal", "delete", "alice")
+    (listed,) = command.json("principal", "list-access-keys", "alice")["AccessKeyMetadata"]
+    assert listed == {name: text for name, text in key.items() if name != "SecretAccessKey"}
+    assert key["AccessKeyId"] in command.run("principal", "list-access-keys", "alice")
+    listed = command.json("principal", "list-policies", "alice")
+    assert listed == {"PolicyNames": ["default"], "IsTruncated": False}
+    assert "default" in command.run("principal", "list-policies", "alice")
+    command.fails(3, "principal", "list-access-keys", "nobody")
+    assert key["AccessKeyId"] in command.fails(4, "principal", "delete", "alice")
     command.run("principal", "delete-access-key", "alice", "--access-key-id", key["AccessKeyId"])
+    assert "delete-policy alice" in command.fails(4, "principal", "delete", "alice")
     command.run("principal", "delete-policy", "alice")
     command.run("principal", "delete", "alice")
     command.fails(3, "principal", "delete", "alice")
@@ -109,6 +117,46 @@ def test_the_deletion_of_a_key_says_what_dies(command: Command) -> None:
     state = command.json("kms", "describe-key", "--key-id", key)["KeyMetadata"]["KeyState"]
     assert state == "PendingDeletion"
     command.run("kms", "cancel-key-deletion", "--key-id", key)
+
+
+def test_the_deletion_of_material_says_what_cannot_be_read(command: Command) -> None:
+    key = command.run("kms", "create-key", "--origin", "EXTERNAL")
+    delete = ("kms", "delete-imported-key-material", "--key-id", key)
+    complaint = command.fails(2, *delete)
+    assert "no volume or snapshot of this home is under" in complaint
+    assert "hint: add --yes" in complaint
+    key = command.run("kms", "create-key")
+    command.run("volume", "create", "--size", "1MiB", "--kms-key-id", key, "--name", "blocked")
+    complaint = command.fails(2, "kms", "delete-imported-key-material", "--key-id", key)
+    assert "blocked cannot be read until the same material is imported again" in complaint
+    assert command.try_run(*delete, "--yes").returncode != 2
+
+
+def test_the_help_tells_where_an_alias_is_taken(command: Command) -> None:
+    for operation in ("encrypt", "describe-key"):
+        assert "alias ARN" in command.run("kms", operation, "--help")
+    for operation in ("tag-resource", "create-grant", "schedule-key-deletion", "put-key-policy"):
+        text = command.run("kms", operation, "--help")
+        assert "Key id or key ARN." in text
+        assert "alias ARN" not in text
+
+
+def test_a_denial_points_to_the_policy_that_decides(command: Command) -> None:
+    key = command.run("kms", "create-key")
+    command.run("principal", "create", "carol")
+    config = command.home / "config.toml"
+    config.write_text("[profiles.carol]\nprincipal = 'carol'\n")
+    carol = ("--profile", "carol")
+    try:
+        for words in (["kms", "list-keys"], ["kms", "create-key"], ["principal", "list"]):
+            complaint = command.fails(5, *carol, *words)
+            assert "'volcrypt principal put-policy'" in complaint
+            assert "get-key-policy" not in complaint
+        complaint = command.fails(5, *carol, "kms", "describe-key", "--key-id", key)
+        assert "'volcrypt principal put-policy'" in complaint
+        assert "'volcrypt kms get-key-policy'" in complaint
+    finally:
+        config.unlink()
 
 
 def test_options_as_in_the_aws_command_line(command: Command) -> None:

@@ -13,7 +13,7 @@ from tests.command import VOLCRYPT, Command, disposable_home
 from tests.crash.kills import kill_at, points_of, spread
 from tests.fakes.kms import ROOT, memory_kms
 from tests.forked import Forker
-from volcrypt.errors import AccessDeniedError, IntegrityError, InvalidArgumentError
+from volcrypt.errors import AccessDeniedError, NameTakenError, WrongPassphraseError
 from volcrypt.formats.backup import PassphraseKey, stretch_passphrase
 from volcrypt.kms.audit import AuditLog
 from volcrypt.kms.messages.base import A, Request
@@ -151,8 +151,10 @@ def test_who_may_not_gets_no_file(command: Command, tmp_path: Path) -> None:
 
 def test_nothing_is_overwritten(command: Command, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
-    with opened(command) as home, pytest.raises(InvalidArgumentError, match="exists"):
+    with opened(command) as home, pytest.raises(NameTakenError, match="exists"):
         back_up(home, tmp_path / "file", passphrase=PASSPHRASE, kms_key=None, log_n=LOG_N)
+    (tmp_path / "word").write_text("correct horse")
+    command.fails(4, "backup", tmp_path / "file", "--passphrase-file", tmp_path / "word")
     assert (tmp_path / "file").read_text() == "precious"
 
 
@@ -160,11 +162,15 @@ def test_a_wrong_passphrase_and_damage_leave_nothing(command: Command, tmp_path:
     with opened(command) as home:
         back_up(home, tmp_path / "file", passphrase=PASSPHRASE, kms_key=None, log_n=LOG_N)
     new = tmp_path / "new"
-    with pytest.raises(IntegrityError, match="wrong passphrase"):
+    with pytest.raises(WrongPassphraseError, match="wrong passphrase"):
         restore_home(tmp_path / "file", new, secret=lambda h: secret_of(h.passphrase, b"wrong"))
+    with disposable_home(new) as other:
+        restore = ("restore", tmp_path / "file", "--passphrase-file", "-")
+        assert "wrong passphrase" in other.fails(5, *restore, stdin=b"wrong horse\n")
     data = (tmp_path / "file").read_bytes()
     (tmp_path / "cut").write_bytes(data[:-1])
-    with pytest.raises(IntegrityError, match="damaged or cut"):
+    # Of a single chunk: then damage and a wrong passphrase look alike.
+    with pytest.raises(WrongPassphraseError, match="damaged or cut"):
         restore_home(tmp_path / "cut", new, secret=lambda h: secret_of(h.passphrase))
     assert list(new.iterdir()) == []
     restore_home(tmp_path / "file", new, secret=lambda h: secret_of(h.passphrase))

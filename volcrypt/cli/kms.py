@@ -1,14 +1,16 @@
 """`volcrypt kms OPERATION`: operations and options of `aws kms`, made from the request types."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from volcrypt.cli.kms_options import KmsCommand, option_of, value_of
-from volcrypt.cli.kms_texts import SUMMARIES
+from volcrypt.cli.kms_texts import SUMMARIES, help_of
 from volcrypt.cli.serve import serve
 from volcrypt.cli.session import Session, pass_session, print_fields, print_table
 from volcrypt.cli.text import format_time
@@ -17,6 +19,16 @@ from volcrypt.kms.protocol import OPERATIONS, parse_json
 
 if TYPE_CHECKING:
     from volcrypt.operations.home import Home
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """What an operation does to what is under its key, and how it is asked for."""
+
+    fate: str
+    deed: str
+    question: str
+
 
 LISTS = (
     "Keys",
@@ -27,7 +39,21 @@ LISTS = (
     "PolicyNames",
     "CustomKeyStores",
 )
-DELETION = "ScheduleKeyDeletion"
+LOSSES = MappingProxyType(
+    {
+        "ScheduleKeyDeletion": Loss(
+            fate="dies with the key",
+            deed="deleting a key",
+            question="delete {} when its waiting time is over?",
+        ),
+        "DeleteImportedKeyMaterial": Loss(
+            fate="cannot be read until the same material is imported again",
+            deed="deleting key material",
+            question="delete the imported material of {} now?",
+        ),
+    }
+)
+"""What needs a confirmation."""
 
 
 def _make_command(aws_name: str, name: str) -> KmsCommand:
@@ -47,8 +73,8 @@ def _make_command(aws_name: str, name: str) -> KmsCommand:
             if value is not None and value != ():
                 request[field.encode_name] = value_of(field, value)
         home = session.key_home
-        if aws_name == DELETION and not request.get("DryRun"):
-            _confirm_deletion(home, str(request.get("KeyId", "")), yes=yes)
+        if aws_name in LOSSES and not request.get("DryRun"):
+            _confirm(LOSSES[aws_name], home, str(request.get("KeyId", "")), yes=yes)
         response = call(home.kms, home.caller, aws_name, request)
         if aws_name == "CreateKey":
             metadata = response["KeyMetadata"]
@@ -64,13 +90,13 @@ def _make_command(aws_name: str, name: str) -> KmsCommand:
             help="File with the request as JSON; options win over it.",
         )
     ]
-    if aws_name == DELETION:
+    if aws_name in LOSSES:
         extra.append(click.Option(["--yes"], is_flag=True, help="Do not ask."))
     summary = SUMMARIES.get(aws_name, "")
     return KmsCommand(
         name,
         callback=run,
-        params=[*map(option_of, fields), *extra],
+        params=[*(option_of(field, help_of(aws_name, field.name)) for field in fields), *extra],
         help=f"{summary} ({aws_name})",
         short_help=summary,
     )
@@ -83,21 +109,21 @@ def _read_input(path: Path) -> dict[str, Any]:
         raise InvalidArgumentError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _confirm_deletion(home: "Home", key: str, *, yes: bool) -> None:
-    """Show what dies with the key, and ask; raises InvalidArgumentError where nobody can answer."""
+def _confirm(loss: Loss, home: "Home", key: str, *, yes: bool) -> None:
+    """Show what is lost with the key, and ask; InvalidArgumentError where nobody can answer."""
     from volcrypt.operations.key_use import find_key_use
 
     doomed = find_key_use(home, key)
-    for line in doomed.lines():
+    for line in doomed.lines(loss.fate):
         print(line, file=sys.stderr)
     if yes:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise InvalidArgumentError(
-            "deleting a key needs a confirmation, and there is no terminal to ask",
+            f"{loss.deed} needs a confirmation, and there is no terminal to ask",
             hint="add --yes",
         )
-    click.confirm(f"delete {doomed.key_arn} when its waiting time is over?", err=True, abort=True)
+    click.confirm(loss.question.format(doomed.key_arn), err=True, abort=True)
 
 
 def _print_response(response: dict[str, Any]) -> None:

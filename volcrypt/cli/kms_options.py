@@ -14,7 +14,6 @@ from typing import Any, Final, get_args, get_origin
 import click
 import msgspec
 
-from volcrypt.cli.kms_texts import OPTION_HELP
 from volcrypt.cli.session import Command
 from volcrypt.cli.shorthand import parse_structure
 from volcrypt.cli.times import read_time
@@ -57,11 +56,10 @@ def _with_name_before_each(arguments: Sequence[str], lists: set[str]) -> list[st
     return found
 
 
-def option_of(field: msgspec.structs.FieldInfo) -> click.Option:
-    """The option for a member of a request."""
+def option_of(field: msgspec.structs.FieldInfo, text: str | None = None) -> click.Option:
+    """The option for a member of a request; `text` is its help."""
     name = "--" + field.name.replace("_", "-")
     kind = without_none(field.type)
-    text = OPTION_HELP.get(field.name)
     if kind is bool:
         return click.Option([f"{name}/--no-{name[2:]}"], default=None, help=text)
     if kind is int:

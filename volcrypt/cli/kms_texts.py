@@ -3,6 +3,8 @@
 from types import MappingProxyType
 from typing import Final
 
+from volcrypt.kms.reference import TAKE_ALIAS
+
 SUMMARIES: Final = MappingProxyType(
     {
         "CreateKey": "Make a KMS key; its material never leaves the HSM in the clear.",
@@ -107,3 +109,10 @@ OPTION_HELP: Final = MappingProxyType(
         "key_usage": "ENCRYPT_DECRYPT.",
     }
 )
+
+
+def help_of(operation: str, member: str) -> str | None:
+    """What an option is for; most operations on a key do not take its aliases."""
+    if member == "key_id" and operation not in TAKE_ALIAS:
+        return OPTION_HELP["target_key_id"]
+    return OPTION_HELP.get(member)

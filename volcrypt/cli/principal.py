@@ -5,6 +5,7 @@ With --json every command answers as IAM's operation does that it stands for.
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import click
 from volcrypt.cli.pin import read_secret
 from volcrypt.cli.session import Command, Session, pass_session, print_fields
 from volcrypt.cli.text import format_time
-from volcrypt.errors import InvalidArgumentError
+from volcrypt.errors import AccessDeniedError, DeleteConflictError, InvalidArgumentError
 
 _NAME = click.argument("name", metavar="NAME")
 _POLICY_NAME = click.option(
@@ -62,7 +63,21 @@ def list_(session: Session) -> None:
 @pass_session
 def delete(session: Session, name: str) -> None:
     """Delete the user NAME, who must have no access key or policy any more. (DeleteUser)"""
-    response = _call(session, "DeleteUser", UserName=name)
+    try:
+        response = _call(session, "DeleteUser", UserName=name)
+    except DeleteConflictError as error:
+        with suppress(AccessDeniedError):
+            if ids := [key["AccessKeyId"] for key in _access_keys(session, name)]:
+                error.hint = (
+                    f"'volcrypt principal delete-access-key {name} --access-key-id ID' for each: "
+                    f"{', '.join(ids)}"
+                )
+            elif names := _policy_names(session, name):
+                error.hint = (
+                    f"'volcrypt principal delete-policy {name} --policy-name P' for each: "
+                    f"{', '.join(names)}"
+                )
+        raise
     session.show(response, lambda: print(f"{name} is deleted"))
 
 
@@ -98,6 +113,17 @@ def get_policy(session: Session, name: str, policy_name: str) -> None:
 
 @principal.command(cls=Command)
 @_NAME
+@pass_session
+def list_policies(session: Session, name: str) -> None:
+    """List the names of the policies of the user NAME. (ListUserPolicies)"""
+    names = _policy_names(session, name)
+    session.show_table(
+        {"PolicyNames": names, "IsTruncated": False}, ["POLICY"], [[text] for text in names]
+    )
+
+
+@principal.command(cls=Command)
+@_NAME
 @_POLICY_NAME
 @pass_session
 def delete_policy(session: Session, name: str, policy_name: str) -> None:
@@ -114,6 +140,19 @@ def create_access_key(session: Session, name: str, for_volumes: bool) -> None:
     """Make an access key for NAME, and show its secret, this once. (CreateAccessKey)"""
     response = _call(session, "CreateAccessKey", UserName=name, ForVolumes=for_volumes)
     _show_access_key(session, response)
+
+
+@principal.command(cls=Command)
+@_NAME
+@pass_session
+def list_access_keys(session: Session, name: str) -> None:
+    """List the access keys of the user NAME, without their secrets. (ListAccessKeys)"""
+    keys = _access_keys(session, name)
+    session.show_table(
+        {"AccessKeyMetadata": keys, "IsTruncated": False},
+        ["ID", "STATUS", "CREATED"],
+        [[key["AccessKeyId"], key["Status"], format_time(key["CreateDate"])] for key in keys],
+    )
 
 
 @principal.command(cls=Command)
@@ -162,6 +201,20 @@ def _call(session: Session, operation: str, /, **members: Any) -> dict[str, Any]
     from volcrypt.operations.principals import call_principals
 
     return call_principals(session.key_home, operation, members)
+
+
+def _access_keys(session: Session, name: str) -> list[dict[str, Any]]:
+    from volcrypt.operations.principals import list_principals
+
+    return list_principals(
+        session.key_home, "ListAccessKeys", "AccessKeyMetadata", {"UserName": name}
+    )
+
+
+def _policy_names(session: Session, name: str) -> list[str]:
+    from volcrypt.operations.principals import list_principals
+
+    return list_principals(session.key_home, "ListUserPolicies", "PolicyNames", {"UserName": name})
 
 
 def _show_access_key(session: Session, response: dict[str, Any]) -> None:

@@ -37,7 +37,13 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from volcrypt.errors import BadMagicError, IntegrityError, MalformedError, UnsupportedVersionError
+from volcrypt.errors import (
+    BadMagicError,
+    IntegrityError,
+    MalformedError,
+    UnsupportedVersionError,
+    WrongPassphraseError,
+)
 
 VERSION: Final = 1
 CHUNK_BYTES: Final = 65_536
@@ -152,11 +158,13 @@ def seal_chunks(key: bytes, pieces: Iterable[bytes]) -> Iterator[bytes]:
     yield cipher.encrypt(_nonce(index, is_last=True), bytes(waiting), None)
 
 
-def open_chunks(key: bytes, read: Callable[[int], bytes], *, what: str) -> Iterator[bytes]:
+def open_chunks(
+    key: bytes, read: Callable[[int], bytes], *, what: str, is_by_passphrase: bool = False
+) -> Iterator[bytes]:
     """The payload, chunk by chunk; `read` gives so many bytes, fewer only at the end of the file.
 
     Each piece is authentic when it comes out; that nothing is missing is known only at the end.
-    Raises IntegrityError.
+    Raises IntegrityError; WrongPassphraseError where the key is of a passphrase and opens nothing.
     """
     cipher = AESGCM(key)
     index = 0
@@ -166,6 +174,10 @@ def open_chunks(key: bytes, read: Callable[[int], bytes], *, what: str) -> Itera
         try:
             piece = cipher.decrypt(_nonce(index, is_last=not following), sealed, None)
         except (InvalidTag, ValueError) as error:
+            if is_by_passphrase and index == 0:
+                raise WrongPassphraseError(
+                    f"{what}: wrong passphrase, or damaged or cut in its first chunk"
+                ) from error
             raise IntegrityError(
                 f"{what}: wrong passphrase or key, or damaged or cut in chunk {index}"
             ) from error

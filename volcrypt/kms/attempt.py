@@ -78,7 +78,7 @@ class Attempt:
             given=facts,
             passed_on=passed_on,
         )
-        self._demand(decision, f"kms:{action}", key.arn)
+        self._demand(decision, f"kms:{action}", key.arn, hint=_hint_on_key(decision))
 
     def authorise_account(
         self,
@@ -94,13 +94,13 @@ class Attempt:
         decision = self._question().in_account(
             name, account=self.account, resource=resource, given=facts
         )
-        self._demand(decision, name, resource)
+        self._demand(decision, name, resource, hint=PrincipalAccessDeniedError.hint)
 
     def authorise_retiring(self, grant: Grant, key: KmsKey) -> None:
         """The same for the retirement of a grant, which is up to the grant."""
         self.concern(key)
         decision = self._question().on_retiring(grant, key)
-        self._demand(decision, "kms:RetireGrant", key.arn)
+        self._demand(decision, "kms:RetireGrant", key.arn, hint=_hint_on_key(decision))
 
     def may_change_policy(
         self, policy: str, *, arn: str, account: str, tags: Mapping[str, str]
@@ -133,14 +133,15 @@ class Attempt:
             now=self.now,
         )
 
-    def _demand(self, decision: Decision, action: str, resource: str) -> None:
+    def _demand(self, decision: Decision, action: str, resource: str, *, hint: str | None) -> None:
         if decision.allowed:
             return
         is_about_keys = action.startswith("kms:")
         error = AccessDeniedError if is_about_keys else PrincipalAccessDeniedError
         raise error(
             f"User: {self.caller.arn} is not authorized to perform: {action} "
-            f"on resource: {self.named_as.get(resource, resource)} {decision.reason}"
+            f"on resource: {self.named_as.get(resource, resource)} {decision.reason}",
+            hint=hint,
         )
 
     def unseen(self, named: str) -> AccessDeniedError:
@@ -149,3 +150,13 @@ class Attempt:
             f"User: {self.caller.arn} is not authorized to perform: kms:{self.operation} "
             f"on resource: {named} {refuse_unseen().reason}"
         )
+
+
+def _hint_on_key(decision: Decision) -> str | None:
+    """Where the key's policy leaves it to identity policies, either of them can be changed."""
+    if not decision.is_left_to_identity:
+        return None
+    return (
+        "'volcrypt principal put-policy' says what a user may do, "
+        "'volcrypt kms get-key-policy' who may use the key"
+    )

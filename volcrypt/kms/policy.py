@@ -71,11 +71,13 @@ class AccessRequest:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """`reason` completes the sentence "User: X is not authorized to perform: Y on resource: Z ..."
-    of a refusal. `is_final` says that no grant can change it."""
+    of a refusal. `is_final` says that no grant can change it, `is_left_to_identity` that an
+    identity policy of the principal can."""
 
     allowed: bool
     reason: str = ""
     is_final: bool = True
+    is_left_to_identity: bool = False
 
 
 ALLOWED: Final = Decision(allowed=True)
@@ -207,6 +209,7 @@ def _no_allow(policy: str, request: AccessRequest) -> Decision:
         allowed=False,
         reason=f"because no {policy} allows the {request.action} action",
         is_final=False,
+        is_left_to_identity=policy is _IDENTITY_POLICY,
     )
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, Self
 
 from volcrypt.durable import no_space_named, sync_directory
-from volcrypt.errors import InvalidArgumentError, TryAgainError
+from volcrypt.errors import InvalidArgumentError, NameTakenError, TryAgainError
 from volcrypt.formats.audit_record import AuditHead
 from volcrypt.formats.backup import (
     SALT_BYTES,
@@ -74,7 +74,8 @@ def back_up(
     """Write the backup to the new file `target`, which appears whole and durable, or not at all.
 
     It opens with the passphrase, or with a key of the profile's other KMS. Raises
-    AccessDeniedError for who may not do `volcrypt:Backup`, InvalidArgumentError, NoSpaceError.
+    AccessDeniedError for who may not do `volcrypt:Backup`, NameTakenError,
+    InvalidArgumentError, NoSpaceError.
     """
     check_new_file(target)
     if kms_key is not None and home.access.other_kms is None:
@@ -113,9 +114,10 @@ def back_up(
 
 
 def check_new_file(target: Path) -> None:
-    """Raises InvalidArgumentError unless `target` can be made; nothing is ever overwritten."""
+    """Raises NameTakenError, InvalidArgumentError unless `target` can be made; nothing is ever
+    overwritten."""
     if os.path.lexists(target):
-        raise InvalidArgumentError(f"{target} exists already")
+        raise NameTakenError("file", os.fspath(target))
     if not target.absolute().parent.is_dir():
         raise InvalidArgumentError(f"{target.parent} is not a directory")
 
@@ -125,7 +127,7 @@ def _put_in_place(temporary: Path, target: Path) -> None:
     try:
         os.link(temporary, target)
     except FileExistsError:
-        raise InvalidArgumentError(f"{target} exists already") from None
+        raise NameTakenError("file", os.fspath(target)) from None
     temporary.unlink()
     sync_directory(target.absolute().parent)
 

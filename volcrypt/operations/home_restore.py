@@ -96,8 +96,8 @@ def restore_home(
 ) -> RestoreReport:
     """Make the home at `path` from a backup; `secret` gives what opens it.
 
-    Raises InvalidArgumentError when something is at `path`, IntegrityError for a wrong secret or a
-    damaged file, and what `secret` raises; nothing is left of what failed.
+    Raises InvalidArgumentError when something is at `path`, WrongPassphraseError,
+    IntegrityError for a damaged file, and what `secret` raises; nothing is left of what failed.
     """
     check_empty(path)
     header, header_bytes = read_header(source)
@@ -113,7 +113,9 @@ def restore_home(
             if not (path / MARKER).exists():
                 write_durably(path / MARKER, _KEPT if (path / _CONFIG).exists() else b"")
             _clear(path)
-            count = _extract(source, path, header_bytes, key)
+            count = _extract(
+                source, path, header_bytes, key, is_by_passphrase=header.passphrase is not None
+            )
     except BaseException:
         _clear(path)
         (path / MARKER).unlink(missing_ok=True)
@@ -138,7 +140,7 @@ def _clear(path: Path) -> None:
             entry.unlink()
 
 
-def _extract(source: Path, path: Path, header: bytes, key: bytes) -> int:
+def _extract(source: Path, path: Path, header: bytes, key: bytes, *, is_by_passphrase: bool) -> int:
     what = f"backup {source}"
     for part in ("kms", "volumes", "stores", "work"):
         make_directory_durably(path / part)
@@ -146,7 +148,8 @@ def _extract(source: Path, path: Path, header: bytes, key: bytes) -> int:
     document = b""
     with source.open("rb") as file:
         file.seek(len(header))
-        for entry in decode_files(open_chunks(key, file.read, what=what), what=what):
+        chunks = open_chunks(key, file.read, what=what, is_by_passphrase=is_by_passphrase)
+        for entry in decode_files(chunks, what=what):
             if entry.name == _HOME:
                 document = _document(entry, what)
             elif entry.name != _CONFIG or not (path / _CONFIG).exists():

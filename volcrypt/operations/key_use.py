@@ -20,17 +20,17 @@ class KeyUse:
     snapshots: list[Manifest]
     unreadable: list[str]
 
-    def lines(self) -> list[str]:
-        """For a person, one object a line."""
+    def lines(self, fate: str) -> list[str]:
+        """For a person, one object a line, and what becomes of it."""
         found = [
-            f"{record.volume_id} {record.name or ''}".rstrip() + " dies with the key"
+            f"{record.volume_id} {record.name or ''}".rstrip() + f" {fate}"
             for record in self.volumes
         ]
         found += [
-            f"{manifest.snapshot_id} {manifest.name or ''}".rstrip() + " dies with the key"
+            f"{manifest.snapshot_id} {manifest.name or ''}".rstrip() + f" {fate}"
             for manifest in self.snapshots
         ]
-        found += [f"{name} cannot be read, and may die with the key" for name in self.unreadable]
+        found += [f"{name} is not legible, and may be under the key" for name in self.unreadable]
         return found or [f"no volume or snapshot of this home is under {self.key_arn}"]
 
 
