@@ -205,13 +205,15 @@ class Question:
 
     def _facts(self, principal: Principal | None, given: Given) -> RequestFacts:
         facts = RequestFacts()
-        facts.add(caller_facts(self.caller, principal, region=self.region, now=self.now))
-        facts.add(request_facts(self.operation, self.request))
+        facts.add_when_asked(
+            lambda: caller_facts(self.caller, principal, region=self.region, now=self.now)
+        )
+        facts.add_when_asked(lambda: request_facts(self.operation, self.request))
         facts.add(given)
         return facts
 
     def _add_key_facts(self, facts: RequestFacts, key: KmsKey) -> None:
-        facts.add(key_facts(key))
+        facts.add_when_asked(lambda: key_facts(key))
         facts.add_source("kms:ResourceAliases", lambda: alias_names(self.view, key))
         facts.add_source("kms:RequestAlias", lambda: self._request_alias(key))
 

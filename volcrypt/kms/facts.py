@@ -58,16 +58,24 @@ class RequestFacts:
     def __init__(self) -> None:
         self._values: dict[str, Values] = {}
         self._sources: dict[str, Callable[[], Values]] = {}
+        self._unread: list[Callable[[], Given]] = []
 
     def get(self, key: str) -> Values:
-        values = self._values.get(key)
-        if values is None:
+        while self._unread:
+            for name, values in self._unread.pop()().items():
+                self._values.setdefault(name.lower(), values)
+        found = self._values.get(key)
+        if found is None:
             source = self._sources.get(key)
-            values = self._values[key] = source() if source is not None else ()
-        return values
+            found = self._values[key] = source() if source is not None else ()
+        return found
 
     def add(self, given: Given) -> None:
         self._values.update((key.lower(), values) for key, values in given.items())
+
+    def add_when_asked(self, given: Callable[[], Given]) -> None:
+        """Facts that are gathered when any is asked for; one that was added itself goes before."""
+        self._unread.append(given)
 
     def add_source(self, key: str, source: Callable[[], Values]) -> None:
         self._sources[key.lower()] = source

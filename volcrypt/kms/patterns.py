@@ -128,6 +128,11 @@ class _Glob:
 _glob: Final = lru_cache(maxsize=4096)(_Glob)
 
 
+@lru_cache(maxsize=4096)
+def _lowered(tokens: tuple[_Token, ...]) -> tuple[_Token, ...]:
+    return tuple(token.lower() if isinstance(token, str) else token for token in tokens)
+
+
 @dataclass(frozen=True, slots=True)
 class Pattern:
     """A text to compare with, perhaps with wildcards and variables."""
@@ -147,7 +152,7 @@ class Pattern:
         if tokens is None:
             return False
         if self.ignores_case:
-            tokens = tuple(t.lower() if isinstance(t, str) else t for t in tokens)
+            tokens = _lowered(tokens)
             text = text.lower()
         return _glob(tokens).matches(text)
 

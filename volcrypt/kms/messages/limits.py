@@ -12,6 +12,7 @@ occurs; a request or structure whose member is another in the AWS KMS says so in
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
@@ -202,6 +203,7 @@ def _shown(name: str, value: Any) -> str:
     return f" '{text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + '...'}'"
 
 
+@cache
 def camel_case(name: str) -> str:
     """How texts and audit records name a member: `key_id` is keyId."""
     first, *others = name.split("_")
