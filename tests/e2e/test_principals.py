@@ -144,7 +144,7 @@ def test_a_backup_needs_its_own_permission(alice: Alice, tmp_path: Path) -> None
 def test_who_may_not_list_keys_has_a_status_still(alice: Alice) -> None:
     alice.may()
     assert json.loads(alice.run("--json", "status"))["Keys"] is None
-    assert "you may not list them" in alice.run("status")
+    assert "you may not list the keys" in alice.run("status")
 
 
 def test_a_principal_that_does_not_exist(alice: Alice) -> None:
