@@ -13,9 +13,9 @@ from tests.fakes.access_keys import OTHER_KEY, OTHER_SECRET, USER_KEY, USER_SECR
 from tests.wire.in_process import Wire, request, wire_on
 from tests.wire.signing import ACCESS_KEY, signed
 from volcrypt.errors import HsmUnavailableError
+from volcrypt.kms.protocol import ALL_OPERATIONS
 from volcrypt.wire.app import BodyBudget
 from volcrypt.wire.flood import FloodGuard
-from volcrypt.wire.messages import KMS_OPERATIONS
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
 IDENTITY = b"Action=GetCallerIdentity&Version=2011-06-15"
@@ -154,7 +154,7 @@ def test_every_operation_of_aws_is_known() -> None:
     import botocore.session
 
     model = botocore.session.get_session().get_service_model("kms")
-    assert set(model.operation_names) == KMS_OPERATIONS
+    assert set(model.operation_names) == ALL_OPERATIONS
 
 
 def test_what_cannot_be_read_is_recorded_as_refused(wire: Wire) -> None:
@@ -336,7 +336,7 @@ _HEADER_TEXT = st.text(st.characters(max_codepoint=255), max_size=40)
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
-    operation=st.sampled_from(sorted(KMS_OPERATIONS)),
+    operation=st.sampled_from(sorted(ALL_OPERATIONS)),
     body=st.one_of(
         st.binary(max_size=200),
         st.recursive(

@@ -64,7 +64,8 @@ _MODEL: Final = """
     VerifyMac
 """
 ALL_OPERATIONS: Final = frozenset(_MODEL.split())
-"""Of the service model of the AWS KMS, whether we do them or not."""
+"""Of the service model of the AWS KMS, whether we do them or not: who asks for one that is not in
+`OPERATIONS` is told that it is not supported, not that there is no such operation."""
 READ_ONLY_OPERATIONS: Final = frozenset(
     name for name, operation in HOME_OPERATIONS.items() if operation.read_only
 )

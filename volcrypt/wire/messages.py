@@ -29,6 +29,7 @@ from volcrypt.errors import (
     VolcryptError,
 )
 from volcrypt.kms.messages.base import Response
+from volcrypt.kms.protocol import ALL_OPERATIONS
 from volcrypt.wire.claim import HttpRequest
 
 JSON_TYPE: Final = b"application/x-amz-json-1.1"
@@ -36,22 +37,6 @@ XML_TYPE: Final = b"text/xml"
 KMS: Final = "kms"
 STS: Final = "sts"
 GET_CALLER_IDENTITY: Final = "GetCallerIdentity"
-_KMS_OPERATION_NAMES: Final = """
-CancelKeyDeletion ConnectCustomKeyStore CreateAlias CreateCustomKeyStore CreateGrant CreateKey
-Decapsulate Decrypt DeleteAlias DeleteCustomKeyStore DeleteImportedKeyMaterial DeriveSharedSecret
-DescribeCustomKeyStores DescribeKey DisableKey DisableKeyRotation DisconnectCustomKeyStore
-EnableKey EnableKeyRotation Encapsulate Encrypt GenerateDataKey GenerateDataKeyPair
-GenerateDataKeyPairWithoutPlaintext GenerateDataKeyWithoutPlaintext GenerateMac GenerateRandom
-GetKeyLastUsage GetKeyPolicy GetKeyRotationStatus GetParametersForImport GetPublicKey
-ImportKeyMaterial ListAliases ListGrants ListKeyPolicies ListKeyRotations ListKeys
-ListResourceTags ListRetirableGrants PutKeyPolicy ReEncrypt ReplicateKey RetireGrant RevokeGrant
-RotateKeyOnDemand ScheduleKeyDeletion Sign TagResource UntagResource UpdateAlias
-UpdateCustomKeyStore UpdateKeyDescription UpdatePrimaryRegion Verify VerifyMac
-"""
-KMS_OPERATIONS: Final = frozenset(_KMS_OPERATION_NAMES.split())
-"""All that the AWS KMS has, and all that can be asked for here. Who asks for one that is not in
-`protocol.OPERATIONS` is told that it is not supported, not that there is no such operation."""
-
 _TARGET_PREFIX: Final = "TrentService."
 _JSON_TYPES: Final = frozenset(
     {"application/x-amz-json-1.0", "application/x-amz-json-1.1", "application/json"}
@@ -110,7 +95,7 @@ def kms_operation(request: HttpRequest) -> str:
     """The operation's AWS name. Raises UnknownOperationError for what AWS has not either."""
     target = request.header("x-amz-target") or ""
     operation = target.removeprefix(_TARGET_PREFIX)
-    if operation == target or operation not in KMS_OPERATIONS:
+    if operation == target or operation not in ALL_OPERATIONS:
         raise UnknownOperationError("no operation of the KMS")
     return operation
 
