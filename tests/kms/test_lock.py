@@ -10,7 +10,7 @@ import pytest
 from tests.fakes.kms import ACCOUNT, REGION, ROOT
 from volcrypt.errors import MalformedError, TryAgainError
 from volcrypt.kms.home import create_kms, open_kms
-from volcrypt.kms.lock import WriterLock, held_home
+from volcrypt.kms.lock import WriterLock, held_home, is_served
 from volcrypt.kms.messages.keys import CreateKeyRequest
 
 
@@ -23,10 +23,13 @@ def serving(memory_path: Path) -> Path:
 def test_commands_share_a_home(serving: Path) -> None:
     with held_home(serving, exclusive=False), held_home(serving, exclusive=False):
         assert serving.read_bytes() == b""
+        assert not is_served(serving)
 
 
 def test_a_server_has_it_alone_and_says_who_it_is(serving: Path) -> None:
+    assert not is_served(serving)
     with held_home(serving, exclusive=True):
+        assert is_served(serving)
         for exclusive in (False, True):
             with (
                 pytest.raises(
@@ -117,3 +120,5 @@ def test_a_pipe_is_no_lock(serving: Path) -> None:
         pass
     with pytest.raises(MalformedError, match="not a regular file"):
         WriterLock(serving)
+    with pytest.raises(MalformedError, match="not a regular file"):
+        is_served(serving)

@@ -31,7 +31,7 @@ from volcrypt.kms.clock import host_time
 from volcrypt.kms.head_file import HeadFile
 from volcrypt.kms.home_token import open_home_token
 from volcrypt.kms.key_stores import NO_CLUSTERS, KeyStores
-from volcrypt.kms.lock import WriterLock, held_home
+from volcrypt.kms.lock import SERVING, WriterLock, held_home
 from volcrypt.kms.pin import check_pin
 from volcrypt.kms.pkcs11_session import make_token
 from volcrypt.kms.remote_store import Cluster
@@ -119,7 +119,7 @@ def open_kms(
     if pin is None:
         pin = _stored_pin(directory)
     with ExitStack() as stack:
-        stack.enter_context(held_home(directory / "serving", exclusive=exclusive))
+        stack.enter_context(held_home(directory / SERVING, exclusive=exclusive))
         key_store = stack.enter_context(open_home_token(directory / "token", runtime, pin))
         key_stores = stack.enter_context(closing(KeyStores(clusters)))
         lock = stack.enter_context(closing(WriterLock(directory / "lock")))

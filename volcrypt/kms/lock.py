@@ -3,8 +3,7 @@
     HOME/kms/lock       `WriterLock`: one process at a time changes the catalogue and appends to the
                         audit log
     HOME/kms/serving    `held_home`: shared by every process that uses the KMS in process, or held
-    by
-                        the one server that all others then go through; it says there who it is
+                        by the one server that all others then go through; it says there who it is
 
 Both are flocks: the kernel lets go of them when their process ends, however it ends.
 """
@@ -20,6 +19,7 @@ from typing import Final
 from volcrypt.durable import open_regular
 from volcrypt.errors import TryAgainError
 
+SERVING: Final = "serving"
 _MAX_HOLDER_BYTES: Final = 64
 PATIENCE_SECONDS: Final = 30.0
 _PAUSE_SECONDS: Final = 0.002
@@ -62,7 +62,7 @@ def held_home(
         # Shared holders come and go; a server stays, so nobody waits for one.
         is_alone = exclusive and _locked(descriptor, fcntl.LOCK_EX, 0)
         if not is_alone and not _locked(descriptor, fcntl.LOCK_SH, 0):
-            raise _is_served(path, descriptor)
+            raise _held_by_server(path, descriptor)
         if exclusive and not is_alone and not _locked(descriptor, fcntl.LOCK_EX, patience_seconds):
             raise TryAgainError(
                 f"home {path.parent.parent} is held by other commands for more than "
@@ -79,7 +79,22 @@ def held_home(
         os.close(descriptor)
 
 
-def _is_served(path: Path, descriptor: int) -> TryAgainError:
+def is_served(path: Path) -> bool:
+    """Whether a server holds the home at this moment; the lock file is made by the first who does.
+
+    Raises MalformedError for what is no lock file.
+    """
+    try:
+        descriptor = open_regular(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _locked(descriptor, fcntl.LOCK_SH, 0)
+    finally:
+        os.close(descriptor)
+
+
+def _held_by_server(path: Path, descriptor: int) -> TryAgainError:
     # A server that begins holds the lock for a moment before it has written who it is.
     name = os.pread(descriptor, _MAX_HOLDER_BYTES, 0).decode(errors="replace").strip()
     return TryAgainError(

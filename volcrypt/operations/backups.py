@@ -37,7 +37,7 @@ from volcrypt.formats.backup import (
     stretch_passphrase,
 )
 from volcrypt.kms.clock import host_time
-from volcrypt.kms.lock import WriterLock
+from volcrypt.kms.lock import SERVING, WriterLock
 from volcrypt.kms.messages.data import GenerateDataKeyRequest
 from volcrypt.operations.home import Home
 
@@ -45,7 +45,7 @@ ACTION: Final = "volcrypt:Backup"
 LOG_N: Final = 17
 """scrypt of a passphrase takes 128 MiB and about half a second."""
 CATALOG: Final = "catalog.sqlite3"
-_NOT_STATE: Final = frozenset({"lock", "serving"})
+_NOT_STATE: Final = frozenset({"lock", SERVING})
 _READ_BYTES: Final = 2**20
 _PATIENCE_SECONDS: Final = 10.0
 

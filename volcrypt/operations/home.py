@@ -51,6 +51,7 @@ from volcrypt.errors import (
 from volcrypt.formats.document import MacSeal
 from volcrypt.kms.home import create_kms, has_kms, keeps_pin, open_kms
 from volcrypt.kms.key_stores import NO_CLUSTERS
+from volcrypt.kms.lock import SERVING, is_served
 from volcrypt.kms.model import DEFAULT_KEY_ALIAS, Caller, root_arn
 from volcrypt.kms.remote_store import Cluster
 from volcrypt.names import ID_RANDOM_BYTES, VolumeId
@@ -60,7 +61,6 @@ from volcrypt.operations.vault import (
     Kms,
     RegisterPort,
     Vault,
-    is_served,
     no_daemon,
 )
 from volcrypt.snapshot.store import SnapshotStore
@@ -261,7 +261,7 @@ class Home:
         directory = self.path / "kms"
         if not has_kms(directory):
             raise RecordMissingError(f"the key catalogue of home {self.path}")
-        if is_served(directory):
+        if is_served(directory / SERVING):
             return self._daemon(self.runtime / SOCKET, self.account, self.region)
         pin = None if keeps_pin(directory) else self._quiet_pin or self._pin(True)
         vault: Vault = self._stack.enter_context(
@@ -288,7 +288,7 @@ class Home:
     def opens_quietly(self) -> bool:
         """Whether the vault opens without asking a person for the PIN. Raises VolcryptError."""
         directory = self.path / "kms"
-        if self.is_open or keeps_pin(directory) or is_served(directory):
+        if self.is_open or keeps_pin(directory) or is_served(directory / SERVING):
             return True
         self._quiet_pin = self._pin(False)
         return self._quiet_pin is not None

@@ -10,8 +10,6 @@ HOME/kms/serving shared while they have it open, or in one `kms serve`, which ho
 then commands go through its socket, and need no PIN.
 """
 
-import fcntl
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +22,6 @@ from volcrypt.kms.model import Caller
 from volcrypt.kms.protocol import HOME_OPERATIONS, decode_request, encode_response
 from volcrypt.kms.register import NOTHING, RegisterEntry
 
-SERVING_LOCK: Final = "serving"
 SOCKET: Final = "kms.sock"
 HOME_KMS: Final = "home"
 
@@ -106,21 +103,6 @@ def call(kms: Kms, caller: Caller, operation: str, members: Mapping[str, Any]) -
     """An operation by its AWS name; members as in JSON, in and out. Raises KmsError."""
     request = decode_request(HOME_OPERATIONS[operation].request, members)
     return encode_response(kms.perform(caller, request))
-
-
-def is_served(directory: Path) -> bool:
-    """Whether a daemon holds the KMS in `directory` at this moment."""
-    try:
-        descriptor = os.open(directory / SERVING_LOCK, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def no_daemon(socket: Path, _account: str, _region: str) -> Vault:
