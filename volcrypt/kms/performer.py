@@ -121,14 +121,7 @@ class Performer:
 
     def record_event(self, name: str, details: dict[str, Any]) -> None:
         """An event of the home's service that is about no key."""
-        event = service_event(
-            name,
-            details,
-            account=self._account,
-            region=self._region,
-            resources=[],
-            now=self._clock(),
-        )
+        event = self._home_event(name, details)
         with self._catalog.changing() as change:
             self._append(change, [event])
 
@@ -215,8 +208,11 @@ class Performer:
             "unsealedRecordsTakenOver": record_count,
             "unfinishedBytesCutOff": byte_count,
         }
+        return self._home_event(RECOVERY, details)
+
+    def _home_event(self, name: str, details: dict[str, Any]) -> AuditEvent:
         return service_event(
-            RECOVERY,
+            name,
             details,
             account=self._account,
             region=self._region,
