@@ -1,32 +1,13 @@
 """Listing the audit log by what a user knows, and checking it against a head kept elsewhere."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
-from tests.command import disposable_home
 from volcrypt.errors import AuditChainError, InvalidArgumentError, VolumeNotFoundError
 from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.operations.audit import list_audit, verify_audit
-from volcrypt.operations.home import Home, init_home
+from volcrypt.operations.home import Home
 from volcrypt.operations.keys import KeyChoice
 from volcrypt.operations.volumes import create_volume
-from volcrypt.settings import DEFAULT_ACCOUNT, DEFAULT_REGION, runtime_root
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
-    with disposable_home(tmp_path / "home") as command:
-        init_home(
-            command.home,
-            runtime_root(),
-            account=DEFAULT_ACCOUNT,
-            region=DEFAULT_REGION,
-            pin=None,
-        )
-        with Home(command.home, runtime_root()) as opened:
-            yield opened
 
 
 def test_records_of_a_volume_by_name_and_of_a_time(home: Home) -> None:

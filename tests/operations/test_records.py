@@ -1,13 +1,10 @@
 """Records and the register: found, believed, changed together, and never an older one."""
 
 import shutil
-from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 import pytest
 
-from tests.command import disposable_home
 from volcrypt.errors import (
     NameTakenError,
     RecordMissingError,
@@ -15,26 +12,10 @@ from volcrypt.errors import (
     TryAgainError,
     VolumeNotFoundError,
 )
-from volcrypt.operations.home import Home, init_home
+from volcrypt.operations.home import Home
 from volcrypt.operations.keys import KeyChoice
 from volcrypt.operations.records import load_record, load_records, save_records
 from volcrypt.operations.volumes import create_volume
-from volcrypt.settings import DEFAULT_ACCOUNT, DEFAULT_REGION, runtime_root
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
-    with disposable_home(tmp_path / "home") as command:
-        init_home(
-            command.home,
-            runtime_root(),
-            account=DEFAULT_ACCOUNT,
-            region=DEFAULT_REGION,
-            pin=None,
-        )
-        with Home(command.home, runtime_root()) as opened:
-            yield opened
-
 
 PLAIN = KeyChoice(encrypted=False)
 
