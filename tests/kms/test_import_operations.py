@@ -31,8 +31,8 @@ from volcrypt.errors import (
     UnsupportedOperationError,
 )
 from volcrypt.kms.home import create_kms, open_kms
-from volcrypt.kms.import_operations import IMPORTS, remove_expired_imports
-from volcrypt.kms.keyring import get_key
+from volcrypt.kms.import_operations import remove_expired_imports
+from volcrypt.kms.keyring import IMPORTS, get_key
 from volcrypt.kms.messages.base import Request
 from volcrypt.kms.messages.data import DecryptRequest, EncryptRequest
 from volcrypt.kms.messages.imports import (

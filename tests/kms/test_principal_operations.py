@@ -48,6 +48,8 @@ from volcrypt.kms.model import Caller
 from volcrypt.kms.principals import AccessKey
 from volcrypt.kms.protocol import encode_response
 from volcrypt.operations.vault import call
+from volcrypt.wire.claim import HttpRequest
+from volcrypt.wire.credentials import caller_of
 
 ENCRYPTS = document([allow(Action="kms:Encrypt")])
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
@@ -70,6 +72,15 @@ def put_policy(
 def new_key(kms: MemoryKms, user: str = "alice", **members: Any) -> NewAccessKey:
     request = CreateAccessKeyRequest(user_name=user, **members)
     return kms.service.perform(ROOT, request).access_key
+
+
+def signing(key: AccessKey, address: str) -> Caller:
+    """Who asks in a request that is signed with the key, over TLS."""
+    headers = [("user-agent", "x")]
+    request = HttpRequest(
+        method="POST", path="/", query="", headers=headers, body=b"", is_secure=True
+    )
+    return caller_of(key, request, address=address)
 
 
 def found(kms: MemoryKms, id_: str) -> AccessKey:
@@ -302,7 +313,7 @@ def test_an_access_key(kms: MemoryKms, alice: Caller) -> None:
     key = found(kms, made.access_key_id)
     assert kms.service.open_secret(key).decode() == made.secret_access_key
     assert key.is_active
-    assert key.caller(source_address="192.0.2.1", user_agent="x") == Caller(
+    assert signing(key, "192.0.2.1") == Caller(
         arn=USER.arn,
         account=ACCOUNT,
         source_address="192.0.2.1",
@@ -394,8 +405,8 @@ def test_access_keys_of_the_volume_service_are_the_roots_to_give(
     plain = found(kms, new_key(kms).access_key_id)
     for_volumes = found(kms, new_key(kms, for_volumes=True).access_key_id)
     with pytest.raises(AccessDeniedError):
-        kms.service.perform(plain.caller(source_address="::1", user_agent="x"), encrypt)
-    kms.service.perform(for_volumes.caller(source_address="::1", user_agent="x"), encrypt)
+        kms.service.perform(signing(plain, "::1"), encrypt)
+    kms.service.perform(signing(for_volumes, "::1"), encrypt)
 
 
 def test_the_kms_protocol_does_not_reach_principals(kms: MemoryKms) -> None:

@@ -59,6 +59,10 @@ class CustomKeyStore:
         return f"volcrypt key store password 1\0{self.item_id}".encode()
 
     @property
+    def is_connected(self) -> bool:
+        return self.connection_state is ConnectionState.CONNECTED
+
+    @property
     def prefix(self) -> str:
         """What the labels of this store's wrapping keys begin with in the token: two homes, or two
         stores, that share a token do not destroy each other's."""
@@ -80,7 +84,7 @@ def find_key_store(view: View, name: str, *, account: str, region: str) -> Custo
 
 
 def decode_key_store(item: Item) -> CustomKeyStore:
-    return msgspec.json.decode(item.body, type=CustomKeyStore)
+    return item.decoded(CustomKeyStore)
 
 
 def put_key_store(change: Change, store: CustomKeyStore) -> None:

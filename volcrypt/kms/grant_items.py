@@ -46,7 +46,7 @@ def delete_grants(change: Change, key: KmsKey) -> None:
 
 
 def decode_grant(item: Item) -> Grant:
-    return msgspec.json.decode(item.body, type=Grant)
+    return item.decoded(Grant)
 
 
 def find_grant(view: View, key: KmsKey, grant_id: str) -> Grant | None:

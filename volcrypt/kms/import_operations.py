@@ -37,7 +37,7 @@ from volcrypt.kms.imported_material import (
     with_imported,
     without_material,
 )
-from volcrypt.kms.keyring import get_key, put_key
+from volcrypt.kms.keyring import IMPORTS, get_key, put_key
 from volcrypt.kms.messages.imports import (
     DOES_NOT_EXPIRE,
     EXPIRES,
@@ -54,7 +54,6 @@ from volcrypt.kms.scope import Scope
 from volcrypt.kms.sealing import Item
 from volcrypt.kms.view import Change, View
 
-IMPORTS: Final = "import"
 PARAMETERS_VALID_SECONDS: Final = DAY_SECONDS
 MAX_VALID_DAYS: Final = 365
 _TOKEN_INFO: Final = b"volcrypt import token 1\0"

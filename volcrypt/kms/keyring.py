@@ -20,7 +20,8 @@ import msgspec
 
 from volcrypt.errors import KeyNotFoundError
 from volcrypt.kms.calls import CALLS
-from volcrypt.kms.custom_key_store import ConnectionState, get_key_store
+from volcrypt.kms.custom_key_store import get_key_store
+from volcrypt.kms.grant_items import delete_grants
 from volcrypt.kms.model import Alias, KeyState, KmsKey, alias_arn, key_arn
 from volcrypt.kms.reference import KeyReference, parse_key_reference
 from volcrypt.kms.sealing import Item
@@ -32,8 +33,7 @@ DUE: Final = "due"
 ROTATE: Final = "rotate"
 DESTROY: Final = "destroy"
 _PAGE: Final = 100
-_GRANTS: Final = "grant"
-_IMPORTS: Final = "import"
+IMPORTS: Final = "import"
 
 
 def home_prefix(account: str, region: str) -> str:
@@ -96,13 +96,12 @@ def delete_key(change: Change, key: KmsKey) -> None:
     id_ = key_item_id(key)
     for alias in change.items(ALIASES, owner=id_):
         change.delete(ALIASES, alias.id)
-    for grant in change.items(_GRANTS, prefix=f"{key.key_id}/"):
-        change.delete(_GRANTS, grant.id)
+    delete_grants(change, key)
     for due in _due_ids(key):
         change.delete(DUE, due)
     for material in key.materials:
         change.delete(CALLS, material.material_id)
-    change.delete(_IMPORTS, key.key_id)
+    change.delete(IMPORTS, key.key_id)
     change.delete(KEYS, id_)
 
 
@@ -146,7 +145,7 @@ def is_connected(view: View, key: KmsKey) -> bool:
     if key.custom_key_store_id is None:
         return True
     store = get_key_store(view, key.custom_key_store_id, account=key.account, region=key.region)
-    return store is not None and store.connection_state is ConnectionState.CONNECTED
+    return store is not None and store.is_connected
 
 
 def alias_id(name: str, *, account: str, region: str) -> str:

@@ -34,10 +34,11 @@ from typing import Final
 from volcrypt.errors import InvalidStateError, VolcryptError
 from volcrypt.formats.audit_record import Resource
 from volcrypt.kms.clock import is_over, is_to_be_recorded, observe, observed_time
-from volcrypt.kms.custom_key_store import KEY_STORES, ConnectionState, decode_key_store
-from volcrypt.kms.import_operations import IMPORTS, remove_expired_imports
+from volcrypt.kms.custom_key_store import KEY_STORES, decode_key_store
+from volcrypt.kms.import_operations import remove_expired_imports
 from volcrypt.kms.keyring import (
     DESTROY,
+    IMPORTS,
     KEYS,
     ROTATE,
     decode_key,
@@ -138,7 +139,7 @@ class Maintenance(Scope):
         if item is None:
             return None
         store = decode_key_store(item)
-        if store.connection_state is not ConnectionState.CONNECTED:
+        if not store.is_connected:
             raise InvalidStateError(f"custom key store {store.id} is not connected")
         return self._key_stores.material_store(store, self._keystore)
 

@@ -15,7 +15,6 @@ from typing import Final
 
 import msgspec
 
-from volcrypt.kms.model import Caller
 from volcrypt.kms.sealing import Item
 from volcrypt.kms.view import Change, View
 
@@ -59,17 +58,6 @@ class AccessKey:
     def is_active(self) -> bool:
         return self.status is AccessKeyStatus.ACTIVE
 
-    def caller(self, *, source_address: str, user_agent: str) -> Caller:
-        """Who asks in a request that was signed with it."""
-        return Caller(
-            arn=self.principal,
-            account=self.account,
-            via_service=self.is_for_volumes,
-            source_address=source_address,
-            user_agent=user_agent,
-            access_key_id=self.id,
-        )
-
 
 def user_arn(account: str, name: str) -> str:
     return f"arn:aws:iam::{account}:user/{name}"
@@ -109,7 +97,7 @@ def in_account(account: str) -> str:
 
 
 def decode_principal(item: Item) -> Principal:
-    return msgspec.json.decode(item.body, type=Principal)
+    return item.decoded(Principal)
 
 
 def put_principal(change: Change, principal: Principal) -> None:
@@ -130,7 +118,7 @@ def find_access_key(view: View, id_: str) -> AccessKey | None:
 
 
 def decode_access_key(item: Item) -> AccessKey:
-    return msgspec.json.decode(item.body, type=AccessKey)
+    return item.decoded(AccessKey)
 
 
 def put_access_key(change: Change, key: AccessKey) -> None:

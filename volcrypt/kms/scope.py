@@ -22,7 +22,7 @@ from volcrypt.kms.attempt import Attempt
 from volcrypt.kms.audit import AuditLog
 from volcrypt.kms.calls import CallCounter
 from volcrypt.kms.catalog import Catalog
-from volcrypt.kms.custom_key_store import ConnectionState, get_key_store
+from volcrypt.kms.custom_key_store import get_key_store
 from volcrypt.kms.key_stores import KeyStores
 from volcrypt.kms.keyring import find_key, get_alias, home_prefix, put_alias, put_key
 from volcrypt.kms.keystore import KeyStore, MaterialStore
@@ -119,7 +119,7 @@ class Scope:
             return self._keystore
         with self._catalog.reading() if view is None else nullcontext(view) as now:
             store = get_key_store(now, id_, account=key.account, region=key.region)
-        if store is None or store.connection_state is not ConnectionState.CONNECTED:
+        if store is None or not store.is_connected:
             raise InvalidStateError(f"{key.arn} is unavailable.")
         return self._key_stores.material_store(store, self._keystore)
 
@@ -129,7 +129,7 @@ class Scope:
         store = get_key_store(view, key_store_id, account=self._account, region=self._region)
         if store is None:
             raise CustomKeyStoreNotFoundError(f"Custom key store {key_store_id} does not exist.")
-        if store.connection_state is not ConnectionState.CONNECTED:
+        if not store.is_connected:
             raise CustomKeyStoreInvalidStateError(
                 f"Custom key store {store.id} is {store.connection_state.value}, which is not "
                 "valid for this operation."
