@@ -10,7 +10,6 @@ Both are flocks: the kernel lets go of them when their process ends, however it 
 
 import fcntl
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +17,11 @@ from typing import Final
 
 from volcrypt.durable import open_regular
 from volcrypt.errors import TryAgainError
+from volcrypt.file_lock import locked_within
 
 SERVING: Final = "serving"
 _MAX_HOLDER_BYTES: Final = 64
 PATIENCE_SECONDS: Final = 30.0
-_PAUSE_SECONDS: Final = 0.002
 
 
 class WriterLock:
@@ -38,7 +37,7 @@ class WriterLock:
     @contextmanager
     def held(self, *, patience_seconds: float = PATIENCE_SECONDS) -> Iterator[None]:
         """Raises TryAgainError when others hold it for longer than `patience_seconds`."""
-        if not _locked(self._descriptor, fcntl.LOCK_EX, patience_seconds):
+        if not locked_within(self._descriptor, fcntl.LOCK_EX, patience_seconds):
             raise TryAgainError(
                 f"another process holds {self._path} for more than {patience_seconds:g} s"
             )
@@ -60,10 +59,14 @@ def held_home(
     descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
     try:
         # Shared holders come and go; a server stays, so nobody waits for one.
-        is_alone = exclusive and _locked(descriptor, fcntl.LOCK_EX, 0)
-        if not is_alone and not _locked(descriptor, fcntl.LOCK_SH, 0):
+        is_alone = exclusive and locked_within(descriptor, fcntl.LOCK_EX, 0)
+        if not is_alone and not locked_within(descriptor, fcntl.LOCK_SH, 0):
             raise _held_by_server(path, descriptor)
-        if exclusive and not is_alone and not _locked(descriptor, fcntl.LOCK_EX, patience_seconds):
+        if (
+            exclusive
+            and not is_alone
+            and not locked_within(descriptor, fcntl.LOCK_EX, patience_seconds)
+        ):
             raise TryAgainError(
                 f"home {path.parent.parent} is held by other commands for more than "
                 f"{patience_seconds:g} s"
@@ -89,7 +92,7 @@ def is_served(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        return not _locked(descriptor, fcntl.LOCK_SH, 0)
+        return not locked_within(descriptor, fcntl.LOCK_SH, 0)
     finally:
         os.close(descriptor)
 
@@ -101,17 +104,3 @@ def _held_by_server(path: Path, descriptor: int) -> TryAgainError:
         f"home {path.parent.parent} is held by {name or 'a server that is starting'}",
         hint="use that server, or stop it",
     )
-
-
-def _locked(descriptor: int, kind: int, patience_seconds: float) -> bool:
-    """Whether the lock could be had within this time."""
-    deadline = time.monotonic() + patience_seconds
-    while True:
-        try:
-            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(_PAUSE_SECONDS)
-        else:
-            return True

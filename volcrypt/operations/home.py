@@ -18,7 +18,6 @@ import hashlib
 import os
 import secrets
 import stat
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -48,6 +47,7 @@ from volcrypt.errors import (
     UnsupportedVersionError,
     VolcryptError,
 )
+from volcrypt.file_lock import locked_within
 from volcrypt.formats.document import MacSeal
 from volcrypt.kms.home import create_kms, has_kms, keeps_pin, open_kms
 from volcrypt.kms.key_stores import NO_CLUSTERS
@@ -157,15 +157,8 @@ def _locked(path: Path, *, what: str, shared: bool = False) -> Iterator[None]:
     descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
     try:
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-        deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
-        while True:
-            try:
-                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise TryAgainError(f"{what} is busy with another command") from None
-                time.sleep(0.01)
+        if not locked_within(descriptor, kind, LOCK_PATIENCE_SECONDS):
+            raise TryAgainError(f"{what} is busy with another command")
         yield
     finally:
         os.close(descriptor)
