@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from volcrypt.cli.access import access_of
+from volcrypt.access import access_of
 from volcrypt.errors import ConfigurationError, InvalidArgumentError
 from volcrypt.settings import Profile, Settings, profile_of, read_settings
 

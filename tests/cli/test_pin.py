@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.command import disposable_home
-from volcrypt.cli.pin import configured_pin, read_secret
+from volcrypt.cli.pin import read_secret
 from volcrypt.errors import ConfigurationError, InvalidArgumentError
+from volcrypt.pin_source import configured_pin
 from volcrypt.settings import KmsSettings
 
 

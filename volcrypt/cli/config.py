@@ -6,9 +6,9 @@ from typing import Any
 import click
 import msgspec
 
-from volcrypt.cli.pin import check_pin_file
 from volcrypt.cli.session import Command, Session, pass_session
 from volcrypt.errors import ConfigurationError
+from volcrypt.pin_source import check_pin_file
 from volcrypt.settings import CONFIG_FILE, Profile, Settings
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from volcrypt.cli.access import clusters_of
+from volcrypt.access import clusters_of
 from volcrypt.cli.pin import find_pin
 from volcrypt.cli.session import Command, Session, pass_session
 from volcrypt.errors import InvalidArgumentError

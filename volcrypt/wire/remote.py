@@ -54,12 +54,14 @@ _EMPTY: Final = (str, bool, int, float)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteEndpoint:
     """Where the other KMS is. `url` None is AWS itself; `credentials_profile` None is the default
-    of AWS's tools; `ca_bundle` vouches for the server's certificate."""
+    of AWS's tools; `ca_bundle` vouches for the server's certificate. With `patience_seconds` there
+    are two attempts, and that long for each."""
 
     region: str
     url: str | None = None
     credentials_profile: str | None = None
     ca_bundle: Path | None = None
+    patience_seconds: float | None = None
 
 
 class RemoteKms:
@@ -110,6 +112,7 @@ class RemoteKms:
 
     def _make(self) -> Any:
         endpoint = self._endpoint
+        patience = endpoint.patience_seconds
         try:
             session = botocore.session.Session(profile=endpoint.credentials_profile)
             return session.create_client(
@@ -118,9 +121,12 @@ class RemoteKms:
                 endpoint_url=endpoint.url,
                 verify=None if endpoint.ca_bundle is None else str(endpoint.ca_bundle),
                 config=Config(
-                    connect_timeout=CONNECT_SECONDS,
-                    read_timeout=READ_SECONDS,
-                    retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+                    connect_timeout=min(CONNECT_SECONDS, patience or CONNECT_SECONDS),
+                    read_timeout=patience or READ_SECONDS,
+                    retries={
+                        "mode": "standard",
+                        "total_max_attempts": ATTEMPTS if patience is None else 2,
+                    },
                     user_agent_extra="volcrypt",
                 ),
             )
