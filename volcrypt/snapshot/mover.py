@@ -10,6 +10,7 @@ from typing_extensions import Buffer
 from volcrypt.crypto.digest import ZERO_DIGEST
 from volcrypt.crypto.xts import is_zero
 from volcrypt.formats.pages import PAGE_CHUNKS
+from volcrypt.snapshot.pace import Pace
 from volcrypt.snapshot.pump import in_thread, pump
 from volcrypt.snapshot.store import Stored
 from volcrypt.snapshot.table import ChunkTable, TableWriter
@@ -40,12 +41,15 @@ class ChunkMover:
         step: Step | None,
         limiter: trio.CapacityLimiter,
         progress: Progress | None,
+        pace: Pace | None = None,
     ) -> None:
+        """`pace`: how fast chunks are read; as fast as it goes when None."""
         self._source = source
         self._writer = writer
         self._step = step
         self._limiter = limiter
         self._progress = progress
+        self._pace = pace
         self._page: int | None = None
         self._known: dict[int, bytes | None] = {}
         self.next_chunk = 0
@@ -79,6 +83,8 @@ class ChunkMover:
 
     async def _store(self, index: int, view: memoryview) -> None:
         known = self._known.pop(index)
+        if self._pace is not None:
+            await self._pace.wait(len(view))
         digest, stored = await in_thread(self._limiter, lambda: self._store_one(index, view, known))
         page = self._writer.record(index, digest, stored)
         if page is not None:

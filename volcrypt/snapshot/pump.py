@@ -3,7 +3,8 @@
 The first failure cancels all, and is what the caller sees.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Final, TypeVar
 
@@ -35,7 +36,7 @@ async def pump(
     count = 0
     workers = int(limiter.total_tokens)
     send, receive = trio.open_memory_channel[int](workers)
-    try:
+    with only_failure():
         async with trio.open_nursery() as nursery, send:
             for _ in range(workers):
                 nursery.start_soon(_worker, receive.clone(), work, size_bytes)
@@ -47,12 +48,19 @@ async def pump(
                         await prepare(index)
                     await send.send(index)
                     count += 1
+    return count
+
+
+@contextmanager
+def only_failure() -> Iterator[None]:
+    """Around a nursery: of what failed in it, raise the one error that is to be reported."""
+    try:
+        yield
     except BaseExceptionGroup as group:
         failures = group.split(trio.Cancelled)[1]
         if failures is None:
             raise
         raise _first(failures) from None
-    return count
 
 
 async def _worker(

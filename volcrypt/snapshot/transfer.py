@@ -10,7 +10,7 @@ A chunk that is all zero is a hole: it is not stored, and not written when it is
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 import numpy as np
@@ -27,11 +27,14 @@ from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.names import DataKeyId, VolumeId
 from volcrypt.snapshot.draft import StoredTable
 from volcrypt.snapshot.mover import ChunkMover, ChunkSource, Progress, Step
-from volcrypt.snapshot.pin import Pin
+from volcrypt.snapshot.pace import Pace
+from volcrypt.snapshot.pin import PIN_LIFETIME_SECONDS, Pin
 from volcrypt.snapshot.plan import MAX_BATCH_CHUNKS, StorePlan, batch_chunks, is_parent
-from volcrypt.snapshot.pump import in_thread, pump
+from volcrypt.snapshot.pump import in_thread, only_failure, pump
 from volcrypt.snapshot.store import SnapshotStore
 from volcrypt.snapshot.table import ChunkTable, TableWriter
+
+_RENEW_SECONDS: Final = PIN_LIFETIME_SECONDS / 6
 
 
 class ChunkSink(Protocol):
@@ -103,6 +106,7 @@ async def store_chunks(
     *,
     limiter: trio.CapacityLimiter | None = None,
     progress: Progress | None = None,
+    pace: Pace | None = None,
 ) -> StoredTable:
     """Put what the plan says into the pin's store; the answer goes into a draft for `log.commit`.
 
@@ -110,13 +114,23 @@ async def store_chunks(
     """
     limiter = limiter or _limiter(pin.store)
     writer = await in_thread(limiter, lambda: _store_writer(pin.store, source.size_bytes, plan))
-    engine = ChunkMover(source, writer, step=None, limiter=limiter, progress=progress)
+    engine = ChunkMover(source, writer, step=None, limiter=limiter, progress=progress, pace=pace)
     indexes = iter(plan.chunks)
-    while await engine.store(indexes, MAX_BATCH_CHUNKS):
-        await in_thread(limiter, pin.store.objects.sync)
-        await in_thread(limiter, pin.renew)
+    with only_failure():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_keep_alive, pin, limiter)
+            while await engine.store(indexes, MAX_BATCH_CHUNKS):
+                await in_thread(limiter, pin.store.objects.sync)
+            nursery.cancel_scope.cancel()
     await engine.close_page()
     return await in_thread(limiter, writer.checkpoint)
+
+
+async def _keep_alive(pin: Pin, limiter: trio.CapacityLimiter) -> None:
+    """Renew a pin for ever: chunks may move as slowly as they like."""
+    while True:
+        await trio.sleep(_RENEW_SECONDS)
+        await in_thread(limiter, pin.renew)
 
 
 async def copy_chunks(
