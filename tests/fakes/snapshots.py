@@ -5,10 +5,10 @@ Fixed keys and ids, so that what is written is the same in every run.
 
 from dataclasses import dataclass, field
 
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.fakes.chunks import MemoryChunks
+from volcrypt.chunk_set import ChunkSet
 from volcrypt.crypto.digest import ZERO_DIGEST, DigestAlgorithm
 from volcrypt.errors import VolcryptError
 from volcrypt.formats.copy_cursor import CopyCursor
@@ -121,8 +121,7 @@ class Host:
             pin.hold([parent.root], size_bytes=size_bytes)
         map_ = None
         if changed is not None:
-            map_ = np.zeros(chunk_count(volume.size_bytes), dtype=np.bool_)
-            map_[list(changed)] = True
+            map_ = ChunkSet(chunk_count(volume.size_bytes), changed)
         manifest = find_parent(
             self.store,
             parent,

@@ -3,13 +3,13 @@
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes.snapshots import DATA_KEY_ID, VOLUME_ID, snapshot_id
 from tests.formats.samples import MANIFEST, SIZE
+from volcrypt.chunk_set import ChunkSet
 from volcrypt.formats.manifest import SnapshotPoint
 from volcrypt.formats.volume_record import KeySource
 from volcrypt.geometry import CHUNK_BYTES
@@ -66,9 +66,9 @@ def test_what_a_smaller_parent_cannot_have_is_looked_at(
     parent_bytes: int, marked: set[int]
 ) -> None:
     """Chunk 3 was marked, and holds nothing; chunk 4 was not, and holds something."""
-    changed = np.array([True, False, False, True, False])
+    changed = ChunkSet(5, [0, 3])
     mark_grown(changed, parent_bytes, lambda first: range(max(first, 4), 5))
-    assert set(np.flatnonzero(changed).tolist()) == marked
+    assert set(changed) == marked
 
 
 def test_an_unencrypted_parent_is_one_of_an_unencrypted_volume_only() -> None:
@@ -78,7 +78,7 @@ def test_an_unencrypted_parent_is_one_of_an_unencrypted_volume_only() -> None:
 
 
 def test_changed_chunks_are_read_when_parent_and_changes_are_known() -> None:
-    changed = np.array([True, False, True])
+    changed = ChunkSet(3, [0, 2])
     plan = plan_store(size_bytes=SIZE, parent=MANIFEST, changed=changed, candidates=[0, 1])
     assert (list(plan.chunks), plan.base, plan.incremental) == ([0, 2], MANIFEST, True)
 
@@ -86,14 +86,14 @@ def test_changed_chunks_are_read_when_parent_and_changes_are_known() -> None:
 @pytest.mark.parametrize(
     ("has_parent", "changed"),
     [
-        (False, np.array([True, False, True])),
+        (False, ChunkSet(3, [0, 2])),
         (True, None),
-        (True, np.array([True, False])),
-        (True, np.array([True, False, True, True])),
+        (True, ChunkSet(2, [0])),
+        (True, ChunkSet(4, [0, 2, 3])),
     ],
 )
 def test_any_doubt_means_that_all_candidates_are_read(
-    changed: np.ndarray[Any, np.dtype[np.bool_]] | None, *, has_parent: bool
+    changed: ChunkSet | None, *, has_parent: bool
 ) -> None:
     parent = MANIFEST if has_parent else None
     plan = plan_store(size_bytes=SIZE, parent=parent, changed=changed, candidates=[0, 1])

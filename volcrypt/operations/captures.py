@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
+from volcrypt.chunk_set import ChunkSet
 from volcrypt.formats.change_map import ParentPoint
 from volcrypt.formats.document import MacSeal
 from volcrypt.formats.volume_record import VolumeRecord
@@ -26,14 +25,12 @@ from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.directory import CHANGE_MAP_FILE
 from volcrypt.volume.owner import current_owner, hold_volume
 
-BoolArray = npt.NDArray[np.bool_]
-
 
 class OpenCapture(Protocol):
     """A point in time. `changed` and `parent` are None when every chunk has to be looked at."""
 
     @property
-    def changed(self) -> BoolArray | None: ...
+    def changed(self) -> ChunkSet | None: ...
     @property
     def parent(self) -> ParentPoint | None: ...
     def release(self, chunks: range) -> None:
@@ -85,7 +82,7 @@ class MountedCapture:
         self._control = control
         state = control.begin_capture()
         self.size_bytes = state.size_bytes
-        self.changed = state.changed
+        self.changed = None if state.changed is None else ChunkSet.of_marks(state.changed)
         self.parent = state.parent
 
     def release(self, chunks: range) -> None:
@@ -101,7 +98,8 @@ class DetachedCapture:
     def __init__(self, changes: ChangeMap) -> None:
         self._changes = changes
         self.capture: Capture | None = changes.begin_capture()
-        self.changed = self.capture.changed
+        changed = self.capture.changed
+        self.changed = None if changed is None else ChunkSet.of_marks(changed)
         self.parent = self.capture.parent
 
     def release(self, chunks: range) -> None:

@@ -1,12 +1,11 @@
 """Snapshots of volumes: made, and completed."""
 
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from functools import partial
 
-import numpy as np
 import trio
 
+from volcrypt.chunk_set import ChunkSet
 from volcrypt.errors import InvalidArgumentError, SnapshotNotFoundError
 from volcrypt.formats.change_map import ParentPoint
 from volcrypt.formats.manifest import Consistency, Manifest, SnapshotPoint
@@ -14,7 +13,7 @@ from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.geometry import CHUNK_BYTES, chunk_count
 from volcrypt.kms.clock import host_time
 from volcrypt.names import SnapshotId, make_snapshot_id
-from volcrypt.operations.captures import BoolArray, OpenCapture, capture_volume
+from volcrypt.operations.captures import OpenCapture, capture_volume
 from volcrypt.operations.home import Home
 from volcrypt.operations.progress import ChunkCounter, Progress
 from volcrypt.operations.records import load_record
@@ -31,7 +30,7 @@ from volcrypt.operations.stores import (
 from volcrypt.snapshot.draft import SnapshotDraft
 from volcrypt.snapshot.log import commit
 from volcrypt.snapshot.pin import Pin
-from volcrypt.snapshot.plan import StorePlan, mark_grown, plan_store, positions_of
+from volcrypt.snapshot.plan import StorePlan, mark_grown, plan_store
 from volcrypt.snapshot.store import SnapshotStore
 from volcrypt.snapshot.transfer import find_parent, store_chunks
 from volcrypt.volume.datafile import DataFile
@@ -98,9 +97,9 @@ def store_snapshot(
         captured_at = now()
         stack.callback(pin.release)
         plan, wanted = _plan(store, pin, record, capture, data)
-        for run in runs_of(~wanted):
+        for run in wanted.gaps():
             capture.release(run)
-        progress.begin(f"storing {snapshot_id}", int(wanted.sum()) * CHUNK_BYTES)
+        progress.begin(f"storing {snapshot_id}", len(wanted) * CHUNK_BYTES)
         stored = trio.run(
             partial(store_chunks, data, pin, plan, progress=_Released(capture, progress))
         )
@@ -147,8 +146,8 @@ class _Released:
 
 def _plan(
     store: SnapshotStore, pin: Pin, record: VolumeRecord, capture: OpenCapture, data: DataFile
-) -> tuple[StorePlan, BoolArray]:
-    """What to read, and the same as a table. Decided while every chunk is held still: a chunk
+) -> tuple[StorePlan, ChunkSet]:
+    """What to read, and the same as a set. Decided while every chunk is held still: a chunk
     that is not read may change from then on."""
     data_key_id = record.wrapped_key.data_key_id if record.wrapped_key else None
     look = partial(
@@ -184,14 +183,12 @@ def _plan(
         mark_grown(changed, parent.size_bytes, data.candidate_chunks)
     wanted = changed
     if wanted is None:
-        wanted = np.zeros(chunk_count(data.size_bytes), dtype=np.bool_)
-        for index in data.candidate_chunks():
-            wanted[index] = True
+        wanted = ChunkSet(chunk_count(data.size_bytes), data.candidate_chunks())
     plan = plan_store(
         size_bytes=data.size_bytes,
         parent=parent,
         changed=changed,
-        candidates=positions_of(wanted),
+        candidates=wanted,
     )
     return plan, wanted
 
@@ -203,10 +200,3 @@ def commit_snapshot(home: Home, store: SnapshotStore, draft: SnapshotDraft) -> M
         manifest, head = commit(store, draft, log.signer, log.head)
         log.save(head)
     return manifest
-
-
-def runs_of(mask: BoolArray) -> Iterator[range]:
-    """The runs of consecutive indexes that are set."""
-    edges = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0)).tolist()
-    for start, stop in zip(edges[::2], edges[1::2], strict=True):
-        yield range(start, stop)

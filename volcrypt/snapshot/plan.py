@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from volcrypt.chunk_set import ChunkSet
 from volcrypt.crypto.digest import DIGEST_BYTES
 from volcrypt.formats.manifest import Manifest, SnapshotPoint
 from volcrypt.geometry import CHUNK_BYTES, chunk_count
@@ -57,22 +58,22 @@ def plan_store(
     *,
     size_bytes: int,
     parent: Manifest | None,
-    changed: npt.NDArray[np.bool_] | None,
+    changed: ChunkSet | None,
     candidates: Iterable[int],
 ) -> StorePlan:
     """Read the changed chunks when parent and changes are both known, else all candidates.
 
     `parent` passed `is_parent`, and its pages were found sound (`transfer.find_parent`); `changed`
-    has one element for each chunk, and is None where the change map is void; `candidates` are the
-    chunks that may hold data, ascending, and are not looked at when they are not needed.
+    is None where the change map is void; `candidates` are the chunks that may hold data, ascending,
+    and are not looked at when they are not needed.
     """
-    if parent is None or changed is None or len(changed) != chunk_count(size_bytes):
+    if parent is None or changed is None or changed.chunk_count != chunk_count(size_bytes):
         return StorePlan(chunks=candidates, base=parent, incremental=False)
-    return StorePlan(chunks=positions_of(changed), base=parent, incremental=True)
+    return StorePlan(chunks=changed, base=parent, incremental=True)
 
 
 def mark_grown(
-    changed: npt.NDArray[np.bool_], parent_bytes: int, candidates: Callable[[int], Iterable[int]]
+    changed: ChunkSet, parent_bytes: int, candidates: Callable[[int], Iterable[int]]
 ) -> None:
     """Mark what a parent of `parent_bytes`, smaller than the volume is now, cannot have: its last
     chunk, when that was short, and what is behind it. There `candidates`, given the first chunk,
@@ -80,16 +81,10 @@ def mark_grown(
     growth. That first chunk is always marked: the page that it is in has become longer.
     """
     first = parent_bytes // CHUNK_BYTES
-    changed[first:] = False
-    changed[list(candidates(first))] = True
-    changed[first] = True
-
-
-def positions_of(changed: npt.NDArray[np.bool_]) -> Iterator[int]:
-    """Ascending indexes of what is set; in steps, so that memory does not grow with the volume."""
-    step = 2**16
-    for first in range(0, len(changed), step):
-        yield from (np.flatnonzero(changed[first : first + step]) + first).tolist()
+    changed.remove_from(first)
+    for index in candidates(first):
+        changed.add(index)
+    changed.add(first)
 
 
 def batch_chunks(data_chunks: int) -> int:

@@ -12,7 +12,7 @@ import trio
 
 from volcrypt.geometry import CHUNK_BYTES, chunk_range
 
-_LOOK_AHEAD: Final = 256
+_LOOK_AHEAD: Final = 64
 Item = TypeVar("Item")
 
 

@@ -1,11 +1,13 @@
 """Tables of chunk digests: read lazily and checked, or made page by page.
 
-A page is read when one of its chunks is asked for, so memory follows what is touched; the table
-itself is 4 MiB for the largest volume.
+A page is read when one of its chunks is asked for, and the last ones are kept, so memory follows
+neither size nor change; the table itself is 4 MiB for the largest volume.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final
 
 from typing_extensions import Buffer
 
@@ -25,6 +27,9 @@ from volcrypt.formats.pages import (
 from volcrypt.geometry import chunk_range
 from volcrypt.snapshot.draft import StoredTable
 from volcrypt.snapshot.store import SnapshotStore, Stored
+
+KEPT_PAGES: Final = 96
+"""Pages of 32 KiB that a table keeps: more than a producer of chunks runs ahead of its workers."""
 
 
 class ChunkTable:
@@ -49,7 +54,7 @@ class ChunkTable:
         self.size_bytes = grown_to or size_bytes
         self._stored_size = size_bytes
         self._where = where
-        self._last_page = (-1, b"")
+        self._kept_page = lru_cache(KEPT_PAGES)(self._read_page)
         if root == ZERO_DIGEST:
             self.page_digests = bytes(all_holes(page_count(self.size_bytes)))
         else:
@@ -64,9 +69,9 @@ class ChunkTable:
 
     def page(self, number: int) -> bytes:
         """The digests of the chunks of one page. Raises FormatError and IntegrityError."""
-        last_number, last = self._last_page
-        if last_number == number:
-            return last
+        return self._kept_page(number)
+
+    def _read_page(self, number: int) -> bytes:
         digest = self.page_digest(number)
         digests = b""
         if digest != ZERO_DIGEST:
@@ -74,16 +79,11 @@ class ChunkTable:
             data = self.store.get_page(digest, where=where)
             digests = decode_page(data, number=number, size_bytes=self._stored_size, what=where)
         more = len(page_range(number, self.size_bytes)) - len(digests) // DIGEST_BYTES
-        digests += bytes(all_holes(more))
-        self._last_page = (number, digests)
-        return digests
+        return digests + bytes(all_holes(more))
 
-    def has_page(self, number: int, digests: Buffer) -> bool:
-        """Whether these are stored as page `number`, the same number of them."""
-        return (
-            page_range(number, self._stored_size) == page_range(number, self.size_bytes)
-            and self.page(number) == digests
-        )
+    def is_whole(self, number: int) -> bool:
+        """Whether page `number` is stored with all the chunks that it has now."""
+        return page_range(number, self._stored_size) == page_range(number, self.size_bytes)
 
     def has_table(self, page_digests: Buffer) -> bool:
         """Whether these are stored as the root."""
@@ -130,6 +130,8 @@ class _OpenPage:
     before: int
     """How many chunks it held when it was opened."""
     compare: bytes | None
+    known: list[tuple[bytes, bytes]]
+    """Pages that are stored already: their digests, and the digest of each."""
     pending: int = 0
     closed: bool = False
 
@@ -172,8 +174,16 @@ class TableWriter:
             digests = all_holes(len(page_range(number, self.size_bytes)))
         else:
             digests = bytearray(self.start.page(number))
-        before = len(stored_positions(digests))
-        self._pages[number] = _OpenPage(digests=digests, before=before, compare=compare)
+        self._pages[number] = _OpenPage(
+            digests=digests,
+            before=len(stored_positions(digests)),
+            compare=compare,
+            known=[
+                (table.page(number), table.page_digest(number))
+                for table in (self.start, self.compare)
+                if table is not None and table.is_whole(number)
+            ],
+        )
 
     def expect(self, index: int) -> bytes | None:
         """A digest for this chunk will come; answers the digest that need not be put, if any."""
@@ -203,7 +213,7 @@ class TableWriter:
 
     def put_page(self, number: int) -> tuple[bytes, list[str]]:
         """Store a page that is closed; the answer goes to `page_put`."""
-        return self._put_digests(number, self._pages[number].digests)
+        return self._put_digests(self._pages[number])
 
     def page_put(self, number: int, digest: bytes, repaired: list[str]) -> None:
         """Take over what `put_page` answered, and forget the page."""
@@ -221,7 +231,7 @@ class TableWriter:
         for number, page in self._pages.items():
             assert page.pending == 0, "internal error: a checkpoint while chunks are under way"
             at = number * DIGEST_BYTES
-            digest, replaced = self._put_digests(number, page.digests)
+            digest, replaced = self._put_digests(page)
             table[at : at + DIGEST_BYTES] = digest
             repaired += replaced
             data_chunks += len(stored_positions(page.digests)) - page.before
@@ -240,13 +250,13 @@ class TableWriter:
             repaired=tuple(repaired),
         )
 
-    def _put_digests(self, number: int, digests: bytearray) -> tuple[bytes, list[str]]:
-        if not stored_positions(digests):
+    def _put_digests(self, page: _OpenPage) -> tuple[bytes, list[str]]:
+        if not stored_positions(page.digests):
             return ZERO_DIGEST, []
-        for known in (self.start, self.compare):
-            if known is not None and known.has_page(number, digests):
-                return known.page_digest(number), []
-        return self._put(encode_page(digests))
+        for digests, digest in page.known:
+            if digests == page.digests:
+                return digest, []
+        return self._put(encode_page(page.digests))
 
     def _put(self, data: bytes) -> tuple[bytes, list[str]]:
         """The digest, and what was found damaged and replaced."""

@@ -13,11 +13,10 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 import trio
 from typing_extensions import Buffer
 
+from volcrypt.chunk_set import ChunkSet
 from volcrypt.crypto.digest import ZERO_DIGEST
 from volcrypt.errors import FormatError, IntegrityError, RollbackError, SnapshotNotFoundError
 from volcrypt.formats.copy_cursor import CopyCursor
@@ -66,7 +65,7 @@ def find_parent(
     volume_id: VolumeId,
     size_bytes: int,
     data_key_id: DataKeyId | None,
-    changed: npt.NDArray[np.bool_] | None,
+    changed: ChunkSet | None,
 ) -> Manifest | None:
     """The parent, if it can serve: there, of the same data, and its pages sound where they matter.
 
@@ -88,11 +87,11 @@ def find_parent(
             return None
         table = chunk_table(store, manifest, grown_to=size_bytes)
         if changed is not None:
-            pages = np.logical_or.reduceat(changed, np.arange(0, len(changed), PAGE_CHUNKS))
             # The last page of a smaller parent becomes longer, so it is read as well.
+            longer = manifest.size_bytes // CHUNK_BYTES // PAGE_CHUNKS
             if manifest.size_bytes < size_bytes:
-                pages[manifest.size_bytes // CHUNK_BYTES // PAGE_CHUNKS] = True
-            for number in np.flatnonzero(pages).tolist():
+                table.page(longer)
+            for number in changed.groups(PAGE_CHUNKS):
                 table.page(number)
     except (SnapshotNotFoundError, FormatError, IntegrityError):
         return None

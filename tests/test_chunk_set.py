@@ -1,0 +1,99 @@
+"""Sets of chunks, against sets of numbers; and how little memory they take."""
+
+import itertools
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from volcrypt.chunk_set import ChunkSet
+
+
+@st.composite
+def chosen(draw: st.DrawFn) -> tuple[int, set[int]]:
+    """How many chunks there are, and some of them; also where blocks of bits meet."""
+    count = draw(st.one_of(st.integers(1, 40), st.integers(65_500, 65_600)))
+    near = st.integers(0, count - 1) | st.integers(max(0, count - 70), count - 1)
+    starts = draw(st.lists(near, max_size=8))
+    length = draw(st.integers(1, 12))
+    return count, {index for start in starts for index in range(start, start + length)} & set(
+        range(count)
+    )
+
+
+@given(chosen())
+def test_a_set_is_what_was_put_in(choice: tuple[int, set[int]]) -> None:
+    count, members = choice
+    chunks = ChunkSet(count, members)
+    assert list(chunks) == sorted(members)
+    assert len(chunks) == len(members)
+    assert all((index in chunks) == (index in members) for index in range(count))
+
+
+@given(chosen())
+def test_marks_and_bits_say_the_same(choice: tuple[int, set[int]]) -> None:
+    count, members = choice
+    marks = np.zeros(count, dtype=np.uint8)
+    marks[list(members)] = 1
+    chunks = ChunkSet.of_marks(marks)
+    assert set(chunks) == members
+    assert chunks.chunk_count == count
+    assert set(ChunkSet.of_packed(chunks.packed(), count)) == members
+
+
+@given(chosen())
+def test_gaps_are_all_that_is_not_in_it(choice: tuple[int, set[int]]) -> None:
+    count, members = choice
+    gaps = list(ChunkSet(count, members).gaps())
+    assert [index for gap in gaps for index in gap] == sorted(set(range(count)) - members)
+    assert all(before.stop < after.start for before, after in itertools.pairwise(gaps))
+
+
+@given(chosen(), st.sampled_from([8, 64, 1024]))
+def test_groups_are_those_with_members(choice: tuple[int, set[int]], width: int) -> None:
+    count, members = choice
+    expected = sorted({index // width for index in members})
+    assert list(ChunkSet(count, members).groups(width)) == expected
+
+
+@given(chosen(), st.integers(0, 65_700))
+def test_what_is_behind_a_point_can_be_removed(choice: tuple[int, set[int]], first: int) -> None:
+    count, members = choice
+    chunks = ChunkSet(count, members)
+    chunks.remove_from(first)
+    assert set(chunks) == {index for index in members if index < first}
+
+
+def test_bits_behind_the_last_chunk_do_not_matter() -> None:
+    assert list(ChunkSet.of_packed(b"\xff\xff", 11)) == list(range(11))
+
+
+@pytest.mark.parametrize(("packed", "count"), [(b"", 1), (b"\0", 9), (b"\0\0", 8)])
+def test_a_bitmap_of_another_length_is_refused(packed: bytes, count: int) -> None:
+    with pytest.raises(ValueError, match="wrong length"):
+        ChunkSet.of_packed(packed, count)
+
+
+@pytest.mark.parametrize("index", [-1, 10])
+def test_chunks_that_are_not_there(index: int) -> None:
+    chunks = ChunkSet(10)
+    with pytest.raises(IndexError, match="no chunk"):
+        chunks.add(index)
+    with pytest.raises(IndexError, match="no chunk"):
+        assert index in chunks
+
+
+def test_a_volume_of_16_tib_takes_a_bit_a_chunk() -> None:
+    count = 2**25
+    tracemalloc.start()
+    try:
+        chunks = ChunkSet(count, range(0, count, 2**15))
+        assert sum(1 for _ in chunks) == sum(1 for _ in chunks.groups(1024)) == 1024
+        assert sum(len(gap) for gap in chunks.gaps()) == count - 1024
+        assert len(chunks) == 1024
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * count // 8
