@@ -35,15 +35,17 @@ class Command:
         self, *arguments: str | Path, stdin: bytes = b"", prefix: tuple[str, ...] = ()
     ) -> subprocess.CompletedProcess[str]:
         """Run to the end, whatever the exit code; `prefix` is a program to run it under."""
+        text = stdin.decode(errors="surrogateescape")
         if self._forker is not None and not prefix:
             given = ["--home", *map(str, (self.home, *arguments))]
-            return self._forker.run(given, stdin=stdin.decode())
+            return self._forker.run(given, stdin=text)
         return subprocess.run(
             [*prefix, VOLCRYPT, "--home", self.home, *arguments],
             check=False,
             capture_output=True,
-            input=stdin.decode(),
+            input=text,
             text=True,
+            errors="surrogateescape",
             timeout=120,
         )
 

@@ -46,7 +46,7 @@ class Forker:
         """As `subprocess.run` with the output captured, in this process's environment."""
         with tempfile.TemporaryDirectory() as directory:
             files = [os.path.join(directory, name) for name in ("in", "out", "err")]
-            Path(files[0]).write_text(stdin)
+            Path(files[0]).write_bytes(stdin.encode(errors="surrogateescape"))
             code = self._ask(
                 {
                     "arguments": list(arguments),

@@ -64,6 +64,14 @@ class WrongPassphraseError(ConfigurationError):
     """The passphrase does not open the backup; or its beginning is damaged, which looks alike."""
 
 
+class WrongCustomerKeyError(VolcryptError):
+    """The customer-provided key is not the one that the data key is wrapped under."""
+
+
+class CustomerKeyMissingError(InvalidArgumentError):
+    """A data key is wrapped under a customer-provided key, and none was given."""
+
+
 class TokenMissingError(ConfigurationError):
     """The PKCS#11 module cannot be loaded, or has no token of that label."""
 

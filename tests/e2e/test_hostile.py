@@ -12,6 +12,7 @@ import pytest
 from tests.command import Command, disposable_home, kill_and_wait
 from volcrypt.operations.encrypt import _begin
 from volcrypt.operations.home import Home
+from volcrypt.operations.keys import KeyChoice
 from volcrypt.operations.records import load_record
 from volcrypt.settings import runtime_root
 from volcrypt.volume.owner import hold_volume
@@ -36,7 +37,9 @@ def begin_encryption(command: Command, name: str) -> None:
     with Home(command.home, runtime_root()) as home:
         source_id = load_record(home, name).volume_id
         with hold_volume(home.volumes.path_of(source_id), purpose="encrypt"):
-            _begin(home, source_id, kms_key=None, keep_old=False, delete_plain_snapshots=False)
+            _begin(
+                home, source_id, choice=KeyChoice(), keep_old=False, delete_plain_snapshots=False
+            )
 
 
 def test_nothing_is_written_to_a_volume_that_is_being_encrypted(

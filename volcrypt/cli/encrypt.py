@@ -1,10 +1,13 @@
 """`volcrypt encrypt`: an unencrypted volume becomes an encrypted one."""
 
 import sys
+from pathlib import Path
 
 import click
 
+from volcrypt.cli.customer_key import making_key_option
 from volcrypt.cli.session import Command, Session, pass_session, print_fields
+from volcrypt.cli.volume import key_choice
 from volcrypt.geometry import format_size
 
 
@@ -15,6 +18,7 @@ from volcrypt.geometry import format_size
     metavar="K",
     help="Key id, ARN, alias or alias ARN [default: the account's default key].",
 )
+@making_key_option
 @click.option("--keep-old", is_flag=True, help="Keep the unencrypted volume, as NAME-unencrypted.")
 @click.option(
     "--delete-plain-snapshots",
@@ -29,6 +33,7 @@ def encrypt(
     session: Session,
     volume: str,
     kms_key_id: str | None,
+    customer_key_file: Path | None,
     keep_old: bool,
     delete_plain_snapshots: bool,
     abort: bool,
@@ -51,7 +56,7 @@ def encrypt(
     report = encrypt_volume(
         session.home,
         volume,
-        kms_key=kms_key_id,
+        choice=key_choice(session, kms_key_id, False, customer_key_file),
         keep_old=keep_old,
         delete_plain_snapshots=delete_plain_snapshots,
         progress=session.progress(),
@@ -61,6 +66,7 @@ def encrypt(
         "Name": report.name,
         "OldVolumeId": report.old_volume_id,
         "OldVolumeName": report.old_volume_name,
+        "KeySource": "customer" if report.kms_key_arn is None else "kms",
         "KmsKeyId": report.kms_key_arn,
         "VerifiedBytes": report.verified_bytes,
         "Seconds": report.seconds,
@@ -78,7 +84,7 @@ def encrypt(
         lambda: print_fields(
             {
                 "encrypted volume": f"{report.volume_id} ({report.name or 'no name'})",
-                "kms key": report.kms_key_arn,
+                "key": report.kms_key_arn or "customer-provided",
                 "compared": f"{format_size(report.verified_bytes)}, read back from the medium",
                 "old volume": f"{report.old_volume_id} is {old}",
                 "time": f"{report.seconds:.1f} s",

@@ -7,7 +7,7 @@
 | 2 | usage: an argument or a combination of them is not acceptable |
 | 3 | not found |
 | 4 | in use, or the name is taken |
-| 5 | access denied, a wrong PIN or passphrase, or the key is not usable |
+| 5 | access denied, a wrong PIN, passphrase or customer-provided key, or the key is not usable |
 | 6 | integrity: something is damaged, missing, substituted or rolled back |
 | 7 | try again later |
 | 130 | interrupted by Ctrl-C |
@@ -64,6 +64,7 @@ _TABLE: Final[tuple[tuple[type[errors.VolcryptError], Exit], ...]] = (
     (errors.ClusterInUseError, Exit.IN_USE),
     (errors.WrongPinError, Exit.DENIED),
     (errors.WrongPassphraseError, Exit.DENIED),
+    (errors.WrongCustomerKeyError, Exit.DENIED),
     (errors.PrivilegeError, Exit.DENIED),
     (errors.StoreAccessError, Exit.DENIED),
     (errors.AccessDeniedError, Exit.DENIED),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from volcrypt.cli.customer_key import give_key, opening_key_option
 from volcrypt.cli.session import Command, Session, pass_session
 
 _READ_ONLY = click.option("--read-only", is_flag=True, help="Refuse every write.")
@@ -18,14 +19,21 @@ _FOREGROUND = click.option(
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @_READ_ONLY
 @_FOREGROUND
+@opening_key_option
 @pass_session
 def mount(
-    session: Session, volume: str, directory: Path, read_only: bool, foreground: bool
+    session: Session,
+    volume: str,
+    directory: Path,
+    read_only: bool,
+    foreground: bool,
+    customer_key_file: Path | None,
 ) -> None:
     """Serve the plaintext of VOLUME as DIR/volume. Returns when the first read works."""
     from volcrypt.operations.mounts import mount_volume
     from volcrypt.volume.launch import exec_daemon, spawn_daemon
 
+    give_key(session, customer_key_file)
     launch = exec_daemon if foreground else spawn_daemon
     mounted = mount_volume(session.home, volume, directory, read_only=read_only, launch=launch)
     document = {
@@ -60,6 +68,7 @@ def unmount(session: Session, target: str) -> None:
 )
 @_READ_ONLY
 @_FOREGROUND
+@opening_key_option
 @pass_session
 def attach(
     session: Session,
@@ -68,6 +77,7 @@ def attach(
     mount_directory: Path | None,
     read_only: bool,
     foreground: bool,
+    customer_key_file: Path | None,
 ) -> None:
     """Put VOLUME on a loop device, /dev/volcrypt/NAME."""
     from volcrypt.daemons.foreground import hold_signals, stay_attached
@@ -75,6 +85,7 @@ def attach(
     from volcrypt.operations.attachments import attach_volume
     from volcrypt.volume.launch import spawn_daemon
 
+    give_key(session, customer_key_file)
     attached = attach_volume(
         session.home,
         volume,

@@ -2,15 +2,18 @@
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
+from volcrypt.cli.customer_key import check_one_stdin, give_key, source_key_option
 from volcrypt.cli.exits import Exit
 from volcrypt.cli.session import Command, JsonValue, Session, pass_session, print_table
 from volcrypt.cli.store import place_options
 from volcrypt.cli.text import format_time, iso_time
 from volcrypt.cli.volume import key_choice, key_options
+from volcrypt.cli.volume_view import key_text
 from volcrypt.geometry import format_size
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ def snapshot_document(manifest: "Manifest", names: Mapping["StoreId", str]) -> d
         "StartTime": iso_time(manifest.captured_at),
         "CompletionTime": iso_time(manifest.completed_at),
         "Encrypted": key is not None,
+        "KeySource": manifest.key_source.value,
         "KmsKeyId": key.kms_key_arn if key else None,
         "DataEncryptionKeyId": key.data_key_id if key else None,
         "ParentSnapshotId": manifest.parent.snapshot_id if manifest.parent else None,
@@ -56,7 +60,7 @@ def snapshot_fields(manifest: "Manifest", names: Mapping["StoreId", str]) -> dic
         "volume size": format_size(manifest.size_bytes),
         "newly stored": f"{format_size(manifest.stored_bytes)} in {manifest.stored_chunks} chunks",
         "encrypted": "yes" if key else "no",
-        "kms key": (key.kms_key_arn or "") if key else "",
+        "key": key_text(manifest),
         "data key": key.data_key_id if key else "",
         "parent": manifest.parent.snapshot_id if manifest.parent else "",
         "captured": format_time(manifest.captured_at),
@@ -176,6 +180,7 @@ def delete(session: Session, snapshot: str) -> None:
 @snapshot.command(cls=Command)
 @click.argument("snapshot", metavar="SNAPSHOT")
 @key_options
+@source_key_option
 @click.option("--name", help="A name, unique among snapshots.")
 @click.option("--store", help="The store to copy it to [default: where it is].")
 @click.option("--region", help="The region to copy it to; its key has to be of that region.")
@@ -186,6 +191,8 @@ def copy(
     snapshot: str,
     kms_key_id: str | None,
     unencrypted: bool,
+    customer_key_file: Path | None,
+    source_customer_key_file: Path | None,
     name: str | None,
     store: str | None,
     region: str | None,
@@ -195,10 +202,13 @@ def copy(
     there yet is moved. Interrupted, run it again."""
     from volcrypt.operations.copies import copy_snapshot
 
+    check_one_stdin(customer_key_file, source_customer_key_file)
+    choice = key_choice(session, kms_key_id, unencrypted, customer_key_file)
+    give_key(session, source_customer_key_file)
     manifest = copy_snapshot(
         session.home,
         snapshot,
-        choice=key_choice(kms_key_id, unencrypted),
+        choice=choice,
         name=name,
         store=store,
         region=region,

@@ -6,8 +6,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from volcrypt.cli.customer_key import (
+    check_one_stdin,
+    give_key,
+    making_key_option,
+    opening_key_option,
+    source_key_option,
+)
 from volcrypt.cli.session import Command, JsonValue, Session, pass_session
-from volcrypt.cli.volume_view import volume_document, volume_fields
+from volcrypt.cli.volume_view import key_text, volume_document, volume_fields
 from volcrypt.geometry import format_size, parse_size
 
 if TYPE_CHECKING:
@@ -20,6 +27,7 @@ Wrapped = TypeVar("Wrapped", bound=Callable[..., Any])
 
 def key_options(function: Wrapped) -> Wrapped:
     """KEY OPTIONS: which key a new volume or copy is encrypted under."""
+    function = making_key_option(function)
     function = click.option(
         "--unencrypted", is_flag=True, help="Do not encrypt (not for a copy of what is encrypted)."
     )(function)
@@ -30,12 +38,20 @@ def key_options(function: Wrapped) -> Wrapped:
     )(function)
 
 
-def key_choice(kms_key_id: str | None, unencrypted: bool) -> "KeyChoice":
+def key_choice(
+    session: Session, kms_key_id: str | None, unencrypted: bool, customer_key_file: Path | None
+) -> "KeyChoice":
     from volcrypt.operations.keys import KeyChoice
 
-    if unencrypted and kms_key_id is not None:
-        raise click.UsageError("--kms-key-id and --unencrypted exclude each other")
-    return KeyChoice(encrypted=not unencrypted, kms_key=kms_key_id)
+    if unencrypted + (kms_key_id is not None) + (customer_key_file is not None) > 1:
+        raise click.UsageError(
+            "--kms-key-id, --customer-key-file and --unencrypted exclude each other"
+        )
+    return KeyChoice(
+        encrypted=not unencrypted,
+        kms_key=kms_key_id,
+        customer_key=give_key(session, customer_key_file),
+    )
 
 
 @click.group()
@@ -48,6 +64,7 @@ def volume() -> None:
 @key_options
 @click.option("--name", help="A name, unique among volumes.")
 @click.option("--snapshot-id", metavar="S", help="Make the volume from this snapshot.")
+@source_key_option
 @click.option(
     "--data",
     metavar="PATH",
@@ -65,8 +82,10 @@ def create(
     size: str | None,
     kms_key_id: str | None,
     unencrypted: bool,
+    customer_key_file: Path | None,
     name: str | None,
     snapshot_id: str | None,
+    source_customer_key_file: Path | None,
     preallocate: bool,
     data: Path | None,
     force: bool,
@@ -78,6 +97,9 @@ def create(
     from volcrypt.operations.restore import volume_from_snapshot
     from volcrypt.operations.volumes import create_volume, view_volume
 
+    if snapshot_id is None and source_customer_key_file is not None:
+        raise click.UsageError("--source-customer-key-file goes with --snapshot-id")
+    check_one_stdin(customer_key_file, source_customer_key_file)
     size_bytes = parse_size(size) if size is not None else None
     placement = Placement(
         preallocate=preallocate, data=data, force=force, assume_zeroed=assume_zeroed
@@ -85,7 +107,10 @@ def create(
     if size_bytes is None and snapshot_id is None:
         size_bytes = device_size(placement)
     if snapshot_id is not None:
-        choice = key_choice(kms_key_id, unencrypted) if kms_key_id or unencrypted else None
+        choice = None
+        if kms_key_id or unencrypted or customer_key_file:
+            choice = key_choice(session, kms_key_id, unencrypted, customer_key_file)
+        give_key(session, source_customer_key_file)
         record = volume_from_snapshot(
             session.home,
             snapshot_id,
@@ -96,7 +121,7 @@ def create(
             placement=placement,
         )
     elif size_bytes is not None:
-        choice = key_choice(kms_key_id, unencrypted)
+        choice = key_choice(session, kms_key_id, unencrypted, customer_key_file)
         record = create_volume(
             session.home,
             size_bytes=size_bytes,
@@ -122,7 +147,12 @@ def show_created(session: Session, view: "VolumeView") -> None:
 @click.option("--name", help="A name, unique among volumes.")
 @pass_session
 def import_(
-    session: Session, source: Path, kms_key_id: str | None, unencrypted: bool, name: str | None
+    session: Session,
+    source: Path,
+    kms_key_id: str | None,
+    unencrypted: bool,
+    customer_key_file: Path | None,
+    name: str | None,
 ) -> None:
     """Make a volume of a raw image or block device; FILE|DEVICE is only read."""
     from volcrypt.operations.images import import_volume
@@ -132,7 +162,7 @@ def import_(
         session.home,
         source,
         name=name,
-        choice=key_choice(kms_key_id, unencrypted),
+        choice=key_choice(session, kms_key_id, unencrypted, customer_key_file),
         progress=session.progress(),
     )
     show_created(session, view_volume(session.home, record))
@@ -141,11 +171,13 @@ def import_(
 @volume.command(cls=Command)
 @click.argument("volume", metavar="VOLUME")
 @click.argument("file", type=click.Path(path_type=Path))
+@opening_key_option
 @pass_session
-def export(session: Session, volume: str, file: Path) -> None:
+def export(session: Session, volume: str, file: Path, customer_key_file: Path | None) -> None:
     """Write the plaintext of VOLUME to the new raw image FILE (sparse, mode 0600)."""
     from volcrypt.operations.images import export_volume
 
+    give_key(session, customer_key_file)
     record = export_volume(session.home, volume, file, progress=session.progress())
     document = {"VolumeId": record.volume_id, "File": str(file), "Size": record.size_bytes}
     session.show(document, lambda: print(f"{record.volume_id} is written, in plaintext, to {file}"))
@@ -171,14 +203,13 @@ def list_(session: Session) -> None:
             return [volume_id, "", "error", "", "", problems[volume_id]]
         view: VolumeView = views[volume_id]
         record = view.record
-        key = record.wrapped_key.kms_key_arn if record.wrapped_key else None
         return [
             volume_id,
             record.name or "",
             view.state,
             format_size(record.size_bytes),
             "yes" if record.is_encrypted else "no",
-            (key or "").rpartition("/")[2],
+            key_text(record).rpartition("/")[2],
         ]
 
     document = [
@@ -261,11 +292,13 @@ def delete(session: Session, volume: str) -> None:
 
 @volume.command(cls=Command)
 @click.argument("volume", metavar="VOLUME")
+@opening_key_option
 @pass_session
-def check(session: Session, volume: str) -> None:
+def check(session: Session, volume: str, customer_key_file: Path | None) -> None:
     """Check record, register entry, data file and key of VOLUME."""
     from volcrypt.operations.volumes import check_volume
 
+    give_key(session, customer_key_file)
     record = check_volume(session.home, volume)
     session.show(
         {"VolumeId": record.volume_id, "Result": "ok"},

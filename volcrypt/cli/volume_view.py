@@ -7,6 +7,8 @@ from volcrypt.cli.text import format_time, iso_time
 from volcrypt.geometry import format_size
 
 if TYPE_CHECKING:
+    from volcrypt.formats.manifest import Manifest
+    from volcrypt.formats.volume_record import VolumeRecord
     from volcrypt.operations.volumes import VolumeView
 
 
@@ -41,13 +43,20 @@ def volume_fields(view: "VolumeView") -> dict[str, str]:
         "size": f"{format_size(record.size_bytes)} ({record.size_bytes} bytes)",
         "allocated": _allocated_text(view),
         "encrypted": "yes" if record.is_encrypted else "no",
-        "kms key": (record.wrapped_key.kms_key_arn or "") if record.wrapped_key else "",
+        "key": key_text(record),
         "data key": record.wrapped_key.data_key_id if record.wrapped_key else "",
         "from snapshot": record.snapshot_id or "",
         "created": format_time(record.created_at),
         "data": _data_text(view),
         "in use by": f"{view.owner.purpose} (process {view.owner.pid})" if view.owner else "",
     }
+
+
+def key_text(of: "VolumeRecord | Manifest") -> str:
+    """What the data key is under."""
+    if of.wrapped_key is None:
+        return ""
+    return of.wrapped_key.kms_key_arn or "customer-provided"
 
 
 def _data_text(view: "VolumeView") -> str:

@@ -23,7 +23,7 @@ from volcrypt.crypto.digest import DIGEST_BYTES, ZERO_DIGEST, DigestAlgorithm
 from volcrypt.errors import MalformedError
 from volcrypt.formats.certificate import SignedBody, VerifierOf, decode_signed
 from volcrypt.formats.document import Sealer, encode_document
-from volcrypt.formats.volume_record import KeySource, WrappedDataKey
+from volcrypt.formats.volume_record import KeySource, WrappedDataKey, key_source_of
 from volcrypt.geometry import CHUNK_BYTES, MAX_VOLUME_BYTES, UNIT_BYTES, chunk_count
 from volcrypt.names import SnapshotId, StoreId, VolumeId, is_snapshot_id, is_volume_id
 
@@ -112,7 +112,7 @@ def decode_manifest(data: bytes, verifier_of: VerifierOf, *, what: str) -> Manif
         or not 0 <= manifest.stored_chunks <= manifest.data_chunks
         or manifest.data_chunks > chunk_count(manifest.size_bytes)
         or (manifest.data_chunks == 0) != (manifest.root == ZERO_DIGEST)
-        or manifest.is_encrypted != (manifest.wrapped_key is not None)
+        or manifest.key_source is not key_source_of(manifest.wrapped_key)
         or (manifest.parent is not None and len(manifest.parent.root) != DIGEST_BYTES)
     ):
         raise MalformedError(what, "its values contradict each other")

@@ -42,6 +42,13 @@ class WrappedDataKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     encryption_context: dict[str, str]
 
 
+def key_source_of(wrapped_key: WrappedDataKey | None) -> KeySource:
+    """Who wraps it; NONE for no data key."""
+    if wrapped_key is None:
+        return KeySource.NONE
+    return KeySource.CUSTOMER if wrapped_key.kms_key_arn is None else KeySource.KMS
+
+
 class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Body of version 1.
 
@@ -86,7 +93,7 @@ def decode_volume_record(data: bytes, verifier: Verifier, *, what: str) -> Volum
         or not 0 < record.size_bytes <= MAX_VOLUME_BYTES
         or record.size_bytes % UNIT_BYTES
         or record.counter < 1
-        or record.is_encrypted != (record.wrapped_key is not None)
+        or record.key_source is not key_source_of(record.wrapped_key)
         or (record.data_path is not None and not record.data_path.startswith("/"))
         or (record.device is not None and record.data_path is None)
     ):

@@ -4,7 +4,9 @@ A copy that was killed is continued: its cursor, sealed by the KMS, lies in HOME
 of the snapshot to be, and its pin in the store keeps what was stored.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
 import trio
@@ -14,14 +16,15 @@ from volcrypt.errors import InvalidArgumentError, SnapshotNotFoundError, Volcryp
 from volcrypt.formats.copy_cursor import CopyCursor
 from volcrypt.formats.document import MacSeal
 from volcrypt.formats.manifest import Manifest, Origin
-from volcrypt.formats.volume_record import KeySource, WrappedDataKey
+from volcrypt.formats.volume_record import WrappedDataKey, key_source_of
 from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.names import SnapshotId, make_snapshot_id
 from volcrypt.operations.copy_targets import target_store
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import (
     KeyChoice,
-    generate_key,
+    check_source_key,
+    choose_key,
     rebind_key,
     resolve_key,
     snapshot_context,
@@ -75,15 +78,17 @@ def copy_snapshot(
     check_snapshot_name(home, name, target)
     if not choice.encrypted and source.is_encrypted:
         raise InvalidArgumentError("a copy of an encrypted snapshot is always encrypted")
-    arn = resolve_key(home, choice.kms_key) if choice.encrypted else None
-    if arn is not None:
+    check_source_key(home, source.wrapped_key, f"snapshot {snapshot}", choice=choice)
+    arn = None
+    if choice.encrypted and choice.customer_key is None:
+        arn = resolve_key(home, choice.kms_key)
         _check_region(home, target, arn)
-    begun = _begun_copy(home, source, arn, target)
+    begun = _begun_copy(home, source, partial(_is_under, choice, arn), target)
     if begun is not None:
         snapshot_id, wrapped = begun.target_snapshot_id, begun.wrapped_key
     else:
         snapshot_id = make_snapshot_id(home.random_id_bytes())
-        wrapped = _copy_key(home, source, arn, snapshot_id)
+        wrapped = _copy_key(home, source, choice, arn, snapshot_id)
     return copy_into(
         home,
         source,
@@ -109,13 +114,24 @@ def _check_region(home: Home, target: SnapshotStore, arn: str) -> None:
 
 
 def _copy_key(
-    home: Home, source: Manifest, arn: str | None, snapshot_id: SnapshotId
+    home: Home,
+    source: Manifest,
+    choice: KeyChoice,
+    arn: str | None,
+    snapshot_id: SnapshotId,
 ) -> WrappedDataKey | None:
-    if arn is None:
-        return None
-    if source.wrapped_key is not None and source.wrapped_key.kms_key_arn == arn:
-        return rebind_key(home, source.wrapped_key, snapshot_context(snapshot_id))
-    return generate_key(home, arn, snapshot_context(snapshot_id))
+    """The data key of the source where it is under the key that is asked for; else a new one."""
+    context = snapshot_context(snapshot_id)
+    if source.wrapped_key is not None and _is_under(choice, arn, source.wrapped_key):
+        return rebind_key(home, source.wrapped_key, context)
+    return choose_key(home, replace(choice, kms_key=arn), context)
+
+
+def _is_under(choice: KeyChoice, arn: str | None, wrapped: WrappedDataKey | None) -> bool:
+    """Whether a data key is under what was chosen; `arn` is the KMS key of the choice, if any."""
+    if choice.customer_key is not None:
+        return choice.is_customer_key_of(wrapped)
+    return (arn is None) == (wrapped is None) and (wrapped is None or wrapped.kms_key_arn == arn)
 
 
 def copy_into(
@@ -183,7 +199,7 @@ def copy_into(
                 data_chunks=stored.data_chunks,
                 stored_chunks=stored.stored_chunks,
                 stored_bytes=stored.stored_bytes,
-                key_source=KeySource.KMS if wrapped_key else KeySource.NONE,
+                key_source=key_source_of(wrapped_key),
                 wrapped_key=wrapped_key,
                 account=home.account,
                 consistency=source.consistency,
@@ -274,7 +290,10 @@ def _cursor_file(home: Home, snapshot_id: SnapshotId) -> CursorFile:
 
 
 def _begun_copy(
-    home: Home, source: Manifest, arn: str | None, target: SnapshotStore
+    home: Home,
+    source: Manifest,
+    is_under: Callable[[WrappedDataKey | None], bool],
+    target: SnapshotStore,
 ) -> CopyCursor | None:
     """The cursor of an unfinished copy of this snapshot to this store under this key that no
     workflow owns."""
@@ -289,7 +308,7 @@ def _begun_copy(
                 and cursor.target_store_id == target.store_id
                 and cursor.source_snapshot_id == source.snapshot_id
                 and cursor.source_root == source.root
-                and (cursor.wrapped_key.kms_key_arn if cursor.wrapped_key else None) == arn
+                and is_under(cursor.wrapped_key)
             ):
                 if not is_decided(target, snapshot_id):
                     return cursor

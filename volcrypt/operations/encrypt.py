@@ -34,7 +34,9 @@ from volcrypt.names import SnapshotId, VolumeId, make_snapshot_id, make_volume_i
 from volcrypt.operations.encrypt_steps import STEPS, kept_name
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import (
-    generate_key,
+    KeyChoice,
+    check_source_key,
+    choose_key,
     rebind_key,
     resolve_key,
     snapshot_context,
@@ -61,14 +63,14 @@ from volcrypt.volume.owner import hold_volume
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncryptionReport:
-    """What was done."""
+    """What was done. `kms_key_arn` is None under a customer-provided key."""
 
     volume_id: VolumeId
     name: str | None
     old_volume_id: VolumeId
     old_volume_kept: bool
     old_volume_name: str | None
-    kms_key_arn: str
+    kms_key_arn: str | None
     verified_bytes: int
     seconds: float
     plain_snapshots_left: list[SnapshotId]
@@ -81,7 +83,7 @@ def encrypt_volume(
     home: Home,
     volume: str,
     *,
-    kms_key: str | None,
+    choice: KeyChoice,
     keep_old: bool,
     delete_plain_snapshots: bool,
     progress: Progress,
@@ -100,7 +102,7 @@ def encrypt_volume(
             home,
             workflow,
             volume,
-            kms_key=kms_key,
+            choice=choice,
             keep_old=keep_old,
             delete_plain_snapshots=delete_plain_snapshots,
         )
@@ -120,7 +122,7 @@ def encrypt_volume(
             workflow = _begin(
                 home,
                 source_id,
-                kms_key=kms_key,
+                choice=choice,
                 keep_old=keep_old,
                 delete_plain_snapshots=delete_plain_snapshots,
             )
@@ -169,20 +171,28 @@ def _check_same_wishes(
     workflow: Workflow,
     volume: str,
     *,
-    kms_key: str | None,
+    choice: KeyChoice,
     keep_old: bool,
     delete_plain_snapshots: bool,
 ) -> None:
     """What was begun goes on as it was begun: whoever says nothing now agrees, and whoever asks for
     something else is told. Raises InvalidArgumentError."""
     arn = workflow.copy_key.kms_key_arn
-    other_key = kms_key is not None and resolve_key(home, kms_key) != arn
+    other_key = (choice.kms_key is not None and resolve_key(home, choice.kms_key) != arn) or (
+        choice.customer_key is not None and arn is not None
+    )
+    if workflow.step is not Step.DESTROY:
+        # A customer-provided key is needed again for what is left.
+        check_source_key(
+            home, workflow.copy_key, f"the unfinished encryption of {volume}", choice=choice
+        )
     if (
         other_key
         or (keep_old and not workflow.keep_old)
         or (delete_plain_snapshots and not workflow.delete_plain_snapshots)
     ):
-        wishes = [f"key {arn}", "the old volume " + ("kept" if workflow.keep_old else "removed")]
+        key = f"key {arn}" if arn is not None else "a customer-provided key"
+        wishes = [key, "the old volume " + ("kept" if workflow.keep_old else "removed")]
         if workflow.delete_plain_snapshots:
             wishes.append("plain snapshots deleted")
         raise InvalidArgumentError(
@@ -196,7 +206,7 @@ def _begin(
     home: Home,
     source_id: VolumeId,
     *,
-    kms_key: str | None,
+    choice: KeyChoice,
     keep_old: bool,
     delete_plain_snapshots: bool,
 ) -> Workflow:
@@ -216,7 +226,8 @@ def _begin(
     _check_space(home, record)
     copy_id = make_snapshot_id(home.random_id_bytes())
     target_id = make_volume_id(home.random_id_bytes())
-    copy_key = generate_key(home, kms_key, snapshot_context(copy_id))
+    copy_key = choose_key(home, choice, snapshot_context(copy_id))
+    assert copy_key is not None, "internal error: an encryption without a key"
     target_key = rebind_key(home, copy_key, volume_context(target_id))
     # Whoever may not decrypt with the key learns it now and not after hours of copying.
     unwrap_key(home, target_key).wipe()
@@ -286,7 +297,7 @@ def _destroy(
         old_volume_id=workflow.source_id,
         old_volume_kept=workflow.keep_old,
         old_volume_name=old_name,
-        kms_key_arn=workflow.target_key.kms_key_arn or "",
+        kms_key_arn=workflow.target_key.kms_key_arn,
         verified_bytes=workflow.verified_bytes,
         seconds=time.monotonic() - started,
         plain_snapshots_left=[] if workflow.delete_plain_snapshots else plain_ids,

@@ -24,7 +24,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar
 
 import msgspec
 
@@ -65,6 +65,9 @@ from volcrypt.operations.vault import (
 )
 from volcrypt.snapshot.store import SnapshotStore
 from volcrypt.volume.directory import VolumeDirectory
+
+if TYPE_CHECKING:
+    from volcrypt.crypto.customer_key import CustomerKey
 
 VERSION: Final = 1
 _AS_ROOT: Final = Access()
@@ -171,7 +174,8 @@ class Home:
     argument never wait for an HSM.
 
     `account` and `region` are the home's own: volumes and snapshots belong to them. Keys may be
-    asked for in another account or region that the home serves (`Access`).
+    asked for in another account or region that the home serves (`Access`). `customer_keys` are
+    those that were given to this command; they are wiped when it closes the home.
     """
 
     def __init__(
@@ -204,12 +208,14 @@ class Home:
         self.volumes = VolumeDirectory(self.path / "volumes")
         self.stores_path = self.path / "stores"
         self.work_path = self.path / "work"
+        self.customer_keys: list[CustomerKey] = []
         self.open_stores: dict[str, SnapshotStore | ObjectStoreError] = {}
         self._pin = pin
         self._clusters = clusters
         self._quiet_pin: bytearray | None = None
         self._daemon = daemon
         self._stack = ExitStack()
+        self._stack.callback(self._wipe_customer_keys)
 
     def __enter__(self) -> Self:
         return self
@@ -221,6 +227,10 @@ class Home:
         traceback: TracebackType | None,
     ) -> None:
         self._stack.close()
+
+    def _wipe_customer_keys(self) -> None:
+        for key in self.customer_keys:
+            key.wipe()
 
     def _check_served(self, access: Access) -> None:
         if access.other_kms is not None:

@@ -12,7 +12,12 @@ from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.geometry import CHUNK_BYTES, UNIT_BYTES, check_volume_size, chunk_range
 from volcrypt.names import make_volume_id
 from volcrypt.operations.home import Home
-from volcrypt.operations.keys import KeyChoice, choose_key, volume_context
+from volcrypt.operations.keys import (
+    KeyChoice,
+    check_source_key,
+    choose_key,
+    volume_context,
+)
 from volcrypt.operations.progress import Progress
 from volcrypt.operations.records import load_record
 from volcrypt.operations.volumes import check_name_is_free, new_volume, opened_volume
@@ -86,6 +91,7 @@ def _next_data(source: int, offset: int, end: int) -> int:
 def export_volume(home: Home, volume: str, target: Path, *, progress: Progress) -> VolumeRecord:
     """Write a volume's plaintext to a new sparse file, readable by its owner alone."""
     record = load_record(home, volume)
+    check_source_key(home, record.wrapped_key, f"volume {volume}")
     if target.exists():
         raise InvalidArgumentError(f"{target} exists already")
     with (

@@ -24,17 +24,28 @@ profile, so that the service-managed default key serves volumes and nothing else
 by the host (`mount_grants`). Commands that are not here ask for no key: taking, listing, verifying
 and deleting snapshots moves ciphertext, and what they seal or sign is under the home's own keys.
 
-The data key of an unencrypted volume is none, and its commands ask for nothing.
+The data key of an unencrypted volume is none, and its commands ask for nothing. Nor do those of a
+volume under a customer-provided key: whoever has that key gives it to each command that reads or
+re-encrypts plaintext (`Home.customer_keys`), and it is kept nowhere.
 """
 
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Final, TypeGuard
 
 from volcrypt.confinement import forbid_dumps, lock_memory
+from volcrypt.crypto.customer_key import CustomerKey
 from volcrypt.crypto.data_key import DATA_KEY_BYTES, DataKey
-from volcrypt.errors import AccessDeniedError, IntegrityError
-from volcrypt.formats.volume_record import WrappedDataKey
+from volcrypt.errors import (
+    AccessDeniedError,
+    CustomerKeyMissingError,
+    IntegrityError,
+    InvalidArgumentError,
+    WrongCustomerKeyError,
+)
+from volcrypt.formats.volume_record import KeySource, WrappedDataKey, key_source_of
 from volcrypt.kms.messages.data import (
     DecryptRequest,
     DecryptResponse,
@@ -44,6 +55,11 @@ from volcrypt.kms.messages.data import (
 from volcrypt.kms.messages.keys import DescribeKeyRequest
 from volcrypt.names import SnapshotId, VolumeId, make_data_key_id
 from volcrypt.operations.home import Home
+
+_WHERE_TO_GIVE_IT: Final = (
+    "give it with --customer-key-file; with --source-customer-key-file to a command that makes "
+    "something of it under another key"
+)
 
 
 def volume_context(volume_id: VolumeId) -> dict[str, str]:
@@ -56,11 +72,24 @@ def snapshot_context(snapshot_id: SnapshotId) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyChoice:
-    """What the KEY OPTIONS of a command ask for: encrypted under `kms_key` (the account's default
-    key when None), or not encrypted."""
+    """What the KEY OPTIONS of a command ask for: encrypted under `customer_key`, else under
+    `kms_key` (the account's default key when None), or not encrypted."""
 
     encrypted: bool = True
     kms_key: str | None = None
+    customer_key: CustomerKey | None = None
+
+    def is_customer_key_of(self, wrapped: WrappedDataKey | None) -> bool:
+        """Whether it names the very customer-provided key that a data key is under."""
+        return (
+            self.customer_key is not None
+            and is_under_customer_key(wrapped)
+            and self.customer_key.opens(wrapped.ciphertext)
+        )
+
+
+def is_under_customer_key(wrapped: WrappedDataKey | None) -> TypeGuard[WrappedDataKey]:
+    return key_source_of(wrapped) is KeySource.CUSTOMER
 
 
 def resolve_key(home: Home, kms_key: str | None) -> str:
@@ -94,15 +123,50 @@ def generate_key(home: Home, kms_key: str | None, context: dict[str, str]) -> Wr
 
 def choose_key(home: Home, choice: KeyChoice, context: dict[str, str]) -> WrappedDataKey | None:
     """The wrapped data key that a choice asks for; None for no encryption."""
+    if choice.customer_key is not None:
+        return _wrap_new_key(home, choice.customer_key)
     return generate_key(home, choice.kms_key, context) if choice.encrypted else None
+
+
+def _wrap_new_key(home: Home, customer_key: CustomerKey) -> WrappedDataKey:
+    forbid_dumps()
+    lock_memory()
+    with DataKey(bytearray(secrets.token_bytes(DATA_KEY_BYTES))) as data_key:
+        return WrappedDataKey(
+            data_key_id=make_data_key_id(home.random_id_bytes()),
+            ciphertext=customer_key.wrap(data_key),
+            kms_key_arn=None,
+            encryption_context={},
+        )
+
+
+def check_source_key(
+    home: Home, wrapped: WrappedDataKey | None, what: str, *, choice: KeyChoice | None = None
+) -> None:
+    """Find out early whether what was given opens the data key of `what`, as far as that takes no
+    KMS; `choice` is what is asked for something that is made of it.
+
+    Raises CustomerKeyMissingError, WrongCustomerKeyError; InvalidArgumentError when a key was given
+    that nothing needs.
+    """
+    if is_under_customer_key(wrapped):
+        try:
+            unwrap_key(home, wrapped).wipe()
+        except (CustomerKeyMissingError, WrongCustomerKeyError) as error:
+            raise type(error)(f"{what}: {error}", hint=error.hint) from None
+    elif any(choice is None or key is not choice.customer_key for key in home.customer_keys):
+        raise InvalidArgumentError(f"{what} is not under a customer-provided key")
 
 
 def unwrap_key(home: Home, wrapped: WrappedDataKey) -> DataKey:
     """The plaintext data key; the caller wipes it. From here on this process is not dumped and its
-    memory not swapped. Raises KmsError, with the KMS's reason.
+    memory not swapped. Raises KmsError, with the KMS's reason; WrongCustomerKeyError and
+    CustomerKeyMissingError.
     """
     forbid_dumps()
     lock_memory()
+    if is_under_customer_key(wrapped):
+        return _unwrap_by_customer_key(home, wrapped)
     with explaining_denial(home, "Decrypt", wrapped.kms_key_arn):
         response = home.kms.perform(
             home.volume_service,
@@ -113,6 +177,22 @@ def unwrap_key(home: Home, wrapped: WrappedDataKey) -> DataKey:
             ),
         )
     return make_data_key(response)
+
+
+def _unwrap_by_customer_key(home: Home, wrapped: WrappedDataKey) -> DataKey:
+    """By any of the keys that were given to this command."""
+    for key in home.customer_keys:
+        with suppress(WrongCustomerKeyError):
+            return key.unwrap(wrapped.ciphertext)
+    if home.customer_keys:
+        raise WrongCustomerKeyError(
+            f"data key {wrapped.data_key_id} is under another customer-provided key",
+            hint=_WHERE_TO_GIVE_IT,
+        )
+    raise CustomerKeyMissingError(
+        f"data key {wrapped.data_key_id} is under a customer-provided key, and none was given",
+        hint=_WHERE_TO_GIVE_IT,
+    )
 
 
 def make_data_key(response: DecryptResponse) -> DataKey:
@@ -140,8 +220,14 @@ def explaining_denial(home: Home, action: str, key: str | None) -> Iterator[None
 
 def rebind_key(home: Home, wrapped: WrappedDataKey, context: dict[str, str]) -> WrappedDataKey:
     """The same data key under the same KMS key, bound to another object; no plaintext leaves the
-    KMS. Raises KmsError."""
-    assert wrapped.kms_key_arn is not None, "internal error: only a KMS can rebind a key"
+    KMS. One under a customer-provided key is bound to nothing, and only tried.
+
+    Raises KmsError, WrongCustomerKeyError, CustomerKeyMissingError.
+    """
+    if is_under_customer_key(wrapped):
+        unwrap_key(home, wrapped).wipe()
+        return wrapped
+    assert wrapped.kms_key_arn is not None, "internal error: a data key under no key"
     with explaining_denial(home, "ReEncryptFrom and kms:ReEncryptTo", wrapped.kms_key_arn):
         response = home.kms.perform(
             home.volume_service,

@@ -13,7 +13,7 @@ grant that a mount has; where it is left behind, the grant is retired by the nex
 the KMS open anyway, because closing a volume must not need the token's PIN.
 
 Another KMS is asked for grants when the profile names the grantee; else the data key is decrypted
-as it is everywhere.
+as it is everywhere. A volume under a customer-provided key concerns no KMS.
 """
 
 import hashlib
@@ -42,7 +42,12 @@ from volcrypt.kms.model import Caller, host_arn
 from volcrypt.kms.protocol import decode_request
 from volcrypt.names import VolumeId
 from volcrypt.operations.home import Home
-from volcrypt.operations.keys import explaining_denial, make_data_key, unwrap_key
+from volcrypt.operations.keys import (
+    explaining_denial,
+    is_under_customer_key,
+    make_data_key,
+    unwrap_key,
+)
 from volcrypt.operations.vault import HOME_KMS, Kms, call
 from volcrypt.volume.owner import current_owner, hold_volume
 
@@ -91,7 +96,7 @@ def serving_key(home: Home, record: VolumeRecord) -> Iterator[DataKey | None]:
     if wrapped is None:
         yield None
         return
-    if not _has_grants(home):
+    if is_under_customer_key(wrapped) or not _has_grants(home):
         with unwrap_key(home, wrapped) as data_key:
             yield data_key
         return

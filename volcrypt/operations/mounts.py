@@ -10,6 +10,7 @@ from volcrypt.errors import InvalidArgumentError, MountError, TryAgainError, Vol
 from volcrypt.names import VolumeId
 from volcrypt.operations import workflows
 from volcrypt.operations.home import Home
+from volcrypt.operations.keys import check_source_key
 from volcrypt.operations.mount_grants import retire_grant, serving_key
 from volcrypt.operations.records import data_path, find_entry, load_record
 from volcrypt.volume.control import ControlClient, StatusAnswer
@@ -76,6 +77,7 @@ def mount_volume(
         if record.volume_id != volume_id:
             raise TryAgainError(f"volume {volume} was just replaced")
         workflows.check_none_running(home, volume_id, volume)
+        check_source_key(home, record.wrapped_key, f"volume {volume}")
         DataFile.open(data_path(home, record), record.size_bytes, read_only=True).close()
         assignment = Assignment(
             volume_id=volume_id,

@@ -11,7 +11,13 @@ from volcrypt.formats.volume_record import VolumeRecord, WrappedDataKey
 from volcrypt.geometry import CHUNK_BYTES, check_volume_size, chunk_range, format_size
 from volcrypt.names import make_volume_id
 from volcrypt.operations.home import Home
-from volcrypt.operations.keys import KeyChoice, generate_key, rebind_key, volume_context
+from volcrypt.operations.keys import (
+    KeyChoice,
+    check_source_key,
+    choose_key,
+    rebind_key,
+    volume_context,
+)
 from volcrypt.operations.placement import THIN, Placement, check_placement
 from volcrypt.operations.progress import ChunkCounter, Progress
 from volcrypt.operations.records import data_path
@@ -35,7 +41,8 @@ def volume_from_snapshot(
 ) -> VolumeRecord:
     """A volume with the content of a snapshot and zeros behind it.
 
-    Without a `choice` it shares the snapshot's data key, or is as unencrypted as the snapshot.
+    Without a `choice`, or with one that names the customer-provided key that the snapshot is under,
+    it shares the snapshot's data key, or is as unencrypted as the snapshot.
     Raises InvalidArgumentError when it would be smaller, or turn encryption off.
     """
     manifest = load_snapshot(home, snapshot)
@@ -47,12 +54,17 @@ def volume_from_snapshot(
         )
     if choice is not None and not choice.encrypted and manifest.is_encrypted:
         raise InvalidArgumentError("a volume from an encrypted snapshot is always encrypted")
+    check_source_key(home, manifest.wrapped_key, f"snapshot {snapshot}", choice=choice)
     check_name_is_free(home, name)
     volume_id = make_volume_id(home.random_id_bytes())
     context = volume_context(volume_id)
     wrapped: WrappedDataKey | None = None
-    if choice is not None and choice.encrypted:
-        wrapped = generate_key(home, choice.kms_key, context)
+    if (
+        choice is not None
+        and choice.encrypted
+        and not choice.is_customer_key_of(manifest.wrapped_key)
+    ):
+        wrapped = choose_key(home, choice, context)
     elif manifest.wrapped_key is not None:
         wrapped = rebind_key(home, manifest.wrapped_key, context)
     with new_volume(

@@ -16,13 +16,19 @@ from volcrypt.errors import (
     VolcryptError,
     VolumeInUseError,
 )
-from volcrypt.formats.volume_record import KeySource, VolumeRecord, WrappedDataKey
+from volcrypt.formats.volume_record import VolumeRecord, WrappedDataKey, key_source_of
 from volcrypt.geometry import SECTOR_BYTES, UNIT_BYTES, check_volume_size
 from volcrypt.kms.clock import host_time
 from volcrypt.names import SnapshotId, VolumeId, make_volume_id, parse_name
 from volcrypt.operations import workflows
 from volcrypt.operations.home import Home
-from volcrypt.operations.keys import KeyChoice, choose_key, unwrap_key, volume_context
+from volcrypt.operations.keys import (
+    KeyChoice,
+    check_source_key,
+    choose_key,
+    unwrap_key,
+    volume_context,
+)
 from volcrypt.operations.leftovers import remove_leftovers
 from volcrypt.operations.mount_grants import retire_grant
 from volcrypt.operations.placement import (
@@ -105,7 +111,7 @@ def new_record(
         name=name,
         size_bytes=size_bytes,
         unit_bytes=UNIT_BYTES,
-        key_source=KeySource.KMS if wrapped_key else KeySource.NONE,
+        key_source=key_source_of(wrapped_key),
         wrapped_key=wrapped_key,
         data_path=placement.recorded_path,
         device=placement.device_identity,
@@ -256,6 +262,7 @@ def check_volume(home: Home, volume: str) -> VolumeRecord:
     """Check what can be checked without knowing what the data should be: record, register, data
     file, key. Raises the error that tells what is wrong."""
     record = load_record(home, volume)
+    check_source_key(home, record.wrapped_key, f"volume {volume}")
     DataFile.open(data_path(home, record), record.size_bytes, read_only=True).close()
     if record.wrapped_key is not None:
         unwrap_key(home, record.wrapped_key).wipe()
