@@ -1,5 +1,6 @@
 """What only a store in a directory can get wrong: modes, leftovers, full disks, failed syncs."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -20,6 +21,16 @@ class FailingSync(LocalObjects):
         raise OSError(5, "Input/output error")
 
 
+class WithoutUnnamedFiles(LocalObjects):
+    """A store on a file system that has no O_TMPFILE, as on NFS."""
+
+    def _open_unnamed(self, directory: str) -> int:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+
+KINDS = pytest.mark.parametrize("kind", [LocalObjects, WithoutUnnamedFiles])
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MiB."""
@@ -36,8 +47,9 @@ def files_below(path: Path) -> list[str]:
     return sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
 
 
-def test_nobody_else_may_look(tmp_path: Path) -> None:
-    with LocalObjects.create(tmp_path / "store") as objects:
+@KINDS
+def test_nobody_else_may_look(tmp_path: Path, kind: type[LocalObjects]) -> None:
+    with kind.create(tmp_path / "store") as objects:
         objects.put_if_absent("chunks/ab/abcd", b"x", batched=True)
         objects.put_if_absent("manifests/a", b"x")
         objects.replace("pins/a", b"x")
@@ -54,12 +66,17 @@ def test_a_missing_directory_is_a_missing_store(tmp_path: Path) -> None:
         LocalObjects(tmp_path / "file")
 
 
-def test_nothing_but_objects_stays_behind(tmp_path: Path) -> None:
-    with LocalObjects.create(tmp_path) as objects:
-        objects.put_if_absent("a", b"1")
-        objects.put_if_absent("a", b"2")
+@KINDS
+def test_nothing_but_objects_stays_behind(tmp_path: Path, kind: type[LocalObjects]) -> None:
+    with kind.create(tmp_path) as objects:
+        for name in ("a", "b/c"):
+            assert objects.put_if_absent(name, b"1")
+            assert not objects.put_if_absent(name, b"2")
+            assert not objects.put_if_absent(name, b"2", batched=True)
+            assert objects.get(name) == b"1"
         objects.replace("a", b"3")
-    assert files_below(tmp_path) == ["a"]
+        assert objects.get("a") == b"3"
+    assert files_below(tmp_path) == ["a", "b/c"]
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
@@ -77,20 +94,23 @@ def test_leftovers_of_a_killed_writer_go_and_those_of_a_living_one_stay(tmp_path
             assert process.stdout is not None
             assert process.stdout.readline() == b"staged\n"
             with LocalObjects(tmp_path) as objects:
-                objects.put_if_absent("a", b"1")
+                objects.replace("a", b"1")
                 assert len(list((tmp_path / "tmp").iterdir())) == 2
         finally:
             process.kill()
     assert len(files_below(tmp_path / "tmp")) == 1
     with LocalObjects(tmp_path) as objects:
         assert list(objects.list("")) == ["a"]
-        objects.put_if_absent("b", b"1")
+        objects.replace("b", b"1")
     assert files_below(tmp_path) == ["a", "b"]
 
 
+@KINDS
 @pytest.mark.parametrize("batched", [False, True])
-def test_a_full_disk_is_named_and_leaves_nothing(small_disk: Path, *, batched: bool) -> None:
-    with LocalObjects(small_disk) as objects:
+def test_a_full_disk_is_named_and_leaves_nothing(
+    small_disk: Path, kind: type[LocalObjects], *, batched: bool
+) -> None:
+    with kind(small_disk) as objects:
         with pytest.raises(NoSpaceError, match="no space left for"):
             objects.put_if_absent("chunks/ab/abcd", bytes(2**21), batched=batched)
         with pytest.raises(NoSpaceError):

@@ -1,11 +1,12 @@
 """LocalObjects: an object store in a directory, which survives kills and power cuts.
 
-An object is a file: written under `tmp/`, then linked to its name, which fails when the name is
-taken. Objects that are put one by one are synced before they are linked, and their directory after
-it, so a document is there whole or not at all. Batched objects are linked at once and made durable
-together by one syncfs: fsync for each chunk costs half of the throughput. Until then a power cut
-can leave an empty or short file under a final name, so an object that exists counts as stored only
-after its content was checked.
+An object is a file: written without a name, then linked to it, which fails when the name is taken;
+where a file system has no files without names (O_TMPFILE) it is written under `tmp/`, as is what
+replaces another. Objects that are put one by one are synced before they are linked, and their
+directory after it, so a document is there whole or not at all. Batched objects are linked at once
+and made durable together by one syncfs: fsync for each chunk costs half of the throughput. Until
+then a power cut can leave an empty or short file under a final name, so an object that exists
+counts as stored only after its content was checked.
 
 syncfs reports every failed write-back since its descriptor was opened. After a failure the kernel
 holds lost pages for clean, and later syncs would succeed: so the names put since the last good sync
@@ -67,6 +68,7 @@ class LocalObjects:
         self._staged_count = itertools.count()
         self._unsynced: list[str] = []
         self._failed = False
+        self._has_unnamed = True
 
     @classmethod
     def create(cls, path: Path) -> Self:
@@ -101,15 +103,13 @@ class LocalObjects:
                 if not batched:
                     self._make_durable(target)
                 return False
-            staged = self._stage(data, durable=not batched)
             try:
-                self._link(staged, target, durable=not batched)
+                if not self._put_unnamed(data, target, durable=not batched):
+                    self._put_staged(data, target, durable=not batched)
             except FileExistsError:
                 if not batched:
                     self._make_durable(target)
                 return False
-            finally:
-                os.unlink(staged)
             if batched:
                 with self._lock:
                     self._unsynced.append(name)
@@ -188,6 +188,55 @@ class LocalObjects:
             elif name.count("/") < _MAX_DEPTH:
                 yield from self._names_below(name)
 
+    def _put_unnamed(self, data: Buffer, target: str, *, durable: bool) -> bool:
+        """Write a file that has no name until it is whole: no other writer waits for a directory,
+        and a kill leaves nothing. False where the file system has no such files.
+
+        Raises FileExistsError.
+        """
+        self._check_usable()
+        if not self._has_unnamed:
+            return False
+        parent = os.path.dirname(target)
+        try:
+            try:
+                descriptor = self._open_unnamed(parent)
+            except FileNotFoundError:
+                self._make_parents(target, durable=durable)
+                descriptor = self._open_unnamed(parent)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+                raise
+            self._has_unnamed = False
+            return False
+        try:
+            self._fill(descriptor, data, durable=durable)
+            # With a directory it is linkat, which follows; that one is not looked at otherwise.
+            source = f"/proc/self/fd/{descriptor}"
+            os.link(source, target, src_dir_fd=self._directory, follow_symlinks=True)
+        finally:
+            os.close(descriptor)
+        if durable:
+            sync_directory(Path(parent))
+        return True
+
+    def _open_unnamed(self, directory: str) -> int:
+        return os.open(directory, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+
+    def _put_staged(self, data: Buffer, target: str, *, durable: bool) -> None:
+        """Write a file in the staging directory and link it. Raises FileExistsError."""
+        staged = self._stage(data, durable=durable)
+        try:
+            try:
+                os.link(staged, target)
+            except FileNotFoundError:
+                self._make_parents(target, durable=durable)
+                os.link(staged, target)
+        finally:
+            os.unlink(staged)
+        if durable:
+            sync_directory(Path(target).parent)
+
     def _stage(self, data: Buffer, *, durable: bool) -> str:
         """Write `data` to a new file in the staging directory; answers its path."""
         with self._lock:
@@ -198,11 +247,7 @@ class LocalObjects:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(path, flags, 0o600)
         try:
-            rest = memoryview(data).cast("B")
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-            if durable:
-                self._sync_file(descriptor)
+            self._fill(descriptor, data, durable=durable)
         except BaseException:
             os.unlink(path)
             raise
@@ -210,14 +255,12 @@ class LocalObjects:
             os.close(descriptor)
         return path
 
-    def _link(self, staged: str, target: str, *, durable: bool) -> None:
-        try:
-            os.link(staged, target)
-        except FileNotFoundError:
-            self._make_parents(target, durable=durable)
-            os.link(staged, target)
+    def _fill(self, descriptor: int, data: Buffer, *, durable: bool) -> None:
+        rest = memoryview(data).cast("B")
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
         if durable:
-            sync_directory(Path(target).parent)
+            self._sync_file(descriptor)
 
     def _make_parents(self, target: str, *, durable: bool) -> None:
         missing = [
