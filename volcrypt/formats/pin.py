@@ -1,10 +1,12 @@
-"""The pin: a snapshot on its way into a store holds what it stands on. Kind `pin`, signed.
+"""The pin: a snapshot on its way into a store holds what it stands on, and a lazy volume the
+snapshot that its chunks come from. Kind `pin`, signed.
 
-Everything under `roots` counts as referenced, and while a pin is alive no sweep of another host
-deletes anything (see `snapshot.sweep`). Example of its body:
+Everything under `roots` counts as referenced. While the pin of a snapshot in the making is alive no
+sweep of another host deletes anything; a lasting one keeps nobody from sweeping what is not under
+it, and never expires (see `snapshot.sweep`). Example of its body:
 
     {"store_id":"store-...","signer":"...","snapshot_id":"snap-...","size_bytes":1073741824,
-     "roots":["(base64)"],"renewed_at":1760000000}
+     "roots":["(base64)"],"renewed_at":1760000000,"lasting":false}
 """
 
 from typing import Final
@@ -21,16 +23,18 @@ VERSION: Final = 1
 
 
 class PinBody(SignedBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of version 1: `snapshot_id` is the snapshot in the making, `size_bytes` the size of
-    those that `roots` are of, which may be smaller; its own when there are none.
+    """Body of version 1: `snapshot_id` is the snapshot in the making, or the one that a lasting pin
+    keeps the chunks of; `size_bytes` is the size of those that `roots` are of, which may be
+    smaller; its own when there are none.
 
-    `renewed_at` counts seconds since 1970-01-01 UTC.
+    `renewed_at` counts seconds since 1970-01-01 UTC; in a lasting pin it says when it was made.
     """
 
     snapshot_id: SnapshotId
     size_bytes: int
     roots: list[bytes]
     renewed_at: int
+    lasting: bool = False
 
 
 def encode_pin(pin: PinBody, signer: Sealer) -> bytes:

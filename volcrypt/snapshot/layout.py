@@ -6,6 +6,7 @@
     tombstones/SNAPSHOT.SEQUENCE.SIGNER.DELETED-SEQUENCE.DELETED-SIGNER
     chunks/XX/DIGEST, pages/XX/DIGEST              XX: first two digits; tables lie with the pages
     pins/SNAPSHOT                                  a snapshot on its way in
+    pins/VOLUME                                    a lazy volume, or a mounted snapshot
     condemned/NUMBER, sweeping                     a sweep on its way
     probes/NUMBER                                  somebody tries whether this can be a store
 
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from volcrypt.formats.certificate import SignerId
-from volcrypt.names import SnapshotId
+from volcrypt.names import SnapshotId, VolumeId, is_volume_id
 
 STORE: Final = "store"
 MANIFESTS: Final = "manifests/"
@@ -54,6 +55,16 @@ def digest_in_name(name: str) -> bytes | None:
 
 def pin_name(snapshot: SnapshotId) -> str:
     return f"{PINS}{snapshot}"
+
+
+def lasting_pin_name(volume: VolumeId) -> str:
+    return f"{PINS}{volume}"
+
+
+def pinning_volume(name: str) -> VolumeId | None:
+    """Whose lasting pin has this name; None for any other name."""
+    text = name.removeprefix(PINS)
+    return VolumeId(text) if is_volume_id(text) else None
 
 
 def condemned_name(number: int) -> str:

@@ -2,14 +2,19 @@
 
 The pin lies in the store under the id of the snapshot to be, so it outlives a kill: a copy that
 resumes finds it, and knows that what it had stored was kept.
+
+A lasting pin is the hold of a lazy volume on the snapshot that its chunks still come from, or of a
+mounted snapshot on its own: under the id of the volume, and there until it is released.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 
 from volcrypt.errors import ObjectNotFoundError, TryAgainError
 from volcrypt.formats.condemned import decode_sweeping
-from volcrypt.formats.pin import PinBody, encode_pin
-from volcrypt.names import SnapshotId
+from volcrypt.formats.manifest import Manifest
+from volcrypt.formats.pin import PinBody, decode_pin, encode_pin
+from volcrypt.names import SnapshotId, VolumeId
 from volcrypt.snapshot import layout
 from volcrypt.snapshot.signer import Signer
 from volcrypt.snapshot.store import SnapshotStore
@@ -52,10 +57,10 @@ class Pin:
         if was_held:
             self.store.objects.replace(name, self._encode())
         # Pin first, look second; a sweep marks first and looks for pins second.
-        if self._sweep_is_running():
+        if _is_swept(self.store, self._clock()):
             if not was_held:
                 self.release()
-            raise TryAgainError(f"snapshot store {self.store.objects.location} is being swept")
+            raise _being_swept(self.store)
         return was_held
 
     def renew(self, roots: Sequence[bytes] | None = None, *, size_bytes: int | None = None) -> None:
@@ -80,16 +85,58 @@ class Pin:
         )
         return encode_pin(body, self._signer.seal)
 
-    def _sweep_is_running(self) -> bool:
-        what = "mark of a sweep"
-        try:
-            data = self.store.objects.get(layout.SWEEPING)
-        except ObjectNotFoundError:
-            return False
-        mark = decode_sweeping(data, self.store.verifier_of, what=what)
-        if self._clock() - mark.renewed_at < PIN_LIFETIME_SECONDS:
-            return True
-        # A dead sweep; should it only have slept, it finds its mark gone and stops.
-        self.store.objects.delete(layout.SWEEPING)
-        self.store.objects.sync()
+
+def hold_lastingly(
+    store: SnapshotStore, volume: VolumeId, manifest: Manifest, *, signer: Signer, now: int
+) -> None:
+    """Keep the chunks of a snapshot for a volume, durably, also when the snapshot is deleted.
+
+    Raises TryAgainError while a sweep of another host deletes objects. The snapshot must be looked
+    up again after this: a sweep may have taken it just before.
+    """
+    name = layout.lasting_pin_name(volume)
+    body = PinBody(
+        store_id=store.store_id,
+        signer=signer.id,
+        snapshot_id=manifest.snapshot_id,
+        size_bytes=manifest.size_bytes,
+        roots=[manifest.root],
+        renewed_at=now,
+        lasting=True,
+    )
+    store.objects.replace(name, encode_pin(body, signer.seal))
+    if _is_swept(store, now):
+        store.objects.delete(name)
+        raise _being_swept(store)
+
+
+def release_lasting(store: SnapshotStore, volume: VolumeId) -> None:
+    """The volume needs the snapshot no more. Again is fine."""
+    store.objects.delete(layout.lasting_pin_name(volume))
+
+
+def lasting_pins(store: SnapshotStore) -> Iterator[tuple[VolumeId, PinBody]]:
+    """All of a store. Raises FormatError and IntegrityError."""
+    for name in list(store.objects.list(f"{layout.PINS}vol-")):
+        if (volume := layout.pinning_volume(name)) is not None:
+            with suppress(ObjectNotFoundError):
+                what = f"pin of volume {volume}"
+                yield volume, decode_pin(store.objects.get(name), store.verifier_of, what=what)
+
+
+def _being_swept(store: SnapshotStore) -> TryAgainError:
+    return TryAgainError(f"snapshot store {store.objects.location} is being swept")
+
+
+def _is_swept(store: SnapshotStore, now: int) -> bool:
+    try:
+        data = store.objects.get(layout.SWEEPING)
+    except ObjectNotFoundError:
         return False
+    mark = decode_sweeping(data, store.verifier_of, what="mark of a sweep")
+    if now - mark.renewed_at < PIN_LIFETIME_SECONDS:
+        return True
+    # A dead sweep; should it only have slept, it finds its mark gone and stops.
+    store.objects.delete(layout.SWEEPING)
+    store.objects.sync()
+    return False

@@ -14,6 +14,9 @@ objects that it put or found, and no manifest says so yet. So:
   what is condemned and still garbage, and takes the mark away. A pin that is alive puts it off.
   A maker puts his pin and then looks for the mark; the sweep puts its mark and then looks for
   pins: one of the two sees the other and gives way, whatever the order.
+- A lasting pin (of a lazy volume, or of a mounted snapshot) puts nobody off, and is never dead:
+  what is under it counts as referenced until its holder releases it. It is put as the others are,
+  and gives way to a mark. A caller who holds the store alone names those whose holders are there.
 - A pin that was not renewed for an hour is taken for dead and removed; its maker, should he live,
   misses it when he commits, and fails. A mark that old is removed by the next maker; its sweep,
   should it live, misses it before its next deletions, and stops.
@@ -38,9 +41,9 @@ from volcrypt.formats.condemned import (
     encode_sweeping,
 )
 from volcrypt.formats.pin import PinBody, decode_pin
-from volcrypt.names import SnapshotId
+from volcrypt.names import SnapshotId, VolumeId
 from volcrypt.snapshot import layout
-from volcrypt.snapshot.pin import PIN_LIFETIME_SECONDS
+from volcrypt.snapshot.pin import PIN_LIFETIME_SECONDS, lasting_pins
 from volcrypt.snapshot.plan import LiveDigests
 from volcrypt.snapshot.signer import Signer
 from volcrypt.snapshot.store import SnapshotStore
@@ -56,18 +59,24 @@ class Swept:
     object_count: int
 
 
-def sweep(store: SnapshotStore, *, resumable: Collection[SnapshotId] = ()) -> Swept:
+def sweep(
+    store: SnapshotStore,
+    *,
+    resumable: Collection[SnapshotId] = (),
+    lazy: Collection[VolumeId] = (),
+) -> Swept:
     """Delete all garbage now, for a caller who holds the store alone.
 
-    `resumable` are snapshots in the making that will be continued. Durable on return.
+    `resumable` are snapshots in the making that will be continued, `lazy` the volumes whose lasting
+    pins are needed. Durable on return.
     Raises FormatError, IntegrityError, ObjectStoreError.
     """
     _remove_deleted_manifests(store)
     for name in list(store.objects.list(layout.PINS)):
         # Junk under the name of a pin is a leftover like any other.
-        if name.removeprefix(layout.PINS) not in resumable:
+        if name.removeprefix(layout.PINS) not in {*resumable, *lazy}:
             store.objects.delete(name)
-    pins = [pin for _, pin in _pins(store)]
+    pins = _all_pins(store)
     count = 0
     for name in _garbage(store, pins):
         store.objects.delete(name)
@@ -85,7 +94,7 @@ def condemn(store: SnapshotStore, signer: Signer) -> int:
     """
     for name in list(store.objects.list(layout.CONDEMNED)):
         store.objects.delete(name)
-    garbage = _garbage(store, [pin for _, pin in _pins(store)])
+    garbage = _garbage(store, _all_pins(store))
     count = 0
     for number in range(1_000_000_000):
         names = list(islice(garbage, MAX_NAMES))
@@ -135,7 +144,8 @@ def _delete_list(store: SnapshotStore, list_name: str, *, mark: bytes) -> int:
     condemned = decode_condemned(
         store.objects.get(list_name), store.verifier_of, what=f"sweep list {list_name}"
     )
-    names = _garbage_among(store, condemned.names, _live(store, []))
+    held = [pin for _, pin in lasting_pins(store)]
+    names = _garbage_among(store, condemned.names, _live(store, held))
     count = 0
     while some := list(islice(names, _DELETIONS_PER_LOOK)):
         try:
@@ -152,6 +162,8 @@ def _delete_list(store: SnapshotStore, list_name: str, *, mark: bytes) -> int:
 def _pins(store: SnapshotStore) -> Iterator[tuple[SnapshotId, PinBody]]:
     """The pins of snapshots that are not there yet; those of completed ones are removed."""
     for name in list(store.objects.list(layout.PINS)):
+        if layout.pinning_volume(name) is not None:
+            continue
         snapshot_id = SnapshotId(name.removeprefix(layout.PINS))
         if next(store.manifest_names(snapshot_id), None) is not None:
             store.objects.delete(name)
@@ -159,6 +171,10 @@ def _pins(store: SnapshotStore) -> Iterator[tuple[SnapshotId, PinBody]]:
         with suppress(ObjectNotFoundError):
             what = f"pin of snapshot {snapshot_id}"
             yield snapshot_id, decode_pin(store.objects.get(name), store.verifier_of, what=what)
+
+
+def _all_pins(store: SnapshotStore) -> list[PinBody]:
+    return [pin for _, pin in (*_pins(store), *lasting_pins(store))]
 
 
 def _remove_deleted_manifests(store: SnapshotStore) -> None:
