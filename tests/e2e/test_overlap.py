@@ -38,7 +38,7 @@ SEAM_SECTORS = (INLINE_BYTES + UNIT_BYTES) // SECTOR_BYTES
 SEAMS = range(SECTORS // 2, SECTORS - UNIT_SECTORS + 1, SEAM_SECTORS)
 """First sectors of the units in which writers meet."""
 OWNED_PART = 3
-"""Which sector of such a unit belongs to the first of the owners, and the next ones to the others."""
+"""Which sector of such a unit belongs to the first owner, and the next ones to the others."""
 OWNERS = 2
 BEGINNING = 0
 """The name of the write with which all begins."""
