@@ -1,6 +1,7 @@
 """The range lock: overlap, order of arrival, cancellation, and a model of many callers."""
 
 import random
+from functools import partial
 
 import trio
 import trio.testing
@@ -107,3 +108,43 @@ async def test_many_callers_never_conflict_and_all_finish() -> None:
             nursery.start_soon(caller, seed)
     assert finished == 20
     assert lock.is_free(ByteRange(0, 64), exclusive=True)
+
+
+async def test_outlasting_writers_waits_for_those_of_now_and_holds_up_nobody() -> None:
+    lock = RangeLock()
+    ended: list[str] = []
+
+    async def hold(name: str, offset: int, end: trio.Event, *, exclusive: bool = True) -> None:
+        async with lock.hold(ByteRange(offset, 4096), exclusive=exclusive):
+            await end.wait()
+        ended.append(name)
+
+    async def outlast() -> None:
+        await lock.outlast_writers()
+        ended.append("outlasted")
+
+    await lock.outlast_writers()
+    events = [trio.Event() for _ in range(4)]
+    async with trio.open_nursery() as nursery:
+        for number, exclusive in enumerate([True, True, False]):
+            place = number * 4096
+            nursery.start_soon(
+                partial(hold, str(number), place, events[number], exclusive=exclusive)
+            )
+        await trio.testing.wait_all_tasks_blocked()
+        assert sorted(e.offset for e in lock.exclusive_extents) == [0, 4096]
+        for _ in range(2):
+            nursery.start_soon(outlast)
+        await trio.testing.wait_all_tasks_blocked()
+        # One that comes later is let in, and not waited for.
+        nursery.start_soon(hold, "3", 3 * 4096, events[3])
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(lock.exclusive_extents) == 3
+        for event in (events[1], events[0]):
+            assert "outlasted" not in ended
+            event.set()
+            await trio.testing.wait_all_tasks_blocked()
+        assert ended[-2:] == ["outlasted", "outlasted"]
+        for event in events:
+            event.set()
+    assert lock.exclusive_extents == []

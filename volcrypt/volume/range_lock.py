@@ -9,6 +9,9 @@ A range is granted when it conflicts with nothing held and with nothing that wai
 stream of readers cannot starve a writer. Everything happens on the loop's own thread, and between
 two checkpoints nothing else runs: a caller that finds `is_free` true and then works without a
 checkpoint needs no grant. There are at most a few dozen entries, so plain lists are fastest.
+
+A point in time needs no pause: `exclusive_extents` says which writers are at work, and
+`outlast_writers` waits for just these, while others come and go.
 """
 
 from collections.abc import AsyncIterator
@@ -25,6 +28,8 @@ class _Claim:
     extent: ByteRange
     exclusive: bool
     granted: trio.Event = field(default_factory=trio.Event)
+    ended: trio.Event | None = None
+    """Made by who waits for the end."""
 
     def conflicts(self, extent: ByteRange, exclusive: bool) -> bool:
         return (exclusive or self.exclusive) and self.extent.overlaps(extent)
@@ -47,6 +52,22 @@ class RangeLock:
             for held in (self._held, self._waiting)
             for claim in held
         )
+
+    @property
+    def exclusive_extents(self) -> list[ByteRange]:
+        """What is held exclusively now."""
+        return [claim.extent for claim in self._held if claim.exclusive]
+
+    async def outlast_writers(self) -> None:
+        """Wait until all who hold a range exclusively now have let go; holds up nobody."""
+        ends = []
+        for claim in self._held:
+            if claim.exclusive:
+                if claim.ended is None:
+                    claim.ended = trio.Event()
+                ends.append(claim.ended)
+        for end in ends:
+            await end.wait()
 
     @asynccontextmanager
     async def hold(self, extent: ByteRange, *, exclusive: bool) -> AsyncIterator[None]:
@@ -73,6 +94,8 @@ class RangeLock:
     def _remove(self, claim: _Claim) -> None:
         queue = self._held if claim in self._held else self._waiting
         queue.remove(claim)
+        if claim.ended is not None:
+            claim.ended.set()
         still_waiting: list[_Claim] = []
         for waiter in self._waiting:
             if any(
