@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from volcrypt.crypto.data_key import DataKey
 from volcrypt.errors import VolcryptError
@@ -110,6 +111,29 @@ class ServedVolume:
             assert mount is not None
             assert mount.fs_type == FS_TYPE
             unmount(self.mount_directory, detach=True)
+
+
+class OpenFile:
+    """The file of a mount, opened by this process."""
+
+    def __init__(self, volume: ServedVolume, flags: int = os.O_RDWR) -> None:
+        self.descriptor = os.open(volume.file, flags | os.O_CLOEXEC)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):  # of a dead mount; the descriptor is closed all the same
+            os.close(self.descriptor)
+
+    def read(self, offset: int, length: int) -> bytes:
+        return os.pread(self.descriptor, length, offset)
+
+    def write(self, offset: int, data: bytes) -> None:
+        assert os.pwrite(self.descriptor, data, offset) == len(data)
+
+    def sync(self) -> None:
+        os.fsync(self.descriptor)
 
 
 @contextmanager

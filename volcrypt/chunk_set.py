@@ -35,7 +35,7 @@ class ChunkSet:
         return made
 
     @classmethod
-    def of_packed(cls, packed: bytes, chunk_count: int) -> Self:
+    def of_packed(cls, packed: bytes | bytearray, chunk_count: int) -> Self:
         """From one bit a chunk, the lowest of byte 0 first, as `packed` gives it. Raises ValueError
         for another length; bits behind the last chunk do not matter."""
         bits = np.frombuffer(packed, dtype=np.uint8).copy()

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.volume.place import SIZE, Place, mark, point, volume_place
+from tests.volume.place import SIZE, Place, begin_and_look, mark, point, volume_place
 from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.volume import change_map, live_map
 from volcrypt.volume.change_map import ChangeMap
@@ -193,10 +193,8 @@ def test_kill_before_any_line_of_a_growth(place: Place) -> None:
 
         was_killed = run_until_line(count, prepare, action)
         changes = place.open(size_bytes=larger)
-        changed = changes.begin_capture().changed
         assert changes.parent == point(1)
-        assert changed is not None
-        assert set(changed.nonzero()[0].tolist()) == {1, 2}
+        assert begin_and_look(changes) == {1, 2}
         changes.close()
         if not was_killed:
             break

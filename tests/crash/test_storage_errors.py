@@ -62,7 +62,7 @@ def changed_chunks(volume: ServedVolume) -> set[int] | None:
     with volume.control() as client:
         changed = client.begin_capture().changed
         client.abort_capture()
-    return None if changed is None else {int(index) for index in changed.nonzero()[0]}
+    return None if changed is None else set(changed)
 
 
 def errno_of_sync(descriptor: int) -> int | None:

@@ -17,6 +17,7 @@ from typing import Final
 import pytest
 
 from tests.file_system import DisposableFileSystem
+from tests.volume.place import begin_and_look
 from volcrypt.crypto.data_key import DataKey
 from volcrypt.formats.document import MacSeal
 from volcrypt.geometry import CHUNK_BYTES, SECTOR_BYTES, UNIT_BYTES
@@ -171,14 +172,14 @@ def round_of(buffer: bytearray, sector: int, number: int) -> int:
 def unmarked_differences(disk: Path, memory: Path) -> list[int]:
     """Chunks that differ from the captured image though the map that survived says they do not."""
     changes = open_changes(disk, memory)
-    changed = changes.begin_capture().changed
+    changed = begin_and_look(changes)
     changes.close()
     assert changed is not None, "the map did not survive"
     now, image = (disk / "data").read_bytes(), (memory / "image").read_bytes()
     return [
         index
         for index in range(SIZE // CHUNK_BYTES)
-        if not changed[index]
+        if index not in changed
         and now[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
         != image[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
     ]

@@ -13,15 +13,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Self
 
 import msgspec
 import pytest
 
 from tests.file_system import DisposableFileSystem
-from tests.served_volume import ServedVolume, served_volume
+from tests.served_volume import OpenFile, ServedVolume, served_volume
 from tests.volume.test_volume import decrypt_independently
 from volcrypt.errors import (
     IntegrityError,
@@ -58,29 +56,6 @@ def mounted(volume: ServedVolume) -> ServedVolume:
     return volume
 
 
-class OpenFile:
-    """The file of a mount, opened by this process."""
-
-    def __init__(self, volume: ServedVolume, flags: int = os.O_RDWR) -> None:
-        self.descriptor = os.open(volume.file, flags | os.O_CLOEXEC)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # of a dead mount; the descriptor is closed all the same
-            os.close(self.descriptor)
-
-    def read(self, offset: int, length: int) -> bytes:
-        return os.pread(self.descriptor, length, offset)
-
-    def write(self, offset: int, data: bytes) -> None:
-        assert os.pwrite(self.descriptor, data, offset) == len(data)
-
-    def sync(self) -> None:
-        os.fsync(self.descriptor)
-
-
 def assert_nothing_left(volume: ServedVolume) -> None:
     assert mount_at(volume.mount_directory) is None
     assert list(volume.runtime.iterdir()) == []
@@ -97,7 +72,7 @@ def changed_chunks(client: ControlClient) -> list[int]:
     changed = client.begin_capture().changed
     assert changed is not None
     client.abort_capture()
-    return [int(index) for index in changed.nonzero()[0]]
+    return list(changed)
 
 
 # ---------------------------------------------------------------- data
@@ -469,70 +444,6 @@ def test_a_kill_during_a_capture_aborts_it(mounted: ServedVolume) -> None:
     mounted.mount()
     with mounted.control() as client:
         assert changed_chunks(client) == [2]
-
-
-# ---------------------------------------------------------------- captures
-
-
-def test_a_capture_is_one_point_in_time_under_a_writer(mounted: ServedVolume) -> None:
-    """Writes are numbered, each goes to the next chunk. What a snapshot reads from the data file
-    must be all writes up to some k and none after it; and so again for the next snapshot.
-    """
-    written = 0
-    running = True
-    size = 3 * UNIT_BYTES
-    start = 5 * UNIT_BYTES
-
-    def writer() -> None:
-        nonlocal written
-        with OpenFile(mounted) as file:
-            while running:
-                number = written + 1
-                chunk = number % CHUNKS
-                file.write(chunk * CHUNK_BYTES + start, struct.pack("<Q", number) * (size // 8))
-                written = number
-
-    thread = threading.Thread(target=writer)
-    thread.start()
-    try:
-        with mounted.control() as client:
-            cuts = []
-            for _ in range(4):
-                goal = written + 20
-                while written < goal:
-                    thread.join(0.005)
-                before = written
-                client.begin_capture()
-                after = written + 1
-                found = {}
-                for chunk in range(CHUNKS):
-                    thread.join(0.002)
-                    found[chunk] = numbers_in(mounted, chunk * CHUNK_BYTES + start, size)
-                    client.captured(range(chunk, chunk + 1))
-                client.commit_capture(PARENT)
-                cut = max(found.values())
-                assert before <= cut <= after
-                assert found == {
-                    chunk: max((n for n in range(1, cut + 1) if n % CHUNKS == chunk), default=0)
-                    for chunk in range(CHUNKS)
-                }
-                cuts.append(cut)
-            assert cuts == sorted(set(cuts))
-    finally:
-        running = False
-        thread.join()
-
-
-def numbers_in(volume: ServedVolume, offset: int, size: int) -> int:
-    """The one number that fills a piece of the data file, which is decrypted on the way."""
-    with volume.data_path.open("rb") as file:
-        stored = bytearray(file.seek(offset) and file.read(size))
-    key = volume.data_key()
-    assert key is not None
-    key.kernel().decrypt_sparse_units(offset // UNIT_BYTES, stored, stored)
-    numbers = set(struct.unpack(f"<{size // 8}Q", stored))
-    assert len(numbers) == 1, "a write is there in part"
-    return int(numbers.pop())
 
 
 # ---------------------------------------------------------------- in the foreground

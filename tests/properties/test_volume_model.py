@@ -22,6 +22,7 @@ from hypothesis.stateful import (
 )
 
 from tests.fakes.datafile import MemoryDataFile
+from volcrypt.chunk_set import ChunkSet
 from volcrypt.crypto.data_key import DataKey
 from volcrypt.formats.change_map import ParentPoint
 from volcrypt.formats.document import MacSeal
@@ -226,8 +227,10 @@ class VolumeModel(RuleBasedStateMachine):
             return
         marks = [bool(mark) for mark in self.changes._marks]
         if self.capture is not None:
-            assert self.capture.changed is not None
-            marks = [a or bool(b) for a, b in zip(marks, self.capture.changed, strict=True)]
+            bits = self.changes.changed_bits(self.capture)
+            assert bits is not None
+            changed = ChunkSet.of_packed(bits, chunk_count(SIZE))
+            marks = [mark or index in changed for index, mark in enumerate(marks)]
         image = self.images[parent.snapshot_id]
         for index in range(chunk_count(SIZE)):
             chunk = chunk_range(index, SIZE)

@@ -9,14 +9,14 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Final
 
+from volcrypt.chunk_set import ChunkSet
 from volcrypt.formats.change_map import ParentPoint
 from volcrypt.formats.document import MacSeal
-from volcrypt.geometry import CHUNK_BYTES, UNIT_BYTES
+from volcrypt.geometry import CHUNK_BYTES, UNIT_BYTES, chunk_count
 from volcrypt.names import SnapshotId, StoreId, VolumeId
 from volcrypt.volume.change_map import Capture, ChangeMap
 
 VOLUME: Final = VolumeId("vol-0123456789abcdef0")
-CHUNKS: Final = 10
 SIZE: Final = 9 * CHUNK_BYTES + UNIT_BYTES
 SEAL: Final = MacSeal(bytes(32))
 
@@ -75,7 +75,7 @@ class Place:
         """Parent and changed chunks as the next process finds them."""
         changes = self.open()
         try:
-            return changes.parent, changed_of(changes.begin_capture())
+            return changes.parent, begin_and_look(changes)
         finally:
             changes.close()
 
@@ -85,11 +85,16 @@ def mark(changes: ChangeMap, *chunks: int) -> None:
         changes.mark(range(chunk, chunk + 1))
 
 
-def changed_of(capture: Capture) -> set[int] | None:
-    if capture.changed is None:
+def changed_of(changes: ChangeMap, capture: Capture) -> set[int] | None:
+    """What a capture that runs finds changed; None when the map is void."""
+    bits = changes.changed_bits(capture)
+    if bits is None:
         return None
-    assert len(capture.changed) == CHUNKS
-    return {int(chunk) for chunk in capture.changed.nonzero()[0]}
+    return set(ChunkSet.of_packed(bits, chunk_count(capture.size_bytes)))
+
+
+def begin_and_look(changes: ChangeMap) -> set[int] | None:
+    return changed_of(changes, changes.begin_capture())
 
 
 VOID: Final = (None, None)

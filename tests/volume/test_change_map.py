@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 from tests.file_system import DisposableFileSystem, run
-from tests.volume.place import SIZE, VOID, Place, changed_of, mark, point, volume_place
+from tests.volume.place import (
+    SIZE,
+    VOID,
+    Place,
+    begin_and_look,
+    changed_of,
+    mark,
+    point,
+    volume_place,
+)
 from volcrypt.formats.document import MacSeal
 from volcrypt.geometry import CHUNK_BYTES, UNIT_BYTES
 
@@ -27,7 +36,7 @@ class TestGenerations:
         assert changes.parent is None
         mark(changes, 1)
         capture = changes.begin_capture()
-        assert (capture.parent, capture.changed) == (None, None)
+        assert (capture.parent, changes.changed_bits(capture)) == (None, None)
         changes.close()
         changes.close()
 
@@ -41,9 +50,9 @@ class TestGenerations:
         assert not changes.is_void
         assert changes.parent == point(1)
         capture = changes.begin_capture()
-        assert (capture.parent, changed_of(capture)) == (point(1), {2, 3, 9})
+        assert (capture.parent, changed_of(changes, capture)) == (point(1), {2, 3, 9})
         changes.commit_capture(capture, point(2))
-        assert changed_of(changes.begin_capture()) == set()
+        assert begin_and_look(changes) == set()
         changes.close()
 
     def test_aborted_capture_gives_its_changes_back(self, place: Place) -> None:
@@ -54,7 +63,7 @@ class TestGenerations:
         changes.abort_capture(capture)
         mark(changes, 3)
         capture = changes.begin_capture()
-        assert (capture.parent, changed_of(capture)) == (point(1), {1, 2, 3})
+        assert (capture.parent, changed_of(changes, capture)) == (point(1), {1, 2, 3})
         changes.close()
 
     def test_aborted_capture_of_a_void_map(self, place: Place) -> None:
@@ -68,10 +77,43 @@ class TestGenerations:
         changes = place.open()
         capture = changes.begin_capture()
         mark(changes, 5)
-        changes.commit_capture(capture, point(2))
+        assert changed_of(changes, capture) == {1}
         mark(changes, 6)
-        changes.begin_capture()
-        assert changed_of(capture) == {1}
+        assert changed_of(changes, capture) == {1}
+        changes.commit_capture(capture, point(2))
+        with pytest.raises(AssertionError, match="not the capture"):
+            changes.changed_bits(capture)
+        changes.close()
+
+    def test_writes_under_way_are_part_of_the_capture(self, place: Place) -> None:
+        """They may mark either generation, before or after."""
+        place.make_known(1)
+        changes = place.open()
+        capture = changes.begin_capture([range(4, 6), range(8, 9)])
+        mark(changes, 4)
+        assert changed_of(changes, capture) == {1, 4, 5, 8}
+        changes.commit_capture(capture, point(2))
+        assert begin_and_look(changes) == {4}
+        changes.close()
+
+    @pytest.mark.parametrize("ends", ["commit", "abort", "kill"])
+    def test_nothing_of_an_ended_capture_comes_back(self, place: Place, ends: str) -> None:
+        place.make_known(1)
+        changes = place.open()
+        capture = changes.begin_capture()
+        if ends == "commit":
+            changes.commit_capture(capture, point(2))
+        elif ends == "abort":
+            changes.abort_capture(capture)
+        else:
+            changes.close()
+            changes = place.open()
+        expected: set[int] = set() if ends == "commit" else {1}
+        for number in (3, 4):
+            capture = changes.begin_capture()
+            assert changed_of(changes, capture) == expected
+            changes.commit_capture(capture, point(number))
+            expected = set()
         changes.close()
 
     def test_runs_of_chunks(self, place: Place) -> None:
@@ -80,7 +122,7 @@ class TestGenerations:
         changes.mark(range(0))
         changes.mark(range(2, 5))
         changes.mark(range(4, 6))
-        assert changed_of(changes.begin_capture()) == {2, 3, 4, 5}
+        assert begin_and_look(changes) == {2, 3, 4, 5}
         changes.close()
 
     def test_only_the_running_capture_can_end(self, place: Place) -> None:
@@ -337,7 +379,7 @@ class TestDoubtAboutTheLiveMap:
             capture = changes.begin_capture()
             mark(changes, 3)
             changes.commit_capture(capture, point(1))
-            assert changed_of(changes.begin_capture()) == {3}
+            assert begin_and_look(changes) == {3}
             changes.close()
             assert list(small.iterdir()) == []
             assert crowded.state() == VOID
@@ -352,7 +394,7 @@ class TestLostWrites:
         changes.distrust()
         assert changes.is_void
         capture = changes.begin_capture()
-        assert capture.changed is None
+        assert changes.changed_bits(capture) is None
         changes.commit_capture(capture, point(2))
         assert changes.is_void
         changes.save_clean()

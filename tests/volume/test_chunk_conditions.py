@@ -1,112 +1,123 @@
-"""Owners of chunks: the table, and what follows from it."""
+"""Conditions of chunks, and tables of bits, against lists."""
+
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from volcrypt.volume.ownership import LEGAL_CHANGES, ChunkOwnership, Owner
+from volcrypt.errors import MalformedError
+from volcrypt.geometry import CHUNK_BYTES
+from volcrypt.volume.chunk_bits import ChunkBits, pack_bits, unpack_bits
+from volcrypt.volume.chunk_conditions import ChunkConditions
 
-TAKERS = [owner for owner in Owner if owner is not Owner.ENGINE]
-
-# owner: (Python path may read, may write)
-ALLOWED = {
-    Owner.ENGINE: (True, True),
-    Owner.PLANE: (False, False),
-    Owner.CAPTURE: (True, False),
-    Owner.FETCH: (False, False),
-    Owner.MIGRATION: (True, False),
-}
+CHUNKS = 21
+SIZE = CHUNKS * CHUNK_BYTES - 4096
 
 
-def test_all_belong_to_the_engine_at_first() -> None:
-    ownership = ChunkOwnership(5)
-    assert [ownership.owner_of(chunk) for chunk in range(5)] == [Owner.ENGINE] * 5
-    assert ownership.may_read(range(5))
-    assert ownership.may_write(range(5))
+class TestChunkBits:
+    @given(st.lists(st.tuples(st.integers(0, CHUNKS), st.integers(0, CHUNKS))))
+    def test_equal_a_list(self, runs: list[tuple[int, int]]) -> None:
+        bits = ChunkBits(CHUNKS)
+        model = [False] * CHUNKS
+        for first, second in runs:
+            chunks = range(min(first, second), max(first, second))
+            bits.set(chunks)
+            model[chunks.start : chunks.stop] = [True] * len(chunks)
+        assert [bits[chunk] for chunk in range(CHUNKS)] == model
+
+    @pytest.mark.parametrize("chunks", [range(-1, 1), range(20, 22), range(0, 4, 2)])
+    def test_chunks_that_are_not_there(self, chunks: range) -> None:
+        with pytest.raises(AssertionError, match="internal error"):
+            ChunkBits(CHUNKS).set(chunks)
+
+    def test_a_large_table_in_steps(self) -> None:
+        chunks = 3 * 2**23 + 5
+        bits = ChunkBits(chunks)
+        bits.set(range(7, 9))
+        others = bytearray(b"\xff" * (chunks // 8 + 1))
+        others[0] = 0b11110111
+        others[-1] = 0b11101111
+        steps = sum(1 for _ in bits.set_where_clear(bytes(others)))
+        assert steps == 4
+        found = [chunk for chunk in (*range(20), 2**23, chunks - 1) if bits[chunk]]
+        assert found == [3, 7, 8, chunks - 1]
+
+    def test_bits_of_another_volume(self) -> None:
+        with pytest.raises(AssertionError, match="of another volume"):
+            next(ChunkBits(CHUNKS).set_where_clear(bytes(2)))
+
+    @pytest.mark.parametrize("count", [1, 7, 8, 9, 1000])
+    def test_survive_packing(self, count: int) -> None:
+        bits = Random(count).randbytes(-(-count // 8))
+        packed = pack_bits(bits)
+        assert unpack_bits(packed, count * CHUNK_BYTES) == bits
+        for other in (count + 8, max(count - 8, 0)):
+            if -(-other // 8) != -(-count // 8):
+                with pytest.raises(MalformedError):
+                    unpack_bits(packed, other * CHUNK_BYTES)
+        with pytest.raises(MalformedError):
+            unpack_bits(b"junk", count * CHUNK_BYTES)
 
 
-@pytest.mark.parametrize("owner", TAKERS)
-def test_what_the_engine_may_do_with_a_chunk(owner: Owner) -> None:
-    ownership = ChunkOwnership(5)
-    ownership.take(range(2, 3), owner)
-    assert (ownership.may_read(range(2, 3)), ownership.may_write(range(2, 3))) == ALLOWED[owner]
-    assert (ownership.may_read(range(1, 4)), ownership.may_write(range(1, 4))) == ALLOWED[owner]
-    assert ownership.may_write(range(2))
-    assert ownership.may_write(range(3, 5))
-    ownership.give_back(range(2, 3))
-    assert ownership.may_write(range(5))
+class TestChunkConditions:
+    def test_there_are_none_at_first(self) -> None:
+        conditions = ChunkConditions()
+        assert conditions.is_free
+        assert conditions.may_write(range(5))
+        conditions.release(range(5))
+        assert list(conditions.release_unwanted(bytes(3))) == []
+        conditions.end_capture()
+        assert conditions.is_free
 
+    def test_a_captured_chunk_is_not_written_until_it_is_released(self) -> None:
+        conditions = ChunkConditions()
+        conditions.begin_capture(SIZE, hold=False)
+        assert not conditions.is_free
+        assert all(map(conditions.is_captured, range(CHUNKS)))
+        conditions.release(range(3, 5))
+        assert conditions.may_write(range(3, 5))
+        assert conditions.may_write(range(0))
+        assert not conditions.may_write(range(2, 5))
+        assert not conditions.may_write(range(3, 6))
+        assert not conditions.may_write(range(CHUNKS - 1, CHUNKS))
+        conditions.end_capture()
+        assert conditions.may_write(range(CHUNKS))
 
-@pytest.mark.parametrize("holder", Owner)
-@pytest.mark.parametrize("taker", Owner)
-def test_taking_follows_the_table_and_is_all_or_nothing(holder: Owner, taker: Owner) -> None:
-    ownership = ChunkOwnership(3)
-    if holder is not Owner.ENGINE:
-        ownership.take(range(1, 2), holder)
-    if taker is Owner.ENGINE or holder is not Owner.ENGINE:
-        with pytest.raises(RuntimeError, match="internal error"):
-            ownership.take_all(taker)
-        assert ownership.owner_of(0) is Owner.ENGINE
-        assert ownership.owner_of(1) is holder
-    else:
-        ownership.take_all(taker)
-        assert {ownership.owner_of(chunk) for chunk in range(3)} == {taker}
+    def test_the_next_capture_has_all_again(self) -> None:
+        conditions = ChunkConditions()
+        conditions.begin_capture(SIZE, hold=False)
+        with pytest.raises(AssertionError, match="a capture is running"):
+            conditions.begin_capture(SIZE, hold=False)
+        conditions.release(range(CHUNKS))
+        conditions.end_capture()
+        conditions.begin_capture(SIZE, hold=False)
+        assert all(map(conditions.is_captured, range(CHUNKS)))
 
+    def test_what_a_growth_brought_is_not_captured(self) -> None:
+        conditions = ChunkConditions()
+        conditions.begin_capture(SIZE, hold=False)
+        assert conditions.may_write(range(CHUNKS, CHUNKS + 5))
+        assert not conditions.may_write(range(CHUNKS - 1, CHUNKS + 1))
 
-def test_every_change_is_between_the_engine_and_a_taker() -> None:
-    assert {before for before, _ in LEGAL_CHANGES} == set(Owner)
-    assert all(
-        (before is Owner.ENGINE) != (after is Owner.ENGINE) for before, after in LEGAL_CHANGES
-    )
+    def test_hold_keeps_all_waiting_whatever_is_released(self) -> None:
+        conditions = ChunkConditions()
+        conditions.begin_capture(SIZE, hold=True)
+        conditions.release(range(CHUNKS))
+        assert conditions.is_held
+        assert not conditions.may_write(range(1))
+        conditions.resume()
+        assert conditions.may_write(range(1))
+        conditions.end_capture()
+        conditions.begin_capture(SIZE, hold=True)
+        conditions.end_capture()
+        assert conditions.is_free
+        assert not conditions.is_held
 
-
-def test_giving_back_twice_is_giving_back() -> None:
-    ownership = ChunkOwnership(4)
-    ownership.take_all(Owner.CAPTURE)
-    ownership.give_back(range(1, 3))
-    ownership.give_back(range(3))
-    assert ownership.may_write(range(3))
-    assert not ownership.may_write(range(4))
-
-
-def test_giving_back_what_one_owner_holds_leaves_the_others() -> None:
-    ownership = ChunkOwnership(4)
-    ownership.take(range(2), Owner.CAPTURE)
-    ownership.take(range(2, 3), Owner.PLANE)
-    ownership.give_back_all(Owner.CAPTURE)
-    owners = [ownership.owner_of(chunk) for chunk in range(4)]
-    assert owners == [Owner.ENGINE, Owner.ENGINE, Owner.PLANE, Owner.ENGINE]
-
-
-@pytest.mark.parametrize("chunks", [range(-1, 1), range(3, 6), range(0, 4, 2)])
-def test_chunks_that_are_not_there(chunks: range) -> None:
-    ownership = ChunkOwnership(5)
-    with pytest.raises(AssertionError, match="internal error"):
-        ownership.take(chunks, Owner.CAPTURE)
-    with pytest.raises(AssertionError, match="internal error"):
-        ownership.give_back(chunks)
-
-
-def test_no_chunks_may_be_served() -> None:
-    ownership = ChunkOwnership(1)
-    ownership.take_all(Owner.FETCH)
-    assert ownership.may_read(range(0))
-    assert ownership.may_write(range(0))
-
-
-@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8), st.sampled_from(Owner))))
-def test_equals_a_list(steps: list[tuple[int, int, Owner]]) -> None:
-    ownership = ChunkOwnership(8)
-    model = [Owner.ENGINE] * 8
-    for start, stop, owner in steps:
-        chunks = range(min(start, stop), max(start, stop))
-        if owner is Owner.ENGINE:
-            ownership.give_back(chunks)
-        elif all(model[chunk] is Owner.ENGINE for chunk in chunks):
-            ownership.take(chunks, owner)
-        else:
-            with pytest.raises(RuntimeError):
-                ownership.take(chunks, owner)
-            continue
-        model[chunks.start : chunks.stop] = [owner] * len(chunks)
-    assert [ownership.owner_of(chunk) for chunk in range(8)] == model
+    def test_what_is_not_wanted_is_released(self) -> None:
+        conditions = ChunkConditions()
+        conditions.begin_capture(SIZE, hold=False)
+        conditions.release(range(1, 2))
+        for _ in conditions.release_unwanted(bytes([0b10, 0, 0b10000])):
+            pass
+        assert [c for c in range(CHUNKS) if conditions.is_captured(c)] == [20]

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-import numpy as np
 import pytest
 import trio
 import trio.testing
 
-from tests.fakes.datafile import MemoryDataFile
+from volcrypt.chunk_set import ChunkSet
 from volcrypt.errors import (
+    IntegrityError,
     InvalidArgumentError,
     KeyNotFoundError,
     MalformedError,
@@ -28,15 +28,22 @@ from volcrypt.errors import (
 )
 from volcrypt.formats.change_map import ParentPoint
 from volcrypt.formats.document import MacSeal
-from volcrypt.geometry import CHUNK_BYTES, chunk_count
+from volcrypt.geometry import CHUNK_BYTES, UNIT_BYTES
 from volcrypt.names import SnapshotId, StoreId, VolumeId
-from volcrypt.volume import control
+from volcrypt.volume import capture, control, control_socket
 from volcrypt.volume.change_map import ChangeMap
-from volcrypt.volume.control import ControlClient, StatusAnswer, decode_answer, decode_request
+from volcrypt.volume.control import (
+    CapturedState,
+    ControlClient,
+    StatusAnswer,
+    decode_answer,
+    decode_request,
+)
 from volcrypt.volume.control_server import ControlServer
+from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.device import Device
 from volcrypt.volume.error_report import ErrorReport
-from volcrypt.volume.ownership import ChunkOwnership
+from volcrypt.volume.preserve import PreservedChunks
 from volcrypt.volume.volume import Volume
 
 CHUNKS = 11
@@ -54,7 +61,7 @@ class Served:
     """A control server; `end_error` is what its end answers."""
 
     def __init__(self, directory: Path) -> None:
-        (directory / "data").write_bytes(b"")
+        self.data = DataFile.create(directory / "data", SIZE)
         self.changes = ChangeMap.open(
             directory / "map",
             directory / "clean",
@@ -63,16 +70,18 @@ class Served:
             seal=MacSeal(bytes(32)),
             data_path=directory / "data",
         )
-        volume = Volume(MemoryDataFile(SIZE), size_bytes=SIZE, data_key=None, changes=self.changes)
+        volume = Volume(self.data, size_bytes=SIZE, data_key=None, changes=self.changes)
         self.device = Device(
-            volume, ownership=ChunkOwnership(chunk_count(SIZE)), changes=self.changes
+            volume,
+            changes=self.changes,
+            open_keeper=lambda: PreservedChunks(self.data, directory),
         )
         self.path = directory / ("a-long-name" * 12) / "volume.sock"
         self.path.parent.mkdir()
         self.ended: list[bool] = []
         self.end_error: Exception | None = None
         self.server = ControlServer(
-            self.device, status=self.status, grow=self.device.grow, end=self.end
+            self.device.captures, status=self.status, grow=self.device.grow, end=self.end
         )
 
     def status(self) -> StatusAnswer:
@@ -85,8 +94,9 @@ class Served:
             read_only=False,
             encrypted=False,
             memory_locked=True,
-            capture_running=self.device.capture_running,
+            capture_running=self.device.captures.is_running,
             parent=self.changes.parent,
+            preserve_longest_us=self.device.captures.longest_keep_us,
         )
 
     async def end(self, forced: bool) -> None:
@@ -110,12 +120,13 @@ class Served:
 @asynccontextmanager
 async def served(directory: Path) -> AsyncIterator[Served]:
     made = Served(directory)
-    with control.listen(made.path) as listener:
+    with control_socket.listen(made.path) as listener:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(made.server.serve, listener)
             yield made
             nursery.cancel_scope.cancel()
     made.changes.close()
+    made.data.close()
 
 
 async def in_thread(work: Callable[[], Result]) -> Result:
@@ -137,15 +148,93 @@ async def test_a_whole_capture(tmp_path: Path) -> None:
             state = await in_thread(client.begin_capture)
             assert state.parent == PARENT
             assert state.changed is not None
-            assert state.changed.nonzero()[0].tolist() == [9]
+            assert list(state.changed) == [9]
             await in_thread(client.abort_capture)
             assert not (await in_thread(client.status)).capture_running
+
+
+def read_chunk(made: Served, state: CapturedState, chunk: int) -> bytes:
+    """As who stores a snapshot does."""
+    buffer = bytearray(CHUNK_BYTES)
+    made.data.read_chunk(chunk, buffer)
+    state.preserved.replace(chunk, buffer)
+    return bytes(buffer)
+
+
+async def test_what_writers_replace_is_read_from_what_was_kept(tmp_path: Path) -> None:
+    async with served(tmp_path) as made:
+        await made.device.write(3 * CHUNK_BYTES, b"old")
+        with await in_thread(made.connect) as client:
+            state = await in_thread(client.begin_capture)
+            for chunk in (3, 4, 10):
+                await made.device.write(chunk * CHUNK_BYTES, b"new")
+            assert read_chunk(made, state, 3)[:4] == b"old\0"
+            assert read_chunk(made, state, 4)[:4] == bytes(4)
+            # Nobody needs chunk 10 from here on.
+            wanted = ChunkSet(CHUNKS, [3, 4])
+            await in_thread(lambda: client.wanted(wanted))
+            await in_thread(lambda: client.captured(range(3, 5)))
+            assert state.barrier_us < 10**6
+            assert (await in_thread(client.status)).preserve_longest_us > 0
+            await in_thread(lambda: client.commit_capture(PARENT))
+
+
+async def test_a_capture_that_failed_says_so_at_every_call(tmp_path: Path) -> None:
+    async with served(tmp_path) as made:
+        with await in_thread(made.connect) as client:
+            await in_thread(client.begin_capture)
+            os.ftruncate(made.data._descriptor, SIZE - CHUNK_BYTES)
+            await made.device.write(SIZE - CHUNK_BYTES, bytes(UNIT_BYTES))
+            for call in (
+                lambda: client.captured(range(1)),
+                lambda: client.wanted(ChunkSet(CHUNKS)),
+                lambda: client.commit_capture(PARENT),
+            ):
+                with pytest.raises(IntegrityError, match="cut short"):
+                    await in_thread(call)
+            await in_thread(client.abort_capture)
+            assert not made.device.captures.is_running
+
+
+async def test_hold_and_resume(tmp_path: Path) -> None:
+    async with served(tmp_path) as made:
+        with await in_thread(made.connect) as client:
+            with pytest.raises(InvalidArgumentError, match="no capture is held"):
+                await in_thread(client.resume_capture)
+            await in_thread(client.hold_capture)
+            with pytest.raises(InvalidArgumentError, match="a capture is open"):
+                await in_thread(client.begin_capture)
+            with pytest.raises(InvalidArgumentError, match="no capture is open"):
+                await in_thread(lambda: client.captured(range(1)))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(made.device.write, 0, b"new")
+                await trio.testing.wait_all_tasks_blocked()
+                state = await in_thread(client.resume_capture)
+            assert read_chunk(made, state, 0)[:3] == bytes(3)
+            with pytest.raises(InvalidArgumentError, match="no capture is held"):
+                await in_thread(client.resume_capture)
+            await in_thread(client.abort_capture)
+
+
+async def test_a_hold_that_lasts_too_long_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capture, "HOLD_SECONDS", 0.05)
+    async with served(tmp_path) as made:
+        with await in_thread(made.connect) as client:
+            await in_thread(client.hold_capture)
+            await made.device.write(0, b"new")
+            for call in (client.resume_capture, lambda: client.captured(range(1))):
+                with pytest.raises(TryAgainError, match="went on without it"):
+                    await in_thread(call)
+        with await in_thread(made.connect) as client:
+            await in_thread(client.begin_capture)
 
 
 async def test_a_dropped_connection_aborts_its_capture(tmp_path: Path) -> None:
     async with served(tmp_path) as made:
         client = await in_thread(made.connect)
-        await in_thread(client.begin_capture)
+        await in_thread(client.hold_capture)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(made.device.write, 0, b"waits")
             await trio.testing.wait_all_tasks_blocked()
@@ -167,7 +256,7 @@ async def test_captures_of_two_connections(tmp_path: Path) -> None:
             with pytest.raises(InvalidArgumentError, match="no capture is open"):
                 await in_thread(lambda: second.commit_capture(PARENT))
             await in_thread(second.abort_capture)
-            assert made.device.capture_running
+            assert made.device.captures.is_running
             with pytest.raises(InvalidArgumentError, match="no chunks 10 to 11"):
                 await in_thread(lambda: first.captured(range(10, 12)))
             await in_thread(first.abort_capture)
@@ -216,7 +305,8 @@ async def test_rubbish_gets_an_error_and_the_next_request_its_answer(
 
 async def test_a_line_without_end_ends_the_connection(tmp_path: Path) -> None:
     async with served(tmp_path) as made:
-        (answer,) = (await in_thread(lambda: made.raw(b"x" * 70000))).splitlines()
+        rubbish = b"x" * (control.MAX_REQUEST_BYTES + 1)
+        (answer,) = (await in_thread(lambda: made.raw(rubbish))).splitlines()
         assert b"too long" in answer
         with await in_thread(made.connect) as client:
             await in_thread(client.status)
@@ -230,32 +320,19 @@ async def test_the_socket_is_for_its_user_and_root_only(tmp_path: Path) -> None:
 
     class Stranger:
         def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes:
-            return control._PEER.pack(1, os.geteuid() + 1, 0)
+            return control_socket._PEER.pack(1, os.geteuid() + 1, 0)
 
     with pytest.raises(PrivilegeError, match="may not control this volume"):
-        control.check_peer(Stranger())
+        control_socket.check_peer(Stranger())
 
 
 def test_nobody_there(tmp_path: Path) -> None:
     with pytest.raises(MountError, match=r"^volume books is not mounted$"):
         ControlClient(tmp_path / "missing.sock", volume="books")
-    control.listen(tmp_path / "left.sock").close()
+    control_socket.listen(tmp_path / "left.sock").close()
     with pytest.raises(MountError, match=r"^volume books is not mounted$"):
         ControlClient(tmp_path / "left.sock", volume="books")
-    control.listen(tmp_path / "left.sock").close()
-
-
-@pytest.mark.parametrize("count", [1, 7, 8, 9, 1000])
-def test_changes_survive_packing(count: int) -> None:
-    changed = np.random.default_rng(count).random(count) < 0.3
-    packed = control.pack_changes(changed)
-    assert (control.unpack_changes(packed, count * CHUNK_BYTES) == changed).all()
-    for size in (count + 8, max(count - 8, 0)):
-        if -(-size // 8) != -(-count // 8):
-            with pytest.raises(MalformedError):
-                control.unpack_changes(packed, size * CHUNK_BYTES)
-    with pytest.raises(MalformedError):
-        control.unpack_changes(b"junk", count * CHUNK_BYTES)
+    control_socket.listen(tmp_path / "left.sock").close()
 
 
 def test_requests_that_do_not_parse() -> None:

@@ -9,7 +9,18 @@ import trio
 import trio.testing
 
 from tests.fakes.datafile import MemoryDataFile
-from tests.volume.place import SEAL, SIZE, VOLUME, Place, mark, point, volume_place
+from tests.fakes.preserve import MemoryKeeper
+from tests.volume.place import (
+    SEAL,
+    SIZE,
+    VOLUME,
+    Place,
+    begin_and_look,
+    changed_of,
+    mark,
+    point,
+    volume_place,
+)
 from volcrypt.crypto.data_key import DataKey
 from volcrypt.errors import IntegrityError, InvalidArgumentError, MountError, OutOfRangeError
 from volcrypt.geometry import CHUNK_BYTES, UNIT_BYTES, chunk_count
@@ -17,7 +28,6 @@ from volcrypt.volume.allocation import extend
 from volcrypt.volume.change_map import ChangeMap
 from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.device import Device
-from volcrypt.volume.ownership import ChunkOwnership, Owner
 from volcrypt.volume.volume import Volume
 
 LARGER = 5000 * CHUNK_BYTES  # more than a page of marks
@@ -40,8 +50,7 @@ def found(place: Place, size_bytes: int = LARGER) -> tuple[object, set[int] | No
 
 
 def marked(changes: ChangeMap) -> set[int] | None:
-    changed = changes.begin_capture().changed
-    return None if changed is None else {int(chunk) for chunk in changed.nonzero()[0]}
+    return begin_and_look(changes)
 
 
 def grow_data(place: Place) -> None:
@@ -113,8 +122,8 @@ class TestChangeMap:
         grow_data(place)
         changes.grow(LARGER)
         mark(changes, 4000)
-        assert capture.changed is not None
-        assert len(capture.changed) == CHUNKS
+        assert capture.size_bytes == SIZE
+        assert changed_of(changes, capture) == {1}
         changes.commit_capture(capture, point(2))
         changes.close()
         assert found(place) == (point(2), {3, 4000})
@@ -179,16 +188,6 @@ class TestChangeMap:
         aside.rename(place.memory)
 
 
-def test_new_chunks_belong_to_the_engine() -> None:
-    ownership = ChunkOwnership(4)
-    ownership.take(range(1, 4), Owner.CAPTURE)
-    ownership.grow(6)
-    assert [ownership.owner_of(chunk) for chunk in range(6)] == [0, 2, 2, 2, 0, 0]
-    assert ownership.may_write(range(4, 6))
-    ownership.give_back_all(Owner.CAPTURE)
-    assert ownership.may_write(range(6))
-
-
 class Bench:
     """A device on storage in memory with a real change map."""
 
@@ -199,7 +198,9 @@ class Bench:
         self.volume = Volume(
             self.data, size_bytes=SIZE, data_key=DataKey(bytearray(range(64))), changes=self.changes
         )
-        self.device = Device(self.volume, ownership=ChunkOwnership(CHUNKS), changes=self.changes)
+        self.device = Device(
+            self.volume, changes=self.changes, open_keeper=lambda: MemoryKeeper(self.data)
+        )
 
     async def grow(self, size_bytes: int = LARGER // 100) -> None:
         await self.device.grow(size_bytes)
@@ -247,17 +248,19 @@ async def test_growth_waits_for_what_is_under_way_and_keeps_a_capture(bench: Ben
             nursery.start_soon(write)
         while written < 20:
             await trio.lowlevel.checkpoint()
-        capture = await bench.device.begin_capture()
+        captures = bench.device.captures
+        capture = await captures.begin()
+        await captures.settle(capture)
         await bench.grow()
         with trio.fail_after(10):
             await bench.device.write(CHUNKS * CHUNK_BYTES, b"new" * 10)
         assert bytes(await bench.device.read(CHUNKS * CHUNK_BYTES, 30)) == b"new" * 10
-        bench.device.chunks_captured(range(CHUNKS))
+        captures.release(capture, range(CHUNKS))
         before = written
         while written < before + 20:
             await trio.lowlevel.checkpoint()
         stop.set()
-    await bench.device.commit_capture(capture, point(1))
+    await captures.commit(capture, point(1))
     changed = marked(bench.changes)
     assert changed is not None
     assert CHUNKS in changed

@@ -29,11 +29,12 @@ from volcrypt.crypto.data_key import DataKey
 from volcrypt.daemons.notify import notify
 from volcrypt.errors import MountError, TryAgainError, VolcryptError
 from volcrypt.formats.document import MacSeal
-from volcrypt.geometry import UNIT_BYTES, chunk_count
+from volcrypt.geometry import UNIT_BYTES
 from volcrypt.volume import fuse
 from volcrypt.volume.change_map import ChangeMap
-from volcrypt.volume.control import StatusAnswer, listen
+from volcrypt.volume.control import StatusAnswer
 from volcrypt.volume.control_server import ControlServer
+from volcrypt.volume.control_socket import listen
 from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.device import Device
 from volcrypt.volume.directory import CHANGE_MAP_FILE
@@ -54,7 +55,7 @@ from volcrypt.volume.mountpoint import (
     unmount,
 )
 from volcrypt.volume.owner import OwnerLock
-from volcrypt.volume.ownership import ChunkOwnership
+from volcrypt.volume.preserve import PreservedChunks
 from volcrypt.volume.volume import Volume
 
 _FIRST_READ_SECONDS: Final = 30
@@ -123,7 +124,9 @@ class VolumeService:
 
     async def run(self, starter: Starter) -> None:
         """Raises what kept the first read or the last flush from working."""
-        server = ControlServer(self._device, status=self.status, grow=self.grow, end=self.end)
+        server = ControlServer(
+            self._device.captures, status=self.status, grow=self.grow, end=self.end
+        )
         with listen(Path(self._assignment.socket_path)) as listener:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._serve_fuse)
@@ -150,8 +153,9 @@ class VolumeService:
             read_only=self._device.read_only,
             encrypted=self._assignment.has_data_key,
             memory_locked=self._memory_locked,
-            capture_running=self._device.capture_running,
+            capture_running=self._device.captures.is_running,
             parent=self._changes.parent,
+            preserve_longest_us=self._device.captures.longest_keep_us,
         )
 
     async def grow(self, size_bytes: int) -> None:
@@ -165,7 +169,7 @@ class VolumeService:
         Raises TryAgainError unless `forced` when somebody needs it, and what the last flush raised.
         """
         if not forced and not self._ending.is_set():
-            if self._device.capture_running:
+            if self._device.captures.is_running:
                 raise TryAgainError("a snapshot of the volume is being taken")
             # The kernel knows better than we who uses the mount: it refuses, or there is nobody,
             # and then no request comes any more.
@@ -246,8 +250,9 @@ def serve_volume(
             read_only=assignment.read_only,
         )
         stack.callback(volume.close)
-        ownership = ChunkOwnership(chunk_count(assignment.size_bytes))
-        device = Device(volume, ownership=ownership, changes=changes)
+        device = Device(
+            volume, changes=changes, open_keeper=lambda: PreservedChunks(data, directory)
+        )
         file_system = fuse.VolumeFileSystem(device)
         try:
             fuse.mount(

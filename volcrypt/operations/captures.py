@@ -1,40 +1,69 @@
-"""Captures: a point in time of a volume, held still chunk by chunk until it is stored.
+"""Captures: points in time of volumes, each kept as it was until it is stored.
 
-A mounted volume is captured by the process that serves it, through its control socket; a volume
-that nobody has open is captured by this process, which holds it for the time. Either way the
-ciphertext is read from the data file here, and a capture that is not committed is aborted.
+A mounted volume is captured by the process that serves it, through its control socket: it keeps
+what writers replace, and they go on. A volume that nobody has open is captured by this process,
+which holds it for the time. Either way the ciphertext is read here, from the data file and from
+what was kept, and a capture that is not committed is aborted.
+
+Several volumes are captured at one point: those that nobody has open are held first; then the
+writers of each mounted one are stopped; and when all are, they go on.
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Protocol
+from threading import Lock
+from typing import TYPE_CHECKING, Protocol, Self
 
 import msgspec
+from typing_extensions import Buffer
 
 from volcrypt.chunk_set import ChunkSet
+from volcrypt.errors import IntegrityError, VolcryptError
 from volcrypt.formats.change_map import ParentPoint
 from volcrypt.formats.document import MacSeal
 from volcrypt.formats.volume_record import VolumeRecord
+from volcrypt.geometry import chunk_count
 from volcrypt.operations.home import Home
 from volcrypt.operations.mounts import live_map_path, socket_path
 from volcrypt.operations.records import data_path, load_record
 from volcrypt.volume.change_map import Capture, ChangeMap
-from volcrypt.volume.control import ControlClient
+from volcrypt.volume.control import CapturedState, ControlClient
 from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.directory import CHANGE_MAP_FILE
 from volcrypt.volume.owner import current_owner, hold_volume
 
 
-class OpenCapture(Protocol):
-    """A point in time. `changed` and `parent` are None when every chunk has to be looked at."""
+class CapturedVolume(Protocol):
+    """A volume as it was at a point in time.
 
+    `changed` and `parent` are None when every chunk has to be looked at. Writers paused for
+    `barrier_us`. Chunks are read by several threads; what a chunk was read as is sure when
+    `release` of it returned afterwards.
+    """
+
+    @property
+    def size_bytes(self) -> int: ...
     @property
     def changed(self) -> ChunkSet | None: ...
     @property
     def parent(self) -> ParentPoint | None: ...
+    @property
+    def barrier_us(self) -> int: ...
+    def candidate_chunks(self, first: int = 0) -> Iterator[int]:
+        """Indexes of the chunks from `first` on that may hold data, ascending."""
+        ...
+
+    def read_chunk(self, index: int, buffer: Buffer) -> None:
+        """Ciphertext of chunk `index`; `buffer` has its length."""
+        ...
+
+    def want(self, wanted: ChunkSet) -> None:
+        """No other chunks will be read. Raises what made the capture fail."""
+        ...
+
     def release(self, chunks: range) -> None:
-        """These chunks are stored, or need not be: writers may have them."""
+        """These chunks were read, and will not be again. Raises what made the capture fail."""
         ...
 
     def commit(self, parent: ParentPoint) -> None:
@@ -45,62 +74,123 @@ class OpenCapture(Protocol):
 @contextmanager
 def capture_volume(
     home: Home, record: VolumeRecord, *, held: bool = False
-) -> Iterator[tuple[OpenCapture, DataFile]]:
-    """The capture, and the data file to read it from, as large as the volume is at that point.
-    `held`: the caller has the owner lock.
+) -> Iterator[CapturedVolume]:
+    """The volume as it is at this call. `held`: the caller has the owner lock.
 
-    Raises VolumeInUseError when somebody holds the volume who cannot capture it.
+    Raises VolumeInUseError when somebody holds the volume who cannot capture it, TryAgainError when
+    another snapshot of it is being taken.
     """
-    directory = home.volumes.path_of(record.volume_id)
-    owner = None if held else current_owner(directory)
     with ExitStack() as stack:
-        if owner is not None and owner.is_local and owner.purpose == "mount":
-            control = stack.enter_context(
-                ControlClient(
-                    socket_path(home, record.volume_id), volume=record.name or record.volume_id
-                )
-            )
-            mounted = MountedCapture(control)
-            capture: OpenCapture = mounted
-            size_bytes = mounted.size_bytes
+        if not held and _is_mounted(home, record):
+            mounted = stack.enter_context(_connected(home, record))
+            mounted.begin()
+            yield mounted
         else:
-            if not held:
-                stack.enter_context(hold_volume(directory, purpose="snapshot"))
-            # It may have grown since the caller looked.
-            size_bytes = load_record(home, record.volume_id).size_bytes
-            record = msgspec.structs.replace(record, size_bytes=size_bytes)
-            capture = stack.enter_context(_detached(home, record, directory))
-        data = DataFile.open(data_path(home, record), size_bytes, read_only=True)
-        stack.callback(data.close)
-        yield capture, data
+            yield stack.enter_context(_detached(home, record, held=held))
+
+
+@contextmanager
+def capture_volumes(home: Home, records: Sequence[VolumeRecord]) -> Iterator[list[CapturedVolume]]:
+    """All of the volumes, in this order, as they are at one point. Raises as `capture_volume`."""
+    with ExitStack() as stack:
+        captured: list[CapturedVolume] = []
+        mounted: list[MountedCapture] = []
+        for record in records:
+            if _is_mounted(home, record):
+                mounted.append(stack.enter_context(_connected(home, record)))
+                captured.append(mounted[-1])
+            else:
+                captured.append(stack.enter_context(_detached(home, record, held=False)))
+        # Nothing slow from the first `hold` to the last `resume`.
+        for volume in mounted:
+            volume.hold()
+        for volume in mounted:
+            volume.resume()
+        yield captured
 
 
 class MountedCapture:
     """A capture in the process that serves the volume; ends with the connection."""
 
-    def __init__(self, control: ControlClient) -> None:
+    def __init__(self, control: ControlClient, path: Path) -> None:
+        """Has no point in time yet: call `begin`, or `hold` and `resume`."""
         self._control = control
-        state = control.begin_capture()
-        self.size_bytes = state.size_bytes
-        self.changed = None if state.changed is None else ChunkSet.of_marks(state.changed)
-        self.parent = state.parent
+        self._data_path = path
+        self._lock = Lock()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def begin(self) -> None:
+        self._use(self._control.begin_capture())
+
+    def hold(self) -> None:
+        self._control.hold_capture()
+
+    def resume(self) -> None:
+        self._use(self._control.resume_capture())
+
+    def candidate_chunks(self, first: int = 0) -> Iterator[int]:
+        return self._data.candidate_chunks(first)
+
+    def read_chunk(self, index: int, buffer: Buffer) -> None:
+        self._data.read_chunk(index, buffer)
+        try:
+            self._preserved.replace(index, buffer)
+        except IntegrityError:
+            self.release(range(0))  # when the capture has failed, this says why
+            raise
+
+    def want(self, wanted: ChunkSet) -> None:
+        with self._lock:
+            self._control.wanted(wanted)
 
     def release(self, chunks: range) -> None:
-        self._control.captured(chunks)
+        with self._lock:
+            self._control.captured(chunks)
 
     def commit(self, parent: ParentPoint) -> None:
-        self._control.commit_capture(parent)
+        # Without it the next snapshot is counted from an older one; this one is complete.
+        with self._lock, suppress(VolcryptError):
+            self._control.commit_capture(parent)
+
+    def _use(self, state: CapturedState) -> None:
+        self.size_bytes, self.barrier_us = state.size_bytes, state.barrier_us
+        self.changed, self.parent = state.changed, state.parent
+        self._preserved = state.preserved
+        self._data = self._stack.enter_context(
+            DataFile.open(self._data_path, state.size_bytes, read_only=True)
+        )
 
 
 class DetachedCapture:
     """A capture of a volume that nobody can write to."""
 
-    def __init__(self, changes: ChangeMap) -> None:
+    barrier_us = 0
+
+    def __init__(self, changes: ChangeMap, data: DataFile) -> None:
         self._changes = changes
+        self._data = data
+        self.size_bytes = data.size_bytes
         self.capture: Capture | None = changes.begin_capture()
-        changed = self.capture.changed
-        self.changed = None if changed is None else ChunkSet.of_marks(changed)
         self.parent = self.capture.parent
+        bits = changes.changed_bits(self.capture)
+        self.changed = (
+            None if bits is None else ChunkSet.of_packed(bits, chunk_count(self.size_bytes))
+        )
+
+    def candidate_chunks(self, first: int = 0) -> Iterator[int]:
+        return self._data.candidate_chunks(first)
+
+    def read_chunk(self, index: int, buffer: Buffer) -> None:
+        self._data.read_chunk(index, buffer)
+
+    def want(self, wanted: ChunkSet) -> None:
+        """Nobody waits for the others."""
 
     def release(self, chunks: range) -> None:
         """Nobody waits for them."""
@@ -111,23 +201,55 @@ class DetachedCapture:
         self.capture = None
 
 
+def _is_mounted(home: Home, record: VolumeRecord) -> bool:
+    owner = current_owner(home.volumes.path_of(record.volume_id))
+    return owner is not None and owner.is_local and owner.purpose == "mount"
+
+
 @contextmanager
-def _detached(home: Home, record: VolumeRecord, directory: Path) -> Iterator[DetachedCapture]:
-    changes = ChangeMap.open(
-        live_map_path(home, record.volume_id),
-        directory / CHANGE_MAP_FILE,
-        volume_id=record.volume_id,
-        size_bytes=record.size_bytes,
-        seal=MacSeal(home.change_map_key(record.volume_id)),
-        data_path=data_path(home, record),
-    )
-    try:
-        capture = DetachedCapture(changes)
+def _connected(home: Home, record: VolumeRecord) -> Iterator[MountedCapture]:
+    path = socket_path(home, record.volume_id)
+    with (
+        ControlClient(path, volume=record.name or record.volume_id) as control,
+        MountedCapture(control, data_path(home, record)) as capture,
+    ):
+        control.status()
+        yield capture
+
+
+@contextmanager
+def _detached(home: Home, record: VolumeRecord, *, held: bool) -> Iterator[DetachedCapture]:
+    directory = home.volumes.path_of(record.volume_id)
+    with ExitStack() as stack:
+        if not held:
+            stack.enter_context(hold_volume(directory, purpose="snapshot"))
+        # It may have grown since the caller looked.
+        size_bytes = load_record(home, record.volume_id).size_bytes
+        record = msgspec.structs.replace(record, size_bytes=size_bytes)
+        data = stack.enter_context(
+            DataFile.open(data_path(home, record), size_bytes, read_only=True)
+        )
+        changes = ChangeMap.open(
+            live_map_path(home, record.volume_id),
+            directory / CHANGE_MAP_FILE,
+            volume_id=record.volume_id,
+            size_bytes=record.size_bytes,
+            seal=MacSeal(home.change_map_key(record.volume_id)),
+            data_path=data_path(home, record),
+        )
+        stack.callback(changes.close)
+        capture = DetachedCapture(changes, data)
         try:
             yield capture
         finally:
             if capture.capture is not None:
                 changes.abort_capture(capture.capture)
             changes.save_clean()
-    finally:
-        changes.close()
+
+
+if TYPE_CHECKING:
+
+    def _conformance(
+        mounted: MountedCapture, detached: DetachedCapture
+    ) -> tuple[CapturedVolume, CapturedVolume]:
+        return mounted, detached

@@ -13,7 +13,7 @@ from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.geometry import CHUNK_BYTES, chunk_count
 from volcrypt.kms.clock import host_time
 from volcrypt.names import SnapshotId, make_snapshot_id
-from volcrypt.operations.captures import OpenCapture, capture_volume
+from volcrypt.operations.captures import CapturedVolume, capture_volume
 from volcrypt.operations.home import Home
 from volcrypt.operations.progress import ChunkCounter, Progress
 from volcrypt.operations.records import load_record
@@ -33,7 +33,6 @@ from volcrypt.snapshot.pin import Pin
 from volcrypt.snapshot.plan import StorePlan, mark_grown, plan_store
 from volcrypt.snapshot.store import SnapshotStore
 from volcrypt.snapshot.transfer import find_parent, store_chunks
-from volcrypt.volume.datafile import DataFile
 
 
 def now() -> int:
@@ -93,15 +92,14 @@ def store_snapshot(
     )
     with ExitStack() as stack:
         stack.enter_context(store_in_use(home, store))
-        capture, data = stack.enter_context(capture_volume(home, record, held=held))
+        capture = stack.enter_context(capture_volume(home, record, held=held))
         captured_at = now()
         stack.callback(pin.release)
-        plan, wanted = _plan(store, pin, record, capture, data)
-        for run in wanted.gaps():
-            capture.release(run)
+        plan, wanted = _plan(store, pin, record, capture)
+        capture.want(wanted)
         progress.begin(f"storing {snapshot_id}", len(wanted) * CHUNK_BYTES)
         stored = trio.run(
-            partial(store_chunks, data, pin, plan, progress=_Released(capture, progress))
+            partial(store_chunks, capture, pin, plan, progress=_Released(capture, progress))
         )
         manifest = commit_snapshot(
             home,
@@ -110,7 +108,7 @@ def store_snapshot(
                 snapshot_id=snapshot_id,
                 name=name,
                 volume_id=record.volume_id,
-                size_bytes=data.size_bytes,
+                size_bytes=capture.size_bytes,
                 parent=plan.base.point if plan.base is not None else None,
                 root=stored.root,
                 data_chunks=stored.data_chunks,
@@ -133,9 +131,10 @@ def store_snapshot(
 
 
 class _Released:
-    """Progress of a transfer: what is stored is given back to writers, and reported."""
+    """Progress of a transfer: what is stored need not be kept from writers any more, which is also
+    how a capture that has failed is heard of, and is reported."""
 
-    def __init__(self, capture: OpenCapture, progress: Progress) -> None:
+    def __init__(self, capture: CapturedVolume, progress: Progress) -> None:
         self._capture = capture
         self._count = ChunkCounter(progress)
 
@@ -145,16 +144,16 @@ class _Released:
 
 
 def _plan(
-    store: SnapshotStore, pin: Pin, record: VolumeRecord, capture: OpenCapture, data: DataFile
+    store: SnapshotStore, pin: Pin, record: VolumeRecord, capture: CapturedVolume
 ) -> tuple[StorePlan, ChunkSet]:
-    """What to read, and the same as a set. Decided while every chunk is held still: a chunk
-    that is not read may change from then on."""
+    """What to read, and the same as a table. Decided while every chunk is kept: what is not read
+    is not from then on."""
     data_key_id = record.wrapped_key.data_key_id if record.wrapped_key else None
     look = partial(
         find_parent,
         store,
         volume_id=record.volume_id,
-        size_bytes=data.size_bytes,
+        size_bytes=capture.size_bytes,
         data_key_id=data_key_id,
     )
     changed = capture.changed
@@ -179,13 +178,13 @@ def _plan(
         if latest is not None:
             pin.renew([latest.root], size_bytes=latest.size_bytes)
             parent = look(latest.point, changed=None)
-    if parent is not None and changed is not None and parent.size_bytes < data.size_bytes:
-        mark_grown(changed, parent.size_bytes, data.candidate_chunks)
+    if parent is not None and changed is not None and parent.size_bytes < capture.size_bytes:
+        mark_grown(changed, parent.size_bytes, capture.candidate_chunks)
     wanted = changed
     if wanted is None:
-        wanted = ChunkSet(chunk_count(data.size_bytes), data.candidate_chunks())
+        wanted = ChunkSet(chunk_count(capture.size_bytes), capture.candidate_chunks())
     plan = plan_store(
-        size_bytes=data.size_bytes,
+        size_bytes=capture.size_bytes,
         parent=parent,
         changed=changed,
         candidates=wanted,

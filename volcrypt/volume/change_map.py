@@ -10,16 +10,23 @@ order of plain stores such that a kill between any two leaves a superset of the 
 - One byte, `state`, says which generation is current, whether a capture runs, whether a parent is
   known, and in which of two slots it stands. It is stored last, and a byte is not torn.
 - mark:           a byte of the current generation, before the data. Marks are only ever set.
-- begin capture:  zero the other generation; then one store of `state` makes it current, "capture
-                  running". From here the older generation belongs to the capture.
+- begin capture:  mark the chunks of the writes under way, which the capture will hold; then one
+                  store of `state` makes the other generation current, which is clear, "capture
+                  running". From here the older generation belongs to the capture. Nothing here
+                  depends on how large the volume is.
 - commit capture: sync the data file, since only what is on the medium may be forgotten here (a
                   crash of its file system would otherwise bring older chunks back, unmarked);
-                  then fill the unused parent slot; then one store of `state`.
-- abort capture:  OR the older generation into the current one; then one store of `state`. A map
-                  found with "capture running" belonged to a killed process: it is aborted.
+                  then fill the unused parent slot; then one store of `state`; then clear the older
+                  generation.
+- abort capture:  OR the older generation into the current one; then one store of `state`; then
+                  clear the older generation. A map found with "capture running" belonged to a
+                  killed process: it is aborted.
 - grow:           a longer copy of the map, renamed over it. What is new is not marked, and differs
                   from a parent that ends before it: whoever compares with such a parent looks at
                   all data from its last chunk on (`volcrypt.snapshot.plan.mark_grown`).
+
+A kill between the end of a capture and the clearing leaves marks in the older generation that mean
+nothing any more: `open` clears it.
 
 The clean copy (`volcrypt.formats.change_map`) is written at detach and lies on storage. Its
 existence says that nobody wrote since: `open` removes it, durably, before anything can be marked.
@@ -31,19 +38,21 @@ existence says that nobody wrote since: `open` removes it, durably, before anyth
     save_clean:  sync data and its time; clean copy written durably; then the live map is removed.
 
 All calls come from one process, the owner of the volume (`volcrypt.volume.owner`). Several threads
-may call `mark` and `distrust` at any time; `begin_capture`, `grow`, `save_clean` and `close` only
-while no write is under way, since a write that marked the older generation must be in the capture.
+may call `mark` and `distrust` at any time, also while a capture begins or ends; `grow`,
+`save_clean` and `close` only while no write is under way. A write that runs while a capture begins
+may have marked one generation or the other: so who begins names its chunks, and waits for it before
+it asks what has changed, or lets anybody look at the captured data.
 """
 
 import os
 import stat
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from volcrypt.durable import remove_durably, write_durably
 from volcrypt.errors import NoSpaceError
@@ -52,6 +61,7 @@ from volcrypt.formats.change_map import (
     encode_change_map,
 )
 from volcrypt.formats.document import MacSeal
+from volcrypt.geometry import chunk_count
 from volcrypt.names import VolumeId
 from volcrypt.volume.clean_map import read_clean
 from volcrypt.volume.live_map import (
@@ -66,12 +76,10 @@ from volcrypt.volume.live_map import (
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Capture:
-    """What a snapshot that begins now has to look at.
+    """A point in time. `parent` is None when the map is void, and every chunk has to be looked at;
+    otherwise `ChangeMap.changed_bits` has what changed since."""
 
-    `changed` has one element a chunk; None, exactly as `parent`, when the map is void.
-    """
-
-    changed: NDArray[np.bool_] | None
+    size_bytes: int
     parent: ParentPoint | None
 
 
@@ -129,9 +137,11 @@ class ChangeMap:
                 clean = read_clean(clean_path, volume_id, size_bytes, seal, data_status)
                 live_path.unlink(missing_ok=True)
                 live = LiveMap.make(live_path, identity, size_bytes, clean=clean)
-            elif live.state & CAPTURING:
-                live.merge_older()
-                live.state &= ~CAPTURING
+            else:
+                if live.state & CAPTURING:
+                    live.merge_older()
+                    live.state &= ~CAPTURING
+                live.clear_older()
             if live.size_bytes < size_bytes:
                 smaller, live = live, LiveMap.grow(live, live_path, identity, size_bytes)
                 smaller.close()
@@ -173,18 +183,26 @@ class ChangeMap:
             self._live.state &= ~KNOWN
             self._parent = None
 
-    def begin_capture(self) -> Capture:
-        """Hand the changes so far to a capture, and count from here. No write is under way."""
+    def begin_capture(self, under_way: Iterable[range] = ()) -> Capture:
+        """Hand the changes so far to a capture, and count from here. `under_way` are the chunks of
+        writes that run now; the caller waits for them before anything of the capture is read."""
         with self._state_lock:
             assert self._capture is None, "internal error: a capture is running"
-            changed = None
-            if self._parent is not None:
-                changed = np.frombuffer(self._marks, dtype=np.bool_).copy()
-            self._live.clear_older()
+            for chunks in under_way:
+                self.mark(chunks)
             self._live.state = (self._live.state ^ CURRENT) | CAPTURING
             self._marks = self._live.marks()
-            self._capture = Capture(changed=changed, parent=self._parent)
+            self._capture = Capture(size_bytes=self._size_bytes, parent=self._parent)
             return self._capture
+
+    def changed_bits(self, capture: Capture) -> bytearray | None:
+        """What changed from the capture's parent to the captured point, one bit a chunk, the lowest
+        of byte 0 first; None when it has no parent. While the capture runs."""
+        assert capture is self._capture, "internal error: not the capture that is running"
+        if capture.parent is None:
+            return None
+        with self._state_lock:
+            return self._live.older_bits(chunk_count(capture.size_bytes))
 
     def commit_capture(self, capture: Capture, parent: ParentPoint) -> None:
         """The captured point is the snapshot `parent`, which is complete and durable.
@@ -192,24 +210,28 @@ class ChangeMap:
         Syncs the data file, so it may block. When that fails the map becomes void; the snapshot
         is good all the same, so this is no error.
         """
-        self._end(capture)
+        self._check_running(capture)
         if not self._sync_data():
             self.distrust()
         with self._state_lock:
             if self._is_distrusted:
                 self._live.state &= ~CAPTURING
-                return
-            state = ((self._live.state ^ PARENT_SLOT) | KNOWN) & ~CAPTURING
-            self._live.write_parent(state, parent)
-            self._live.state = state
-            self._parent = parent
+            else:
+                state = ((self._live.state ^ PARENT_SLOT) | KNOWN) & ~CAPTURING
+                self._live.write_parent(state, parent)
+                self._live.state = state
+                self._parent = parent
+            self._live.clear_older()
+            self._capture = None
 
     def abort_capture(self, capture: Capture) -> None:
         """There will be no such snapshot: its changes count again."""
-        self._end(capture)
+        self._check_running(capture)
         with self._state_lock:
             self._live.merge_older()
             self._live.state &= ~CAPTURING
+            self._live.clear_older()
+            self._capture = None
 
     def grow(self, size_bytes: int) -> None:
         """The volume has grown; a capture that runs stays one of what it was. No write is under
@@ -261,9 +283,8 @@ class ChangeMap:
             data_mtime_ns=status.st_mtime_ns,
         )
 
-    def _end(self, capture: Capture) -> None:
+    def _check_running(self, capture: Capture) -> None:
         assert capture is self._capture, "internal error: not the capture that is running"
-        self._capture = None
 
     def _sync_data(self) -> bool:
         try:

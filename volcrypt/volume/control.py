@@ -4,11 +4,17 @@ A Unix socket, mode 0600, that answers processes of its own user and of root (SO
 side sends JSON documents, one a line; every request gets one answer, in order. The member `type`
 says which one a document is.
 
-Taking a snapshot: `begin-capture` stops writes to all chunks and answers with what has changed;
-the caller reads ciphertext from the data file itself, says with `captured` which chunks may be
-written again, and ends with `commit-capture` (the snapshot is complete) or `abort-capture`. The
-capture belongs to the connection: when that ends, an open capture is aborted. Its size is the one
-in the answer, whatever the volume grows to meanwhile.
+Taking a snapshot: `begin-capture` makes a point in time and answers with what has changed, and with
+descriptors (SCM_RIGHTS) of the files in which chunks are kept that are written to from now on
+(`volcrypt.volume.preserve`). The caller says once which chunks are `wanted`, reads their ciphertext
+from the data file or from there, and says `captured` for each: an error in answer to that means
+that the capture has failed, and what was read may be anything. It ends with `commit-capture` (the
+snapshot is complete) or `abort-capture`. The capture belongs to the connection: when that ends, an
+open capture is aborted. Its size is the one in the answer, whatever the volume grows to meanwhile.
+
+Several volumes at one point: `begin-capture` with `hold` for each is answered at once by `done`,
+and no write begins from then on; then `resume` for each, which is answered as `begin-capture` is
+otherwise. Writers do not wait longer than `HOLD_SECONDS`: a later `resume` gets TryAgainError.
 
 No trio here: the commands that speak this are synchronous and should start fast, which is also why
 numpy is imported by those alone that look at changes.
@@ -17,13 +23,10 @@ numpy is imported by those alone that look at changes.
 import os
 import select
 import socket
-import struct
-import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 
@@ -37,18 +40,22 @@ from volcrypt.errors import (
 from volcrypt.formats.change_map import ParentPoint
 from volcrypt.geometry import chunk_count
 from volcrypt.names import VolumeId
+from volcrypt.volume.control_socket import with_short_path
 from volcrypt.volume.error_report import ErrorReport
 from volcrypt.volume.loop import loops_of
 from volcrypt.volume.mountpoint import VOLUME_FILE, users_of
+from volcrypt.volume.preserve import PreservedReader
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from volcrypt.chunk_set import ChunkSet
 
-MAX_REQUEST_BYTES: Final = 64 * 1024
+MAX_REQUEST_BYTES: Final = 32 * 2**20
+"""The bitmap of the largest volume has 16 MiB, and stands in the document as text."""
+
 MAX_ANSWER_BYTES: Final = 64 * 2**20
 
-_PEER: Final = struct.Struct("<iII")
+_RECEIVE_BYTES: Final = 64 * 1024
+_MAX_DESCRIPTORS: Final = 16
 _EXIT_SECONDS: Final = 30.0
 _STATUS_SECONDS: Final = 5.0
 
@@ -64,7 +71,19 @@ class StatusRequest(_Document, frozen=True, tag="status"):
 
 
 class BeginCaptureRequest(_Document, frozen=True, tag="begin-capture"):
+    """With `hold`, writes wait until `resume` comes on the same connection."""
+
+    hold: bool = False
+
+
+class ResumeRequest(_Document, frozen=True, tag="resume"):
     pass
+
+
+class WantedRequest(_Document, frozen=True, tag="wanted"):
+    """The snapshot needs no chunk but those in `bitmap`, as `CaptureAnswer.changed`."""
+
+    bitmap: bytes
 
 
 class CapturedRequest(_Document, frozen=True, tag="captured"):
@@ -101,6 +120,8 @@ class StopRequest(_Document, frozen=True, tag="stop"):
 Request = (
     StatusRequest
     | BeginCaptureRequest
+    | ResumeRequest
+    | WantedRequest
     | CapturedRequest
     | CommitCaptureRequest
     | AbortCaptureRequest
@@ -111,7 +132,9 @@ Request = (
 
 
 class StatusAnswer(_Document, frozen=True, tag="status"):
-    """`memory_locked` False: the limits of this user let key and plaintext go to swap."""
+    """`memory_locked` False: the limits of this user let key and plaintext go to swap.
+    `preserve_longest_us`: the longest that a write waited while its chunk was kept for a snapshot.
+    """
 
     volume_id: VolumeId
     name: str | None
@@ -123,10 +146,12 @@ class StatusAnswer(_Document, frozen=True, tag="status"):
     memory_locked: bool
     capture_running: bool
     parent: ParentPoint | None
+    preserve_longest_us: int = 0
 
 
 class CaptureAnswer(_Document, frozen=True, tag="capture"):
-    """`parent` and `changed` are None when every chunk has to be looked at.
+    """`parent` and `changed` are None when every chunk has to be looked at. Writes paused for
+    `barrier_us`. With it come the descriptors of a `PreservedReader`.
 
     `changed` has one bit a chunk, the lowest of byte 0 first, compressed by zlib.
     """
@@ -134,6 +159,7 @@ class CaptureAnswer(_Document, frozen=True, tag="capture"):
     size_bytes: int
     parent: ParentPoint | None
     changed: bytes | None
+    barrier_us: int
 
 
 class DoneAnswer(_Document, frozen=True, tag="done"):
@@ -152,11 +178,14 @@ _answers: Final = msgspec.json.Decoder(Answer)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CapturedState:
-    """A point in time that a snapshot is to store. `changed` is None exactly as `parent`."""
+    """A point in time that a snapshot is to store. `changed` is None exactly as `parent`.
+    `preserved` is closed with the connection."""
 
     size_bytes: int
     parent: ParentPoint | None
-    changed: "NDArray[np.bool_] | None"
+    changed: "ChunkSet | None"
+    barrier_us: int
+    preserved: PreservedReader
 
 
 def encode(document: Request | Answer) -> bytes:
@@ -182,61 +211,6 @@ def decode_answer(line: bytes) -> Answer:
     return answer
 
 
-def pack_changes(changed: "NDArray[np.bool_]") -> bytes:
-    """A volume of 64 TiB has 16 MiB of bits, nearly all of them alike."""
-    import numpy as np
-
-    return zlib.compress(np.packbits(changed, bitorder="little").tobytes(), level=1)
-
-
-def unpack_changes(packed: bytes, size_bytes: int) -> "NDArray[np.bool_]":
-    """Raises MalformedError."""
-    import numpy as np
-
-    count = chunk_count(size_bytes)
-    length = -(-count // 8)
-    inflater = zlib.decompressobj()
-    try:
-        bits = inflater.decompress(packed, length)
-    except zlib.error as error:
-        raise MalformedError("control answer", "its bitmap is damaged") from error
-    if len(bits) != length or inflater.unconsumed_tail:
-        raise MalformedError("control answer", "its bitmap has the wrong length")
-    flags = np.frombuffer(bits, dtype=np.uint8)
-    return np.unpackbits(flags, count=count, bitorder="little").astype(np.bool_)
-
-
-def listen(path: Path) -> socket.socket:
-    """A listening socket at `path`, mode 0600; for the owner of the volume, whose path this is."""
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        previous = os.umask(0o177)
-        try:
-            _with_short_path(path, listener.bind)
-        finally:
-            os.umask(previous)
-        listener.listen(16)
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
-class Connection(Protocol):
-    """What `check_peer` needs of a socket; Python's and trio's have it."""
-
-    def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes: ...
-
-
-def check_peer(connection: Connection) -> None:
-    """Raises PrivilegeError when the other side is neither our user nor root."""
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-    _, uid, _ = _PEER.unpack(credentials)
-    if uid not in (0, os.geteuid()):
-        raise PrivilegeError(f"user {uid} may not control this volume")
-
-
 class ControlClient:
     """A connection to the process that serves a volume. Close it, or use it with `with`."""
 
@@ -245,14 +219,16 @@ class ControlClient:
         self._volume = volume
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
-            _with_short_path(path, self._socket.connect)
+            with_short_path(path, self._socket.connect)
         except PermissionError as error:
             self._socket.close()
             raise PrivilegeError(f"volume {volume} is served for another user") from error
         except OSError as error:
             self._socket.close()
             raise MountError(f"volume {volume} is not mounted") from error
-        self._file = self._socket.makefile("rb")
+        self._received = bytearray()
+        self._descriptors: list[int] = []
+        self._preserved: PreservedReader | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -267,8 +243,8 @@ class ControlClient:
 
     def close(self) -> None:
         """Aborts a capture that is open. May be called twice."""
-        self._file.close()
         self._socket.close()
+        self._take_preserved().close()
 
     def status(self) -> StatusAnswer:
         """Raises TryAgainError when the process does not answer: it hangs, or was stopped."""
@@ -285,18 +261,29 @@ class ControlClient:
         return answer
 
     def begin_capture(self) -> CapturedState:
-        """Writes wait from here on. Raises TryAgainError when another capture is running, or the
-        process does not answer."""
+        """A point in time. Raises TryAgainError when another capture is running, or the process
+        does not answer."""
         self.status()
-        answer = self._ask(BeginCaptureRequest())
-        assert isinstance(answer, CaptureAnswer), "internal error: not the answer to a capture"
-        changed = None
-        if answer.changed is not None:
-            changed = unpack_changes(answer.changed, answer.size_bytes)
-        return CapturedState(size_bytes=answer.size_bytes, parent=answer.parent, changed=changed)
+        return self._captured_state(self._ask(BeginCaptureRequest()))
+
+    def hold_capture(self) -> None:
+        """Begin a capture and keep all writes waiting until `resume_capture`, which must come soon;
+        so ask for the `status` before. Raises TryAgainError when another capture is running."""
+        self._ask(BeginCaptureRequest(hold=True))
+
+    def resume_capture(self) -> CapturedState:
+        """Raises TryAgainError when it comes too late."""
+        return self._captured_state(self._ask(ResumeRequest()))
+
+    def wanted(self, wanted: "ChunkSet") -> None:
+        """No other chunks will be read. Raises what made the capture fail."""
+        from volcrypt.volume.chunk_bits import pack_bits
+
+        self._ask(WantedRequest(bitmap=pack_bits(wanted.packed())))
 
     def captured(self, chunks: range) -> None:
-        """`chunks`, a run of indexes, are stored or will not be: they may be written again."""
+        """`chunks`, a run of indexes, were read, and will not be read again. Raises what made the
+        capture fail: then what was read may be anything."""
         self._ask(CapturedRequest(first=chunks.start, count=len(chunks)))
 
     def commit_capture(self, parent: ParentPoint) -> None:
@@ -339,20 +326,60 @@ class ControlClient:
             if not process.wait(_EXIT_SECONDS):
                 raise MountError(f"volume {self._volume} is unmounted, and its process stays")
 
+    def _captured_state(self, answer: Answer) -> CapturedState:
+        from volcrypt.chunk_set import ChunkSet
+        from volcrypt.volume.chunk_bits import unpack_bits
+
+        assert isinstance(answer, CaptureAnswer), "internal error: not the answer to a capture"
+        changed = None
+        if answer.changed is not None:
+            bits = unpack_bits(answer.changed, answer.size_bytes)
+            changed = ChunkSet.of_packed(bits, chunk_count(answer.size_bytes))
+        return CapturedState(
+            size_bytes=answer.size_bytes,
+            parent=answer.parent,
+            changed=changed,
+            barrier_us=answer.barrier_us,
+            preserved=self._take_preserved(),
+        )
+
     def _ask(self, request: Request) -> Answer:
         try:
             self._socket.sendall(encode(request))
-            line = self._file.readline(MAX_ANSWER_BYTES)
+            line = self._receive_line()
         except TimeoutError:
             raise
         except OSError as error:
             raise MountError(f"the process of volume {self._volume} does not answer") from error
-        if not line.endswith(b"\n"):
-            raise MountError(f"the process of volume {self._volume} has ended")
         answer = decode_answer(line)
         if isinstance(answer, ErrorAnswer):
             raise answer.report.error()
         return answer
+
+    def _receive_line(self) -> bytes:
+        searched = 0
+        while (end := self._received.find(b"\n", searched)) < 0:
+            searched = len(self._received)
+            if searched > MAX_ANSWER_BYTES:
+                raise MalformedError("control answer", "too long")
+            data, descriptors, _flags, _address = socket.recv_fds(
+                self._socket, _RECEIVE_BYTES, _MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+            )
+            self._descriptors += descriptors
+            if not data:
+                raise MountError(f"the process of volume {self._volume} has ended")
+            self._received += data
+        line = bytes(self._received[: end + 1])
+        del self._received[: end + 1]
+        return line
+
+    def _take_preserved(self) -> PreservedReader:
+        """A reader of the files that came; the one before it is closed."""
+        if self._preserved is not None:
+            self._preserved.close()
+        self._preserved = PreservedReader(self._descriptors)
+        self._descriptors.clear()
+        return self._preserved
 
 
 class _ProcessWatch:
@@ -369,12 +396,3 @@ class _ProcessWatch:
 
     def wait(self, timeout_seconds: float) -> bool:
         return bool(select.select([self._descriptor], [], [], timeout_seconds)[0])
-
-
-def _with_short_path(path: Path, use: Callable[[str], None]) -> None:
-    """Call `use` with a name of `path` that fits into the 108 bytes of a socket address."""
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        use(f"/proc/self/fd/{directory}/{path.name}")
-    finally:
-        os.close(directory)

@@ -5,14 +5,16 @@ Each connection is a task; one that sends rubbish or goes away harms nobody but 
 
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from array import array
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import trio
 
 from volcrypt.errors import InvalidArgumentError, MalformedError, VolcryptError
 from volcrypt.geometry import check_volume_size, chunk_count
-from volcrypt.volume.change_map import Capture
+from volcrypt.volume.capture import Captures, RunningCapture
+from volcrypt.volume.chunk_bits import pack_bits, unpack_bits
 from volcrypt.volume.control import (
     MAX_REQUEST_BYTES,
     AbortCaptureRequest,
@@ -24,16 +26,16 @@ from volcrypt.volume.control import (
     DoneAnswer,
     ErrorAnswer,
     GrowRequest,
+    ResumeRequest,
     StatusAnswer,
     StatusRequest,
     StopRequest,
     UnmountRequest,
-    check_peer,
+    WantedRequest,
     decode_request,
     encode,
-    pack_changes,
 )
-from volcrypt.volume.device import Device
+from volcrypt.volume.control_socket import check_peer
 from volcrypt.volume.error_report import ErrorReport
 
 _log: Final = logging.getLogger(__name__)
@@ -42,14 +44,14 @@ _log: Final = logging.getLogger(__name__)
 class ControlServer:
     def __init__(
         self,
-        device: Device,
+        captures: Captures,
         *,
         status: Callable[[], StatusAnswer],
         grow: Callable[[int], Awaitable[None]],
         end: Callable[[bool], Awaitable[None]],
     ) -> None:
         """`end(forced)` ends the service and returns when all data is safe."""
-        self._device = device
+        self._captures = captures
         self._status = status
         self._grow = grow
         self._end = end
@@ -66,7 +68,7 @@ class ControlServer:
             await told.wait()
 
     async def _talk(self, stream: trio.SocketStream) -> None:
-        conversation = _Conversation(self._device)
+        conversation = _Conversation(self._captures)
         try:
             check_peer(stream.socket)
             reader = _LineReader(stream)
@@ -74,7 +76,7 @@ class ControlServer:
                 told = trio.Event()
                 try:
                     answer = await self._answer(conversation, line, told)
-                    await stream.send_all(encode(answer))
+                    await _send(stream, answer, conversation.descriptors_of(answer))
                 finally:
                     told.set()
                     self._ends_in_work.discard(told)
@@ -93,8 +95,14 @@ class ControlServer:
             match request:
                 case StatusRequest():
                     return self._status()
+                case BeginCaptureRequest(hold=True):
+                    await conversation.hold()
                 case BeginCaptureRequest():
                     return await conversation.begin()
+                case ResumeRequest():
+                    return await conversation.resume()
+                case WantedRequest(bitmap=bitmap):
+                    await conversation.wanted(bitmap)
                 case CapturedRequest(first=first, count=count):
                     conversation.captured(first, count)
                 case CommitCaptureRequest():
@@ -116,40 +124,74 @@ class ControlServer:
 class _Conversation:
     """One connection, and the capture that it may have open."""
 
-    def __init__(self, device: Device) -> None:
-        self._device = device
-        self._capture: Capture | None = None
+    def __init__(self, captures: Captures) -> None:
+        self._captures = captures
+        self._capture: RunningCapture | None = None
+        self._is_held = False
 
     async def begin(self) -> CaptureAnswer:
-        capture = await self._device.begin_capture()
-        self._capture = capture
-        packed = None
-        if capture.changed is not None:
-            changed = capture.changed
-            packed = await trio.to_thread.run_sync(lambda: pack_changes(changed))
-        return CaptureAnswer(
-            size_bytes=self._device.size_bytes, parent=capture.parent, changed=packed
-        )
+        self._check_none_open()
+        self._capture = await self._captures.begin()
+        return await self._settle(self._capture)
+
+    async def hold(self) -> None:
+        self._check_none_open()
+        self._capture = await self._captures.begin(hold=True)
+        self._is_held = True
+
+    async def resume(self) -> CaptureAnswer:
+        if self._capture is None or not self._is_held:
+            raise InvalidArgumentError("no capture is held on this connection")
+        self._is_held = False
+        self._captures.resume(self._capture)
+        return await self._settle(self._capture)
+
+    async def wanted(self, packed: bytes) -> None:
+        capture = self._open_capture()
+        bits = await trio.to_thread.run_sync(lambda: unpack_bits(packed, capture.size_bytes))
+        await self._captures.release_unwanted(capture, bits)
 
     def captured(self, first: int, count: int) -> None:
-        self._open_capture()
-        chunks = chunk_count(self._device.size_bytes)
-        if first < 0 or count < 0 or first + count > chunks:
+        capture = self._open_capture()
+        if first < 0 or count < 0 or first + count > chunk_count(capture.size_bytes):
             raise InvalidArgumentError(f"the volume has no chunks {first} to {first + count - 1}")
-        self._device.chunks_captured(range(first, first + count))
+        self._captures.release(capture, range(first, first + count))
 
     async def commit(self, request: CommitCaptureRequest) -> None:
-        capture = self._open_capture()
-        await self._device.commit_capture(capture, request.parent)
+        await self._captures.commit(self._open_capture(), request.parent)
         self._capture = None
 
     async def abort(self) -> None:
         if self._capture is not None:
             capture, self._capture = self._capture, None
-            await self._device.abort_capture(capture)
+            self._is_held = False
+            await self._captures.abort(capture)
 
-    def _open_capture(self) -> Capture:
-        if self._capture is None:
+    def descriptors_of(self, answer: Answer) -> Sequence[int]:
+        """What goes with an answer."""
+        if isinstance(answer, CaptureAnswer) and self._capture is not None:
+            return self._capture.keeper.descriptors
+        return ()
+
+    async def _settle(self, capture: RunningCapture) -> CaptureAnswer:
+        bits = await self._captures.settle(capture)
+        packed = None
+        if bits is not None:
+            packed = await trio.to_thread.run_sync(pack_bits, bits)
+            self._captures.check(capture)
+        return CaptureAnswer(
+            size_bytes=capture.size_bytes,
+            parent=capture.point.parent,
+            changed=packed,
+            barrier_us=capture.barrier_us,
+        )
+
+    def _check_none_open(self) -> None:
+        if self._capture is not None:
+            raise InvalidArgumentError("a capture is open on this connection")
+
+    def _open_capture(self) -> RunningCapture:
+        if self._capture is None or self._is_held:
             raise InvalidArgumentError("no capture is open on this connection")
         return self._capture
 
@@ -166,8 +208,10 @@ class _LineReader:
 
         Raises MalformedError when a line is too long.
         """
-        while (end := self._pending.find(b"\n")) < 0:
-            if len(self._pending) > MAX_REQUEST_BYTES:
+        searched = 0
+        while (end := self._pending.find(b"\n", searched)) < 0:
+            searched = len(self._pending)
+            if searched > MAX_REQUEST_BYTES:
                 raise MalformedError("control request", "too long")
             received = await self._stream.receive_some()
             if not received:
@@ -176,6 +220,14 @@ class _LineReader:
         line = bytes(self._pending[: end + 1])
         del self._pending[: end + 1]
         return line
+
+
+async def _send(stream: trio.SocketStream, answer: Answer, descriptors: Sequence[int]) -> None:
+    line = encode(answer)
+    if descriptors:
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))
+        line = line[await stream.socket.sendmsg([line], [rights]) :]
+    await stream.send_all(line)
 
 
 async def _try_to_send(stream: trio.SocketStream, answer: Answer) -> None:

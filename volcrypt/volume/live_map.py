@@ -22,6 +22,10 @@ a disk may lose marks when that disk's file system crashes and the data's does n
 smaller volume is believed as well: volumes only grow, and it is the map of what there was before.
 Nobody but its owner can write in the runtime directory, so it has no seal. It never outlives a
 boot, so another version is a map of nobody, and void.
+
+The current generation and the header are used through a mapping. Whole generations are gone through
+by read and write, a step at a time: pages that a process touches in a mapping are its own resident
+memory from then on, and most of a large volume is never written.
 """
 
 import hashlib
@@ -29,11 +33,13 @@ import mmap
 import os
 import stat
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Self
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from volcrypt.formats.change_map import ParentPoint
 from volcrypt.geometry import CHUNK_BYTES, chunk_count
@@ -47,6 +53,7 @@ _VERSION: Final = 1
 _STATE_OFFSET: Final = 512
 _SLOT_OFFSETS: Final = (1024, 2048)
 _SLOT: Final = struct.Struct("<32sH990s")
+_STEP: Final = 2**20
 
 NEW_STATE: Final = 0xA0
 _STATE_MASK: Final = 0xF0
@@ -57,13 +64,18 @@ PARENT_SLOT: Final = 0x08
 
 
 class LiveMap:
-    """The mapped file, or anonymous memory where no file could be made."""
+    """The file, or memory of this process where no file could be made."""
 
-    def __init__(self, memory: mmap.mmap, size_bytes: int) -> None:
-        """Internal: use `find` or `make`. Takes `memory` over."""
+    def __init__(self, descriptor: int, size_bytes: int) -> None:
+        """Internal: use `find` or `make`. Takes the descriptor over, also when it raises."""
         self.size_bytes = size_bytes
-        self._memory = memory
         self._chunk_count = chunk_count(size_bytes)
+        self._descriptor = descriptor
+        try:
+            self._memory = mmap.mmap(descriptor, _map_bytes(size_bytes))
+        except BaseException:
+            os.close(descriptor)
+            raise
 
     @classmethod
     def find(cls, path: Path, identity: bytes, size_bytes: int) -> Self | None:
@@ -74,20 +86,16 @@ class LiveMap:
         except OSError:
             return None
         try:
-            header = os.pread(descriptor, _IDENTITY.size, 0)
-            if len(header) < _IDENTITY.size or not _is_in_memory(descriptor):
-                return None
-            found_bytes = int.from_bytes(header[_SIZE], "little")
-            if not 0 < found_bytes <= size_bytes or header != _resized(identity, found_bytes):
-                return None
-            length = _map_bytes(found_bytes)
-            if os.fstat(descriptor).st_size != length:
-                return None
-            live = cls(mmap.mmap(descriptor, length), found_bytes)
+            found_bytes = _believed_size(descriptor, identity, size_bytes)
+        except OSError:
+            found_bytes = None
+        if found_bytes is None:
+            os.close(descriptor)
+            return None
+        try:
+            live = cls(descriptor, found_bytes)
         except OSError:
             return None
-        finally:
-            os.close(descriptor)
         if live.state & _STATE_MASK == NEW_STATE and live.read_parent() is not None:
             return live
         live.close()
@@ -106,15 +114,12 @@ class LiveMap:
 
         Where no file can be made, it is memory of this process only, and lost by a kill.
         """
-        live = cls(_map_new_file(_beside(path), _map_bytes(size_bytes)), size_bytes)
+        live = cls(_new_file(_beside(path), _map_bytes(size_bytes)), size_bytes)
         live._memory[: len(identity)] = identity
         state = NEW_STATE
         if clean is not None:
             parent, bitmap = clean
-            marks = np.unpackbits(
-                np.frombuffer(bitmap, dtype=np.uint8), count=live._chunk_count, bitorder="little"
-            )
-            live._generation(bool(state & CURRENT))[:] = marks.tobytes()
+            live._mark_bits(bool(state & CURRENT), bitmap)
             state |= KNOWN
             live.write_parent(state, parent)
         live.state = state
@@ -127,11 +132,11 @@ class LiveMap:
 
         Nothing is marked in what is new. Nobody marks meanwhile. A kill leaves one or the other.
         """
-        live = cls(_map_new_file(_beside(path), _map_bytes(size_bytes)), size_bytes)
+        live = cls(_new_file(_beside(path), _map_bytes(size_bytes)), size_bytes)
         live._memory[: len(identity)] = identity
         for second in (False, True):
-            marks = smaller._generation(second)
-            live._generation(second)[: len(marks)] = marks
+            for first, marks in smaller._marked_steps(second):
+                os.pwrite(live._descriptor, marks, live._offset(second) + first)
         live._memory[_SLOT_OFFSETS[0] : _PAGE] = smaller._memory[_SLOT_OFFSETS[0] : _PAGE]
         live.state = smaller.state
         _put_in_place(path)
@@ -148,20 +153,35 @@ class LiveMap:
 
     def marks(self) -> memoryview:
         """The current generation itself, one byte a chunk."""
-        return self._generation(bool(self.state & CURRENT))
+        start = self._offset(bool(self.state & CURRENT))
+        return memoryview(self._memory)[start : start + self._chunk_count]
 
     def clear_older(self) -> None:
         """Unmark everything in the generation that is not current."""
-        self._generation(not self.state & CURRENT)[:] = bytes(self._chunk_count)
+        older = not self.state & CURRENT
+        for first, marks in self._marked_steps(older):
+            os.pwrite(self._descriptor, bytes(len(marks)), self._offset(older) + first)
 
     def merge_older(self) -> None:
         """Mark in the current generation what is marked in the other; twice does no harm.
 
         Only ever stores ones, so it loses no mark that another thread makes meanwhile.
         """
-        older = np.frombuffer(self._generation(not self.state & CURRENT), dtype=np.bool_)
         current = np.frombuffer(self.marks(), dtype=np.bool_)
-        np.copyto(current, True, where=older)
+        for first, marks in self._marked_steps(not self.state & CURRENT):
+            older = np.frombuffer(marks, dtype=np.bool_)
+            current[first + np.flatnonzero(older)] = True
+
+    def older_bits(self, chunks: int) -> bytearray:
+        """The first `chunks` of the generation that is not current, one bit a chunk, the lowest of
+        byte 0 first; bits beyond the last chunk are 0."""
+        bits = bytearray(-(-chunks // 8))
+        for first, marks in self._marked_steps(not self.state & CURRENT):
+            packed = np.packbits(
+                np.frombuffer(marks[: max(chunks - first, 0)], dtype=np.bool_), bitorder="little"
+            )
+            bits[first // 8 : first // 8 + len(packed)] = packed.tobytes()
+        return bits
 
     def read_parent(self) -> ParentPoint | None:
         """The parent that `state` names; None when it names none, or its slot is not whole."""
@@ -184,10 +204,30 @@ class LiveMap:
     def close(self) -> None:
         """Views that `marks` gave must be released before."""
         self._memory.close()
+        os.close(self._descriptor)
 
-    def _generation(self, second: bool) -> memoryview:
-        start = _PAGE + (_generation_bytes(self._chunk_count) if second else 0)
-        return memoryview(self._memory)[start : start + self._chunk_count]
+    def _offset(self, second: bool) -> int:
+        """Where a generation begins."""
+        return _PAGE + (_generation_bytes(self._chunk_count) if second else 0)
+
+    def _marked_steps(self, second: bool) -> Iterator[tuple[int, bytes]]:
+        """A generation in steps, (first chunk, marks); steps without a mark are passed over."""
+        for first in range(0, self._chunk_count, _STEP):
+            length = min(_STEP, self._chunk_count - first)
+            marks = os.pread(self._descriptor, length, self._offset(second) + first)
+            if np.frombuffer(marks, dtype=np.bool_).any():
+                yield first, marks
+
+    def _mark_bits(self, second: bool, bits: bytes) -> None:
+        """Mark in a generation what is set in `bits`, which has one bit a chunk."""
+        for first in range(0, self._chunk_count, _STEP):
+            step: npt.NDArray[np.uint8] = np.frombuffer(
+                bits[first // 8 : (first + _STEP) // 8], dtype=np.uint8
+            )
+            if step.any():
+                count = min(_STEP, self._chunk_count - first)
+                marks = np.unpackbits(step, count=count, bitorder="little").tobytes()
+                os.pwrite(self._descriptor, marks, self._offset(second) + first)
 
 
 def live_identity(volume_id: VolumeId, size_bytes: int, data: os.stat_result) -> bytes:
@@ -228,20 +268,36 @@ def _map_bytes(size_bytes: int) -> int:
     return _PAGE + 2 * _generation_bytes(chunk_count(size_bytes))
 
 
-def _map_new_file(path: Path, length: int) -> mmap.mmap:
+def _believed_size(descriptor: int, identity: bytes, size_bytes: int) -> int | None:
+    """The size of the volume whose map this file is, when `find` may take it."""
+    header = os.pread(descriptor, _IDENTITY.size, 0)
+    if len(header) < _IDENTITY.size or not _is_in_memory(descriptor):
+        return None
+    found_bytes = int.from_bytes(header[_SIZE], "little")
+    if not 0 < found_bytes <= size_bytes or header != _resized(identity, found_bytes):
+        return None
+    return found_bytes if os.fstat(descriptor).st_size == _map_bytes(found_bytes) else None
+
+
+def _new_file(path: Path, length: int) -> int:
     path.unlink(missing_ok=True)
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError:
-        return mmap.mmap(-1, length)
+        return _private_memory(length)
     try:
         os.posix_fallocate(descriptor, 0, length)
-        return mmap.mmap(descriptor, length)
     except OSError:
         path.unlink(missing_ok=True)
-        return mmap.mmap(-1, length)
-    finally:
         os.close(descriptor)
+        return _private_memory(length)
+    return descriptor
+
+
+def _private_memory(length: int) -> int:
+    descriptor = os.memfd_create("change-map", os.MFD_CLOEXEC)
+    os.ftruncate(descriptor, length)
+    return descriptor
 
 
 def _is_in_memory(descriptor: int) -> bool:
