@@ -20,6 +20,7 @@ ID_RANDOM_BYTES: Final = 9
 
 _VOLUME_ID = re.compile(r"vol-[0-9a-f]{17}")
 _SNAPSHOT_ID = re.compile(r"snap-[0-9a-f]{17}")
+_DATA_KEY_ID = re.compile(r"dk-[0-9a-f]{17}")
 _STORE_ID = re.compile(r"store-[0-9a-f]{17}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _ID_PREFIXES: Final = ("vol-", "snap-", "store-", "dk-")
@@ -53,6 +54,10 @@ def is_volume_id(text: str) -> bool:
 
 def is_snapshot_id(text: str) -> bool:
     return _SNAPSHOT_ID.fullmatch(text) is not None
+
+
+def is_data_key_id(text: str) -> bool:
+    return _DATA_KEY_ID.fullmatch(text) is not None
 
 
 def parse_volume_id(text: str) -> VolumeId:

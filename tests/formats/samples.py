@@ -95,6 +95,7 @@ MANIFEST = Manifest(
     captured_at=NOW,
     completed_at=NOW + 7,
     origin=Origin(store_id=STORE_ID, snapshot_id=snapshot_id(9)),
+    written_bytes=3 * CHUNK_BYTES,
 )
 TOMBSTONE = Tombstone(
     store_id=STORE_ID,

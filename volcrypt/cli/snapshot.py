@@ -45,6 +45,7 @@ def snapshot_document(manifest: "Manifest", names: Mapping["StoreId", str]) -> d
         "Root": manifest.root.hex(),
         "StoredChunks": manifest.stored_chunks,
         "StoredBytes": manifest.stored_bytes,
+        "WrittenBytes": manifest.written_bytes if key else None,
         "Consistency": manifest.consistency.value,
     }
 

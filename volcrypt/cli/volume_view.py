@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 def volume_document(view: "VolumeView") -> dict[str, JsonValue]:
     """EBS's DescribeVolumes, plus our own members."""
+    from volcrypt.volume.write_counter import BUDGET_BYTES
+
     record = view.record
     return {
         "VolumeId": record.volume_id,
@@ -26,6 +28,8 @@ def volume_document(view: "VolumeView") -> dict[str, JsonValue]:
         "KeySource": record.key_source.value,
         "KmsKeyId": record.wrapped_key.kms_key_arn if record.wrapped_key else None,
         "DataEncryptionKeyId": record.wrapped_key.data_key_id if record.wrapped_key else None,
+        "WrittenBytes": view.written_bytes if record.wrapped_key else None,
+        "WriteBudgetBytes": BUDGET_BYTES if record.wrapped_key else None,
         "SnapshotId": record.snapshot_id,
         "CreateTime": iso_time(record.created_at),
         "DataPath": str(view.data_path),
@@ -45,6 +49,7 @@ def volume_fields(view: "VolumeView") -> dict[str, str]:
         "encrypted": "yes" if record.is_encrypted else "no",
         "key": key_text(record),
         "data key": record.wrapped_key.data_key_id if record.wrapped_key else "",
+        "written": _written_text(view),
         "from snapshot": record.snapshot_id or "",
         "created": format_time(record.created_at),
         "data": _data_text(view),
@@ -57,6 +62,19 @@ def key_text(of: "VolumeRecord | Manifest") -> str:
     if of.wrapped_key is None:
         return ""
     return of.wrapped_key.kms_key_arn or "customer-provided"
+
+
+def _written_text(view: "VolumeView") -> str:
+    from volcrypt.operations.write_budget import budget_warning
+    from volcrypt.volume.write_counter import BUDGET_BYTES
+
+    key = view.record.wrapped_key
+    if key is None:
+        return ""
+    written, budget = format_size(view.written_bytes), format_size(BUDGET_BYTES)
+    text = f"{written} under its data key, which is good for {budget}"
+    warning = budget_warning(key.data_key_id, view.written_bytes, [view.record.volume_id])
+    return f"{text}; {warning}" if warning else text
 
 
 def _data_text(view: "VolumeView") -> str:

@@ -57,6 +57,7 @@ from volcrypt.volume.mountpoint import (
 from volcrypt.volume.owner import OwnerLock
 from volcrypt.volume.preserve import PreservedChunks
 from volcrypt.volume.volume import Volume
+from volcrypt.volume.write_counter import WriteCounter
 
 _FIRST_READ_SECONDS: Final = 30
 _TELL_SECONDS: Final = 5
@@ -242,11 +243,16 @@ def serve_volume(
             data_path=Path(assignment.data_path),
         )
         stack.callback(changes.close)
+        written = None
+        if assignment.count_path is not None and not assignment.read_only:
+            written = WriteCounter(Path(assignment.count_path))
+            stack.callback(written.close)
         volume = Volume(
             data,
             size_bytes=assignment.size_bytes,
             data_key=data_key,
             changes=changes,
+            written=written,
             read_only=assignment.read_only,
         )
         stack.callback(volume.close)

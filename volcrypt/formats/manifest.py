@@ -11,7 +11,7 @@ log (see `certificate`). Example of its body (one line in the document):
      "data_chunks":1500,"stored_chunks":12,"stored_bytes":6291456,"key_source":"kms",
      "wrapped_key":{...},"region":"us-east-1","account":"000000000000",
      "consistency":"crash-consistent","captured_at":1760000000,"completed_at":1760000007,
-     "origin":null}
+     "origin":null,"written_bytes":1610612736}
 """
 
 from enum import Enum
@@ -57,7 +57,8 @@ class Manifest(SignedBody, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     `data_chunks` counts the chunks that are no holes; `stored_chunks` and `stored_bytes` count what
     the snapshot added to the store. Times count seconds since 1970-01-01 UTC. `wrapped_key` is None
-    exactly when `key_source` is NONE.
+    exactly when `key_source` is NONE. Up to the snapshot, at most `written_bytes` were encrypted
+    under the data key, by all that share it in the home that made the snapshot.
     """
 
     sequence: int
@@ -82,6 +83,7 @@ class Manifest(SignedBody, frozen=True, kw_only=True, forbid_unknown_fields=True
     captured_at: int
     completed_at: int
     origin: Origin | None
+    written_bytes: int = 0
 
     @property
     def is_encrypted(self) -> bool:
@@ -111,6 +113,7 @@ def decode_manifest(data: bytes, verifier_of: VerifierOf, *, what: str) -> Manif
         or len(manifest.root) != DIGEST_BYTES
         or not 0 <= manifest.stored_chunks <= manifest.data_chunks
         or manifest.data_chunks > chunk_count(manifest.size_bytes)
+        or manifest.written_bytes < 0
         or (manifest.data_chunks == 0) != (manifest.root == ZERO_DIGEST)
         or manifest.key_source is not key_source_of(manifest.wrapped_key)
         or (manifest.parent is not None and len(manifest.parent.root) != DIGEST_BYTES)

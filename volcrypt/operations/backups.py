@@ -6,6 +6,7 @@
     volumes/ID/record           without it the register's entry opens nothing; the data is not in it
     stores/NAME.place           where the stores are that the register names; no snapshots
     work/...                    cursors of unfinished work, which the register knows too
+    written/...                 how much was encrypted under each data key
 
 All of it is of one moment: the writer lock is held, so nobody changes catalogue or audit log, until
 everything but the audit log is read; of that the part that was there at the lock. The request for
@@ -242,8 +243,16 @@ class _Moment:
         records = sorted((home / "volumes").glob("vol-*/record*"))
         places = sorted((home / "stores").glob("*.place"))
         work = sorted(path for path in (home / "work").iterdir() if path.is_file())
+        counts = sorted(path for path in (home / "written").glob("dk-*") if path.is_file())
         single = [home / "home", home / "config.toml"]
-        whole = [*single, *(path for path in kms if path not in growing), *records, *places, *work]
+        whole = [
+            *single,
+            *(path for path in kms if path not in growing),
+            *records,
+            *places,
+            *work,
+            *counts,
+        ]
         return (
             [os.fspath(path.relative_to(home)) for path in whole],
             [os.fspath(path.relative_to(home)) for path in growing],

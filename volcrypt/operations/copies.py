@@ -46,6 +46,7 @@ from volcrypt.operations.workflows import (
     load_workflows,
     resumable_copies,
 )
+from volcrypt.operations.write_budget import written_bytes
 from volcrypt.snapshot.cursor import CursorFile
 from volcrypt.snapshot.draft import SnapshotDraft, StoredTable
 from volcrypt.snapshot.mover import Step
@@ -206,11 +207,20 @@ def copy_into(
                 captured_at=source.captured_at,
                 completed_at=now(),
                 origin=Origin(store_id=origin.store_id, snapshot_id=source.snapshot_id),
+                written_bytes=_written_bytes(home, source, stored, is_recrypted=step is not None),
             ),
         )
         pin.release()
         _cursor_file(home, snapshot_id).remove()
         return manifest
+
+
+def _written_bytes(home: Home, source: Manifest, stored: StoredTable, *, is_recrypted: bool) -> int:
+    """How much is encrypted under the data key of the copy: what the source says, or all of a copy
+    that has a key of its own."""
+    if is_recrypted:
+        return stored.data_chunks * CHUNK_BYTES
+    return max(source.written_bytes, written_bytes(home, source.wrapped_key))
 
 
 def _is_deleted(store: SnapshotStore, snapshot_id: SnapshotId) -> bool:

@@ -6,6 +6,7 @@
     HOME/volumes/       records, change maps and, unless placed elsewhere, data (volcrypt.volume)
     HOME/stores/NAME/   snapshot stores on this host (volcrypt.snapshot)
     HOME/work/          cursors of workflows that were begun
+    HOME/written/       how much was encrypted under each data key
 
     RUNTIME/            on tmpfs: token copies, live change maps, control sockets, mount points
 
@@ -115,7 +116,7 @@ def init_home(
     with no_space_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     make_directory_durably(path)
-    for part in ("volumes", "stores", "work"):
+    for part in ("volumes", "stores", "work", "written"):
         make_directory_durably(path / part)
     runtime = runtime_directory(path, runtime_root)
     make_runtime_directory(runtime)
@@ -126,7 +127,17 @@ def init_home(
     return True
 
 
-_OURS: Final = {"home", ".home.new", "lock", "kms", "volumes", "stores", "work", "config.toml"}
+_OURS: Final = {
+    "home",
+    ".home.new",
+    "lock",
+    "kms",
+    "volumes",
+    "stores",
+    "work",
+    "written",
+    "config.toml",
+}
 
 
 def make_runtime_directory(runtime: Path) -> None:

@@ -44,7 +44,7 @@ _KEPT: Final = b"with the configuration that was there\n"
 """What the marker says where a configuration lay already."""
 _CONFIG: Final = "config.toml"
 _HOME: Final = "home"
-_PLACES: Final = frozenset({"kms", "volumes", "stores", "work"})
+_PLACES: Final = frozenset({"kms", "volumes", "stores", "work", "written"})
 _MAX_HOME_BYTES: Final = 2**16
 _NEEDED: Final = frozenset({_HOME, "kms/catalog.sqlite3", "kms/token/master"})
 
@@ -142,7 +142,7 @@ def _clear(path: Path) -> None:
 
 def _extract(source: Path, path: Path, header: bytes, key: bytes, *, is_by_passphrase: bool) -> int:
     what = f"backup {source}"
-    for part in ("kms", "volumes", "stores", "work"):
+    for part in ("kms", "volumes", "stores", "work", "written"):
         make_directory_durably(path / part)
     names: set[str] = set()
     document = b""

@@ -13,6 +13,7 @@ from volcrypt.operations.home import Home
 from volcrypt.operations.keys import check_source_key
 from volcrypt.operations.mount_grants import retire_grant, serving_key
 from volcrypt.operations.records import data_path, find_entry, load_record
+from volcrypt.operations.write_budget import count_path
 from volcrypt.volume.control import ControlClient, StatusAnswer
 from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.launch import Assignment
@@ -91,6 +92,7 @@ def mount_volume(
             live_map_path=str(live_map_path(home, volume_id)),
             socket_path=str(socket_path(home, volume_id)),
             log_path=str(home.runtime / f"{volume_id}.log"),
+            count_path=str(count_path(home, record.wrapped_key)) if record.wrapped_key else None,
         )
         seal_key = home.change_map_key(volume_id)
         with serving_key(home, record) as data_key:

@@ -21,10 +21,11 @@ from volcrypt.operations.keys import (
 from volcrypt.operations.placement import THIN, Placement, check_placement
 from volcrypt.operations.progress import ChunkCounter, Progress
 from volcrypt.operations.records import data_path
-from volcrypt.operations.recryption import recryption
+from volcrypt.operations.recryption import data_key_id, recryption
 from volcrypt.operations.snapshot_lookup import load_snapshot
 from volcrypt.operations.stores import store_in_use, store_of
 from volcrypt.operations.volumes import check_name_is_free, new_volume
+from volcrypt.operations.write_budget import note_written
 from volcrypt.snapshot.transfer import chunk_table, restore_chunks
 from volcrypt.volume.datafile import DataFile
 
@@ -100,6 +101,16 @@ def fill_from_snapshot(
         trio.run(
             partial(restore_chunks, table, _Sink(data), step=step, progress=ChunkCounter(progress))
         )
+    begin_count(home, manifest, wrapped_key)
+
+
+def begin_count(home: Home, manifest: Manifest, wrapped_key: WrappedDataKey | None) -> None:
+    """Count what was encrypted for a volume that is made of a snapshot, before the volume exists:
+    under the snapshot's data key what that says, under another one all that was re-encrypted."""
+    if data_key_id(wrapped_key) == data_key_id(manifest.wrapped_key):
+        note_written(home, wrapped_key, manifest.written_bytes)
+    else:
+        note_written(home, wrapped_key, manifest.data_chunks * CHUNK_BYTES)
 
 
 class _Sink:

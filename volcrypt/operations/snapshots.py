@@ -27,6 +27,7 @@ from volcrypt.operations.stores import (
     store_in_use,
     store_log,
 )
+from volcrypt.operations.write_budget import written_bytes
 from volcrypt.snapshot.draft import SnapshotDraft
 from volcrypt.snapshot.log import commit
 from volcrypt.snapshot.pin import Pin
@@ -120,6 +121,7 @@ def store_snapshot(
                 consistency=Consistency.CRASH,
                 captured_at=captured_at,
                 completed_at=now(),
+                written_bytes=written_bytes(home, record.wrapped_key),
             ),
         )
         capture.commit(

@@ -23,6 +23,7 @@ from volcrypt.operations.snapshot_lookup import list_snapshots
 from volcrypt.operations.space import space_warnings
 from volcrypt.operations.stores import LOCAL_STORE, check_log_is_whole, find_local_store
 from volcrypt.operations.workflows import load_workflows
+from volcrypt.operations.write_budget import budget_warnings
 from volcrypt.volume.control import ControlClient
 from volcrypt.volume.loop import DEVICE_DIRECTORY, linked_device
 from volcrypt.volume.owner import OwnerRecord, current_owner
@@ -94,6 +95,7 @@ def read_status(home: Home) -> Status:
     space = os.statvfs(home.path)
     warnings = damaged + problems
     warnings += space_warnings(home, records)
+    warnings += budget_warnings(home, records)
     for record in records:
         point = private_mount_point(home, record.volume_id)
         if point.exists() and owner_of(home, record.volume_id) is None:

@@ -48,6 +48,7 @@ from volcrypt.operations.records import (
     save_records,
     stage_record,
 )
+from volcrypt.operations.write_budget import write_counter, written_bytes
 from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.mountpoint import remove_dead_mounts_of
 from volcrypt.volume.owner import OwnerRecord, current_owner, hold_volume
@@ -63,6 +64,8 @@ class VolumeView:
     data_path: Path
     allocated_bytes: int | None
     """Bytes that the data file occupies; None when it cannot be seen."""
+    written_bytes: int = 0
+    """What was encrypted under its data key, by all that share it; at most."""
 
     @property
     def state(self) -> str:
@@ -83,7 +86,13 @@ def view_volume(home: Home, record: VolumeRecord) -> VolumeView:
             allocated = path.lstat().st_blocks * SECTOR_BYTES
         elif data_path(home, record).exists():
             allocated = record.size_bytes
-    return VolumeView(record=record, owner=owner, data_path=path, allocated_bytes=allocated)
+    return VolumeView(
+        record=record,
+        owner=owner,
+        data_path=path,
+        allocated_bytes=allocated,
+        written_bytes=written_bytes(home, record.wrapped_key),
+    )
 
 
 def check_name_is_free(home: Home, name: str | None) -> None:
@@ -209,11 +218,15 @@ def opened_volume(
             data_key = stack.enter_context(unwrap_key(home, record.wrapped_key))
         data = DataFile.open(data_path(home, record), record.size_bytes, read_only=read_only)
         stack.callback(data.close)
+        written = None if read_only else write_counter(home, record.wrapped_key)
+        if written is not None:
+            stack.callback(written.close)
         volume = Volume(
             data,
             size_bytes=record.size_bytes,
             data_key=data_key,
             changes=None,
+            written=written,
             read_only=read_only,
         )
         stack.callback(volume.close)

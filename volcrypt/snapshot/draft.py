@@ -42,6 +42,7 @@ class SnapshotDraft:
     captured_at: int
     completed_at: int
     origin: Origin | None = None
+    written_bytes: int = 0
 
     def manifest(
         self, *, store: StoreDocument, signer: SignerId, sequence: int, previous: bytes

@@ -40,7 +40,8 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """What one process is to serve. All paths are absolute.
 
     `volume_directory` holds the owner lock and the clean change map. The live map, the control
-    socket and the log lie on tmpfs, in a directory of this user alone.
+    socket and the log lie on tmpfs, in a directory of this user alone. `count_path` is the file
+    that counts what is written under the data key (`volcrypt.volume.write_counter`).
     """
 
     volume_id: VolumeId
@@ -54,6 +55,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     live_map_path: str
     socket_path: str
     log_path: str
+    count_path: str | None = None
 
     @property
     def label(self) -> str:

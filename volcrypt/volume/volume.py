@@ -12,8 +12,9 @@ plaintext and place, so rewriting a unit changes only the sectors that the write
 holes beside them, which become encrypted zeros): after a power cut each 512-byte sector holds
 the old or the new plaintext.
 
-Order. The changed-bits of all chunks of a write are set before the first byte of any changes.
-When a sync fails the change map is distrusted before the caller hears of it.
+Order. The changed-bits of all chunks of a write are set before the first byte of any changes, and
+what it encrypts, whole units, is counted. When a sync fails the change map is distrusted before the
+caller hears of it.
 
 Concurrency. Safe for several threads at once, as far as their ranges touch different data units;
 keeping those apart is the caller's duty (the device's range lock). A cipher context is not
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from volcrypt.crypto.xts import XtsKernel
     from volcrypt.volume.change_map import ChangeMap
     from volcrypt.volume.datafile import DataFile
+    from volcrypt.volume.write_counter import WriteCounter
 
 LANE_BYTES: Final = 1024 * 1024
 """The largest piece that is encrypted and written at once; what FUSE sends at most."""
@@ -56,6 +58,13 @@ class ChangeRecorder(Protocol):
     def mark(self, chunks: range) -> None: ...
     def distrust(self) -> None: ...
     def grow(self, size_bytes: int) -> None: ...
+
+
+class WriteRecorder(Protocol):
+    """Who counts what is encrypted; `WriteCounter` does."""
+
+    def spend(self, size_bytes: int) -> None: ...
+    def renew(self) -> None: ...
 
 
 class Cipher(Protocol):
@@ -102,14 +111,17 @@ class Volume:
         size_bytes: int,
         data_key: DataKey | None,
         changes: ChangeRecorder | None,
+        written: WriteRecorder | None = None,
         read_only: bool = False,
     ) -> None:
-        """`data_key` None: unencrypted. `changes` None: nobody tracks changes."""
+        """`data_key` None: unencrypted. `changes` None: nobody tracks changes. `written` None:
+        nobody counts what is encrypted."""
         self.size_bytes = size_bytes
         self.read_only = read_only
         self._data = data
         self._data_key = data_key
         self._changes = changes
+        self._written = written
         self._closed = False
         self._lanes = [self._make_lane()]
 
@@ -143,6 +155,8 @@ class Volume:
         if self._changes is not None:
             self._changes.mark(chunks_of(extent))
         hull = align_to_units(extent)
+        if self._written is not None:
+            self._written.spend(hull.length)
         lane = self._take_lane()
         try:
             for start in range(hull.offset, hull.end, LANE_BYTES):
@@ -162,6 +176,8 @@ class Volume:
             if self._changes is not None:
                 self._changes.distrust()
             raise
+        if self._written is not None:
+            self._written.renew()
 
     def grow(self, size_bytes: int) -> None:
         """Take over that the storage has grown; what is new reads zeros. No write is under way.
@@ -276,6 +292,6 @@ def _partial_units(extent: ByteRange) -> Iterator[int]:
 if TYPE_CHECKING:
 
     def _conformance(
-        kernel: XtsKernel, data: DataFile, changes: ChangeMap
-    ) -> tuple[Cipher, DataStorage, ChangeRecorder]:
-        return kernel, data, changes
+        kernel: XtsKernel, data: DataFile, changes: ChangeMap, written: WriteCounter
+    ) -> tuple[Cipher, DataStorage, ChangeRecorder, WriteRecorder]:
+        return kernel, data, changes, written
