@@ -78,6 +78,14 @@ MADE: list[tuple[VolcryptError, str, str | None]] = [
         "free some space and try again; nothing was lost",
     ),
     (errors.SnapshotNotFoundError("snap-1"), "snapshot snap-1 does not exist", None),
+    (
+        errors.SweepBlockedError("/s", "snap-1", "the manifest is damaged"),
+        "nothing can be swept from /s while snapshot snap-1 is damaged: the manifest is damaged",
+        (
+            "all that is damaged is named by 'volcrypt snapshot verify'; that snapshot is given up "
+            "with 'volcrypt snapshot delete snap-1'"
+        ),
+    ),
     (errors.ObjectNotFoundError("chunks/ab"), "object chunks/ab does not exist", None),
     (errors.StoreNotFoundError("local"), "snapshot store local does not exist", None),
     (

@@ -491,6 +491,18 @@ class SnapshotInUseError(SnapshotError):
     """The snapshot is needed by something that is running."""
 
 
+class SweepBlockedError(IntegrityError):
+    """What is garbage cannot be told, since what a damaged snapshot refers to is not known."""
+
+    def __init__(self, store: str, snapshot: str, problem: str) -> None:
+        super().__init__(
+            f"nothing can be swept from {store} while snapshot {snapshot} is damaged: {problem}",
+            hint="all that is damaged is named by 'volcrypt snapshot verify'; that snapshot is "
+            f"given up with 'volcrypt snapshot delete {snapshot}'",
+        )
+        self.snapshot = snapshot
+
+
 class StoreNotFoundError(SnapshotError):
     def __init__(self, store: str) -> None:
         super().__init__(f"snapshot store {store} does not exist")

@@ -24,13 +24,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from typing_extensions import Buffer
 
 from tests.fakes.datafile import MemoryDataFile
+from tests.fakes.preserve import MemoryKeeper
 from volcrypt.crypto.data_key import DataKey
 from volcrypt.formats.document import MacSeal
-from volcrypt.geometry import CHUNK_BYTES, SECTOR_BYTES, UNIT_BYTES, ByteRange, chunk_count
+from volcrypt.geometry import CHUNK_BYTES, SECTOR_BYTES, UNIT_BYTES, ByteRange
 from volcrypt.names import VolumeId
 from volcrypt.volume.change_map import ChangeMap
 from volcrypt.volume.device import INLINE_BYTES, Device
-from volcrypt.volume.ownership import ChunkOwnership
 from volcrypt.volume.volume import Volume
 
 SIZE = CHUNK_BYTES + 2 * UNIT_BYTES
@@ -132,7 +132,7 @@ class DeviceModel(RuleBasedStateMachine):
         )
         self.device = Device(
             self.volume,
-            ownership=ChunkOwnership(chunk_count(self.size_bytes)),
+            open_keeper=lambda: MemoryKeeper(self.storage),
             changes=self.changes,
         )
 

@@ -9,6 +9,7 @@ import trio
 from tests.fakes.chunks import MemoryChunks
 from tests.fakes.objects import MemoryObjects
 from tests.fakes.snapshots import (
+    OTHER_SIGNER,
     ROOT_KEY,
     SIGNER,
     Host,
@@ -20,21 +21,25 @@ from tests.fakes.snapshots import (
 from volcrypt.errors import (
     ChunkCorruptError,
     ChunkMissingError,
+    IntegrityError,
     InvalidArgumentError,
     MalformedError,
     SealError,
     SnapshotNotFoundError,
     StoreNotFoundError,
+    SweepBlockedError,
     UnsupportedVersionError,
     VolcryptError,
 )
 from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.names import make_store_id
 from volcrypt.snapshot import layout
+from volcrypt.snapshot.damage import DamageKind
 from volcrypt.snapshot.signer import LogHead
 from volcrypt.snapshot.store import SnapshotStore, read_store_document
+from volcrypt.snapshot.sweep import sweep
 from volcrypt.snapshot.transfer import chunk_table
-from volcrypt.snapshot.verify import DamageKind, verify
+from volcrypt.snapshot.verify import verify
 
 SIZE = 2048 * CHUNK_BYTES
 
@@ -308,3 +313,113 @@ def test_what_is_shared_is_read_once(scene: Scene) -> None:
 def test_an_unknown_snapshot_is_not_found(scene: Scene) -> None:
     with pytest.raises(SnapshotNotFoundError):
         verify(scene.host.store, [snapshot_id(77)])
+
+
+# ---------------------------------------------------------------- giving up what is damaged
+
+
+@pytest.mark.parametrize("action", ["flip", "truncate", "empty", "swap"])
+@pytest.mark.parametrize("which", ["the last entry", "an earlier one"])
+def test_a_snapshot_with_a_damaged_manifest_is_deleted_and_swept(
+    scene: Scene, action: str, which: str
+) -> None:
+    if which == "an earlier one":
+        scene.host.head = commit_another(scene)
+    chunk = scene.places["chunk"]
+    scene.apply("manifest", action)
+    with pytest.raises(SweepBlockedError, match=f"while snapshot {snapshot_id(2)} is damaged"):
+        sweep(scene.host.store)
+    assert chunk in scene.objects.objects
+    scene.host.delete(2)
+    sweep(scene.host.store)
+    assert scene.places["manifest"] not in scene.objects.objects
+    assert (chunk in scene.objects.objects) == (which == "an earlier one")  # its child has it too
+    store = open_store(scene.objects)
+    assert verify(store, expected_head=scene.host.head).damages == []
+    with pytest.raises(SnapshotNotFoundError):
+        store.manifest(snapshot_id(2))
+    # The log goes on behind it.
+    scene.host.head = commit_another(scene, number=6)
+    assert verify(open_store(scene.objects), expected_head=scene.host.head).damages == []
+
+
+def commit_another(scene: Scene, number: int = 4) -> LogHead | None:
+    trio.run(scene.host.snapshot, number, scene.volume)
+    return scene.host.head
+
+
+def test_snapshots_are_taken_behind_a_damaged_manifest(scene: Scene) -> None:
+    """The head that was kept says what it was; the damage stays to be found."""
+    scene.apply("manifest", "flip")
+    commit_another(scene)
+    damages = verify(open_store(scene.objects), expected_head=scene.host.head).damages
+    assert [damage.name for damage in damages] == [scene.places["manifest"]]
+
+
+def test_another_signer_deletes_a_damaged_manifest(scene: Scene) -> None:
+    """He does not know what its digest was; its signer does, and goes on."""
+    other = Host(open_store(scene.objects), OTHER_SIGNER)
+    scene.apply("manifest", "empty")
+    other.delete(2)
+    assert verify(open_store(scene.objects), expected_head=scene.host.head).damages == []
+    commit_another(scene)
+    assert verify(open_store(scene.objects), expected_head=scene.host.head).damages == []
+
+
+def test_the_end_of_a_log_that_nobody_knows_any_more(scene: Scene) -> None:
+    """Its signer was killed before he kept the head, and the entry is damaged and deleted."""
+    head = scene.host.head
+    commit_another(scene)
+    scene.host.head = head
+    names = [name.text for name in scene.host.store.manifest_names(snapshot_id(4))]
+    scene.objects.objects[names[0]] = b"?"
+    with pytest.raises(VolcryptError, match="manifest of snapshot"):
+        commit_another(scene, number=5)
+    Host(open_store(scene.objects), OTHER_SIGNER).delete(4)
+    commit_another(scene, number=5)
+    assert verify(open_store(scene.objects), expected_head=scene.host.head).damages == []
+
+
+def test_what_was_never_an_entry_gets_no_tombstone(scene: Scene) -> None:
+    """A deletion on record would leave a hole in the log for ever."""
+    forged = f"manifests/{snapshot_id(8)}.0000000099.{OTHER_SIGNER.id}"
+    scene.objects.objects[forged] = b"volcrypt manifest 1\n{}\n00\n"
+    with pytest.raises(IntegrityError, match="does not come so far") as raised:
+        scene.host.delete(8)
+    assert raised.value.hint is not None
+    assert "remove that object" in raised.value.hint
+    del scene.objects.objects[forged]
+    assert verify(open_store(scene.objects), expected_head=scene.host.head).damages == []
+
+
+def test_a_manifest_of_a_later_version_is_not_damaged(scene: Scene) -> None:
+    name = scene.places["manifest"]
+    later = scene.objects.objects[name].replace(b"manifest 1", b"manifest 2")
+    scene.objects.objects[name] = later
+    for attempt in (lambda: scene.host.delete(2), lambda: sweep(scene.host.store)):
+        with pytest.raises(UnsupportedVersionError):
+            attempt()
+    assert scene.objects.objects[name] == later
+
+
+def test_a_sound_tombstone_beside_a_damaged_one_is_enough(scene: Scene) -> None:
+    tombstone = scene.places["tombstone"]
+    forged = tombstone.replace(".0000000003.", ".0000000001.")
+    assert forged != tombstone
+    scene.objects.objects[forged] = b"?"
+    with pytest.raises(SnapshotNotFoundError):
+        open_store(scene.objects).manifest(snapshot_id(3))
+
+
+async def test_damage_is_named_for_all_snapshots_that_have_it(scene: Scene) -> None:
+    table = chunk_table(scene.host.store, scene.host.store.manifest(snapshot_id(2)))
+    shared = layout.chunk_name(table.digest(1500))
+    page = layout.page_name(table.page_digest(1))
+    own = layout.chunk_name(table.digest(1))
+    both = (snapshot_id(1), snapshot_id(2))
+    for name, snapshots in ((shared, both), (page, both), (own, both[1:])):
+        kept = scene.objects.objects.pop(name)
+        for wanted in (None, [snapshot_id(2)]):
+            (damage,) = verify(open_store(scene.objects), wanted, lineage=True).damages
+            assert (damage.name, damage.snapshots) == (name, snapshots)
+        scene.objects.objects[name] = kept

@@ -27,10 +27,11 @@ from volcrypt.errors import (
 )
 from volcrypt.formats.document import MAX_DOCUMENT_BYTES
 from volcrypt.geometry import CHUNK_BYTES
+from volcrypt.snapshot.damage import DamageKind
 from volcrypt.snapshot.probe import check_objects
 from volcrypt.snapshot.s3 import BucketEncryption, Patience, S3Objects
 from volcrypt.snapshot.signer import LogHead
-from volcrypt.snapshot.verify import DamageKind, verify
+from volcrypt.snapshot.verify import verify
 
 CALLS: dict[str, Callable[[S3Objects], object]] = {
     "put_if_absent": lambda objects: objects.put_if_absent("a", b"1"),

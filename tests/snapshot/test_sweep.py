@@ -184,6 +184,22 @@ async def test_a_maker_who_comes_during_the_deletions_has_to_wait(
     assert await restore(host.store, manifest) == volume.image()
 
 
+@pytest.mark.parametrize("phases", [1, 2])
+async def test_a_pin_that_a_power_cut_left_unreadable_is_dead(
+    objects: MemoryObjects, host: Host, other: Host, phases: int
+) -> None:
+    draft, pin = await host.store_volume(1, volume_of(1))
+    objects.objects[layout.pin_name(pin.snapshot_id)] = b""
+    if phases == 1:
+        sweep(other.store, resumable=[pin.snapshot_id])
+    else:
+        condemn(other.store, other.signer)
+        delete_condemned(other.store, other.signer, now=other.now)
+    assert stored(objects) == 0
+    with pytest.raises(TryAgainError, match="lost its hold"):
+        host.commit(draft, pin)
+
+
 async def test_a_pin_that_was_not_renewed_is_dead_and_its_commit_fails(
     host: Host, other: Host
 ) -> None:

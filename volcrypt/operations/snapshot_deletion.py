@@ -23,6 +23,7 @@ from volcrypt.operations.stores import (
     check_may_sign,
     home_signer,
     is_shared,
+    load_heads,
     open_local_store,
     store_alone,
     store_log,
@@ -74,7 +75,9 @@ def purge_snapshots(
 def _delete(home: Home, store: SnapshotStore, snapshot_id: SnapshotId) -> None:
     check_may_sign(home, store)
     with store_log(home, store) as log:
-        log.save(delete(store, snapshot_id, log.signer, log.head, now=now()))
+        known = load_heads(home, store.store_id)
+        head = delete(store, snapshot_id, log.signer, log.head, now=now(), known_heads=known)
+        log.save(head)
 
 
 def sweep_store(home: Home, store: SnapshotStore) -> Swept:

@@ -15,10 +15,11 @@ from volcrypt.operations.stores import (
     open_store,
     save_heads,
 )
+from volcrypt.snapshot.damage import Verification
 from volcrypt.snapshot.listing import read_manifests
 from volcrypt.snapshot.signer import LogHead, empty_log
 from volcrypt.snapshot.store import SnapshotStore
-from volcrypt.snapshot.verify import Verification, verify
+from volcrypt.snapshot.verify import verify
 
 
 def verify_snapshots(

@@ -6,18 +6,28 @@ from the head that it is given: valid entries of the signer himself that continu
 since nobody else can make them. Everything else is a rollback: an entry missing at or after the
 head, one with another digest, a chain that does not hold.
 
+A damaged manifest is still an entry: its name says which, and the next entry, or the head that was
+kept, what its digest was. So the log goes on behind it, and it can be deleted like any other. Where
+nobody knows the digest any more, it is NO_ENTRY, and the link to the next entry is not checked.
+
 Operations of one signer are kept apart by the caller (a host's lock); several signers share a store
 freely.
 """
 
+from collections.abc import Iterable, Sequence
+
+from volcrypt.crypto.digest import ZERO_DIGEST
 from volcrypt.errors import (
+    FormatError,
+    IntegrityError,
     InvalidArgumentError,
     ObjectNotFoundError,
     RollbackError,
     SnapshotNotFoundError,
     TryAgainError,
+    UnsupportedVersionError,
 )
-from volcrypt.formats.certificate import SignerId, entry_digest
+from volcrypt.formats.certificate import NO_ENTRY, SignerId, entry_digest
 from volcrypt.formats.manifest import Manifest, encode_manifest
 from volcrypt.formats.tombstone import Tombstone, encode_tombstone
 from volcrypt.names import SnapshotId
@@ -56,7 +66,8 @@ class SignerLog:
     def entry(self, sequence: int) -> tuple[bytes, bytes | None] | None:
         """`(digest, digest of the one before)` of a checked entry, or None when it is missing.
 
-        Of a deleted manifest only the digest is known, from its tombstone.
+        Of a deleted manifest only the digest is known, from its tombstone; NO_ENTRY when not even
+        that is.
         Raises FormatError and IntegrityError; RollbackError when a number is there twice.
         """
         if sequence in self.manifests and sequence in self.tombstones:
@@ -93,16 +104,44 @@ class SignerLog:
         current = head or empty_log(self.signer)
         if current.signer != self.signer:
             raise InvalidArgumentError("the log head is another signer's")
-        if current.sequence > 0:
-            entry = self.entry(current.sequence)
-            if entry is None or entry[0] != current.digest:
-                raise RollbackError(f"log of signer {self.signer}")
+        if current.sequence > 0 and not self._is_at(current):
+            raise RollbackError(f"log of signer {self.signer}")
         while current.sequence < self.last:
             entry = self.entry(current.sequence + 1)
-            if entry is None or entry[1] not in (None, current.digest):
+            if entry is None or not _follows(current, entry[1]):
                 raise RollbackError(f"log of signer {self.signer}")
             current = LogHead(self.signer, current.sequence + 1, entry[0])
         return current
+
+    def _is_at(self, head: LogHead) -> bool:
+        """Whether the entry of a head that was kept is there, sound or damaged, and no other."""
+        try:
+            entry = self.entry(head.sequence)
+        except (RollbackError, UnsupportedVersionError):
+            raise
+        except (FormatError, IntegrityError):
+            return True
+        return entry is not None and (
+            NO_ENTRY in (entry[0], head.digest) or entry[0] == head.digest
+        )
+
+    def digest_of_damaged(self, sequence: int, heads: Iterable[LogHead]) -> bytes:
+        """What the digest of an entry was that cannot be read: a head that was kept knows it, or
+        the entry behind it. NO_ENTRY when neither does."""
+        for head in heads:
+            if (head.signer, head.sequence) == (self.signer, sequence):
+                return head.digest
+        try:
+            following = self.entry(sequence + 1)
+        except (FormatError, IntegrityError):
+            return NO_ENTRY
+        return NO_ENTRY if following is None or following[1] is None else following[1]
+
+
+def _follows(head: LogHead, previous: bytes | None) -> bool:
+    """Whether an entry that names this one as the one before may come after `head`."""
+    unknown = head.sequence > 0 and head.digest == NO_ENTRY
+    return unknown or previous in (None, head.digest)
 
 
 def commit(
@@ -146,32 +185,41 @@ def delete(
     head: LogHead | None,
     *,
     now: int,
+    known_heads: Sequence[LogHead] = (),
 ) -> LogHead:
     """Delete a snapshot for good: tombstone, then manifest. Its chunks are left to a sweep.
 
-    After a kill between the two, the same call again removes the manifest. Raises
-    SnapshotNotFoundError, RollbackError, FormatError, IntegrityError, ObjectStoreError.
+    One whose manifest is damaged is deleted as well; `known_heads`, of any signers, help to say
+    which entry that was. After a kill between the two, the same call again removes the manifest.
+    Raises SnapshotNotFoundError, RollbackError, IntegrityError, ObjectStoreError.
     """
     head = SignerLog(store, signer.id).continue_from(head)
     names = list(store.manifest_names(snapshot_id))
     if not names:
         raise SnapshotNotFoundError(snapshot_id)
     if store.tombstone(snapshot_id) is None:
-        manifest, data = store.read_manifest(names[0])
-        tombstone = Tombstone(
-            store_id=store.store_id,
-            signer=signer.id,
-            sequence=head.sequence + 1,
-            previous=head.digest,
-            snapshot_id=snapshot_id,
-            volume_id=manifest.volume_id,
-            deleted_signer=manifest.signer,
-            deleted_sequence=manifest.sequence,
-            deleted_digest=entry_digest(data),
-            root=manifest.root,
-            parent=manifest.parent,
-            deleted_at=now,
-        )
+        try:
+            manifest, data = store.read_manifest(names[0])
+        except UnsupportedVersionError:
+            raise
+        except (FormatError, IntegrityError):
+            known = [*known_heads, head]
+            tombstone = _damaged_tombstone(store, names[0], signer, head, known, now)
+        else:
+            tombstone = Tombstone(
+                store_id=store.store_id,
+                signer=signer.id,
+                sequence=head.sequence + 1,
+                previous=head.digest,
+                snapshot_id=snapshot_id,
+                volume_id=manifest.volume_id,
+                deleted_signer=manifest.signer,
+                deleted_sequence=manifest.sequence,
+                deleted_digest=entry_digest(data),
+                root=manifest.root,
+                parent=manifest.parent,
+                deleted_at=now,
+            )
         place = LogPlace(signer.id, tombstone.sequence)
         name = EntryName(snapshot_id, place, names[0].place)
         head = _append(store, name, encode_tombstone(tombstone, signer.seal))
@@ -179,6 +227,43 @@ def delete(
         store.objects.delete(name.text)
     store.objects.sync()
     return head
+
+
+def _damaged_tombstone(
+    store: SnapshotStore,
+    name: EntryName,
+    signer: Signer,
+    head: LogHead,
+    known_heads: Sequence[LogHead],
+    now: int,
+) -> Tombstone:
+    """Of a manifest that cannot be read. Raises IntegrityError for one that is no entry: its number
+    is behind the end of the log, which a tombstone would make longer for good."""
+    place = name.place
+    log = SignerLog(store, place.signer)
+    numbers = {*log.manifests, *log.tombstones, *log.deletions} - {place.sequence}
+    ends = [known.sequence for known in known_heads if known.signer == place.signer]
+    if place.sequence > max((0, *numbers, *ends)) + 1:
+        raise IntegrityError(
+            f"{name.text} is not the manifest of a snapshot: the log of its signer does not come "
+            "so far",
+            hint="somebody put it there; remove that object from the store",
+        )
+    return Tombstone(
+        store_id=store.store_id,
+        signer=signer.id,
+        sequence=head.sequence + 1,
+        previous=head.digest,
+        snapshot_id=name.snapshot_id,
+        volume_id=None,
+        deleted_signer=place.signer,
+        deleted_sequence=place.sequence,
+        deleted_digest=log.digest_of_damaged(place.sequence, known_heads),
+        root=ZERO_DIGEST,
+        parent=None,
+        deleted_at=now,
+        damaged=True,
+    )
 
 
 def _append(store: SnapshotStore, name: EntryName, data: bytes) -> LogHead:

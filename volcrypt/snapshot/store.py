@@ -28,6 +28,7 @@ from volcrypt.errors import (
     SealError,
     SnapshotNotFoundError,
     StoreNotFoundError,
+    VolcryptError,
 )
 from volcrypt.formats.certificate import (
     SignerCertificate,
@@ -169,9 +170,18 @@ class SnapshotStore:
             raise SnapshotNotFoundError(snapshot_id) from error
 
     def tombstone(self, snapshot_id: SnapshotId) -> Tombstone | None:
-        """The checked record of a deletion; None for a snapshot that was not deleted."""
+        """The checked record of a deletion; None for a snapshot that was not deleted.
+
+        Raises FormatError and IntegrityError when there is one that cannot be read, and no other.
+        """
+        failure: VolcryptError | None = None
         for name in self.tombstone_names(snapshot_id):
-            return self.read_tombstone(name)[0]
+            try:
+                return self.read_tombstone(name)[0]
+            except (FormatError, IntegrityError) as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
         return None
 
     def manifest_names(self, snapshot_id: SnapshotId | None = None) -> Iterator[EntryName]:

@@ -2,8 +2,8 @@
 
 Theory of operation. What is garbage is decided by reading: all manifests, the tables and pages
 below their roots, and the roots that pins name. One that cannot be read stops the sweep, since what
-it refers to is not known. The danger is a snapshot that is being made meanwhile: it refers to
-objects that it put or found, and no manifest says so yet. So:
+it refers to is not known, until that snapshot is deleted. The danger is a snapshot that is being
+made meanwhile: it refers to objects that it put or found, and no manifest says so yet. So:
 
 - A snapshot in the making holds a pin, put before it looks for its first object.
 - `sweep` is for a caller who holds the store alone (a local store, under the host's lock): nobody
@@ -31,7 +31,16 @@ from itertools import islice
 from typing import Final
 
 from volcrypt.crypto.digest import ZERO_DIGEST
-from volcrypt.errors import ChunkMissingError, ObjectNotFoundError, TryAgainError
+from volcrypt.errors import (
+    ChunkMissingError,
+    FormatError,
+    IntegrityError,
+    ObjectNotFoundError,
+    SnapshotNotFoundError,
+    SweepBlockedError,
+    TryAgainError,
+    UnsupportedVersionError,
+)
 from volcrypt.formats.condemned import (
     MAX_NAMES,
     CondemnedList,
@@ -69,7 +78,7 @@ def sweep(
 
     `resumable` are snapshots in the making that will be continued, `lazy` the volumes whose lasting
     pins are needed. Durable on return.
-    Raises FormatError, IntegrityError, ObjectStoreError.
+    Raises SweepBlockedError, FormatError, IntegrityError, ObjectStoreError.
     """
     _remove_deleted_manifests(store)
     for name in list(store.objects.list(layout.PINS)):
@@ -90,7 +99,8 @@ def sweep(
 def condemn(store: SnapshotStore, signer: Signer) -> int:
     """First phase: write down what is garbage now; answers how many objects.
 
-    Replaces the lists of an earlier sweep. Raises FormatError, IntegrityError, ObjectStoreError.
+    Replaces the lists of an earlier sweep. Raises SweepBlockedError, FormatError, IntegrityError,
+    ObjectStoreError.
     """
     for name in list(store.objects.list(layout.CONDEMNED)):
         store.objects.delete(name)
@@ -160,7 +170,11 @@ def _delete_list(store: SnapshotStore, list_name: str, *, mark: bytes) -> int:
 
 
 def _pins(store: SnapshotStore) -> Iterator[tuple[SnapshotId, PinBody]]:
-    """The pins of snapshots that are not there yet; those of completed ones are removed."""
+    """The pins of snapshots that are not there yet; those of completed ones are removed.
+
+    So is one that cannot be read: a power cut may leave one that was just renewed so. Its maker,
+    should he live, misses it when he commits.
+    """
     for name in list(store.objects.list(layout.PINS)):
         if layout.pinning_volume(name) is not None:
             continue
@@ -168,9 +182,17 @@ def _pins(store: SnapshotStore) -> Iterator[tuple[SnapshotId, PinBody]]:
         if next(store.manifest_names(snapshot_id), None) is not None:
             store.objects.delete(name)
             continue
-        with suppress(ObjectNotFoundError):
-            what = f"pin of snapshot {snapshot_id}"
-            yield snapshot_id, decode_pin(store.objects.get(name), store.verifier_of, what=what)
+        what = f"pin of snapshot {snapshot_id}"
+        try:
+            pin = decode_pin(store.objects.get(name), store.verifier_of, what=what)
+        except ObjectNotFoundError:
+            continue
+        except UnsupportedVersionError:
+            raise
+        except (FormatError, IntegrityError):
+            store.objects.delete(name)
+            continue
+        yield snapshot_id, pin
 
 
 def _all_pins(store: SnapshotStore) -> list[PinBody]:
@@ -223,8 +245,16 @@ def _live(store: SnapshotStore, pins: Iterable[PinBody]) -> tuple[LiveDigests, L
                 seen.add(table.page_digest(number))
                 chunks.add(table.page(number))
 
-    for manifest in store.manifests():
-        add(manifest.root, manifest.size_bytes, f"snapshot {manifest.snapshot_id}")
+    for snapshot_id in store.snapshot_ids():
+        try:
+            manifest = store.manifest(snapshot_id)
+            add(manifest.root, manifest.size_bytes, f"snapshot {snapshot_id}")
+        except SnapshotNotFoundError:
+            continue  # deleted just now
+        except UnsupportedVersionError:
+            raise
+        except (FormatError, IntegrityError) as error:
+            raise SweepBlockedError(store.objects.location, snapshot_id, str(error)) from error
     for pin in pins:
         for root in pin.roots:
             # A maker who was killed early may have pinned what was gone already.

@@ -7,7 +7,6 @@ and for being shorter than, or different from, the head that somebody kept.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum
 
 from volcrypt.crypto.digest import ZERO_DIGEST
 from volcrypt.errors import (
@@ -18,56 +17,18 @@ from volcrypt.errors import (
     ObjectNotFoundError,
     SnapshotNotFoundError,
 )
-from volcrypt.formats.certificate import SignerId
+from volcrypt.formats.certificate import NO_ENTRY, SignerId
 from volcrypt.formats.manifest import Manifest, SnapshotPoint
 from volcrypt.formats.pages import PAGE_CHUNKS, digest_at, page_range, stored_positions
 from volcrypt.geometry import CHUNK_BYTES, chunk_range
 from volcrypt.names import SnapshotId
 from volcrypt.snapshot import layout
+from volcrypt.snapshot.damage import Damage, DamageKind, Verification, name_affected
 from volcrypt.snapshot.layout import EntryName
 from volcrypt.snapshot.log import SignerLog
 from volcrypt.snapshot.signer import LogHead, empty_log
 from volcrypt.snapshot.store import SnapshotStore
 from volcrypt.snapshot.table import ChunkTable
-
-
-class DamageKind(Enum):
-    """What is wrong with something."""
-
-    DAMAGED = "damaged"
-    """Its bytes are not what they should be: changed, or cut."""
-    MISSING = "missing"
-    SUBSTITUTED = "substituted"
-    """Another's valid bytes in its place."""
-    ROLLED_BACK = "rolled back"
-    """The store is older than, or another than, what was seen of it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Damage:
-    """One finding. `what` names the thing for people, `name` the object, where there is one."""
-
-    kind: DamageKind
-    what: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.kind.value}: {self.what}" + (f" ({self.name})" if self.name else "")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verification:
-    """What was looked at, and what was wrong with it."""
-
-    snapshots: list[SnapshotId]
-    chunk_count: int
-    """Chunks read; one that a snapshot has in common with the one before it is read once."""
-    freshness_checked: bool
-    """False: nothing to compare with was given, so a store rolled back as a whole goes unseen."""
-    damages: list[Damage]
-    heads: list[LogHead]
-    """How far each signer's log has come, where its last entry is sound: to be kept, and compared
-    with next time."""
 
 
 def verify(
@@ -109,7 +70,7 @@ def _verify_once(
         snapshots=sorted(verifier.verified),
         chunk_count=verifier.chunk_count,
         freshness_checked=bool(heads),
-        damages=verifier.damages,
+        damages=name_affected(store, verifier.manifests, verifier.damages),
         heads=verifier.heads,
     )
 
@@ -121,7 +82,9 @@ class _Verifier:
     verified: set[SnapshotId] = field(default_factory=set)
     chunk_count: int = 0
     heads: list[LogHead] = field(default_factory=list)
+    manifests: list[Manifest] = field(default_factory=list)
     _pages: set[bytes] = field(default_factory=set)
+    _bad_pages: set[bytes] = field(default_factory=set)
     _buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(CHUNK_BYTES)))
 
     def _report(self, kind: DamageKind, what: str, name: str = "") -> None:
@@ -148,6 +111,7 @@ class _Verifier:
         for manifest in reversed(chain):
             if manifest.snapshot_id not in self.verified:
                 self.verified.add(manifest.snapshot_id)
+                self.manifests.append(manifest)
                 older = self._verify_chunks(manifest, older)
 
     def _is_known(self, snapshot_id: SnapshotId) -> bool:
@@ -166,7 +130,7 @@ class _Verifier:
         for name in self.store.tombstone_names(snapshot_id):
             if self._check_entry(name):
                 tombstone = self.store.read_tombstone(name)[0]
-                if point.root not in (b"", tombstone.root):
+                if point.root not in (b"", tombstone.root) and not tombstone.damaged:
                     self._report(DamageKind.SUBSTITUTED, what, name.text)
                 return None, tombstone.parent
         for name in self.store.manifest_names(snapshot_id):
@@ -195,7 +159,10 @@ class _Verifier:
             try:
                 digests = table.page(number)
             except (IntegrityError, FormatError) as error:
-                self._report_page(error, f"page {number} of {what}", digest)
+                # Another snapshot that has it too is named with the finding.
+                if digest not in self._bad_pages:
+                    self._bad_pages.add(digest)
+                    self._report_page(error, f"page {number} of {what}", digest)
                 complete = False
                 continue
             held += len(stored_positions(digests))
@@ -313,10 +280,12 @@ class _Verifier:
     def _entry(self, log: SignerLog, sequence: int, what: str) -> tuple[bytes | None, bytes | None]:
         """Digest of a sound entry and of the one before it, where they are known."""
         try:
-            return log.entry(sequence) or (None, None)
+            digest, before = log.entry(sequence) or (None, None)
         except IntegrityError:
             self._report(DamageKind.SUBSTITUTED, what)
             return None, None
+        # Of a damaged manifest that was deleted it may be that nobody knew.
+        return None if digest == NO_ENTRY else digest, before
 
     def _entries(self) -> Iterator[EntryName]:
         yield from self.store.manifest_names()
