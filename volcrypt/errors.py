@@ -464,6 +464,16 @@ class OutOfRangeError(VolumeError):
     """An offset or length beyond the end of the volume."""
 
 
+class FencedError(VolumeError):
+    """The volume may not be served any more, and its key was wiped; `reason` says why."""
+
+    hint = "unmount or detach it; it can be mounted again when its key can be used again"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the volume is fenced: {reason}")
+        self.reason = reason
+
+
 class NoSpaceError(VolcryptError):
     """The file system under the home, the data or the store is full."""
 

@@ -13,6 +13,9 @@
     default_kms_key = "arn:aws:kms:..."    # needed: another KMS has no default key for us
     grantee = "arn:aws:iam::..."           # who serves volumes; without it no grants are made
 
+    [mounts]
+    key_check_seconds = 20                 # 1 to 30; how often --on-key-loss fence asks the KMS
+
     [kms]
     regions = ["eu-west-1"]                # served beside the home's own
     accounts = ["111111111111"]
@@ -42,6 +45,8 @@ from volcrypt.errors import ConfigurationError, InvalidArgumentError, MalformedE
 
 DEFAULT_ACCOUNT: Final = "000000000000"
 DEFAULT_REGION: Final = "us-east-1"
+MAX_KEY_CHECK_SECONDS: Final = 30
+"""With this one, a check that hangs and one more start are within 60 s (`daemons.watcher`)."""
 CONFIG_FILE: Final = "config.toml"
 OWN_KMS: Final = "home"
 AWS_KMS: Final = "aws"
@@ -85,11 +90,18 @@ class KmsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     clusters: dict[str, ClusterSettings] = {}
 
 
+class MountSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Volumes that are in use."""
+
+    key_check_seconds: float = 20
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole file."""
 
     profiles: dict[str, Profile] = {}
     kms: KmsSettings = KmsSettings()
+    mounts: MountSettings = MountSettings()
 
 
 def default_home() -> Path:
@@ -136,7 +148,9 @@ def read_settings(home: Path) -> Settings:
 
 def problems_of(settings: Settings) -> Iterator[str]:
     """What is wrong with values that parse; asks nothing outside of the file."""
-    return iter([*_profile_problems(settings), *_kms_problems(settings.kms)])
+    return iter(
+        [*_profile_problems(settings), *_kms_problems(settings.kms), *_mount_problems(settings)]
+    )
 
 
 def _profile_problems(settings: Settings) -> Iterator[str]:
@@ -180,6 +194,14 @@ def _kms_problems(kms: KmsSettings) -> Iterator[str]:
     for cluster in kms.clusters:
         if not re.fullmatch(r"cluster-[2-7a-zA-Z]{11,16}", cluster):
             yield f"kms.clusters: {cluster!r} is not cluster- and 11 to 16 letters or digits 2 to 7"
+
+
+def _mount_problems(settings: Settings) -> Iterator[str]:
+    if not 1 <= settings.mounts.key_check_seconds <= MAX_KEY_CHECK_SECONDS:
+        yield (
+            f"mounts.key_check_seconds: it must be 1 to {MAX_KEY_CHECK_SECONDS}, since a "
+            "key that is lost is found within 60 s"
+        )
 
 
 def profile_of(settings: Settings, name: str) -> Profile:

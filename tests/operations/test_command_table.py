@@ -93,7 +93,11 @@ def test_volumes(observed: Observed, tmp_path: Path) -> None:
     ]
     assert observed.run("volume", "check", "data") == [("Decrypt", BY_VOLUMES, "vol")]
     assert observed.run("volume", "list") == observed.run("volume", "show", "data") == []
-    assert observed.run("status") == [("ListKeys", "caller", None)]
+    # Of the default key, which is the only one that volumes are under here.
+    assert observed.run("status") == [
+        ("ListKeys", "caller", None),
+        ("DescribeKey", BY_VOLUMES, None),
+    ]
 
 
 def test_volumes_from_snapshots(observed: Observed) -> None:
@@ -162,6 +166,10 @@ def test_mounts(observed: Observed) -> None:
         ("Decrypt", "host by volumes", "vol"),
     ]
     assert unmounted == [("RetireGrant", "host by volumes", None)]
+    fenceable = observed.run("mount", "data", point, "--on-key-loss", "fence")
+    # The checks that follow the first one are every 20 s.
+    assert fenceable == [*mounted, ("Decrypt", "host by volumes", "vol")]
+    observed.command.run("unmount", "data")
     assert observed.run("mount", "plain", point) == []
     assert observed.run("unmount", "plain") == []
 

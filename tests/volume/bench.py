@@ -88,7 +88,8 @@ class Bench:
     def captured_chunk(self, index: int) -> bytes:
         """A chunk as a snapshot sees it, decrypted: from the data, then from what was kept."""
         chunk = bytearray(self.data.content[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES])
-        chunk[:] = self.keepers[-1].kept.get(index, chunk)
+        if self.keepers:
+            chunk[:] = self.keepers[-1].kept.get(index, chunk)
         first_unit = index * CHUNK_BYTES // UNIT_BYTES
         DataKey(bytearray(KEY)).kernel().decrypt_sparse_units(first_unit, chunk, chunk)
         return bytes(chunk)

@@ -13,6 +13,7 @@ from volcrypt.cli.session import (
     pass_session,
     print_table,
 )
+from volcrypt.cli.status_view import key_document, key_warnings, watch_document
 from volcrypt.errors import InvalidArgumentError
 from volcrypt.geometry import format_size
 from volcrypt.settings import DEFAULT_ACCOUNT, DEFAULT_REGION, runtime_root
@@ -83,7 +84,7 @@ def status(session: Session) -> None:
     from volcrypt.operations.status import read_status
 
     found = read_status(session.home)
-    warnings = [*found.warnings, embedded_warning(session)]
+    warnings = [*found.warnings, *key_warnings(found), embedded_warning(session)]
     session.show(_document(found, warnings), lambda: _print(found, warnings))
 
 
@@ -93,6 +94,7 @@ def _document(found: "Status", warnings: list[str]) -> JsonValue:
         "Account": found.account,
         "Region": found.region,
         "Keys": found.keys,
+        "TroubledKeys": [key_document(key) for key in found.troubled_keys],
         "Volumes": {
             "Total": found.volumes,
             "InUse": len(found.in_use),
@@ -108,6 +110,7 @@ def _document(found: "Status", warnings: list[str]) -> JsonValue:
                 "Pid": item.pid,
                 "MountPoint": item.mount_point,
                 "Device": item.device,
+                **watch_document(item),
             }
             for item in found.in_use
         ],
@@ -136,7 +139,7 @@ def _print(found: "Status", warnings: list[str]) -> None:
                 [
                     item.volume_id,
                     item.name or "",
-                    item.purpose,
+                    item.purpose if item.fenced is None else f"{item.purpose}, FENCED",
                     str(item.pid),
                     item.mount_point or "",
                     item.device or "",

@@ -1,13 +1,26 @@
 """`volcrypt mount`, `unmount`, `attach`, `detach`."""
 
 import os
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from volcrypt.cli.customer_key import give_key, opening_key_option
 from volcrypt.cli.session import Command, Session, pass_session
 
+if TYPE_CHECKING:
+    from volcrypt.operations.watching import Watching
+
+_ON_KEY_LOSS = click.option(
+    "--on-key-loss",
+    type=click.Choice(["keep", "fence"]),
+    default="keep",
+    show_default=True,
+    help="When the KMS takes the key away (disabled, pending deletion, access denied): go on, as "
+    "EBS does, or within 60 s answer every request with an error and wipe the key.",
+)
 _READ_ONLY = click.option("--read-only", is_flag=True, help="Refuse every write.")
 _FOREGROUND = click.option(
     "--foreground", is_flag=True, help="Serve from this process until it is stopped."
@@ -18,6 +31,7 @@ _FOREGROUND = click.option(
 @click.argument("volume", metavar="VOLUME")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @_READ_ONLY
+@_ON_KEY_LOSS
 @_FOREGROUND
 @opening_key_option
 @pass_session
@@ -26,6 +40,7 @@ def mount(
     volume: str,
     directory: Path,
     read_only: bool,
+    on_key_loss: str,
     foreground: bool,
     customer_key_file: Path | None,
 ) -> None:
@@ -35,12 +50,20 @@ def mount(
 
     give_key(session, customer_key_file)
     launch = exec_daemon if foreground else spawn_daemon
-    mounted = mount_volume(session.home, volume, directory, read_only=read_only, launch=launch)
+    mounted = mount_volume(
+        session.home,
+        volume,
+        directory,
+        read_only=read_only,
+        launch=launch,
+        watching=_watching(session, on_key_loss),
+    )
     document = {
         "VolumeId": mounted.volume_id,
         "MountPoint": str(mounted.mount_point),
         "File": str(mounted.file),
         "Pid": mounted.pid,
+        "OnKeyLoss": on_key_loss,
     }
     session.show(document, lambda: print(f"{mounted.volume_id} is served as {mounted.file}"))
 
@@ -67,6 +90,7 @@ def unmount(session: Session, target: str) -> None:
     help="Mount the file system there.",
 )
 @_READ_ONLY
+@_ON_KEY_LOSS
 @_FOREGROUND
 @opening_key_option
 @pass_session
@@ -76,6 +100,7 @@ def attach(
     mkfs: str | None,
     mount_directory: Path | None,
     read_only: bool,
+    on_key_loss: str,
     foreground: bool,
     customer_key_file: Path | None,
 ) -> None:
@@ -93,6 +118,7 @@ def attach(
         mount_directory=mount_directory,
         read_only=read_only,
         launch=spawn_daemon,
+        watching=_watching(session, on_key_loss),
     )
     document = {
         "VolumeId": attached.volume_id,
@@ -101,6 +127,7 @@ def attach(
         "Pid": attached.pid,
         "SectorSize": attached.sector_size,
         "MountPoint": str(attached.mount_point) if attached.mount_point else None,
+        "OnKeyLoss": on_key_loss,
     }
 
     def text() -> None:
@@ -125,5 +152,19 @@ def detach(session: Session, volume: str) -> None:
     """Unmount the file system of VOLUME, take it off its loop device, flush and stop serving."""
     from volcrypt.operations.attachments import detach_volume
 
-    volume_id = detach_volume(session.home, volume)
+    volume_id = detach_volume(
+        session.home, volume, note=lambda text: print(f"note: {text}", file=sys.stderr)
+    )
     session.show({"VolumeId": volume_id}, lambda: print(f"{volume} ({volume_id}) is detached"))
+
+
+def _watching(session: Session, on_key_loss: str) -> "Watching | None":
+    from volcrypt.operations.watching import Watching
+
+    if on_key_loss == "keep":
+        return None
+    return Watching(
+        profile=session.profile,
+        region=session.region,
+        interval_seconds=session.settings.mounts.key_check_seconds,
+    )

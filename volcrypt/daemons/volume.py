@@ -9,7 +9,9 @@ Life of the process:
  4. End, by SIGTERM, by `unmount` or `stop` on the control socket, or because somebody unmounted it:
     refuse new requests, finish those under way, flush, save the clean change map, unmount.
 
-The process never has the PIN of the HSM and does not import what talks to one.
+The process never has the PIN of the HSM and does not import what talks to one. Where the volume is
+to be fenced when its key is lost, another process asks (`volcrypt.daemons.watcher`), and a loss
+ends all requests and the key, but not the process (`volcrypt.daemons.fencing`).
 """
 
 import argparse
@@ -26,7 +28,9 @@ import trio
 
 from volcrypt import confinement
 from volcrypt.crypto.data_key import DataKey
+from volcrypt.daemons.fencing import Fencing
 from volcrypt.daemons.notify import notify
+from volcrypt.daemons.watcher import Watcher
 from volcrypt.errors import MountError, TryAgainError, VolcryptError
 from volcrypt.formats.document import MacSeal
 from volcrypt.geometry import UNIT_BYTES
@@ -112,6 +116,8 @@ class VolumeService:
         *,
         mount_directory: Path,
         memory_locked: bool,
+        fencing: Fencing,
+        watcher: Watcher | None,
     ) -> None:
         self._assignment = assignment
         self._device = device
@@ -119,6 +125,8 @@ class VolumeService:
         self._file_system = file_system
         self._mount_directory = mount_directory
         self._memory_locked = memory_locked
+        self._fencing = fencing
+        self._watcher = watcher
         self._ending = trio.Event()
         self._finished = trio.Event()
         self._failure: Exception | None = None
@@ -133,6 +141,9 @@ class VolumeService:
                 nursery.start_soon(self._serve_fuse)
                 nursery.start_soon(self._watch_signals)
                 await self._first_read()
+                if self._watcher is not None:
+                    nursery.start_soon(self._watcher.run)
+                    await self._watcher.first_round()
                 nursery.start_soon(server.serve, listener)
                 starter.tell_ready()
                 await self._ending.wait()
@@ -157,6 +168,9 @@ class VolumeService:
             capture_running=self._device.captures.is_running,
             parent=self._changes.parent,
             preserve_longest_us=self._device.captures.longest_keep_us,
+            fenced=self._fencing.note,
+            checks=[] if self._watcher is None else self._watcher.states(),
+            watcher_pid=None if self._watcher is None else self._watcher.pid,
         )
 
     async def grow(self, size_bytes: int) -> None:
@@ -272,6 +286,18 @@ def serve_volume(
             raise
         stack.callback(fuse.close)
         stack.callback(_unmount_if_mounted, mount_directory)
+
+        def wipe() -> None:
+            volume.close()
+            if data_key is not None:
+                data_key.wipe()
+
+        fencing = Fencing(device, wipe=wipe)
+        watcher: Watcher | None = None
+        if assignment.watch is not None:
+            watcher = Watcher(assignment.watch, lost=fencing.fence)
+            watcher.start_process()
+            stack.callback(watcher.end)
         if os.geteuid() == 0:
             # With CAP_SYS_RESOURCE libfuse would move requests through a pipe, which is slower.
             confinement.drop_capabilities(keep=_NEEDED_CAPABILITIES)
@@ -282,6 +308,8 @@ def serve_volume(
             file_system,
             mount_directory=mount_directory,
             memory_locked=memory_locked,
+            fencing=fencing,
+            watcher=watcher,
         )
         try:
             trio.run(service.run, starter)

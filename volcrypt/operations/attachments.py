@@ -7,6 +7,7 @@ was built is taken down again when a later step fails.
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ from volcrypt.operations.mounts import (
     unmount_volume,
 )
 from volcrypt.operations.records import data_path, load_record
+from volcrypt.operations.watching import Watching
 from volcrypt.volume.control import StatusAnswer
 from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.loop import (
@@ -92,6 +94,7 @@ def attach_volume(
     mount_directory: Path | None,
     read_only: bool,
     launch: Launch,
+    watching: Watching | None = None,
 ) -> Attached:
     """Mount the volume privately, put a loop device on it, make or mount a file system if asked.
 
@@ -117,7 +120,9 @@ def attach_volume(
             detach_dead_loops(point / VOLUME_FILE, volume=volume)
             point.mkdir(mode=0o700, exist_ok=True)
             undo.callback(_remove_empty, point)
-            mounted = mount_volume(home, volume, point, read_only=read_only, launch=launch)
+            mounted = mount_volume(
+                home, volume, point, read_only=read_only, launch=launch, watching=watching
+            )
         undo.callback(unmount_volume, home, record.volume_id)
         attached = _build(
             home,
@@ -202,8 +207,11 @@ def _take_over_link(record: VolumeRecord) -> None:
     unlink_device(name)
 
 
-def detach_volume(home: Home, volume: str) -> VolumeId:
-    """Take down what `attach` built, and what is left of it after a kill.
+def detach_volume(
+    home: Home, volume: str, *, note: Callable[[str], None] = lambda _text: None
+) -> VolumeId:
+    """Take down what `attach` built, and what is left of it after a kill. `note` is told what the
+    user should know of a volume that was fenced.
 
     Raises VolumeInUseError that names who still uses it; then everything is as it was.
     """
@@ -223,9 +231,12 @@ def detach_volume(home: Home, volume: str) -> VolumeId:
         try:
             detach_loop(loop, volume=volume)
         except MountError as error:
-            if served is not None:
+            if served is None:
+                lost = error  # its process was killed: take down the rest, then say so
+            elif served.fenced is not None:
+                note(f"{error}: {served.fenced.error()}")
+            else:
                 raise
-            lost = error  # its process was killed: take down the rest, then say so
     if linked is not None and (linked in loops or backing_file(linked) is None):
         unlink_device(name)
     if served is not None:

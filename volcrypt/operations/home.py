@@ -308,6 +308,15 @@ class Home:
         return self._quiet_pin is not None
 
     @property
+    def opens_unattended(self) -> bool:
+        """Whether another process opens the vault too, with nobody there to ask for the PIN; as
+        things are now. Raises VolcryptError."""
+        directory = self.path / "kms"
+        if keeps_pin(directory) or is_served(directory / SERVING):
+            return True
+        return self._quiet_pin is not None or self._pin(False) is not None
+
+    @property
     def register(self) -> RegisterPort:
         return self.vault.register
 

@@ -10,7 +10,10 @@
     volume export, volume check       Decrypt                             the wrapped key's
     mount, attach                     Decrypt (DryRun), CreateGrant,      the wrapped key's
                                       Decrypt by the host
+      --on-key-loss fence             Decrypt (DryRun) by the host,       the wrapped key's
+                                      again and again
     unmount, detach                   RetireGrant by the host
+    status                            DescribeKey of each volume's key
     snapshot copy:                    DescribeKey, and
         under the same KMS key        ReEncrypt                           source's to snapshot id
         under another                 GenerateDataKeyWithoutPlaintext,    new snapshot id

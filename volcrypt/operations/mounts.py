@@ -13,6 +13,7 @@ from volcrypt.operations.home import Home
 from volcrypt.operations.keys import check_source_key
 from volcrypt.operations.mount_grants import retire_grant, serving_key
 from volcrypt.operations.records import data_path, find_entry, load_record
+from volcrypt.operations.watching import Watching, watch_order
 from volcrypt.operations.write_budget import count_path
 from volcrypt.volume.control import ControlClient, StatusAnswer
 from volcrypt.volume.datafile import DataFile
@@ -57,9 +58,16 @@ def live_map_path(home: Home, volume_id: VolumeId) -> Path:
 
 
 def mount_volume(
-    home: Home, volume: str, directory: Path, *, read_only: bool, launch: Launch
+    home: Home,
+    volume: str,
+    directory: Path,
+    *,
+    read_only: bool,
+    launch: Launch,
+    watching: Watching | None = None,
 ) -> Mounted:
-    """Serve a volume as `directory/volume`; returns when the first read has worked.
+    """Serve a volume as `directory/volume`; returns when the first read has worked. With `watching`
+    it is fenced when its key is lost.
 
     What can be refused without the key is refused before the KMS is asked. Raises MountError,
     VolumeInUseError, KmsError, IntegrityError, ComponentMissingError; leaves nothing behind.
@@ -93,6 +101,7 @@ def mount_volume(
             socket_path=str(socket_path(home, volume_id)),
             log_path=str(home.runtime / f"{volume_id}.log"),
             count_path=str(count_path(home, record.wrapped_key)) if record.wrapped_key else None,
+            watch=None if watching is None else watch_order(home, record, watching),
         )
         seal_key = home.change_map_key(volume_id)
         with serving_key(home, record) as data_key:

@@ -13,10 +13,12 @@ from volcrypt.errors import (
 )
 from volcrypt.formats.manifest import Manifest
 from volcrypt.formats.volume_record import VolumeRecord
+from volcrypt.kms.clock import host_time
 from volcrypt.kms.messages.keys import ListKeysRequest
 from volcrypt.names import SnapshotId, VolumeId
 from volcrypt.operations.attachments import device_name, private_mount_point
 from volcrypt.operations.home import Home
+from volcrypt.operations.key_states import TroubledKey, troubled_keys
 from volcrypt.operations.mounts import socket_path
 from volcrypt.operations.records import load_records
 from volcrypt.operations.snapshot_lookup import list_snapshots
@@ -24,7 +26,8 @@ from volcrypt.operations.space import space_warnings
 from volcrypt.operations.stores import LOCAL_STORE, check_log_is_whole, find_local_store
 from volcrypt.operations.workflows import load_workflows
 from volcrypt.operations.write_budget import budget_warnings
-from volcrypt.volume.control import ControlClient
+from volcrypt.volume.control import ControlClient, StatusAnswer
+from volcrypt.volume.fence import CheckState, FenceNote
 from volcrypt.volume.loop import DEVICE_DIRECTORY, linked_device
 from volcrypt.volume.owner import OwnerRecord, current_owner
 
@@ -39,17 +42,21 @@ class InUse:
     pid: int
     mount_point: str | None
     device: str | None
+    fenced: FenceNote | None
+    checks: list[CheckState]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """A home at a glance. `workflows` are (source volume, next step); `keys` is None for who may
-    not list them, and where the KMS cannot tell."""
+    not list them, and where the KMS cannot tell. `troubled_keys` are of volumes, and of those that
+    the caller may describe."""
 
     home: str
     account: str
     region: str
     keys: int | None
+    troubled_keys: list[TroubledKey]
     volumes: int
     unencrypted_volumes: int
     damaged: list[str]
@@ -92,6 +99,14 @@ def read_status(home: Home) -> Status:
         problems.append("you may not list the keys")
     except VolcryptError as error:
         problems.append(f"the keys cannot be counted: {error}")
+    troubled: list[TroubledKey] = []
+    try:
+        troubled = troubled_keys(home, records, now=host_time())
+    except (FormatError, IntegrityError) as error:
+        damaged += [str(error)] if str(error) not in damaged else []
+    except VolcryptError as error:
+        problems += [f"the keys of volumes cannot be looked at: {error}"] if not problems else []
+    in_use = [used for record in records if (used := _use_of(home, record)) is not None]
     space = os.statvfs(home.path)
     warnings = damaged + problems
     warnings += space_warnings(home, records)
@@ -109,12 +124,13 @@ def read_status(home: Home) -> Status:
         account=home.account,
         region=home.region,
         keys=keys,
+        troubled_keys=troubled,
         volumes=len(found),
         unencrypted_volumes=sum(not record.is_encrypted for record in records),
         damaged=damaged,
         snapshots=len(manifests) + len(damaged_snapshots),
         unencrypted_snapshots=sum(not manifest.is_encrypted for manifest in manifests),
-        in_use=[used for record in records if (used := _use_of(home, record)) is not None],
+        in_use=in_use,
         workflows=[(w.source_id, w.step.value) for w in load_workflows(home)],
         free_bytes=space.f_bavail * space.f_frsize,
         warnings=warnings,
@@ -147,13 +163,15 @@ def _use_of(home: Home, record: VolumeRecord) -> InUse | None:
     if owner is None:
         return None
     mount_point = device = None
+    answer: StatusAnswer | None = None
     if owner.purpose == "mount":
         try:
             path = socket_path(home, record.volume_id)
             with ControlClient(path, volume=record.volume_id) as control:
-                mount_point = control.status().mount_directory
+                answer = control.status()
+                mount_point = answer.mount_directory
         except (MountError, TryAgainError):
-            mount_point = None  # it has just ended, or hangs
+            pass  # it has just ended, or hangs
         if private_mount_point(home, record.volume_id).exists() and linked_device(
             device_name(record)
         ):
@@ -165,4 +183,6 @@ def _use_of(home: Home, record: VolumeRecord) -> InUse | None:
         pid=owner.pid,
         mount_point=mount_point,
         device=device,
+        fenced=None if answer is None else answer.fenced,
+        checks=[] if answer is None else answer.checks,
     )

@@ -42,6 +42,7 @@ from volcrypt.geometry import chunk_count
 from volcrypt.names import VolumeId
 from volcrypt.volume.control_socket import with_short_path
 from volcrypt.volume.error_report import ErrorReport
+from volcrypt.volume.fence import CheckState, FenceNote
 from volcrypt.volume.loop import loops_of
 from volcrypt.volume.mountpoint import VOLUME_FILE, users_of
 from volcrypt.volume.preserve import PreservedReader
@@ -134,7 +135,7 @@ Request = (
 class StatusAnswer(_Document, frozen=True, tag="status"):
     """`memory_locked` False: the limits of this user let key and plaintext go to swap.
     `preserve_longest_us`: the longest that a write waited while its chunk was kept for a snapshot.
-    """
+    `checks` are those of the watcher, if there is one, whose process is `watcher_pid`."""
 
     volume_id: VolumeId
     name: str | None
@@ -147,6 +148,9 @@ class StatusAnswer(_Document, frozen=True, tag="status"):
     capture_running: bool
     parent: ParentPoint | None
     preserve_longest_us: int = 0
+    fenced: FenceNote | None = None
+    checks: list[CheckState] = []
+    watcher_pid: int | None = None
 
 
 class CaptureAnswer(_Document, frozen=True, tag="capture"):

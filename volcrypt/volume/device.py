@@ -24,6 +24,9 @@ it: the capture fails, not the write.
 Growing holds everything too, for moments: what it changes is in memory. A capture that runs is one
 of the smaller volume, and stays so.
 
+A fence refuses every request from the moment it falls; what is under way ends, and `drained` says
+when. Captures, growth and the end need no key, and go on.
+
 Buffers. What `read` returns is valid until the caller's next checkpoint, and is reused after that:
 fuse hands it to the kernel before any. They are taken and given back on the loop's thread only.
 """
@@ -36,7 +39,13 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 import trio
 from typing_extensions import Buffer
 
-from volcrypt.errors import MountError, NoSpaceError, OutOfRangeError, ReadOnlyError
+from volcrypt.errors import (
+    FencedError,
+    MountError,
+    NoSpaceError,
+    OutOfRangeError,
+    ReadOnlyError,
+)
 from volcrypt.geometry import UNIT_BYTES, ByteRange, align_to_units, chunks_of
 from volcrypt.volume.capture import Captures, ChunkKeeper, GenerationKeeper
 from volcrypt.volume.chunk_conditions import ChunkConditions
@@ -99,6 +108,7 @@ class Device:
             changing=self._changing,
         )
         self._closing = False
+        self._fenced: FencedError | None = None
         self._inline_buffer = memoryview(mmap.mmap(-1, INLINE_BYTES))
         self._buffers: list[memoryview] = []
         self._hops_left = 0
@@ -106,9 +116,9 @@ class Device:
     async def read(self, offset: int, size: int) -> memoryview:
         """Plaintext from `offset`, less than `size` bytes at the end of the volume.
 
-        Raises what the volume raises, and MountError when the device is closing.
+        Raises what the volume raises, FencedError, and MountError when the device is closing.
         """
-        self._check_open()
+        self._check_serving()
         assert size <= MAX_REQUEST_BYTES, "internal error: a request beyond the limit"
         offset = min(offset, self.size_bytes)
         size = min(size, self.size_bytes - offset)
@@ -120,6 +130,7 @@ class Device:
         try:
             view = buffer[:size]
             await self._in_thread(offset, self._volume.read_into, view, exclusive=False)
+            self._check_serving()  # plaintext is not handed out behind a fence
             return view
         finally:
             self._buffers.append(buffer)
@@ -129,10 +140,10 @@ class Device:
         """Write plaintext at `offset`; how much was written, less than all at the end of the
         volume.
 
-        Raises OutOfRangeError when it starts at the end or behind it, what the volume raises, and
-        MountError when the device is closing.
+        Raises OutOfRangeError when it starts at the end or behind it, what the volume raises,
+        FencedError, and MountError when the device is closing.
         """
-        self._check_open()
+        self._check_serving()
         if self.read_only:
             raise ReadOnlyError("the volume is mounted read-only")
         room = self.size_bytes - offset
@@ -166,9 +177,22 @@ class Device:
         return size
 
     async def flush(self) -> None:
-        """Make every write that returned before durable; raises what the volume raises."""
-        async with self._sync_lock:
-            await self._run(self._volume.flush)
+        """Make every write that returned before durable; raises what the volume raises, and
+        FencedError."""
+        if self._fenced is not None:
+            raise self._fenced
+        await self._flush()
+
+    def fence(self, error: FencedError) -> None:
+        """Answer every request with `error` from now on, also those that wait."""
+        self._fenced = error
+
+    async def drained(self) -> None:
+        """Wait until the last request that was under way when the fence fell has ended, and wipe
+        the buffers, which hold plaintext."""
+        async with self._ranges.hold(self._everything, exclusive=True):
+            for buffer in (self._inline_buffer, *self._buffers):
+                buffer[:] = bytes(len(buffer))
 
     async def grow(self, size_bytes: int) -> None:
         """Serve more of the data file, which is as long already. Does nothing for a size that is
@@ -192,7 +216,11 @@ class Device:
         async with self._ranges.hold(self._everything, exclusive=True):
             pass
         if not self.read_only:
-            await self.flush()
+            await self._flush()
+
+    async def _flush(self) -> None:
+        async with self._sync_lock:
+            await self._run(self._volume.flush)
 
     def _is_idle(self, offset: int, size: int, *, exclusive: bool) -> bool:
         """Whether nothing keeps these bytes from being served at once."""
@@ -207,10 +235,10 @@ class Device:
         return not exclusive or self._conditions.may_write(chunks_of(extent))
 
     async def _ready_to_write(self, extent: ByteRange) -> None:
-        """See to all that stands against a write to `extent`; raises MountError when closing."""
+        """See to all that stands against a write to `extent`; raises as `_check_serving`."""
         await self.captures.ready_to_write(chunks_of(extent))
         # The end does not wait for those who wait here, and must not be followed by them.
-        self._check_open()
+        self._check_serving()
 
     def _is_cached_where_partial(self, offset: int, size: int) -> bool:
         """Whether the units that a write would have to merge with can be read without waiting."""
@@ -234,6 +262,8 @@ class Device:
             if exclusive:
                 await self._ready_to_write(extent)
             async with self._ranges.hold(align_to_units(extent), exclusive=exclusive):
+                if self._fenced is not None:
+                    raise self._fenced
                 if self._is_permitted(extent, exclusive=exclusive):
                     await self._run(lambda: work(offset, view))
                     return
@@ -245,6 +275,11 @@ class Device:
         if self._buffers:
             return self._buffers.pop()
         return memoryview(mmap.mmap(-1, MAX_REQUEST_BYTES))
+
+    def _check_serving(self) -> None:
+        if self._fenced is not None:
+            raise self._fenced
+        self._check_open()
 
     def _check_open(self) -> None:
         if self._closing:

@@ -26,6 +26,7 @@ from volcrypt.errors import MalformedError, MountError, VolumeError
 from volcrypt.formats.document import MAC_KEY_BYTES
 from volcrypt.names import VolumeId
 from volcrypt.volume.error_report import ErrorReport
+from volcrypt.volume.fence import WatchOrder
 from volcrypt.volume.owner import OwnerLock
 
 DAEMON_MODULE: Final = "volcrypt.daemons.volume"
@@ -41,7 +42,8 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     `volume_directory` holds the owner lock and the clean change map. The live map, the control
     socket and the log lie on tmpfs, in a directory of this user alone. `count_path` is the file
-    that counts what is written under the data key (`volcrypt.volume.write_counter`).
+    that counts what is written under the data key (`volcrypt.volume.write_counter`). With `watch`
+    the volume is fenced when one of the checks is lost.
     """
 
     volume_id: VolumeId
@@ -56,6 +58,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     socket_path: str
     log_path: str
     count_path: str | None = None
+    watch: WatchOrder | None = None
 
     @property
     def label(self) -> str:

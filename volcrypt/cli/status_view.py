@@ -1,0 +1,84 @@
+"""What `status` says of keys: those that volumes are about to lose, or have lost."""
+
+from typing import TYPE_CHECKING
+
+from volcrypt.cli.session import JsonValue
+from volcrypt.cli.text import format_time, iso_time
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from volcrypt.operations.key_states import TroubledKey
+    from volcrypt.operations.status import InUse, Status
+
+
+def key_document(key: "TroubledKey") -> JsonValue:
+    return {
+        "KeyArn": key.key_arn,
+        "KeyState": key.state,
+        "Until": None if key.until is None else iso_time(key.until),
+        "Volumes": key.volumes,
+    }
+
+
+def watch_document(item: "InUse") -> JsonValue:
+    """Members of a volume in use; `KeyWiped` is False while a request that hangs still needs it."""
+    fenced = item.fenced
+    return {
+        "OnKeyLoss": "fence" if any(state.check == "key" for state in item.checks) else "keep",
+        "Fenced": None
+        if fenced is None
+        else {
+            "Reason": fenced.reason,
+            "Time": iso_time(fenced.fenced_at),
+            "KeyWiped": fenced.wiped_at is not None,
+        },
+        "Checks": [
+            {
+                "Check": state.check,
+                "AnsweredAt": None if state.answered_at is None else iso_time(state.answered_at),
+                "UnansweredSince": None
+                if state.unanswered_since is None
+                else iso_time(state.unanswered_since),
+                "Problem": state.problem,
+            }
+            for state in item.checks
+        ],
+    }
+
+
+def key_warnings(found: "Status") -> "Iterator[str]":
+    for item in found.in_use:
+        yield from _watch_warnings(item)
+    for key in found.troubled_keys:
+        yield f"key {key.key_arn.rpartition('/')[2]} {_trouble(key)} {', '.join(key.volumes)}"
+
+
+def _watch_warnings(item: "InUse") -> "Iterator[str]":
+    name = item.name or item.volume_id
+    if item.fenced is not None:
+        verb = "unmount" if item.device is None else "detach"
+        yield (
+            f"{name} is fenced since {format_time(item.fenced.fenced_at)}: {item.fenced.reason}; "
+            f"end it with 'volcrypt {verb} {name}'"
+        )
+        if item.fenced.wiped_at is None:
+            yield f"the data key of {name} is still in memory, for a request that hangs"
+        return
+    for state in item.checks:
+        if state.unanswered_since is not None:
+            yield (
+                f"{name}: {state.check} not checked since {format_time(state.unanswered_since)}: "
+                f"{state.problem}"
+            )
+
+
+def _trouble(key: "TroubledKey") -> str:
+    date = "" if key.until is None else f" on {format_time(key.until)}"
+    return {
+        "Disabled": "is disabled, and is the key of",
+        "PendingDeletion": f"is deleted{date}, and with it",
+        "PendingImport": "has no key material, and is the key of",
+        "Enabled": f"loses its key material{date}, and is the key of",
+        "NotFound": "is not known to this KMS, and is the key of",
+    }.get(key.state, f"is in state {key.state}, and is the key of")

@@ -1,0 +1,53 @@
+"""Fencing: the end of all requests and of the key, while the mount stays.
+
+    1  from now on every request is answered with EIO, also those that wait for a snapshot
+    2  those under way end as they would have; a medium that hangs has `GRACE_SECONDS` for them
+    3  every cipher, the data key and the buffers with plaintext are wiped; what hangs wipes its
+       cipher when it comes back
+    4  the note, which `status` shows, says when the key was gone
+
+The mount stays so that callers get errors instead of an empty directory, and so that unmounting
+goes its usual way: what was written before is flushed, and the change map is kept. Both need no
+key, nor does a snapshot, which moves ciphertext: one that runs goes on, and a new one may begin.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import trio
+
+from volcrypt.daemons.notify import notify
+from volcrypt.volume.device import Device
+from volcrypt.volume.fence import FenceNote
+
+GRACE_SECONDS: Final = 10.0
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Fencing:
+    """Of one volume that is served. `note` is None until it is fenced."""
+
+    def __init__(self, device: Device, *, wipe: Callable[[], None]) -> None:
+        """`wipe` forgets the data key and every cipher that no request uses."""
+        self._device = device
+        self._wipe = wipe
+        self.note: FenceNote | None = None
+
+    async def fence(self, reason: str) -> None:
+        """Returns when the key is gone. Does nothing the second time."""
+        if self.note is not None:
+            return
+        self.note = note = FenceNote(reason=reason, fenced_at=time.time())
+        self._device.fence(note.error())
+        _log.error("%s", note.error())
+        notify(f"STATUS={note.error()}")
+        with trio.move_on_after(GRACE_SECONDS):
+            await self._device.drained()
+        self._wipe()
+        await self._device.drained()
+        self.note = msgspec.structs.replace(note, wiped_at=time.time())
+        _log.error("the data key was wiped")

@@ -1,0 +1,170 @@
+"""What has to stay true while a volume is served, and how it is asked: the checks of a watcher.
+
+The key check asks the KMS for a Decrypt with DryRun: the very request with which the process got
+the data key, by the same principal, without an answer that holds a key. Only what a KMS says about
+*this key and this principal* is a loss:
+
+    AccessDeniedException                  policy, grant, or the key is unknown to that principal
+    DisabledException, NotFoundException   the key is disabled, or gone
+    KMSInvalidStateException               pending deletion or pending import; not a key whose
+                                           custom key store is away, which DescribeKey tells apart
+
+Everything else is no answer: a KMS that is not there, answers 5xx or throttles, a home that is held
+or full, no PIN, credentials that are missing or not known, ciphertext that it does not understand.
+"""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from volcrypt.errors import (
+    AccessDeniedError,
+    ConfigurationError,
+    DryRunSucceededError,
+    InvalidArgumentError,
+    InvalidStateError,
+    KeyDisabledError,
+    KeyNotFoundError,
+    KmsError,
+    VolcryptError,
+)
+from volcrypt.formats.volume_record import VolumeRecord, WrappedDataKey
+from volcrypt.kms.messages.data import DecryptRequest
+from volcrypt.kms.messages.keys import DescribeKeyRequest
+from volcrypt.kms.model import Caller, KeyState
+from volcrypt.operations.home import Home
+from volcrypt.operations.mount_grants import host_principal
+from volcrypt.operations.vault import Kms
+from volcrypt.volume.fence import (
+    CheckOrder,
+    Held,
+    KeyCheckOrder,
+    Lost,
+    Unanswered,
+    WatchAnswer,
+    WatchOrder,
+    check_name,
+)
+
+_LOSSES: Final = (AccessDeniedError, KeyDisabledError, KeyNotFoundError)
+_LOST_STATES: Final = frozenset(
+    {KeyState.DISABLED.value, KeyState.PENDING_DELETION.value, KeyState.PENDING_IMPORT.value}
+)
+_NO_DRY_RUN: Final = "the KMS does not know DryRun, and would hand out the key at every check"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watching:
+    """That a volume is to be fenced when its key is lost: as a client of the home in this profile,
+    asked every `interval_seconds`."""
+
+    profile: str
+    region: str | None
+    interval_seconds: float
+
+
+def watch_order(home: Home, record: VolumeRecord, watching: Watching) -> WatchOrder:
+    """What the process that serves the volume has to have watched.
+
+    Raises InvalidArgumentError for a volume without a KMS key, ConfigurationError where nobody
+    could ask while the volume is served.
+    """
+    wrapped = record.wrapped_key
+    if wrapped is None:
+        raise InvalidArgumentError(
+            f"volume {record.name or record.volume_id} is not encrypted: there is no key to lose"
+        )
+    if wrapped.kms_key_arn is None:
+        raise InvalidArgumentError(
+            f"volume {record.name or record.volume_id} is under a key of your own, which no KMS "
+            "can take away"
+        )
+    if home.access.other_kms is None and not home.opens_unattended:
+        raise ConfigurationError(
+            "a volume that is fenced on key loss needs a KMS that answers without a person, and "
+            "this home would ask for the PIN",
+            hint="run 'volcrypt kms serve' beside it, or give the PIN as pin_file or systemd "
+            "credential",
+        )
+    return WatchOrder(
+        home=str(home.path),
+        profile=watching.profile,
+        region=watching.region,
+        interval_seconds=watching.interval_seconds,
+        checks=[_key_check(home, wrapped, wrapped.kms_key_arn)],
+    )
+
+
+def _key_check(home: Home, wrapped: WrappedDataKey, kms_key_arn: str) -> KeyCheckOrder:
+    host = host_principal(home)
+    return KeyCheckOrder(
+        kms_key_arn=kms_key_arn,
+        ciphertext=wrapped.ciphertext,
+        encryption_context=wrapped.encryption_context,
+        principal=host.arn,
+        account=host.account,
+    )
+
+
+def ask(home: Home, check: CheckOrder) -> WatchAnswer:
+    """The answer to one check. Never fails: what is no answer is one of its own kind."""
+    name = check_name(check)
+    try:
+        reason = _lost_key(home, check)
+    except (VolcryptError, OSError) as error:
+        return Unanswered(check=name, reason=describe(error))
+    return Held(check=name) if reason is None else Lost(check=name, reason=reason)
+
+
+def describe(error: Exception) -> str:
+    """In one line, for `status` and the log."""
+    if isinstance(error, VolcryptError):
+        return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return f"{type(error).__name__}: {getattr(error, 'strerror', None) or 'internal error'}"
+
+
+def _lost_key(home: Home, check: KeyCheckOrder) -> str | None:
+    """Why the KMS does not let go of the key any more; None when it does."""
+    caller = Caller(arn=check.principal, account=check.account, via_service=True)
+    kms = _kms_of(home, check.account)
+    request = DecryptRequest(
+        key_id=check.kms_key_arn,
+        ciphertext_blob=check.ciphertext,
+        encryption_context=check.encryption_context,
+        dry_run=True,
+    )
+    try:
+        response = kms.perform(caller, request)
+    except DryRunSucceededError:
+        return None
+    except _LOSSES as error:
+        return _reason(check, error)
+    except InvalidStateError as error:
+        if not _is_lost_by_state(kms, caller, check, error):
+            raise
+        return _reason(check, error)
+    response.plaintext[:] = bytes(len(response.plaintext))
+    raise ConfigurationError(_NO_DRY_RUN)
+
+
+def _kms_of(home: Home, account: str) -> Kms:
+    """Not by the profile's principal: whether that may still do something is not the question."""
+    if home.access.other_kms is not None:
+        return home.kms
+    return home.vault.scope(account, home.key_region)
+
+
+def _is_lost_by_state(
+    kms: Kms, caller: Caller, check: KeyCheckOrder, error: InvalidStateError
+) -> bool:
+    """A key may also be unavailable, because its custom key store is away; that will pass."""
+    with suppress(VolcryptError):
+        found = kms.perform(caller, DescribeKeyRequest(key_id=check.kms_key_arn))
+        return found.key_metadata.key_state in _LOST_STATES
+    return " pending " in str(error)  # as AWS and we write it; who may not describe has no more
+
+
+def _reason(check: KeyCheckOrder, error: KmsError) -> str:
+    text = describe(error)
+    key = check.kms_key_arn.rpartition("/")[2]
+    return f"{text} ({error.code})" if key in text else f"{text} ({error.code} for key {key})"
