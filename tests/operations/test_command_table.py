@@ -168,7 +168,11 @@ def test_mounts(observed: Observed) -> None:
     assert unmounted == [("RetireGrant", "host by volumes", None)]
     fenceable = observed.run("mount", "data", point, "--on-key-loss", "fence")
     # The checks that follow the first one are every 20 s.
-    assert fenceable == [*mounted, ("Decrypt", "host by volumes", "vol")]
+    assert fenceable == [
+        *mounted,
+        ("DescribeKey", "host by volumes", None),
+        ("Decrypt", "host", "vol"),
+    ]
     observed.command.run("unmount", "data")
     assert observed.run("mount", "plain", point) == []
     assert observed.run("unmount", "plain") == []

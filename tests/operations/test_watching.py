@@ -37,7 +37,7 @@ from volcrypt.operations.mount_grants import serving_key
 from volcrypt.operations.records import load_record
 from volcrypt.operations.vault import Access, call
 from volcrypt.operations.volumes import create_volume
-from volcrypt.operations.watching import Watching, ask, watch_order
+from volcrypt.operations.watching import KeyCheck, Watching, make_check, watch_order
 from volcrypt.settings import runtime_root
 from volcrypt.volume.fence import Held, KeyCheckOrder, Lost, Unanswered
 
@@ -61,11 +61,12 @@ def make_volume(home: Home, key: str) -> VolumeRecord:
 
 
 @contextmanager
-def watched(home: Home, record: VolumeRecord) -> Iterator[KeyCheckOrder]:
+def watched(home: Home, record: VolumeRecord) -> Iterator[KeyCheck]:
     """The check of a volume whose key was given out, with a grant, as for a mount."""
     with serving_key(home, record):
-        [check] = watch_order(home, record, WATCHING).checks
-        assert ask(home, check) == Held(check="key")
+        [order] = watch_order(home, record, WATCHING).checks
+        check = KeyCheck(order)
+        assert check.ask(home) == Held(check="key")
         yield check
 
 
@@ -104,7 +105,7 @@ def test_definite_refusals(
     key = perform(home, "CreateKey")["KeyMetadata"]["KeyId"]
     with watched(home, make_volume(home, key)) as check:
         refuse(home, key)
-        answer = ask(home, check)
+        answer = check.ask(home)
     assert isinstance(answer, Lost)
     assert key in answer.reason
     assert code in answer.reason
@@ -139,18 +140,26 @@ def test_imported_material_that_is_gone(home: Home, ends_by: str) -> None:
                 perform(home, "DeleteImportedKeyMaterial", KeyId=key)
             else:
                 now += 3601
-            answer = ask(home, check)
+            answer = check.ask(home)
     assert isinstance(answer, Lost)
     assert "is pending import" in answer.reason
+
+
+def test_the_grant_counts_also_where_everybody_may_use_the_key(home: Home) -> None:
+    """The default key: its policy lets the whole account in through the volume service."""
+    with watched(home, make_volume(home, "alias/volcrypt/ebs")) as check:
+        key = perform(home, "DescribeKey", KeyId="alias/volcrypt/ebs")["KeyMetadata"]["Arn"]
+        revoke(home, key)
+        assert isinstance(check.ask(home), Lost)
 
 
 def test_a_key_that_is_usable_again_is_not_lost(home: Home) -> None:
     key = perform(home, "CreateKey")["KeyMetadata"]["KeyId"]
     with watched(home, make_volume(home, key)) as check:
         disable(home, key)
-        assert isinstance(ask(home, check), Lost)
+        assert isinstance(check.ask(home), Lost)
         perform(home, "EnableKey", KeyId=key)
-        assert ask(home, check) == Held(check="key")
+        assert check.ask(home) == Held(check="key")
 
 
 # ---------------------------------------------------------------- every answer there is
@@ -182,7 +191,7 @@ def _described(state: str) -> Any:
 def ask_scripted(home: Home, kms: Any) -> Any:
     access = Access(other_kms=lambda: kms, kms_name="other")
     with Home(home.path, runtime_root(), access=access) as other:
-        return ask(other, CHECK)
+        return make_check(CHECK).ask(other)
 
 
 LOSSES = {"AccessDeniedError", "PrincipalAccessDeniedError", "KeyDisabledError", "KeyNotFoundError"}
@@ -292,7 +301,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Endpoi
 def test_another_kms_on_the_wire(home: Home, endpoint: Endpoint) -> None:
     def answer() -> Any:
         with open_home_unattended(home.path, profile="cloud", region=None) as opened:
-            return ask(opened, CHECK)
+            return make_check(CHECK).ask(opened)
 
     (home.path / "config.toml").write_text(
         f"[profiles.cloud]\nkms = '{endpoint.url}'\nregion = 'us-east-1'\n"
@@ -348,4 +357,4 @@ def test_a_home_that_cannot_be_opened_is_no_answer(home: Home) -> None:
     [check] = watch_order(home, make_volume(home, "alias/volcrypt/ebs"), WATCHING).checks
     (home.path / "kms" / "catalog.sqlite3").rename(home.path / "away")
     with open_home_unattended(home.path, profile="default", region=None) as opened:
-        assert isinstance(ask(opened, check), Unanswered)
+        assert isinstance(make_check(check).ask(opened), Unanswered)

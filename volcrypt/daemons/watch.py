@@ -15,7 +15,7 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +28,7 @@ from volcrypt.confinement import (
     lock_memory,
 )
 from volcrypt.errors import VolcryptError
-from volcrypt.operations.watching import ask, describe
+from volcrypt.operations.watching import Check, describe, make_check
 from volcrypt.volume.fence import (
     Unanswered,
     WatchAnswer,
@@ -41,25 +41,26 @@ from volcrypt.volume.fence import (
 MAX_ORDER_BYTES: Final = 64 * 1024
 
 
-def answers(order: WatchOrder) -> Iterator[WatchAnswer]:
+def answers(order: WatchOrder, checks: Sequence[Check]) -> Iterator[WatchAnswer]:
     """One round: the answer to each check of the order. Never fails."""
     try:
         with open_home_unattended(
             Path(order.home), profile=order.profile, region=order.region
         ) as home:
-            for check in order.checks:
-                yield ask(home, check)
+            for check in checks:
+                yield check.ask(home)
     except (VolcryptError, OSError) as error:
-        for check in order.checks:
-            yield Unanswered(check=check_name(check), reason=describe(error))
+        for each in order.checks:
+            yield Unanswered(check=check_name(each), reason=describe(error))
 
 
 def watch(channel: socket.socket) -> None:
     """Ask and tell, until nobody listens any more."""
     with channel.makefile("rb") as file:
         order = decode_order(file.readline(MAX_ORDER_BYTES))
+    checks = [make_check(each) for each in order.checks]
     while True:
-        for answer in answers(order):
+        for answer in answers(order, checks):
             channel.sendall(encode(answer))
         # Nothing is ever said on it again: what makes it readable is its end.
         if select.select([channel], [], [], order.interval_seconds)[0]:

@@ -15,7 +15,7 @@ or full, no PIN, credentials that are missing or not known, ciphertext that it d
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from volcrypt.errors import (
     AccessDeniedError,
@@ -30,8 +30,8 @@ from volcrypt.errors import (
 )
 from volcrypt.formats.volume_record import VolumeRecord, WrappedDataKey
 from volcrypt.kms.messages.data import DecryptRequest
-from volcrypt.kms.messages.keys import DescribeKeyRequest
-from volcrypt.kms.model import Caller, KeyState
+from volcrypt.kms.messages.keys import DescribeKeyRequest, KeyMetadata
+from volcrypt.kms.model import Caller, KeyManager, KeyState
 from volcrypt.operations.home import Home
 from volcrypt.operations.mount_grants import host_principal
 from volcrypt.operations.vault import Kms
@@ -106,14 +106,87 @@ def _key_check(home: Home, wrapped: WrappedDataKey, kms_key_arn: str) -> KeyChec
     )
 
 
-def ask(home: Home, check: CheckOrder) -> WatchAnswer:
-    """The answer to one check. Never fails: what is no answer is one of its own kind."""
-    name = check_name(check)
-    try:
-        reason = _lost_key(home, check)
-    except (VolcryptError, OSError) as error:
-        return Unanswered(check=name, reason=describe(error))
-    return Held(check=name) if reason is None else Lost(check=name, reason=reason)
+class Check(Protocol):
+    """One check, for as long as a watcher lives."""
+
+    def ask(self, home: Home) -> WatchAnswer:
+        """Never fails: what is no answer is one of its own kind."""
+        ...
+
+
+def make_check(order: CheckOrder) -> Check:
+    return KeyCheck(order)
+
+
+class KeyCheck:
+    """Whether the KMS still lets the principal of the order have the key.
+
+    Everybody in the account may use a service-managed key through the volume service, so there the
+    grant is what counts: it is asked for without the service, and that it is such a key is found
+    out once.
+    """
+
+    def __init__(self, order: KeyCheckOrder) -> None:
+        self._order = order
+        self._via_service: bool | None = None
+
+    def ask(self, home: Home) -> WatchAnswer:
+        name = check_name(self._order)
+        try:
+            reason = self._lost(home)
+        except (VolcryptError, OSError) as error:
+            return Unanswered(check=name, reason=describe(error))
+        return Held(check=name) if reason is None else Lost(check=name, reason=reason)
+
+    def _lost(self, home: Home) -> str | None:
+        """Why the KMS does not let go of the key any more; None when it does."""
+        order = self._order
+        kms = _kms_of(home, order.account)
+        if self._via_service is None:
+            self._via_service = home.access.other_kms is not None or not self._is_managed(kms)
+        request = DecryptRequest(
+            key_id=order.kms_key_arn,
+            ciphertext_blob=order.ciphertext,
+            encryption_context=order.encryption_context,
+            dry_run=True,
+        )
+        try:
+            response = kms.perform(self._caller(via_service=self._via_service), request)
+        except DryRunSucceededError:
+            return None
+        except _LOSSES as error:
+            return self._reason(error)
+        except InvalidStateError as error:
+            if not self._is_lost_by_state(kms, error):
+                raise
+            return self._reason(error)
+        response.plaintext[:] = bytes(len(response.plaintext))
+        raise ConfigurationError(_NO_DRY_RUN)
+
+    def _is_managed(self, kms: Kms) -> bool:
+        try:
+            return self._described(kms).key_manager == KeyManager.AWS.value
+        except AccessDeniedError:
+            return False  # no grant, or a denial: that is what is asked about next
+
+    def _is_lost_by_state(self, kms: Kms, error: InvalidStateError) -> bool:
+        """A key may also be unavailable, because its custom key store is away; that passes."""
+        with suppress(VolcryptError):
+            return self._described(kms).key_state in _LOST_STATES
+        return " pending " in str(error)  # as AWS and we write it; who may not describe has no more
+
+    def _described(self, kms: Kms) -> KeyMetadata:
+        request = DescribeKeyRequest(key_id=self._order.kms_key_arn)
+        return kms.perform(self._caller(via_service=True), request).key_metadata
+
+    def _caller(self, *, via_service: bool) -> Caller:
+        order = self._order
+        return Caller(arn=order.principal, account=order.account, via_service=via_service)
+
+    def _reason(self, error: KmsError) -> str:
+        text = describe(error)
+        key = self._order.kms_key_arn.rpartition("/")[2]
+        return f"{text} ({error.code})" if key in text else f"{text} ({error.code} for key {key})"
 
 
 def describe(error: Exception) -> str:
@@ -123,48 +196,8 @@ def describe(error: Exception) -> str:
     return f"{type(error).__name__}: {getattr(error, 'strerror', None) or 'internal error'}"
 
 
-def _lost_key(home: Home, check: KeyCheckOrder) -> str | None:
-    """Why the KMS does not let go of the key any more; None when it does."""
-    caller = Caller(arn=check.principal, account=check.account, via_service=True)
-    kms = _kms_of(home, check.account)
-    request = DecryptRequest(
-        key_id=check.kms_key_arn,
-        ciphertext_blob=check.ciphertext,
-        encryption_context=check.encryption_context,
-        dry_run=True,
-    )
-    try:
-        response = kms.perform(caller, request)
-    except DryRunSucceededError:
-        return None
-    except _LOSSES as error:
-        return _reason(check, error)
-    except InvalidStateError as error:
-        if not _is_lost_by_state(kms, caller, check, error):
-            raise
-        return _reason(check, error)
-    response.plaintext[:] = bytes(len(response.plaintext))
-    raise ConfigurationError(_NO_DRY_RUN)
-
-
 def _kms_of(home: Home, account: str) -> Kms:
     """Not by the profile's principal: whether that may still do something is not the question."""
     if home.access.other_kms is not None:
         return home.kms
     return home.vault.scope(account, home.key_region)
-
-
-def _is_lost_by_state(
-    kms: Kms, caller: Caller, check: KeyCheckOrder, error: InvalidStateError
-) -> bool:
-    """A key may also be unavailable, because its custom key store is away; that will pass."""
-    with suppress(VolcryptError):
-        found = kms.perform(caller, DescribeKeyRequest(key_id=check.kms_key_arn))
-        return found.key_metadata.key_state in _LOST_STATES
-    return " pending " in str(error)  # as AWS and we write it; who may not describe has no more
-
-
-def _reason(check: KeyCheckOrder, error: KmsError) -> str:
-    text = describe(error)
-    key = check.kms_key_arn.rpartition("/")[2]
-    return f"{text} ({error.code})" if key in text else f"{text} ({error.code} for key {key})"

@@ -1,0 +1,154 @@
+"""Looking for a data key: in the memory of processes, and in files.
+
+A process holds a key not only as its 64 bytes: AES works with a *schedule* of 15 round keys for
+each half, of which the first two are the half itself, and for decryption with another one. Two
+neighbours give away the half, since the expansion can be undone, so each 16-byte round key counts.
+Text counts as well: base64, as JSON carries keys, and hexadecimal.
+"""
+
+import os
+import re
+from base64 import b64encode
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+_SBOX_POLYNOMIAL = 0x11B
+_PIECE_BYTES = 16 * 2**20
+
+
+def _multiply(a: int, b: int) -> int:
+    """In GF(2**8), as AES has it."""
+    product = 0
+    while b:
+        if b & 1:
+            product ^= a
+        a <<= 1
+        if a & 0x100:
+            a ^= _SBOX_POLYNOMIAL
+        b >>= 1
+    return product
+
+
+def _substitution() -> bytes:
+    box = bytearray(256)
+    for value in range(256):
+        inverse = next((x for x in range(256) if _multiply(value, x) == 1), 0)
+        bits = 0
+        for shift in range(5):
+            bits ^= (inverse << shift | inverse >> (8 - shift)) & 0xFF
+        box[value] = bits ^ 0x63
+    return bytes(box)
+
+
+_SBOX = _substitution()
+
+
+def schedule(half: bytes) -> list[bytes]:
+    """The 15 round keys of AES-256 encryption (FIPS 197, 5.2)."""
+    words = [half[i : i + 4] for i in range(0, 32, 4)]
+    constant = 1
+    for index in range(8, 60):
+        word = words[-1]
+        if index % 8 == 0:
+            word = bytes(_SBOX[b] for b in (*word[1:], word[0]))
+            word = bytes([word[0] ^ constant]) + word[1:]
+            constant = _multiply(constant, 2)
+        elif index % 8 == 4:
+            word = bytes(_SBOX[b] for b in word)
+        words.append(bytes(a ^ b for a, b in zip(words[index - 8], word, strict=True)))
+    return [b"".join(words[i : i + 4]) for i in range(0, 60, 4)]
+
+
+def decryption_schedule(half: bytes) -> list[bytes]:
+    """Those of the equivalent inverse cipher (FIPS 197, 5.3.5), which processors work with."""
+    first, *inner, last = schedule(half)
+    return [first, *map(_inverse_mix, inner), last]
+
+
+def _inverse_mix(key: bytes) -> bytes:
+    mixed = bytearray()
+    for column in range(0, 16, 4):
+        for row in range(4):
+            value = 0
+            for index, factor in enumerate((14, 11, 13, 9)):
+                value ^= _multiply(key[column + (row + index) % 4], factor)
+            mixed.append(value)
+    return bytes(mixed)
+
+
+def traces(key: bytes) -> dict[str, bytes]:
+    """What tells that 64 bytes of a data key are, or were, at a place; by what it is called."""
+    assert len(key) == 64
+    text = b64encode(key)
+    found = {"base64": text[:24], "base64 end": text[-26:-2], "hex": key[:16].hex().encode()}
+    for name, half in (("data", key[:32]), ("tweak", key[32:])):
+        kinds = (("", schedule(half)), (" decrypting", decryption_schedule(half)))
+        for kind, round_keys in kinds:
+            found |= {f"{name}{kind} {i}": value for i, value in enumerate(round_keys)}
+    return found
+
+
+def found_in_process(pid: int, wanted: Mapping[str, bytes]) -> set[str]:
+    """Which traces are in the memory of a process, however it protects itself; for root."""
+    found: set[str] = set()
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        for start, end in _mappings(pid):
+            found |= _found(_pieces(memory.fileno(), start, end), wanted)
+    return found
+
+
+def mapping_flags(pid: int, needle: bytes) -> set[str]:
+    """The flags that all mappings with the bytes have (VmFlags in /proc/PID/smaps; `lo`: locked)."""
+    blocks = re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", Path(f"/proc/{pid}/smaps").read_text())
+    flags: list[set[str]] = []
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        for block in filter(None, blocks):
+            start, end = (int(text, 16) for text in block.split(" ", 1)[0].split("-"))
+            if _found(_pieces(memory.fileno(), start, end), {"it": needle}):
+                flags.append(set(block.partition("VmFlags:")[2].split()))
+    return set.intersection(*flags) if flags else set()
+
+
+def found_in_files(roots: Iterable[Path], wanted: Mapping[str, bytes]) -> dict[Path, set[str]]:
+    """Which traces are in the files below some directories, also in what is deleted while open."""
+    found: dict[Path, set[str]] = {}
+    for root in roots:
+        for path in root.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                with path.open("rb", buffering=0) as file:
+                    size = os.fstat(file.fileno()).st_size
+                    traces_there = _found(_pieces(file.fileno(), 0, size), wanted)
+                if traces_there:
+                    found[path] = traces_there
+    return found
+
+
+def _mappings(pid: int) -> Iterator[tuple[int, int]]:
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        extent, permissions, *_ = line.split(" ")
+        if permissions.startswith("r") and "[v" not in line:  # vvar, vsyscall: the kernel's
+            start, end = (int(text, 16) for text in extent.split("-"))
+            yield start, end
+
+
+def _pieces(descriptor: int, start: int, end: int) -> Iterator[bytes]:
+    """Pieces that overlap by more than a trace is long."""
+    offset = start
+    while offset < end:
+        try:
+            piece = os.pread(descriptor, min(_PIECE_BYTES, end - offset), offset)
+        except OSError:  # a mapping of a file that is shorter
+            return
+        if not piece:
+            return
+        yield piece
+        offset += len(piece)
+        if offset < end:
+            offset -= 64
+
+
+def _found(pieces: Iterator[bytes], wanted: Mapping[str, bytes]) -> set[str]:
+    found: set[str] = set()
+    for piece in pieces:
+        found |= {name for name, needle in wanted.items() if needle in piece}
+    return found
