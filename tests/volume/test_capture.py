@@ -178,6 +178,19 @@ class TestPointInTime:
         assert found is not None
         assert {2, 5} <= found
 
+    async def test_a_write_that_only_waits_its_turn_comes_after_it(self, bench: Bench) -> None:
+        captures = bench.device.captures
+        bench.data.gate.clear()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write, bench, 2, b"w" * CHUNK_BYTES)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(write, bench, 2, b"later")
+            await trio.testing.wait_all_tasks_blocked()
+            await captures.begin()
+            bench.data.gate.set()
+        assert await bench.read(2 * CHUNK_BYTES, 6) == b"laterw"
+        assert bench.captured_chunk(2) == b"w" * CHUNK_BYTES
+
     @pytest.mark.parametrize("size", [UNIT_BYTES, 100, INLINE_BYTES * 2])
     async def test_writers_that_never_stop(self, bench: Bench, size: int) -> None:
         """Writers number their writes in one sequence: there is a k with all of the writes up to k
