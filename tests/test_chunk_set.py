@@ -29,7 +29,8 @@ def test_a_set_is_what_was_put_in(choice: tuple[int, set[int]]) -> None:
     chunks = ChunkSet(count, members)
     assert list(chunks) == sorted(members)
     assert len(chunks) == len(members)
-    assert all((index in chunks) == (index in members) for index in range(count))
+    near = {index + step for index in members | {0} for step in range(-9, 10)} & set(range(count))
+    assert all((index in chunks) == (index in members) for index in near)
 
 
 @given(chosen())
@@ -56,6 +57,13 @@ def test_groups_are_those_with_members(choice: tuple[int, set[int]], width: int)
     count, members = choice
     expected = sorted({index // width for index in members})
     assert list(ChunkSet(count, members).groups(width)) == expected
+
+
+@given(chosen(), st.integers(0, 65_700))
+def test_a_set_is_read_from_any_place_on(choice: tuple[int, set[int]], start: int) -> None:
+    count, members = choice
+    expected = sorted(index for index in members if index >= start)
+    assert list(ChunkSet(count, members).starting_at(start)) == expected
 
 
 @given(chosen(), st.integers(0, 65_700))

@@ -75,8 +75,14 @@ class ChunkSet:
 
     def __iter__(self) -> Iterator[int]:
         """Ascending."""
+        return self.starting_at(0)
+
+    def starting_at(self, start: int) -> Iterator[int]:
+        """The members from `start` on, ascending."""
         for first, flags in self._blocks():
-            yield from (np.flatnonzero(flags) + first).tolist()
+            if first + len(flags) > start:
+                flags[: max(0, start - first)] = 0
+                yield from (np.flatnonzero(flags) + first).tolist()
 
     def gaps(self) -> Iterator[range]:
         """The runs of chunks that are not members, ascending."""

@@ -117,9 +117,13 @@ def addressed(location: Path | tuple[S3Server, str]) -> Path | tuple[S3Server, s
     return server, location[1]
 
 
-def test_replace_takes_the_place_of_an_object_or_of_none(objects: ObjectStore) -> None:
-    objects.replace("pins/a", b"one")
-    objects.replace("pins/a", b"two")
+@pytest.mark.parametrize("batched", [False, True])
+def test_replace_takes_the_place_of_an_object_or_of_none(
+    objects: ObjectStore, *, batched: bool
+) -> None:
+    objects.replace("pins/a", b"one", batched=batched)
+    objects.replace("pins/a", b"two", batched=batched)
+    objects.sync()
     assert objects.get("pins/a") == b"two"
 
 

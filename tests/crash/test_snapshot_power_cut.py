@@ -20,10 +20,11 @@ from volcrypt.formats.copy_cursor import CopyCursor
 from volcrypt.formats.document import MacSeal
 from volcrypt.formats.manifest import Manifest
 from volcrypt.geometry import CHUNK_BYTES
+from volcrypt.snapshot.copying import copy_chunks
 from volcrypt.snapshot.cursor import CursorFile
 from volcrypt.snapshot.draft import StoredTable
 from volcrypt.snapshot.local import LocalObjects
-from volcrypt.snapshot.transfer import chunk_table, copy_chunks
+from volcrypt.snapshot.transfer import chunk_table
 from volcrypt.snapshot.verify import verify
 
 SIZE = 1100 * CHUNK_BYTES

@@ -22,7 +22,8 @@ class MemoryObjects:
         self.calls: list[tuple[str, str]] = []
         self.writes_until_failure: int | None = None
         """Puts, replaces and deletes that still succeed; None: all of them."""
-        self._unsynced: set[str] = set()
+        self._unsynced: dict[str, bytes | None] = {}
+        """What was there before."""
         self._lock = threading.RLock()
 
     def count(self, method: str, prefix: str = "") -> int:
@@ -30,9 +31,11 @@ class MemoryObjects:
         return sum(1 for call, name in self.calls if call == method and name.startswith(prefix))
 
     def crash(self) -> None:
-        """A power cut: batched objects since the last sync are gone."""
-        for name in self._unsynced:
+        """A power cut: batched objects since the last sync are gone, or as they were before."""
+        for name, before in self._unsynced.items():
             self.objects.pop(name, None)
+            if before is not None:
+                self.objects[name] = before
         self._unsynced.clear()
 
     def put_if_absent(self, name: str, data: Buffer, *, batched: bool = False) -> bool:
@@ -43,15 +46,17 @@ class MemoryObjects:
             self._may_fail()
             self.objects[name] = bytes(data)
             if batched:
-                self._unsynced.add(name)
+                self._unsynced[name] = None
             return True
 
-    def replace(self, name: str, data: Buffer) -> None:
+    def replace(self, name: str, data: Buffer, *, batched: bool = False) -> None:
         with self._lock:
             self.calls.append(("replace", name))
             self._may_fail()
+            before = self._unsynced.pop(name, self.objects.get(name))
             self.objects[name] = bytes(data)
-            self._unsynced.discard(name)
+            if batched:
+                self._unsynced[name] = before
 
     def get(self, name: str) -> bytes:
         with self._lock:

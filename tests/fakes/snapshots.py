@@ -24,6 +24,7 @@ from volcrypt.names import (
     make_volume_id,
 )
 from volcrypt.snapshot import log
+from volcrypt.snapshot.copying import copy_chunks
 from volcrypt.snapshot.draft import SnapshotDraft, StoredTable
 from volcrypt.snapshot.objects import ObjectStore
 from volcrypt.snapshot.pin import Pin
@@ -32,7 +33,6 @@ from volcrypt.snapshot.signer import LogHead, Signer
 from volcrypt.snapshot.store import SnapshotStore
 from volcrypt.snapshot.transfer import (
     chunk_table,
-    copy_chunks,
     find_parent,
     restore_chunks,
     store_chunks,
@@ -218,7 +218,9 @@ class Host:
             lambda _: None,
             data_chunks=manifest.data_chunks,
         )
-        origin = Origin(store_id=source.store_id, snapshot_id=manifest.snapshot_id)
+        origin = Origin(
+            store_id=source.store_id, snapshot_id=manifest.snapshot_id, root=manifest.root
+        )
         return self.commit(self.draft(number, manifest.size_bytes, stored, origin=origin), pin)
 
 

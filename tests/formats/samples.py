@@ -94,7 +94,7 @@ MANIFEST = Manifest(
     consistency=Consistency.CRASH,
     captured_at=NOW,
     completed_at=NOW + 7,
-    origin=Origin(store_id=STORE_ID, snapshot_id=snapshot_id(9)),
+    origin=Origin(store_id=STORE_ID, snapshot_id=snapshot_id(9), root=ROOT),
     written_bytes=3 * CHUNK_BYTES,
 )
 TOMBSTONE = Tombstone(
@@ -133,6 +133,7 @@ CURSOR = CopyCursor(
     data_chunks=2,
     stored_chunks=1,
     stored_bytes=CHUNK_BYTES,
+    base=PARENT,
 )
 PLACE = StorePlace(
     store_id=STORE_ID,

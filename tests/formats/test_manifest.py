@@ -104,8 +104,8 @@ def test_contradictions_in_a_pin_are_refused(members: dict[str, Any]) -> None:
         {"root": b""},
         {"source_root": b""},
         {"next_chunk": -1},
-        {"next_chunk": 1},
         {"stored_chunks": 3},
+        {"base": SnapshotPoint(snapshot_id=CURSOR.source_snapshot_id, root=b"")},
     ],
 )
 def test_contradictions_in_a_cursor_are_refused(members: dict[str, Any]) -> None:

@@ -127,6 +127,12 @@ def test_snapshots(observed: Observed) -> None:
         ("Decrypt", BY_VOLUMES, "vol"),
         ("Decrypt", BY_VOLUMES, "snap"),
     ]
+    assert observed.run("snapshot", "copy", "second", "--name", "more", "--kms-key-id", key) == [
+        ("DescribeKey", BY_VOLUMES, None),
+        ("ReEncrypt", BY_VOLUMES, "snap to snap"),
+        ("Decrypt", BY_VOLUMES, "vol"),
+        ("Decrypt", BY_VOLUMES, "snap"),
+    ]
     assert observed.run("snapshot", "delete", "second") == []
 
 

@@ -17,10 +17,10 @@ from volcrypt.names import make_data_key_id, make_volume_id
 from volcrypt.snapshot.plan import (
     MAX_BATCH_CHUNKS,
     LiveDigests,
-    batch_chunks,
     is_parent,
     mark_grown,
     plan_store,
+    unsaved_chunks,
 )
 
 OURS: dict[str, Any] = {
@@ -101,10 +101,10 @@ def test_any_doubt_means_that_all_candidates_are_read(
 
 
 @given(st.integers(0, 2**27))
-def test_a_batch_is_less_than_two_percent_and_bounded(data_chunks: int) -> None:
-    batch = batch_chunks(data_chunks)
-    assert 1 <= batch <= MAX_BATCH_CHUNKS
-    assert batch == 1 or batch <= 0.02 * data_chunks
+def test_what_a_kill_costs_a_copy_is_two_percent_and_bounded(total: int) -> None:
+    unsaved = unsaved_chunks(total)
+    assert 1 <= unsaved <= MAX_BATCH_CHUNKS
+    assert unsaved == 1 or unsaved <= 0.02 * total
 
 
 @given(

@@ -112,7 +112,7 @@ async def test_a_slow_snapshot_keeps_its_pin_alive(autojump_clock: MockClock) ->
 class ReadOnlyPins(MemoryObjects):
     """Takes new objects, and replaces none."""
 
-    def replace(self, name: str, data: Buffer) -> None:
+    def replace(self, name: str, data: Buffer, *, batched: bool = False) -> None:
         raise ObjectStoreError(f"{name} cannot be replaced")
 
 

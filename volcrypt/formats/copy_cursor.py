@@ -7,7 +7,7 @@ new key. Written after all that it covers is durable. Example of its body:
     {"source_store_id":"store-...","source_snapshot_id":"snap-...","source_root":"(base64)",
      "target_store_id":"store-...","target_snapshot_id":"snap-...","wrapped_key":{...},
      "next_chunk":4711,"root":"(base64)","data_chunks":4000,"stored_chunks":3990,
-     "stored_bytes":2091909120}
+     "stored_bytes":2091909120,"base":{"snapshot_id":"snap-...","root":"(base64)"}}
 """
 
 from typing import Final
@@ -17,6 +17,7 @@ import msgspec
 from volcrypt.crypto.digest import DIGEST_BYTES
 from volcrypt.errors import MalformedError
 from volcrypt.formats.document import Sealer, Verifier, decode_document, encode_document
+from volcrypt.formats.manifest import SnapshotPoint
 from volcrypt.formats.volume_record import WrappedDataKey
 from volcrypt.names import SnapshotId, StoreId
 
@@ -27,8 +28,10 @@ VERSION: Final = 1
 class CopyCursor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Body of version 1: every chunk below `next_chunk` is in the target store, under `root`.
 
-    `root` is a table of the target's size that holds what is done and holes for the rest; the
-    counts are those that the manifest will have, so far. `wrapped_key` is the data key of the
+    `root` is a table of the target's size that holds what is done, and for the rest what `base`
+    has, or holes; some of what comes later may be done too. `base` is the copy of an earlier
+    snapshot, in the target store, that this one continues. The counts are those that the manifest
+    would have now. `wrapped_key` is the data key of the
     target, None for an unencrypted one.
     """
 
@@ -43,6 +46,7 @@ class CopyCursor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     data_chunks: int
     stored_chunks: int
     stored_bytes: int
+    base: SnapshotPoint | None = None
 
 
 def encode_copy_cursor(cursor: CopyCursor, sealer: Sealer) -> bytes:
@@ -56,7 +60,8 @@ def decode_copy_cursor(data: bytes, verifier: Verifier, *, what: str) -> CopyCur
         len(cursor.root) != DIGEST_BYTES
         or len(cursor.source_root) != DIGEST_BYTES
         or not 0 <= cursor.stored_chunks <= cursor.data_chunks
-        or cursor.data_chunks > max(cursor.next_chunk, 0)
+        or cursor.next_chunk < 0
+        or (cursor.base is not None and len(cursor.base.root) != DIGEST_BYTES)
     ):
         raise MalformedError(what, "its values contradict each other")
     return cursor

@@ -12,6 +12,8 @@ log (see `certificate`). Example of its body (one line in the document):
      "wrapped_key":{...},"region":"us-east-1","account":"000000000000",
      "consistency":"crash-consistent","captured_at":1760000000,"completed_at":1760000007,
      "origin":null,"written_bytes":1610612736}
+
+and of a copy "origin":{"store_id":"store-...","snapshot_id":"snap-...","root":"(base64)"}.
 """
 
 from enum import Enum
@@ -46,10 +48,12 @@ class SnapshotPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a copy was made from."""
+    """What a copy was made from. `root` is that of the original: its id alone could be another's;
+    empty where the maker did not say."""
 
     store_id: StoreId
     snapshot_id: SnapshotId
+    root: bytes = b""
 
 
 class Manifest(SignedBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -117,6 +121,7 @@ def decode_manifest(data: bytes, verifier_of: VerifierOf, *, what: str) -> Manif
         or (manifest.data_chunks == 0) != (manifest.root == ZERO_DIGEST)
         or manifest.key_source is not key_source_of(manifest.wrapped_key)
         or (manifest.parent is not None and len(manifest.parent.root) != DIGEST_BYTES)
+        or (manifest.origin is not None and len(manifest.origin.root) not in (0, DIGEST_BYTES))
     ):
         raise MalformedError(what, "its values contradict each other")
     return manifest

@@ -66,6 +66,16 @@ def stored_positions(digests: Buffer) -> list[int]:
     return positions
 
 
+def differing_positions(one: Buffer, other: Buffer) -> list[int]:
+    """Ascending positions at which two lists of as many digests differ."""
+    ours, theirs = (
+        np.frombuffer(memoryview(digests), dtype=np.uint64).reshape(-1, DIGEST_BYTES // 8)
+        for digests in (one, other)
+    )
+    positions: list[int] = np.flatnonzero((ours != theirs).any(axis=1)).tolist()
+    return positions
+
+
 def all_holes(digest_count: int) -> bytearray:
     """The digests of a page or table that holds nothing yet."""
     return bytearray(ZERO_DIGEST * digest_count)

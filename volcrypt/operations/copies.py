@@ -1,4 +1,5 @@
-"""Copies of snapshots: the same chunks again under the same data key, or every chunk re-encrypted.
+"""Copies of snapshots: the same chunks again under the same data key, or re-encrypted: all of them,
+or, where the store has a copy of an earlier snapshot under the same KMS key, what changed since.
 
 A copy that was killed is continued: its cursor, sealed by the KMS, lies in HOME/work under the id
 of the snapshot to be, and its pin in the store keeps what was stored.
@@ -9,16 +10,29 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
+import msgspec
 import trio
 
 from volcrypt.crypto.digest import ZERO_DIGEST
-from volcrypt.errors import InvalidArgumentError, SnapshotNotFoundError, VolcryptError
+from volcrypt.errors import (
+    FormatError,
+    IntegrityError,
+    InvalidArgumentError,
+    SnapshotNotFoundError,
+    VolcryptError,
+)
 from volcrypt.formats.copy_cursor import CopyCursor
 from volcrypt.formats.document import MacSeal
-from volcrypt.formats.manifest import Manifest, Origin
+from volcrypt.formats.manifest import Manifest, Origin, SnapshotPoint
 from volcrypt.formats.volume_record import WrappedDataKey, key_source_of
 from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.names import SnapshotId, make_snapshot_id
+from volcrypt.operations.copy_bases import (
+    changed_since,
+    copy_at,
+    newest_under_key,
+    previous_copy,
+)
 from volcrypt.operations.copy_targets import target_store
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import (
@@ -32,7 +46,7 @@ from volcrypt.operations.keys import (
 from volcrypt.operations.leftovers import is_decided, remove_leftovers
 from volcrypt.operations.progress import ChunkCounter, Progress
 from volcrypt.operations.recryption import data_key_id, recryption
-from volcrypt.operations.snapshot_lookup import check_snapshot_name, load_snapshot, manifests_of
+from volcrypt.operations.snapshot_lookup import check_snapshot_name, load_snapshot
 from volcrypt.operations.snapshots import commit_snapshot, now
 from volcrypt.operations.stores import (
     check_may_sign,
@@ -47,12 +61,14 @@ from volcrypt.operations.workflows import (
     resumable_copies,
 )
 from volcrypt.operations.write_budget import written_bytes
+from volcrypt.snapshot.copying import CopyBase, copy_chunks, grown_table, restarted
 from volcrypt.snapshot.cursor import CursorFile
 from volcrypt.snapshot.draft import SnapshotDraft, StoredTable
 from volcrypt.snapshot.mover import Step
 from volcrypt.snapshot.pin import Pin
 from volcrypt.snapshot.store import SnapshotStore
-from volcrypt.snapshot.transfer import chunk_table, copy_chunks
+from volcrypt.snapshot.table import ChunkTable
+from volcrypt.snapshot.transfer import chunk_table
 
 
 def copy_snapshot(
@@ -87,9 +103,10 @@ def copy_snapshot(
     begun = _begun_copy(home, source, partial(_is_under, choice, arn), target)
     if begun is not None:
         snapshot_id, wrapped = begun.target_snapshot_id, begun.wrapped_key
+        previous = copy_at(target, begun.base)
     else:
         snapshot_id = make_snapshot_id(home.random_id_bytes())
-        wrapped = _copy_key(home, source, choice, arn, snapshot_id)
+        wrapped, previous = _copy_key(home, source, choice, arn, snapshot_id, target)
     return copy_into(
         home,
         source,
@@ -97,6 +114,7 @@ def copy_snapshot(
         snapshot_id=snapshot_id,
         name=name,
         wrapped_key=wrapped,
+        previous=previous,
         progress=progress,
     )
 
@@ -120,12 +138,18 @@ def _copy_key(
     choice: KeyChoice,
     arn: str | None,
     snapshot_id: SnapshotId,
-) -> WrappedDataKey | None:
-    """The data key of the source where it is under the key that is asked for; else a new one."""
+    target: SnapshotStore,
+) -> tuple[WrappedDataKey | None, Manifest | None]:
+    """The data key of the source where it is under the key that is asked for; else that of the
+    previous copy, which is the second of the answer; else a new one."""
     context = snapshot_context(snapshot_id)
     if source.wrapped_key is not None and _is_under(choice, arn, source.wrapped_key):
-        return rebind_key(home, source.wrapped_key, context)
-    return choose_key(home, replace(choice, kms_key=arn), context)
+        return rebind_key(home, source.wrapped_key, context), None
+    if choice.encrypted:
+        previous = previous_copy(home, source, target, partial(_is_under, choice, arn))
+        if previous is not None and previous.wrapped_key is not None:
+            return rebind_key(home, previous.wrapped_key, context), previous
+    return choose_key(home, replace(choice, kms_key=arn), context), None
 
 
 def _is_under(choice: KeyChoice, arn: str | None, wrapped: WrappedDataKey | None) -> bool:
@@ -144,9 +168,10 @@ def copy_into(
     wrapped_key: WrappedDataKey | None,
     progress: Progress,
     target: SnapshotStore | None = None,
+    previous: Manifest | None = None,
 ) -> Manifest:
     """Copy, into the local store when `target` is None, under an id and a key that were chosen
-    before; what is there already is kept."""
+    before; what is there already is kept. `previous`: the copy whose data key it is."""
     store = target or open_local_store(home)
     with suppress(SnapshotNotFoundError):
         return store.manifest(snapshot_id)
@@ -164,25 +189,26 @@ def copy_into(
             signer=home_signer(home),
             clock=now,
         )
-        base = _base(store, source) if step is None and origin is not store else None
-        roots = [source.root] if origin is store else [base.root] if base is not None else []
-        was_held = pin.hold(roots)
+        base = None
+        if step is not None or origin is not store:
+            base = previous or newest_under_key(store, source, data_key_id(wrapped_key))
+        was_held, base_table = _hold(pin, origin, source, base)
         # A sweep may have been faster than the pin.
         origin.manifest(source.snapshot_id)
-        if base is not None and _is_deleted(store, base.snapshot_id):
-            base = None
         if step is None and origin is store:
             stored = StoredTable(
                 root=source.root, data_chunks=source.data_chunks, stored_chunks=0, stored_bytes=0
             )
+            continued = None
         else:
-            stored = _copy_chunks(
+            stored, continued = _copy_chunks(
                 home,
                 origin,
                 pin,
                 source,
                 wrapped_key,
-                base,
+                None if base_table is None else base,
+                base_table,
                 step,
                 resume=was_held,
                 progress=progress,
@@ -195,7 +221,7 @@ def copy_into(
                 name=name,
                 volume_id=source.volume_id,
                 size_bytes=source.size_bytes,
-                parent=None,
+                parent=continued,
                 root=stored.root,
                 data_chunks=stored.data_chunks,
                 stored_chunks=stored.stored_chunks,
@@ -206,8 +232,10 @@ def copy_into(
                 consistency=source.consistency,
                 captured_at=source.captured_at,
                 completed_at=now(),
-                origin=Origin(store_id=origin.store_id, snapshot_id=source.snapshot_id),
-                written_bytes=_written_bytes(home, source, stored, is_recrypted=step is not None),
+                origin=Origin(
+                    store_id=origin.store_id, snapshot_id=source.snapshot_id, root=source.root
+                ),
+                written_bytes=_written_bytes(home, source, stored, previous, step),
             ),
         )
         pin.release()
@@ -215,36 +243,37 @@ def copy_into(
         return manifest
 
 
-def _written_bytes(home: Home, source: Manifest, stored: StoredTable, *, is_recrypted: bool) -> int:
-    """How much is encrypted under the data key of the copy: what the source says, or all of a copy
-    that has a key of its own."""
-    if is_recrypted:
-        return stored.data_chunks * CHUNK_BYTES
-    return max(source.written_bytes, written_bytes(home, source.wrapped_key))
+def _written_bytes(
+    home: Home, source: Manifest, stored: StoredTable, previous: Manifest | None, step: Step | None
+) -> int:
+    """How much is encrypted under the data key of the copy: what the source says; or what the copy
+    that it is shared with says, and what is new; or all of a copy that has a key of its own."""
+    if step is None:
+        return max(source.written_bytes, written_bytes(home, source.wrapped_key))
+    if previous is not None:
+        known = max(previous.written_bytes, written_bytes(home, previous.wrapped_key))
+        return known + stored.stored_bytes
+    return stored.data_chunks * CHUNK_BYTES
 
 
-def _is_deleted(store: SnapshotStore, snapshot_id: SnapshotId) -> bool:
+def _hold(
+    pin: Pin, origin: SnapshotStore, source: Manifest, base: Manifest | None
+) -> tuple[bool, ChunkTable | None]:
+    """Take hold of what the copy stands on; whether it was held before, and the table of its base,
+    as large as the copy will be, when that is still there and sound."""
+    roots = [source.root] if origin is pin.store else []
+    if base is None:
+        return pin.hold(roots), None
+    was_held = pin.hold([base.root], size_bytes=base.size_bytes)
+    table: ChunkTable | None = None
     try:
-        store.manifest(snapshot_id)
-    except SnapshotNotFoundError:
-        return True
-    return False
-
-
-def _base(store: SnapshotStore, source: Manifest) -> Manifest | None:
-    """The newest snapshot there of the same volume under the same data key: most chunks that are to
-    be copied are likely to be its own."""
-    return max(
-        (
-            manifest
-            for manifest in manifests_of(store, source.volume_id)
-            if manifest.size_bytes == source.size_bytes
-            and manifest.digest is store.digest
-            and data_key_id(manifest.wrapped_key) == data_key_id(source.wrapped_key)
-        ),
-        key=lambda manifest: (manifest.captured_at, manifest.completed_at),
-        default=None,
-    )
+        pin.store.manifest(base.snapshot_id)
+        table = grown_table(pin.store, base, source.size_bytes)
+        roots.append(table.root)
+    except (SnapshotNotFoundError, FormatError, IntegrityError):
+        table = None
+    pin.renew(roots, size_bytes=source.size_bytes)
+    return was_held, table
 
 
 def _copy_chunks(
@@ -254,13 +283,19 @@ def _copy_chunks(
     source: Manifest,
     wrapped_key: WrappedDataKey | None,
     base: Manifest | None,
+    base_table: ChunkTable | None,
     step: Step | None,
     *,
     resume: bool,
     progress: Progress,
-) -> StoredTable:
+) -> tuple[StoredTable, SnapshotPoint | None]:
+    """What was put, and the copy that it continues, if it does."""
     file = _cursor_file(home, pin.snapshot_id)
     cursor = file.read() if resume else None
+    changed = None
+    if base is not None and step is not None and (cursor is None or cursor.base == base.point):
+        changed = changed_since(home, source, base)
+    continued = base.point if base is not None and changed is not None else None
     if cursor is None:
         cursor = CopyCursor(
             source_store_id=origin.store_id,
@@ -274,12 +309,21 @@ def _copy_chunks(
             data_chunks=0,
             stored_chunks=0,
             stored_bytes=0,
+            base=continued,
         )
         file.write(cursor)
-    progress.begin(f"copying {source.snapshot_id}", source.data_chunks * CHUNK_BYTES)
+    elif cursor.base != continued:
+        # What it continued is gone, and what was unchanged with it.
+        cursor = msgspec.structs.replace(restarted(cursor), base=continued)
+    total = source.data_chunks if changed is None else len(changed)
+    if changed is None:
+        done = cursor.data_chunks
+    else:
+        done = total - sum(1 for _ in changed.starting_at(cursor.next_chunk))
+    progress.begin(f"copying {source.snapshot_id}", total * CHUNK_BYTES)
 
-    counter = ChunkCounter(progress, done_bytes=cursor.data_chunks * CHUNK_BYTES)
-    return trio.run(
+    counter = ChunkCounter(progress, done_bytes=done * CHUNK_BYTES)
+    stored = trio.run(
         partial(
             copy_chunks,
             chunk_table(origin, source),
@@ -287,11 +331,14 @@ def _copy_chunks(
             cursor,
             file.write,
             data_chunks=source.data_chunks,
-            base=base,
+            base=None
+            if base is None or base_table is None
+            else CopyBase(table=base_table, data_chunks=base.data_chunks, changed=changed),
             step=step,
             progress=counter,
         )
     )
+    return stored, continued
 
 
 def _cursor_file(home: Home, snapshot_id: SnapshotId) -> CursorFile:

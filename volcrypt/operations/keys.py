@@ -18,6 +18,8 @@
         under the same KMS key        ReEncrypt                           source's to snapshot id
         under another                 GenerateDataKeyWithoutPlaintext,    new snapshot id
                                       Decrypt of both                     each its own
+        another, where an earlier     ReEncrypt,                          that copy's to snapshot id
+        copy is continued             Decrypt of both                     each its own
     encrypt                           GenerateDataKeyWithoutPlaintext,    new snapshot id
                                       ReEncrypt,                          that to new volume id
                                       Decrypt of both                     each its own

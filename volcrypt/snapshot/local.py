@@ -115,12 +115,13 @@ class LocalObjects:
                     self._unsynced.append(name)
         return True
 
-    def replace(self, name: str, data: Buffer) -> None:
+    def replace(self, name: str, data: Buffer, *, batched: bool = False) -> None:
         target = self._path_of(name)
         with self._errors_translated(name):
-            self._make_parents(target, durable=True)
-            os.replace(self._stage(data, durable=True), target)
-            sync_directory(Path(target).parent)
+            self._make_parents(target, durable=not batched)
+            os.replace(self._stage(data, durable=not batched), target)
+            if not batched:
+                sync_directory(Path(target).parent)
 
     def get(self, name: str) -> bytes:
         with self._errors_translated(name):

@@ -1,6 +1,6 @@
 """ChunkMover: reads, transforms and puts chunks; a TableWriter makes pages of their digests."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from itertools import islice
 from typing import Protocol
 
@@ -52,16 +52,41 @@ class ChunkMover:
         self._pace = pace
         self._page: int | None = None
         self._known: dict[int, bytes | None] = {}
-        self.next_chunk = 0
+        self._under_way: dict[int, int] = {}
+        """Chunks that were begun and are not recorded, in order, by how many were begun before."""
+        self.begun = 0
+        """How many chunks were begun."""
+        self._following = 0
 
-    async def store(self, indexes: Iterator[int], limit: int) -> bool:
-        """Store up to `limit` chunks more; False when there was none left."""
+    @property
+    def done(self) -> tuple[int, int]:
+        """`(index, count)`: all chunks below this index that were to be stored are recorded, and so
+        many they are."""
+        for index, before in self._under_way.items():
+            return index, before
+        return self._following, self.begun
+
+    async def store(
+        self,
+        indexes: Iterator[int],
+        limit: int | None = None,
+        *,
+        admit: Callable[[], Awaitable[None]] | None = None,
+    ) -> bool:
+        """Store up to `limit` chunks more; False when there was none left. `admit` is awaited
+        before each is begun."""
+
+        async def prepare(index: int) -> None:
+            if admit is not None:
+                await admit()
+            await self._prepare(index)
+
         count = await pump(
             islice(indexes, limit),
             self._store,
             size_bytes=self._source.size_bytes,
             limiter=self._limiter,
-            prepare=self._prepare,
+            prepare=prepare,
         )
         return count > 0
 
@@ -79,7 +104,9 @@ class ChunkMover:
             await in_thread(self._limiter, lambda: self._writer.open_page(page))
             self._page = page
         self._known[index] = self._writer.expect(index)
-        self.next_chunk = index + 1
+        self._under_way[index] = self.begun
+        self.begun += 1
+        self._following = index + 1
 
     async def _store(self, index: int, view: memoryview) -> None:
         known = self._known.pop(index)
@@ -87,10 +114,11 @@ class ChunkMover:
             await self._pace.wait(len(view))
         digest, stored = await in_thread(self._limiter, lambda: self._store_one(index, view, known))
         page = self._writer.record(index, digest, stored)
-        if page is not None:
-            await self._put_page(page)
+        del self._under_way[index]
         if self._progress is not None:
             self._progress(index, len(view))
+        if page is not None:
+            await self._put_page(page)
 
     async def _put_page(self, page: int) -> None:
         digest, repaired = await in_thread(self._limiter, lambda: self._writer.put_page(page))
@@ -100,10 +128,10 @@ class ChunkMover:
         if known is not None and self._unread_digest(index) == known:
             return known, Stored.PRESENT
         self._source.read_chunk(index, view)
+        if is_zero(view):
+            return ZERO_DIGEST, Stored.PRESENT  # a hole stays one under any key
         if self._step is not None:
             self._step(index, view)
-        if is_zero(view):
-            return ZERO_DIGEST, Stored.PRESENT
         store = self._writer.store
         digest = store.digest.digest(view)
         if digest == known:

@@ -37,8 +37,12 @@ class ObjectStore(Protocol):
         """
         ...
 
-    def replace(self, name: str, data: Buffer) -> None:
-        """Store `data` as `name` in place of what is there, if anything; durable on return."""
+    def replace(self, name: str, data: Buffer, *, batched: bool = False) -> None:
+        """Store `data` as `name` in place of what is there, if anything.
+
+        Durable on return, or with `batched` after the next `sync`: a power cut before that may
+        leave the name with what was there, with `data`, or with neither.
+        """
         ...
 
     def get(self, name: str) -> bytes:

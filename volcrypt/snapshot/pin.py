@@ -63,12 +63,20 @@ class Pin:
             raise _being_swept(self.store)
         return was_held
 
-    def renew(self, roots: Sequence[bytes] | None = None, *, size_bytes: int | None = None) -> None:
-        """Say that the snapshot is still being made, and what it stands on now."""
+    def renew(
+        self,
+        roots: Sequence[bytes] | None = None,
+        *,
+        size_bytes: int | None = None,
+        batched: bool = False,
+    ) -> None:
+        """Say that the snapshot is still being made, and what it stands on now; with `batched`
+        durable with the store's next sync."""
         if roots is not None:
             self._roots = list(roots)
             self.size_bytes = size_bytes or self.size_bytes
-        self.store.objects.replace(layout.pin_name(self.snapshot_id), self._encode())
+        name = layout.pin_name(self.snapshot_id)
+        self.store.objects.replace(name, self._encode(), batched=batched)
 
     def release(self) -> None:
         """Give up the hold: the snapshot was committed, or will not be."""

@@ -19,7 +19,6 @@ from volcrypt.names import DataKeyId, VolumeId
 
 MAX_BATCH_CHUNKS: Final = 4096
 """Chunks (2 GiB) between two syncs: bounds what is lost by a kill, and what waits for the disk."""
-_CURSOR_STEPS: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +86,10 @@ def mark_grown(
     changed.add(first)
 
 
-def batch_chunks(data_chunks: int) -> int:
-    """How many chunks a copy stores between two cursors: less than 2 % of them."""
-    return max(1, min(MAX_BATCH_CHUNKS, data_chunks // _CURSOR_STEPS))
+def unsaved_chunks(total: int) -> int:
+    """How many chunks of a copy of so many may be under way or done without a durable cursor that
+    says so: at most 2 %, since so many a kill brings back."""
+    return max(1, min(MAX_BATCH_CHUNKS, total // 50))
 
 
 class LiveDigests:

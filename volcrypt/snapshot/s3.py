@@ -166,7 +166,7 @@ class S3Objects:
                 return True
         raise ObjectStoreError(f"object {name} in {self.location}: others keep writing it")
 
-    def replace(self, name: str, data: Buffer) -> None:
+    def replace(self, name: str, data: Buffer, *, batched: bool = False) -> None:
         with self._errors_translated(name):
             obstore.put(self._store, name, memoryview(data), use_multipart=False)
 

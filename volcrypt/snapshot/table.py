@@ -144,9 +144,10 @@ class TableWriter:
     closed and nothing of it is pending. Objects that `compare` names count as stored: they are
     under a pin.
 
-    `open_page`, `put_page` and `checkpoint` do I/O and may run in worker threads, pages beside each
-    other: `open_page` only adds its page, and `put_page` changes nothing here. All other methods
-    belong to one thread, which is what keeps the counts right.
+    `open_page` and `put_page` do I/O and may run in worker threads, pages beside each other:
+    `open_page` only adds its page, and `put_page` changes nothing here. All other methods belong to
+    one thread, which is what keeps the counts right; `freeze` takes a moment, and what it answers
+    is stored elsewhere.
     """
 
     store: SnapshotStore
@@ -213,7 +214,8 @@ class TableWriter:
 
     def put_page(self, number: int) -> tuple[bytes, list[str]]:
         """Store a page that is closed; the answer goes to `page_put`."""
-        return self._put_digests(self._pages[number])
+        page = self._pages[number]
+        return _put_digests(self.store, page.digests, page.known)
 
     def page_put(self, number: int, digest: bytes, repaired: list[str]) -> None:
         """Take over what `put_page` answered, and forget the page."""
@@ -224,41 +226,77 @@ class TableWriter:
         self.repaired += repaired
 
     def checkpoint(self) -> StoredTable:
-        """Store the table as it is now, with open pages as they are. Nothing may be pending."""
-        table = bytearray(self._table)
-        data_chunks = self.data_chunks
-        repaired = list(self.repaired)
-        for number, page in self._pages.items():
-            assert page.pending == 0, "internal error: a checkpoint while chunks are under way"
-            at = number * DIGEST_BYTES
-            digest, replaced = self._put_digests(page)
-            table[at : at + DIGEST_BYTES] = digest
-            repaired += replaced
-            data_chunks += len(stored_positions(page.digests)) - page.before
-        if data_chunks == 0:
-            root = ZERO_DIGEST
-        elif self.start is not None and self.start.has_table(table):
-            root = self.start.root
-        else:
-            root, replaced = self._put(encode_table(table))
-            repaired += replaced
-        return StoredTable(
-            root=root,
-            data_chunks=data_chunks,
+        """Store the table as it is now, with open pages as they are. Does I/O."""
+        return self.freeze().put()
+
+    def freeze(self) -> "FrozenTable":
+        """The table as it is now, with what was recorded so far in open pages."""
+        return FrozenTable(
+            store=self.store,
+            start=self.start,
+            table=bytearray(self._table),
+            # In one step: another thread may be opening a page.
+            pages=[
+                (number, bytes(page.digests), page.known, page.before)
+                for number, page in list(self._pages.items())
+            ],
+            data_chunks=self.data_chunks,
             stored_chunks=self.stored_chunks,
             stored_bytes=self.stored_bytes,
-            repaired=tuple(repaired),
+            repaired=list(self.repaired),
         )
 
-    def _put_digests(self, page: _OpenPage) -> tuple[bytes, list[str]]:
-        if not stored_positions(page.digests):
-            return ZERO_DIGEST, []
-        for digests, digest in page.known:
-            if digests == page.digests:
-                return digest, []
-        return self._put(encode_page(page.digests))
 
-    def _put(self, data: bytes) -> tuple[bytes, list[str]]:
-        """The digest, and what was found damaged and replaced."""
-        digest, stored = self.store.put_page(data)
-        return digest, [f"page {digest.hex()}"] if stored is Stored.REPAIRED else []
+@dataclass(slots=True, kw_only=True)
+class FrozenTable:
+    """A table in the making as it was at one moment; `put` may run in any thread, once."""
+
+    store: SnapshotStore
+    start: ChunkTable | None
+    table: bytearray
+    pages: list[tuple[int, bytes, list[tuple[bytes, bytes]], int]]
+    """Open ones: number, digests, what is stored already, how many chunks there were before."""
+    data_chunks: int
+    stored_chunks: int
+    stored_bytes: int
+    repaired: list[str]
+
+    def put(self) -> StoredTable:
+        """Store pages and table."""
+        for number, digests, known, before in self.pages:
+            at = number * DIGEST_BYTES
+            digest, replaced = _put_digests(self.store, digests, known)
+            self.table[at : at + DIGEST_BYTES] = digest
+            self.repaired += replaced
+            self.data_chunks += len(stored_positions(digests)) - before
+        if self.data_chunks == 0:
+            root = ZERO_DIGEST
+        elif self.start is not None and self.start.has_table(self.table):
+            root = self.start.root
+        else:
+            root, replaced = _put(self.store, encode_table(self.table))
+            self.repaired += replaced
+        return StoredTable(
+            root=root,
+            data_chunks=self.data_chunks,
+            stored_chunks=self.stored_chunks,
+            stored_bytes=self.stored_bytes,
+            repaired=tuple(self.repaired),
+        )
+
+
+def _put_digests(
+    store: SnapshotStore, digests: Buffer, known: list[tuple[bytes, bytes]]
+) -> tuple[bytes, list[str]]:
+    """The digest of a page that is stored now, and what was found damaged and replaced."""
+    if not stored_positions(digests):
+        return ZERO_DIGEST, []
+    for others, digest in known:
+        if others == digests:
+            return digest, []
+    return _put(store, encode_page(digests))
+
+
+def _put(store: SnapshotStore, data: bytes) -> tuple[bytes, list[str]]:
+    digest, stored = store.put_page(data)
+    return digest, [f"page {digest.hex()}"] if stored is Stored.REPAIRED else []

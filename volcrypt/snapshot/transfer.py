@@ -1,4 +1,5 @@
-"""Chunks on the move: from a volume into a store, from store to store, from a store to a volume.
+"""Chunks on the move: from a volume into a store, from a store to a volume. For those from store
+to store see `snapshot.copying`.
 
 One producer walks the chunks in order; workers, each with one buffer that it keeps, take them from
 a bounded channel and do one thread hop per chunk: read, transform, digest, put. There are as many
@@ -9,17 +10,13 @@ since nothing refers to what was put so far, nothing half done is visible.
 A chunk that is all zero is a hole: it is not stored, and not written when it is restored.
 """
 
-from collections.abc import Callable
 from typing import Final, Protocol
 
-import msgspec
 import trio
 from typing_extensions import Buffer
 
 from volcrypt.chunk_set import ChunkSet
-from volcrypt.crypto.digest import ZERO_DIGEST
-from volcrypt.errors import FormatError, IntegrityError, RollbackError, SnapshotNotFoundError
-from volcrypt.formats.copy_cursor import CopyCursor
+from volcrypt.errors import FormatError, IntegrityError, SnapshotNotFoundError
 from volcrypt.formats.manifest import Manifest, SnapshotPoint
 from volcrypt.formats.pages import PAGE_CHUNKS
 from volcrypt.geometry import CHUNK_BYTES
@@ -28,7 +25,7 @@ from volcrypt.snapshot.draft import StoredTable
 from volcrypt.snapshot.mover import ChunkMover, ChunkSource, Progress, Step
 from volcrypt.snapshot.pace import Pace
 from volcrypt.snapshot.pin import PIN_LIFETIME_SECONDS, Pin
-from volcrypt.snapshot.plan import MAX_BATCH_CHUNKS, StorePlan, batch_chunks, is_parent
+from volcrypt.snapshot.plan import MAX_BATCH_CHUNKS, StorePlan, is_parent
 from volcrypt.snapshot.pump import in_thread, only_failure, pump
 from volcrypt.snapshot.store import SnapshotStore
 from volcrypt.snapshot.table import ChunkTable, TableWriter
@@ -111,7 +108,7 @@ async def store_chunks(
 
     Raises what source and store raise.
     """
-    limiter = limiter or _limiter(pin.store)
+    limiter = limiter or limiter_of(pin.store)
     writer = await in_thread(limiter, lambda: _store_writer(pin.store, source.size_bytes, plan))
     engine = ChunkMover(source, writer, step=None, limiter=limiter, progress=progress, pace=pace)
     indexes = iter(plan.chunks)
@@ -132,70 +129,6 @@ async def _keep_alive(pin: Pin, limiter: trio.CapacityLimiter) -> None:
         await in_thread(limiter, pin.renew)
 
 
-async def copy_chunks(
-    source: ChunkTable,
-    pin: Pin,
-    cursor: CopyCursor,
-    save: Callable[[CopyCursor], None],
-    *,
-    data_chunks: int,
-    base: Manifest | None = None,
-    step: Step | None = None,
-    limiter: trio.CapacityLimiter | None = None,
-    progress: Progress | None = None,
-) -> StoredTable:
-    """Copy the chunks of a snapshot into the pin's store, from where `cursor` stands.
-
-    `data_chunks` is the manifest's. `base`, a snapshot of that store of the same size and under the
-    pin, spares reading and putting what it has already. `save` keeps a cursor durably, and is
-    called after everything that the cursor covers is durable; it runs in a thread. A cursor is only
-    good together with the pin that was held since: when `pin.hold` says that there was none, pass
-    it `restarted`.
-
-    Raises RollbackError for a cursor of another copy, and what the stores and `step` raise.
-    """
-    if (cursor.source_root, cursor.target_store_id, cursor.target_snapshot_id) != (
-        source.root,
-        pin.store.store_id,
-        pin.snapshot_id,
-    ):
-        raise RollbackError(f"cursor of the copy to {pin.snapshot_id}")
-    limiter = limiter or _limiter(source.store, pin.store)
-    cursor, writer = await in_thread(
-        limiter, lambda: _copy_writer(pin, source.size_bytes, cursor, base)
-    )
-    saved_root = cursor.root
-    # In one store the pin keeps the source too, should it be deleted meanwhile.
-    source_roots = [source.root] if source.store.store_id == pin.store.store_id else []
-    if base is not None:
-        source_roots.append(base.root)
-    engine = ChunkMover(source, writer, step=step, limiter=limiter, progress=progress)
-
-    def keep() -> None:
-        nonlocal saved_root
-        stored = writer.checkpoint()
-        pin.store.objects.sync()
-        # Until the new cursor is durable a kill brings back the one before it.
-        pin.renew([*source_roots, saved_root, stored.root])
-        save(
-            msgspec.structs.replace(
-                cursor,
-                next_chunk=engine.next_chunk,
-                root=stored.root,
-                data_chunks=stored.data_chunks,
-                stored_chunks=stored.stored_chunks,
-                stored_bytes=stored.stored_bytes,
-            )
-        )
-        saved_root = stored.root
-
-    indexes = source.candidate_chunks(cursor.next_chunk)
-    while await engine.store(indexes, batch_chunks(data_chunks)):
-        await in_thread(limiter, keep)
-    await engine.close_page()
-    return await in_thread(limiter, writer.checkpoint)
-
-
 async def restore_chunks(
     table: ChunkTable,
     sink: ChunkSink,
@@ -210,7 +143,7 @@ async def restore_chunks(
     store, sink and `step` raise.
     """
     assert sink.size_bytes >= table.size_bytes, "internal error: the sink is too small"
-    limiter = limiter or _limiter(table.store)
+    limiter = limiter or limiter_of(table.store)
 
     def restore_one(index: int, view: memoryview) -> None:
         table.read_chunk(index, view)
@@ -227,7 +160,7 @@ async def restore_chunks(
     await in_thread(limiter, sink.sync)
 
 
-def _limiter(*stores: SnapshotStore) -> trio.CapacityLimiter:
+def limiter_of(*stores: SnapshotStore) -> trio.CapacityLimiter:
     """How many chunks are under way at once."""
     return trio.CapacityLimiter(max(store.objects.in_flight for store in stores))
 
@@ -240,34 +173,4 @@ def _store_writer(store: SnapshotStore, size_bytes: int, plan: StorePlan) -> Tab
         start=base if plan.incremental else None,
         compare=base,
         data_chunks=plan.base.data_chunks if plan.incremental and plan.base is not None else 0,
-    )
-
-
-def _copy_writer(
-    pin: Pin, size_bytes: int, cursor: CopyCursor, base: Manifest | None
-) -> tuple[CopyCursor, TableWriter]:
-    """What the cursor says was done; from the beginning when that is not sound any more."""
-    where = f"copied part of {pin.snapshot_id}"
-    try:
-        done = ChunkTable(pin.store, cursor.root, size_bytes=size_bytes, where=where)
-        if cursor.next_chunk > 0:
-            done.page((cursor.next_chunk - 1) // PAGE_CHUNKS)
-    except (FormatError, IntegrityError):
-        done = ChunkTable(pin.store, ZERO_DIGEST, size_bytes=size_bytes, where=where)
-        cursor = restarted(cursor)
-    return cursor, TableWriter(
-        store=pin.store,
-        size_bytes=size_bytes,
-        start=done,
-        compare=None if base is None else chunk_table(pin.store, base),
-        data_chunks=cursor.data_chunks,
-        stored_chunks=cursor.stored_chunks,
-        stored_bytes=cursor.stored_bytes,
-    )
-
-
-def restarted(cursor: CopyCursor) -> CopyCursor:
-    """The cursor of the same copy with nothing done: for one whose pin was lost."""
-    return msgspec.structs.replace(
-        cursor, next_chunk=0, root=ZERO_DIGEST, data_chunks=0, stored_chunks=0, stored_bytes=0
     )
