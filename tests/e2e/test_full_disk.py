@@ -3,6 +3,7 @@
 import hashlib
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,11 +116,18 @@ def test_a_file_system_on_a_thin_volume_outlives_a_full_disk(
     loop = command.json("attach", "data", "--mkfs", "ext4", "--mount", point)["Loop"]
     acknowledged: dict[str, str] = {}
     write_files(point, acknowledged, "early", count=10)
+    disk.fill(leave_bytes=50 * MIB)
+    (warning,) = space_warnings(command)
+    assert "its thin volumes may still take" in warning
+    wait_for_log(command, "its thin volumes may still take")
     disk.fill(leave_bytes=12 * MIB)
     with pytest.raises(OSError, match=r"No space|Input/output|Read-only"):
         write_files(point, acknowledged, "late", count=200)
     assert any(name.startswith("late") for name in acknowledged)
     check_files(point, acknowledged)
+    told = [line.partition(" ")[2] for line in wait_for_log(command, "ENOSPC").splitlines()]
+    assert "may still take" in told[0], "first that it will be full, then that it is"
+    assert "no space left" in told[1]
     # `status` asks the KMS, which does nothing that it cannot put on record.
     said = command.try_run("status")
     assert said.returncode == 0 or "no space left" in said.stderr
@@ -146,6 +154,17 @@ def test_a_file_system_on_a_thin_volume_outlives_a_full_disk(
 
 def space_warnings(command: Command) -> list[str]:
     return [text for text in command.json("status")["Warnings"] if "file system under" in text]
+
+
+def wait_for_log(command: Command, word: str) -> str:
+    """What the process that serves has logged, once `word` is in it."""
+    deadline = time.monotonic() + 60
+    while True:
+        (log,) = command.runtime.glob("*.log")
+        if word in (text := log.read_text()):
+            return text
+        assert time.monotonic() < deadline, f"no {word!r} in: {text}"
+        time.sleep(0.1)
 
 
 def write_files(point: Path, acknowledged: dict[str, str], name: str, *, count: int) -> None:

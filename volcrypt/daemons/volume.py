@@ -30,6 +30,7 @@ from volcrypt import confinement
 from volcrypt.crypto.data_key import DataKey
 from volcrypt.daemons.fencing import Fencing
 from volcrypt.daemons.notify import notify
+from volcrypt.daemons.space_watch import watch_space
 from volcrypt.daemons.watcher import Watcher
 from volcrypt.errors import MountError, TryAgainError, VolcryptError
 from volcrypt.formats.document import MacSeal
@@ -136,10 +137,13 @@ class VolumeService:
         server = ControlServer(
             self._device.captures, status=self.status, grow=self.grow, end=self.end
         )
+        data_path = Path(self._assignment.data_path)
         with listen(Path(self._assignment.socket_path)) as listener:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._serve_fuse)
                 nursery.start_soon(self._watch_signals)
+                if not self._device.read_only:
+                    nursery.start_soon(watch_space, data_path, lambda: self._device.size_bytes)
                 await self._first_read()
                 if self._watcher is not None:
                     nursery.start_soon(self._watcher.run)
