@@ -7,6 +7,7 @@ began are there after any cut.
 """
 
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,15 +41,12 @@ LENGTHS = [1, SECTOR_BYTES, 700, UNIT_BYTES, 3 * UNIT_BYTES, INLINE_BYTES, INLIN
 
 
 class SlowData(MemoryDataFile):
-    """Lets other threads run between its calls, as a real one does."""
+    """In a worker thread it takes its time, so that others come in between."""
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
         super().read_into(offset, buffer)
-        time.sleep(0)
-
-    def write(self, offset: int, data: Buffer) -> None:
-        time.sleep(0)
-        super().write(offset, data)
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(0.0005)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,10 +214,11 @@ class DeviceModel(RuleBasedStateMachine):
         self.unsynced.clear()
 
     @precondition(lambda self: self.size_bytes < GROWN[-1])
-    @rule(choices=st.randoms(use_true_random=False), requests=REQUESTS)
-    def grow(self, choices: Random, requests: list[Request]) -> None:
+    @rule(step=st.integers(0, len(GROWN) - 1), requests=REQUESTS)
+    def grow(self, step: int, requests: list[Request]) -> None:
         """The data file is longer first, as `volume grow` makes it."""
-        size_bytes = choices.choice([size for size in GROWN if size > self.size_bytes])
+        larger = [size for size in GROWN if size > self.size_bytes]
+        size_bytes = larger[step % len(larger)]
         trio.run(partial(self.device.grow, size_bytes))
         self.model += bytes(size_bytes - self.size_bytes)
         self.size_bytes = size_bytes
@@ -243,10 +242,11 @@ class DeviceModel(RuleBasedStateMachine):
         self.open()
 
     @precondition(lambda self: self.unsynced)
-    @rule(choices=st.randoms(use_true_random=False))
-    def lose_power(self, choices: Random) -> None:
+    @rule(seed=st.integers(0, 2**32))
+    def lose_power(self, seed: int) -> None:
+        # How much there is to choose depends on the order of threads: nothing to be drawn for.
         self.end_process()
-        self.storage.lose_power(choices.randrange)
+        self.storage.lose_power(Random(seed).randrange)
         (self.memory / "live").unlink()
         self.open()
         for sector, versions in self.unsynced.items():

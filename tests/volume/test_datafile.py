@@ -1,9 +1,12 @@
 """Positional I/O on a real file, a real loop device and a real file system that fails."""
 
+import errno
 import os
+import resource
 import stat
+import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -185,6 +188,17 @@ class TestReadAndWrite:
             data.sync()
             assert read(data, 0, SIZE) == b"y" * SIZE
 
+    def test_a_short_write_goes_on(self, data: DataFile) -> None:
+        """The kernel writes up to the limit of the process, says how much, and then refuses."""
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (CHUNK_BYTES + 5000, limits[1]))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                data.write(CHUNK_BYTES, b"x" * 8192)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert read(data, CHUNK_BYTES, 8192) == b"x" * 5000 + bytes(3192)
+
     def test_read_that_must_not_block(self, ext4: DisposableFileSystem) -> None:
         """ext4 tells; a file system that cannot gives False always."""
         with DataFile.create(ext4.directory / "data", SIZE) as data:
@@ -196,6 +210,14 @@ class TestReadAndWrite:
             assert not data.try_read_into(100, buffer)
             data.read_into(100, buffer)
             assert data.try_read_into(100, buffer)
+            # Only the beginning is there: a file without readahead, of which one page was read.
+            data.drop_cache()
+            descriptor = os.open(data.path, os.O_RDONLY)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+            os.pread(descriptor, 4096, 0)
+            os.close(descriptor)
+            assert data.try_read_into(0, bytearray(4096))
+            assert not data.try_read_into(0, buffer)
 
     def test_opening_for_writing_distrusts_the_cache(self, ext4: DisposableFileSystem) -> None:
         """A page whose write failed may be in it. Reading beside a writer leaves it alone."""
@@ -241,6 +263,30 @@ class TestFailedSync:
             data.write(0, b"again")
             data.sync()
             assert read(data, 0, 5) == b"again"
+
+    def test_a_sync_beside_a_failing_one_does_not_succeed(
+        self, data: DataFile, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The kernel reports an error once for each opening: the second would be told success."""
+        begun, goes_on, calls = threading.Event(), threading.Event(), []
+
+        def fdatasync(descriptor: int) -> None:
+            calls.append(descriptor)
+            if len(calls) == 1:
+                begun.set()
+                assert goes_on.wait(10)
+                raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(os, "fdatasync", fdatasync)
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(data.sync)
+            assert begun.wait(10)
+            second = pool.submit(data.sync)
+            # Long enough to overtake, if it could; if it comes later, it must fail all the same.
+            wait([second], timeout=0.2)
+            goes_on.set()
+            assert isinstance(first.exception(), OSError)
+            assert isinstance(second.exception(), ReadOnlyError)
 
     def test_of_many_syncs_at_once_none_claims_success(self, ext4: DisposableFileSystem) -> None:
         with DataFile.create(ext4.directory / "data", SIZE) as data:

@@ -1,0 +1,344 @@
+"""The bugs that `scripts/mutants` plants, and the quick tests that must notice them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+DATA, VOLUME, DEVICE = (f"volcrypt/volume/{n}.py" for n in ("datafile", "volume", "device"))
+CHANGES, LIVE, LOCK = (f"volcrypt/volume/{n}.py" for n in ("change_map", "live_map", "range_lock"))
+FUSE, DAEMON = "volcrypt/volume/fuse.py", "volcrypt/daemons/volume.py"
+
+T_DATA, T_VOLUME, T_DEVICE, T_CHANGES, T_LOCK = (
+    f"tests/volume/test_{name}.py"
+    for name in ("datafile", "volume", "device", "change_map", "range_lock")
+)
+T_VOLUME_MODEL, T_DEVICE_MODEL = (
+    f"tests/properties/test_{name}_model.py" for name in ("volume", "device")
+)
+T_ERRORS, T_STACK, T_KILLS = (
+    f"tests/crash/test_{name}.py"
+    for name in ("storage_errors", "stack_power_cut", "change_map_kill")
+)
+T_MOUNT, T_OVERLAP, T_EXERCISER = (
+    f"tests/e2e/test_{name}.py" for name in ("mount", "overlap", "exerciser")
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mutant:
+    """`changes` are (old text, new text), each old one exactly once in `file`."""
+
+    name: str
+    file: str
+    changes: Sequence[tuple[str, str]]
+    tests: Sequence[str]
+
+    def mutate(self, source: str) -> str:
+        """Raises LookupError when the text to change is not there once: then it has to be looked
+        at anew, since the engine has changed."""
+        for old, new in self.changes:
+            if source.count(old) != 1:
+                raise LookupError(f"{self.name}: found {source.count(old)} times: {old!r}")
+            source = source.replace(old, new)
+        return source
+
+
+def _mutant(name: str, file: str, tests: Sequence[str], *changes: tuple[str, str]) -> Mutant:
+    return Mutant(name=name, file=file, changes=changes, tests=tests)
+
+
+MARK: Final = """        if self._changes is not None:
+            self._changes.mark(chunks_of(extent))
+"""
+
+CLEAN_TOO_EARLY: Final = """        self._changes.save_clean()
+        try:
+            await self._device.close()"""
+
+UNIT_HOLES: Final = """        for at in range(0, view.nbytes, UNIT_BYTES):
+            unit = view[at : at + UNIT_BYTES]
+            if any(unit) and not isinstance(lane.cipher, NoCipher):
+                lane.cipher.decrypt_units((offset + at) // UNIT_BYTES, unit, unit)
+"""
+
+SYNCING: Final = [
+    _mutant(
+        "a sync is dropped",
+        DATA,
+        [f"{T_STACK}::test_a_sync_above_is_a_sync_below"],
+        ("os.fdatasync(self._descriptor)", "pass"),
+    ),
+    _mutant(
+        "fsync of the mount is dropped",
+        FUSE,
+        [f"{T_STACK}::test_synced_files_survive"],
+        ("await self._device.flush()", "pass"),
+    ),
+    _mutant(
+        "the last flush is dropped",
+        DEVICE,
+        [f"{T_STACK}::test_what_was_taken_down_in_order_is_safe", T_DEVICE],
+        ("            await self.flush()\n\n    ", "            pass\n\n    "),
+    ),
+    _mutant(
+        "a sync error is forgotten",
+        DATA,
+        [f"{T_ERRORS}::test_a_failed_sync_is_never_forgotten"],
+        ("self._failed = True", "self._failed = False"),
+    ),
+    _mutant(
+        "writes go on after a failed sync",
+        DATA,
+        [f"{T_ERRORS}::test_a_failed_sync_is_never_forgotten"],
+        ('reading only")\n        self._check_not_failed()', 'reading only")'),
+    ),
+    _mutant(
+        "a sync error is swallowed by the mount",
+        FUSE,
+        [f"{T_ERRORS}::test_a_failed_sync_is_never_forgotten"],
+        ("raise OSError(errno.EIO, str(error)) from error", "return"),
+    ),
+    _mutant(
+        "a sync error leaves the map",
+        VOLUME,
+        [f"{T_ERRORS}::test_a_failed_sync_is_never_forgotten", T_VOLUME],
+        ("self._changes.distrust()", "pass"),
+    ),
+    _mutant(
+        "syncs overtake each other",
+        DATA,
+        [T_DATA],
+        ("with self._sync_lock:", "if self._sync_lock:"),
+    ),
+    _mutant(
+        "the kernel's pages are believed at opening",
+        DATA,
+        [T_DATA],
+        ("            if not read_only:\n                _forget_pages(descriptor)\n", ""),
+    ),
+]
+
+WRITING: Final = [
+    _mutant(
+        "a short write is taken for a whole one",
+        DATA,
+        [T_DATA],
+        (
+            "count = os.pwrite(self._descriptor, view, offset)\n                if count ==",
+            "count = os.pwrite(self._descriptor, view, offset)\n                if count <=",
+        ),
+    ),
+    _mutant(
+        "a short read is taken for a whole one",
+        DATA,
+        [T_DATA],
+        (
+            "if count == view.nbytes:\n                return\n            if",
+            "if count or not view.nbytes:\n                return\n            if",
+        ),
+    ),
+    _mutant(
+        "a read that would block is taken for a whole one",
+        DATA,
+        [T_DATA],
+        ("os.RWF_NOWAIT) == view.nbytes", "os.RWF_NOWAIT) > 0"),
+    ),
+    _mutant(
+        "the wrong unit is merged with",
+        VOLUME,
+        [f"{T_VOLUME}::test_reads_back_what_was_written_and_nothing_else_changed"],
+        ("self._read_units(lane, unit, buffer[", "self._read_units(lane, units.offset, buffer["),
+    ),
+    _mutant(
+        "the last unit is not merged with",
+        VOLUME,
+        [f"{T_VOLUME}::test_reads_back_what_was_written_and_nothing_else_changed"],
+        ("if tail < extent.end and tail != head:", "if False:"),
+    ),
+    _mutant(
+        "a piece of a long write has another's tweak",
+        VOLUME,
+        [T_VOLUME],
+        (
+            "lane.cipher.encrypt_units(units.offset //",
+            "lane.cipher.encrypt_units(extent.offset //",
+        ),
+    ),
+    _mutant(
+        "a hole is a unit",
+        VOLUME,
+        [f"{T_VOLUME}::test_hole_is_a_sector"],
+        (
+            "        lane.cipher.decrypt_sparse_units(offset // UNIT_BYTES, view, view)\n",
+            UNIT_HOLES,
+        ),
+    ),
+    _mutant(
+        "writes go beyond the end",
+        VOLUME,
+        [T_VOLUME],
+        ("if offset < 0 or offset + length > self.size_bytes:", "if offset < 0:"),
+    ),
+]
+
+LOCKING: Final = [
+    _mutant(
+        "ranges are not locked",
+        LOCK,
+        [f"{T_OVERLAP}::test_no_sector_is_a_mixture_and_no_neighbour_changes", T_DEVICE_MODEL],
+        ("return (exclusive or self.exclusive) and self.extent.overlaps(extent)", "return False"),
+    ),
+    _mutant(
+        "readers do not wait for writers",
+        LOCK,
+        [T_LOCK],
+        ("return (exclusive or self.exclusive) and", "return (exclusive and self.exclusive) and"),
+    ),
+    _mutant(
+        "parts of units are not locked",
+        DEVICE,
+        [T_DEVICE_MODEL],
+        ("self._ranges.hold(align_to_units(extent)", "self._ranges.hold(extent"),
+    ),
+    _mutant(
+        "what runs inline asks nobody",
+        DEVICE,
+        [f"{T_OVERLAP}::test_no_sector_is_a_mixture_and_no_neighbour_changes", T_DEVICE],
+        (
+            "        extent = ByteRange(offset, size)\n        return self._is_permitted(",
+            "        extent = ByteRange(offset, size)\n        return True or self._is_permitted(",
+        ),
+    ),
+]
+
+COUNTING: Final = [
+    _mutant(
+        "a bit is set after the write",
+        VOLUME,
+        [f"{T_VOLUME}::test_all_chunks_are_marked_before_the_first_byte"],
+        (MARK, ""),
+        (
+            "        finally:\n            self._return_lane(lane)\n\n    def flush",
+            f"        finally:\n            self._return_lane(lane)\n{MARK}\n    def flush",
+        ),
+    ),
+    _mutant(
+        "a bit is not set",
+        VOLUME,
+        [f"{T_VOLUME}::test_all_chunks_are_marked_before_the_first_byte"],
+        (MARK, ""),
+    ),
+    _mutant(
+        "only the first bit is set",
+        VOLUME,
+        [f"{T_VOLUME}::test_all_chunks_are_marked_before_the_first_byte"],
+        ("mark(chunks_of(extent))", "mark(chunks_of(extent)[:1])"),
+    ),
+    _mutant(
+        "a capture does not swap the generations",
+        CHANGES,
+        [T_CHANGES],
+        ("self._live.state ^ CURRENT", "self._live.state"),
+    ),
+    _mutant(
+        "an aborted capture forgets its bits",
+        CHANGES,
+        [T_CHANGES],
+        ("            self._live.merge_older()\n", ""),
+    ),
+    _mutant(
+        "a killed capture forgets its bits",
+        CHANGES,
+        [T_CHANGES],
+        ("                live.merge_older()\n", ""),
+    ),
+    _mutant(
+        "a snapshot is the parent before its data is synced",
+        CHANGES,
+        [T_CHANGES],
+        ("        if not self._sync_data():\n", "        if False:\n"),
+    ),
+    _mutant(
+        "the clean copy stays while the volume is open",
+        CHANGES,
+        [T_CHANGES],
+        ("remove_durably(clean_path)", "pass"),
+    ),
+    _mutant(
+        "the removal of the clean copy is not durable",
+        "volcrypt/durable.py",
+        [T_CHANGES],
+        (
+            "    path.unlink(missing_ok=True)\n    sync_directory(path.parent)",
+            "    path.unlink(missing_ok=True)",
+        ),
+    ),
+    _mutant(
+        "distrust does not last",
+        CHANGES,
+        [T_CHANGES],
+        ("self._is_distrusted = True", "pass"),
+    ),
+    _mutant(
+        "a clean copy is believed though the file was written since",
+        "volcrypt/volume/clean_map.py",
+        [T_CHANGES],
+        ("        or body.data_mtime_ns != data.st_mtime_ns\n", ""),
+    ),
+    _mutant(
+        "a map on a disk is believed",
+        LIVE,
+        [T_CHANGES],
+        ("or not _is_in_memory(descriptor)", ""),
+    ),
+    _mutant(
+        "a map of another boot is believed",
+        LIVE,
+        [T_CHANGES],
+        ("or header != _resized(identity, found_bytes)", ""),
+    ),
+]
+
+SERVING: Final = [
+    _mutant(
+        "the kernel caches the plaintext",
+        FUSE,
+        [T_MOUNT],
+        ("direct_io=True", "direct_io=False"),
+    ),
+    _mutant(
+        "the kernel is told that syncs do not exist",
+        FUSE,
+        [T_MOUNT, T_ERRORS],
+        ("frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.EINTR})", "frozenset()"),
+    ),
+    _mutant(
+        "the file can be truncated",
+        FUSE,
+        [f"{T_EXERCISER}::test_on_the_file_of_a_mount"],
+        ("if resized or fields", "if fields"),
+    ),
+    _mutant(
+        "the file keeps its size when it grows",
+        FUSE,
+        ["tests/volume/test_growth.py"],
+        ("pyfuse3.invalidate_inode(_VOLUME_INODE, attr_only=True)", "pass"),
+    ),
+    _mutant(
+        "the map is saved as clean before the last flush",
+        DAEMON,
+        [T_MOUNT],
+        (
+            "        try:\n            await self._device.close()",
+            CLEAN_TOO_EARLY,
+        ),
+    ),
+    _mutant(
+        "two processes own a volume",
+        "volcrypt/volume/owner.py",
+        ["tests/volume/test_owner.py", T_MOUNT],
+        ("LOCK_EX | fcntl.LOCK_NB", "LOCK_SH | fcntl.LOCK_NB"),
+    ),
+]
+
+MUTANTS: Final = [*SYNCING, *WRITING, *LOCKING, *COUNTING, *SERVING]
