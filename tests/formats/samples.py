@@ -34,6 +34,14 @@ from volcrypt.formats.condemned import (
 )
 from volcrypt.formats.copy_cursor import CopyCursor, decode_copy_cursor, encode_copy_cursor
 from volcrypt.formats.document import MacSeal, SignatureVerifier, SigningSeal, Verifier
+from volcrypt.formats.lease import (
+    Lease,
+    LeaseRelease,
+    decode_lease,
+    decode_lease_release,
+    encode_lease,
+    encode_lease_release,
+)
 from volcrypt.formats.manifest import (
     Consistency,
     Manifest,
@@ -44,6 +52,11 @@ from volcrypt.formats.manifest import (
 )
 from volcrypt.formats.pages import decode_page, decode_table, encode_page, encode_table
 from volcrypt.formats.pin import PinBody, decode_pin, encode_pin
+from volcrypt.formats.record_copy import (
+    copy_seal_key,
+    decode_record_copy,
+    encode_record_copy,
+)
 from volcrypt.formats.store import StoreDocument, decode_store_document, encode_store_document
 from volcrypt.formats.store_place import (
     StorePlace,
@@ -51,7 +64,7 @@ from volcrypt.formats.store_place import (
     encode_store_place,
 )
 from volcrypt.formats.tombstone import Tombstone, decode_tombstone, encode_tombstone
-from volcrypt.formats.volume_record import KeySource
+from volcrypt.formats.volume_record import KeySource, VolumeRecord
 from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.snapshot.layout import chunk_name
 
@@ -135,6 +148,36 @@ CURSOR = CopyCursor(
     stored_bytes=CHUNK_BYTES,
     base=PARENT,
 )
+LEASE = Lease(
+    store_id=STORE_ID,
+    signer=SIGNER.id,
+    volume_id=VOLUME_ID,
+    epoch=7,
+    home_id="0011223344556677",
+    machine_id="0123456789abcdef0123456789abcdef",
+    host_name="alpha",
+    taken_over=False,
+    taken_at=NOW,
+)
+RELEASE = LeaseRelease(
+    store_id=STORE_ID, signer=SIGNER.id, volume_id=VOLUME_ID, epoch=7, released_at=NOW + 500
+)
+COPIED = VolumeRecord(
+    volume_id=VOLUME_ID,
+    counter=3,
+    name="orders",
+    size_bytes=SIZE,
+    unit_bytes=4096,
+    key_source=KeySource.KMS,
+    wrapped_key=wrapped_key(DATA_KEY_ID),
+    data_path="/dev/rbd0",
+    account="000000000000",
+    region="us-east-1",
+    created_at=NOW,
+    device="rbd:1",
+    lease=STORE_ID,
+)
+COPY_SEAL: Final = MacSeal(copy_seal_key(memoryview(bytes(range(64))), VOLUME_ID))
 PLACE = StorePlace(
     store_id=STORE_ID,
     url="s3://bucket/prefix",
@@ -208,6 +251,21 @@ SAMPLES: Final = {
         PLACE,
         lambda: encode_store_place(PLACE, CURSOR_SEAL),
         lambda data: decode_store_place(data, CURSOR_SEAL, what="place"),
+    ),
+    "lease": Sample(
+        LEASE,
+        lambda: encode_lease(LEASE, SIGNER.seal),
+        lambda data: decode_lease(data, verifier_of, what="lease"),
+    ),
+    "lease-release": Sample(
+        RELEASE,
+        lambda: encode_lease_release(RELEASE, SIGNER.seal),
+        lambda data: decode_lease_release(data, verifier_of, what="release"),
+    ),
+    "volume-copy": Sample(
+        COPIED,
+        lambda: encode_record_copy(COPIED, COPY_SEAL),
+        lambda data: decode_record_copy(data, COPY_SEAL, what="copy of a record"),
     ),
     "page": Sample(
         PAGE,

@@ -141,6 +141,7 @@ def test_encryption_cannot_be_turned_off_by_an_edit() -> None:
         {"data_path": "data"},
         {"data_path": ""},
         {"data_path": None, "device": "serial:1"},
+        {"data_path": None, "lease": "store-0123456789abcdef0"},
     ],
     ids=str,
 )

@@ -14,7 +14,7 @@ import msgspec
 from volcrypt.errors import MalformedError
 from volcrypt.formats.document import Sealer, Verifier, decode_document, encode_document
 from volcrypt.geometry import MAX_VOLUME_BYTES, UNIT_BYTES
-from volcrypt.names import DataKeyId, SnapshotId, VolumeId, is_volume_id
+from volcrypt.names import DataKeyId, SnapshotId, StoreId, VolumeId, is_volume_id
 
 KIND: Final = "volume"
 VERSION: Final = 1
@@ -57,7 +57,8 @@ class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     exactly when `key_source` is NONE. `snapshot_id` is what the volume was made from.
     `device` is None for a file; for a block device it is what that said of itself when the volume
     was made, empty if nothing (`volcrypt.volume.block_device`). `preallocated`: the data file has
-    all its room, also when it grows.
+    all its room, also when it grows. `lease` is the store in which whoever opens the volume has to
+    hold its lease (`volcrypt.formats.lease`), where several hosts can reach the data.
     """
 
     volume_id: VolumeId
@@ -74,6 +75,7 @@ class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     snapshot_id: SnapshotId | None = None
     preallocated: bool = False
     device: str | None = None
+    lease: StoreId | None = None
 
     @property
     def is_encrypted(self) -> bool:
@@ -87,6 +89,12 @@ def encode_volume_record(record: VolumeRecord, sealer: Sealer) -> bytes:
 def decode_volume_record(data: bytes, verifier: Verifier, *, what: str) -> VolumeRecord:
     """Raises FormatError and SealError; `what` names the record in them."""
     record = decode_document(data, KIND, {VERSION: VolumeRecord}, verifier, what=what)
+    check_volume_record(record, what=what)
+    return record
+
+
+def check_volume_record(record: VolumeRecord, *, what: str) -> None:
+    """Raises MalformedError for values that no writer of ours puts together."""
     if (
         not is_volume_id(record.volume_id)
         or record.unit_bytes != UNIT_BYTES
@@ -96,6 +104,6 @@ def decode_volume_record(data: bytes, verifier: Verifier, *, what: str) -> Volum
         or record.key_source is not key_source_of(record.wrapped_key)
         or (record.data_path is not None and not record.data_path.startswith("/"))
         or (record.device is not None and record.data_path is None)
+        or (record.lease is not None and record.data_path is None)
     ):
         raise MalformedError(what, "its values contradict each other")
-    return record

@@ -9,6 +9,8 @@
     pins/VOLUME                                    a lazy volume, or a mounted snapshot
     condemned/NUMBER, sweeping                     a sweep on its way
     probes/NUMBER                                  somebody tries whether this can be a store
+    records/VOLUME                                 second copy of a volume's record
+    leases/VOLUME/EPOCH, .../EPOCH.released        who may open a volume (`snapshot.lease`)
 
 Names of log entries carry their place in the log, so that a listing tells which numbers are there
 and one object is read instead of all. A listing is not to be believed: whoever reads an entry
@@ -30,6 +32,9 @@ PINS: Final = "pins/"
 CONDEMNED: Final = "condemned/"
 SWEEPING: Final = "sweeping"
 PROBES: Final = "probes/"
+RECORDS: Final = "records/"
+LEASES: Final = "leases/"
+_RELEASED: Final = ".released"
 
 
 def certificate_name(signer: SignerId) -> str:
@@ -106,3 +111,37 @@ def parse_entry_name(name: str) -> EntryName | None:
     except (ValueError, TypeError):
         return None
     return entry if entry.text == name else None
+
+
+def record_name(volume: VolumeId) -> str:
+    return f"{RECORDS}{volume}"
+
+
+def lease_prefix(volume: VolumeId) -> str:
+    return f"{LEASES}{volume}/"
+
+
+def lease_name(volume: VolumeId, epoch: int) -> str:
+    return f"{lease_prefix(volume)}{epoch:08d}"
+
+
+def lease_release_name(volume: VolumeId, epoch: int) -> str:
+    return lease_name(volume, epoch) + _RELEASED
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseName:
+    """The name of a lease, or of its release."""
+
+    epoch: int
+    is_release: bool
+
+
+def parse_lease_name(volume: VolumeId, name: str) -> LeaseName | None:
+    """None for a name that no lease of this volume has."""
+    is_release = name.endswith(_RELEASED)
+    digits = name.removesuffix(_RELEASED).rpartition("/")[2]
+    if not (digits.isascii() and digits.isdigit()):
+        return None
+    expected = lease_release_name if is_release else lease_name
+    return LeaseName(int(digits), is_release) if expected(volume, int(digits)) == name else None
