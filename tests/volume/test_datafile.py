@@ -350,3 +350,14 @@ def test_equals_a_bytearray_and_finds_all_data(writes: list[tuple[ByteRange, int
     for extent in extents:
         model[extent.offset : extent.end] = bytes(extent.length)
     assert not any(model)
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    """Two homes may have the same volume, and neither sees the other's owner lock."""
+    path = tmp_path / "data"
+    DataFile.create(path, SIZE).close()
+    with DataFile.open(path, SIZE):
+        with pytest.raises(VolumeInUseError, match="in use by another process, perhaps of another"):
+            DataFile.open(path, SIZE)
+        DataFile.open(path, SIZE, read_only=True).close()
+    DataFile.open(path, SIZE).close()

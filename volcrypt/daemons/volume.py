@@ -245,13 +245,14 @@ def serve_volume(
         # The lock is ours, so these files are nobody else's.
         clear_log(assignment)
         stack.callback(remove_runtime_files, assignment)
-        remove_dead_mounts_of(assignment.volume_id)
-        mount_directory = check_mount_point(Path(assignment.mount_directory))
-        fuse.check_fuse()
+        # The data first: another home of this host may be serving it.
         data = DataFile.open(
             Path(assignment.data_path), assignment.size_bytes, read_only=assignment.read_only
         )
         stack.callback(data.close)
+        remove_dead_mounts_of(assignment.volume_id)
+        mount_directory = check_mount_point(Path(assignment.mount_directory))
+        fuse.check_fuse()
         changes = ChangeMap.open(
             Path(assignment.live_map_path),
             directory / CHANGE_MAP_FILE,

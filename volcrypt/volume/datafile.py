@@ -14,6 +14,7 @@ Safe for several threads at once: every transfer names its offset.
 """
 
 import errno
+import fcntl
 import os
 import threading
 from collections.abc import Iterator
@@ -25,7 +26,13 @@ from typing import Self
 from typing_extensions import Buffer
 
 from volcrypt.durable import no_space_named, sync_directory
-from volcrypt.errors import IntegrityError, InvalidArgumentError, PrivilegeError, ReadOnlyError
+from volcrypt.errors import (
+    IntegrityError,
+    InvalidArgumentError,
+    PrivilegeError,
+    ReadOnlyError,
+    VolumeInUseError,
+)
 from volcrypt.geometry import CHUNK_BYTES, ByteRange, chunk_range, chunks_of
 from volcrypt.volume.allocation import check_length, open_data, reserve, too_large
 
@@ -83,7 +90,8 @@ class DataFile:
 
         Raises RecordMissingError when nothing is there, IntegrityError when it is shorter than
         the volume, InvalidArgumentError when it is neither a file nor a block device,
-        VolumeInUseError when the kernel uses the device, PrivilegeError.
+        VolumeInUseError when the kernel uses the device, or another home writes to the file,
+        PrivilegeError.
         """
         # On a device O_EXCL asks the kernel to refuse while it is mounted or claimed; a file that
         # is there already does not care.
@@ -92,6 +100,8 @@ class DataFile:
         try:
             check_length(descriptor, path, size_bytes)
             if not read_only:
+                if not is_device:
+                    _claim(descriptor, path)
                 _forget_pages(descriptor)
         except BaseException:
             os.close(descriptor)
@@ -232,6 +242,18 @@ class DataFile:
                 f"an earlier sync of data file {self.path} failed",
                 hint="check the storage, then close and open the volume again",
             )
+
+
+def _claim(descriptor: int, path: Path) -> None:
+    """Be the only one who has the file open for writing: two homes may have the same volume."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise VolumeInUseError(str(path), "another process, perhaps of another home") from error
+    except OSError as error:
+        # Some network file systems have no locks.
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
 
 
 def _forget_pages(descriptor: int) -> None:
