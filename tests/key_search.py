@@ -98,7 +98,7 @@ def found_in_process(pid: int, wanted: Mapping[str, bytes]) -> set[str]:
 
 
 def mapping_flags(pid: int, needle: bytes) -> set[str]:
-    """The flags that all mappings with the bytes have (VmFlags in /proc/PID/smaps; `lo`: locked)."""
+    """The flags that all mappings with the bytes have (VmFlags in smaps; `lo`: locked)."""
     blocks = re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", Path(f"/proc/{pid}/smaps").read_text())
     flags: list[set[str]] = []
     with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:

@@ -100,6 +100,20 @@ def test_volumes(observed: Observed, tmp_path: Path) -> None:
     ]
 
 
+def test_volumes_with_a_copy_of_their_record(observed: Observed, tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    decrypt = ("Decrypt", BY_VOLUMES, "vol")
+    create = ("volume", "create", "--size=1MiB", "--data", path, "--name", "elsewhere")
+    assert observed.run(*create) == [(GENERATE, BY_VOLUMES, "vol"), decrypt]
+    assert observed.run("volume", "grow", "elsewhere", "--size=2MiB") == [decrypt]
+    by_default = [("DescribeKey", BY_VOLUMES, None), decrypt]
+    assert observed.run("volume", "register", "--data", path) == by_default
+    key = observed.command.json("volume", "show", "elsewhere")["KmsKeyId"]
+    register = ("volume", "register", "--data", path, "--kms-key-id", key)
+    assert observed.run(*register) == [decrypt]
+    assert observed.run("volume", "delete", "elsewhere", "--keep-data") == []
+
+
 def test_volumes_from_snapshots(observed: Observed) -> None:
     made = observed.run("volume", "create", "--snapshot-id", "first", "--name", "copy")
     assert made == [("ReEncrypt", BY_VOLUMES, "vol to vol")]

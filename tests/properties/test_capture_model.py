@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
-import numpy as np
 import trio
 import trio.testing
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from typing_extensions import Buffer
 
+from volcrypt.chunk_set import ChunkSet
 from volcrypt.errors import VolcryptError
 from volcrypt.formats.change_map import ParentPoint
 from volcrypt.formats.document import MacSeal
@@ -31,7 +31,6 @@ from volcrypt.snapshot.plan import mark_grown
 from volcrypt.volume.allocation import extend
 from volcrypt.volume.capture import RunningCapture
 from volcrypt.volume.change_map import ChangeMap
-from volcrypt.volume.chunk_bits import mask_of
 from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.device import INLINE_BYTES, MAX_REQUEST_BYTES, Device
 from volcrypt.volume.preserve import PreservedChunks, PreservedReader
@@ -208,22 +207,20 @@ class World:
             {} if capture.point.parent is None else self.images[capture.point.parent.snapshot_id]
         )
         data = DataFile.open(self.directory / "data", size, read_only=True)
-        wanted = np.zeros(chunk_count(size), dtype=np.bool_)
         if bits is None:
-            wanted[list(data.candidate_chunks())] = True
+            wanted = ChunkSet(chunk_count(size), data.candidate_chunks())
         else:
-            wanted = mask_of(bits, size)
-            if len(parent) < len(wanted) or len(parent[len(parent) - 1]) < CHUNK_BYTES:
+            wanted = ChunkSet.of_packed(bits, chunk_count(size))
+            if len(parent) < chunk_count(size) or len(parent[len(parent) - 1]) < CHUNK_BYTES:
                 parent_bytes = sum(map(len, parent.values()))
                 if parent_bytes < size:
                     mark_grown(wanted, parent_bytes, data.candidate_chunks)
         image = {
             index: parent.get(index, b"").ljust(chunk_range(index, size).length, b"\0")
-            for index in range(len(wanted))
+            for index in range(chunk_count(size))
         }
-        packed = np.packbits(wanted, bitorder="little").tobytes()
-        await captures.release_unwanted(capture, packed)
-        to_read = np.flatnonzero(wanted).tolist()
+        await captures.release_unwanted(capture, wanted.packed())
+        to_read = list(wanted)
         with PreservedReader([os.dup(fd) for fd in capture.keeper.descriptors]) as kept, data:
 
             def read() -> None:

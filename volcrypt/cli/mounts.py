@@ -27,11 +27,19 @@ _FOREGROUND = click.option(
 )
 
 
+_TAKE_OVER = click.option(
+    "--take-over",
+    is_flag=True,
+    help="Take the lease from another host, which is gone or can reach the data no more.",
+)
+
+
 @click.command(cls=Command)
 @click.argument("volume", metavar="VOLUME")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @_READ_ONLY
 @_ON_KEY_LOSS
+@_TAKE_OVER
 @_FOREGROUND
 @opening_key_option
 @pass_session
@@ -41,6 +49,7 @@ def mount(
     directory: Path,
     read_only: bool,
     on_key_loss: str,
+    take_over: bool,
     foreground: bool,
     customer_key_file: Path | None,
 ) -> None:
@@ -49,6 +58,8 @@ def mount(
     from volcrypt.volume.launch import exec_daemon, spawn_daemon
 
     give_key(session, customer_key_file)
+    if take_over:
+        _take_over(session, volume)
     launch = exec_daemon if foreground else spawn_daemon
     mounted = mount_volume(
         session.home,
@@ -79,6 +90,19 @@ def unmount(session: Session, target: str) -> None:
     session.show({"VolumeId": volume_id}, lambda: print(f"{target} ({volume_id}) is unmounted"))
 
 
+def _take_over(session: Session, volume: str) -> None:
+    from volcrypt.operations.leases import take_over_lease
+
+    taken = take_over_lease(session.home, volume)
+    if taken is not None and not taken.stopped:
+        host = taken.lease.host_name
+        print(
+            f"warning: host {host} did not confirm that it stopped; if it can still reach the "
+            "data, it must be kept from writing",
+            file=sys.stderr,
+        )
+
+
 @click.command(cls=Command)
 @click.argument("volume", metavar="VOLUME")
 @click.option("--mkfs", metavar="TYPE", help="Make a file system first; refused over data.")
@@ -91,6 +115,7 @@ def unmount(session: Session, target: str) -> None:
 )
 @_READ_ONLY
 @_ON_KEY_LOSS
+@_TAKE_OVER
 @_FOREGROUND
 @opening_key_option
 @pass_session
@@ -101,6 +126,7 @@ def attach(
     mount_directory: Path | None,
     read_only: bool,
     on_key_loss: str,
+    take_over: bool,
     foreground: bool,
     customer_key_file: Path | None,
 ) -> None:
@@ -111,6 +137,8 @@ def attach(
     from volcrypt.volume.launch import spawn_daemon
 
     give_key(session, customer_key_file)
+    if take_over:
+        _take_over(session, volume)
     attached = attach_volume(
         session.home,
         volume,

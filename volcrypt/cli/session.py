@@ -88,9 +88,11 @@ class Session:
 def _tidy_up(home: "Home") -> None:
     """What can be done with a KMS that the command has opened anyway."""
     if home.is_open:
+        from volcrypt.operations.leases import release_abandoned_leases
         from volcrypt.operations.mount_grants import retire_abandoned_grants
 
         retire_abandoned_grants(home)
+        release_abandoned_leases(home)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,4 +1,4 @@
-"""`volcrypt volume`: create, import, export, list, show, grow, check, delete."""
+"""`volcrypt volume`: create, import, export, register, list, show, grow, check, delete."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -74,6 +74,12 @@ def volume() -> None:
 @click.option("--force", is_flag=True, help="Take the block device whatever is on it.")
 @click.option("--assume-zeroed", is_flag=True, help="The block device reads zeros already.")
 @click.option(
+    "--lease",
+    metavar="STORE",
+    help="Several hosts can reach the data: who opens it holds its lease in this snapshot store.",
+)
+@click.option("--single-host", is_flag=True, help="No other host can reach the block device.")
+@click.option(
     "--preallocate", is_flag=True, help="Take all the room now: no write meets a full disk."
 )
 @pass_session
@@ -90,6 +96,8 @@ def create(
     data: Path | None,
     force: bool,
     assume_zeroed: bool,
+    lease: str | None,
+    single_host: bool,
 ) -> None:
     """Create an empty volume, or one from a snapshot. Its size is that of the snapshot or the
     block device, unless --size says another."""
@@ -102,7 +110,12 @@ def create(
     check_one_stdin(customer_key_file, source_customer_key_file)
     size_bytes = parse_size(size) if size is not None else None
     placement = Placement(
-        preallocate=preallocate, data=data, force=force, assume_zeroed=assume_zeroed
+        preallocate=preallocate,
+        data=data,
+        force=force,
+        assume_zeroed=assume_zeroed,
+        lease=lease,
+        single_host=single_host,
     )
     if size_bytes is None and snapshot_id is None:
         size_bytes = device_size(placement)
@@ -181,6 +194,57 @@ def export(session: Session, volume: str, file: Path, customer_key_file: Path | 
     record = export_volume(session.home, volume, file, progress=session.progress())
     document = {"VolumeId": record.volume_id, "File": str(file), "Size": record.size_bytes}
     session.show(document, lambda: print(f"{record.volume_id} is written, in plaintext, to {file}"))
+
+
+@volume.command(cls=Command)
+@click.option(
+    "--data",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Where its data is: a file, or a block device.",
+)
+@click.option(
+    "--record",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The copy of its record [default: PATH.volcrypt].",
+)
+@click.option("--store", metavar="STORE", help="The copy of its record is in this snapshot store.")
+@click.option("--volume-id", metavar="V", help="Which volume that is.")
+@click.option("--name", help="Its name here [default: as in the home that made it].")
+@click.option("--kms-key-id", metavar="K", help="Only if it is under this KMS key.")
+@click.option("--force", is_flag=True, help="On another block device than it was made on.")
+@pass_session
+def register(
+    session: Session,
+    data: Path,
+    record: Path | None,
+    store: str | None,
+    volume_id: str | None,
+    name: str | None,
+    kms_key_id: str | None,
+    force: bool,
+) -> None:
+    """Take an encrypted volume of another home into this one, by the copy of its record, or its
+    newer record if it is here already. The KMS must let this home have its data key."""
+    from volcrypt.names import parse_volume_id
+    from volcrypt.operations.registration import CopySource, register_volume
+    from volcrypt.operations.volumes import view_volume
+
+    source = CopySource(
+        record=record,
+        store=store,
+        volume_id=None if volume_id is None else parse_volume_id(volume_id),
+    )
+    done = register_volume(session.home, data, source, name=name, kms_key=kms_key_id, force=force)
+    view = view_volume(session.home, done.record)
+    fresh = "not checkable" if done.known_counter is None else "compared with the record here"
+    session.show_created(
+        done.record.volume_id,
+        {**volume_document(view), "Freshness": fresh},
+        {**volume_fields(view), "freshness": fresh},
+    )
 
 
 @volume.command("list", cls=Command)
@@ -274,16 +338,21 @@ def grow(session: Session, volume: str, size: str, resize_fs: bool) -> None:
 
 @volume.command(cls=Command)
 @click.argument("volume", metavar="VOLUME")
+@click.option(
+    "--keep-data",
+    is_flag=True,
+    help="Only forget it here: its data elsewhere stays, for a home that has it registered.",
+)
 @pass_session
-def delete(session: Session, volume: str) -> None:
+def delete(session: Session, volume: str, keep_data: bool) -> None:
     """Delete VOLUME and its data; its snapshots stay, and what is on a block device."""
     from volcrypt.operations.volumes import delete_volume
 
-    deleted = delete_volume(session.home, volume)
+    deleted = delete_volume(session.home, volume, keep_data=keep_data)
 
     def text() -> None:
-        print(f"{deleted.volume_id} is deleted")
-        if deleted.kept:
+        print(f"{deleted.volume_id} is {'forgotten' if keep_data else 'deleted'}")
+        if deleted.kept and not keep_data:
             print(f"{deleted.kept} still holds what was on it; overwrite it if it must not")
 
     kept = str(deleted.kept) if deleted.kept else None

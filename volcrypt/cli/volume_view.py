@@ -34,6 +34,9 @@ def volume_document(view: "VolumeView") -> dict[str, JsonValue]:
         "CreateTime": iso_time(record.created_at),
         "DataPath": str(view.data_path),
         "DataDevice": record.device,
+        "RecordCopy": view.copy_location,
+        "LeaseStoreId": record.lease,
+        "RecordNumber": record.counter,
         "Owner": {"Pid": view.owner.pid, "Purpose": view.owner.purpose} if view.owner else None,
     }
 
@@ -53,6 +56,8 @@ def volume_fields(view: "VolumeView") -> dict[str, str]:
         "from snapshot": record.snapshot_id or "",
         "created": format_time(record.created_at),
         "data": _data_text(view),
+        "copy of its record": view.copy_location or "",
+        "lease in store": record.lease or "",
         "in use by": f"{view.owner.purpose} (process {view.owner.pid})" if view.owner else "",
     }
 

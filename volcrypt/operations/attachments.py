@@ -25,6 +25,7 @@ from volcrypt.geometry import CHUNK_BYTES, chunk_range
 from volcrypt.names import VolumeId
 from volcrypt.operations.file_systems import run_program
 from volcrypt.operations.home import Home
+from volcrypt.operations.leases import release_lease
 from volcrypt.operations.mount_grants import retire_grant
 from volcrypt.operations.mounts import (
     Launch,
@@ -245,6 +246,7 @@ def detach_volume(
         remove_dead_mount(point)
     _remove_empty(point)
     retire_grant(home, known.volume_id)
+    release_lease(home, known.volume_id)
     if lost is not None:
         raise lost
     return known.volume_id

@@ -25,13 +25,14 @@ from volcrypt.formats.document import MacSeal
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.geometry import chunk_count
 from volcrypt.operations.home import Home
+from volcrypt.operations.leases import held_volume
 from volcrypt.operations.mounts import live_map_path, socket_path
 from volcrypt.operations.records import data_path, load_record
 from volcrypt.volume.change_map import Capture, ChangeMap
 from volcrypt.volume.control import CapturedState, ControlClient
 from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.directory import CHANGE_MAP_FILE
-from volcrypt.volume.owner import current_owner, hold_volume
+from volcrypt.volume.owner import current_owner
 
 
 class CapturedVolume(Protocol):
@@ -222,7 +223,7 @@ def _detached(home: Home, record: VolumeRecord, *, held: bool) -> Iterator[Detac
     directory = home.volumes.path_of(record.volume_id)
     with ExitStack() as stack:
         if not held:
-            stack.enter_context(hold_volume(directory, purpose="snapshot"))
+            stack.enter_context(held_volume(home, record, purpose="snapshot"))
         # It may have grown since the caller looked.
         size_bytes = load_record(home, record.volume_id).size_bytes
         record = msgspec.structs.replace(record, size_bytes=size_bytes)

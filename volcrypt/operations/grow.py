@@ -4,7 +4,7 @@ From the bottom up, each step durable before the next is begun:
 
     1. data file    what lies behind the volume's end is cut off, then the file is made longer, so
                     that all that is new is a hole; synced
-    2. record       one register transaction: from here on the volume is larger
+    2. record       one register transaction: from here on the volume is larger; then its copy
     3. change map   made longer; the process that serves the volume does it, with
     4. the mount    where it tells the kernel that its file is longer
     5. loop device  asks for the size of its file again
@@ -34,7 +34,9 @@ from volcrypt.geometry import check_volume_size, format_size
 from volcrypt.operations import workflows
 from volcrypt.operations.file_systems import MountedFileSystem, find_growable, run_program
 from volcrypt.operations.home import Home
+from volcrypt.operations.leases import held_volume
 from volcrypt.operations.mounts import live_map_path, socket_path
+from volcrypt.operations.record_copies import record_copies
 from volcrypt.operations.records import data_path, load_record, save_records
 from volcrypt.volume.allocation import extend
 from volcrypt.volume.change_map import ChangeMap
@@ -42,7 +44,7 @@ from volcrypt.volume.control import ControlClient
 from volcrypt.volume.directory import CHANGE_MAP_FILE
 from volcrypt.volume.loop import loops_of, set_loop_capacity
 from volcrypt.volume.mountpoint import VOLUME_FILE
-from volcrypt.volume.owner import current_owner, hold_volume
+from volcrypt.volume.owner import current_owner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +106,7 @@ def _hold_or_reach(
     directory = home.volumes.path_of(record.volume_id)
     owner = current_owner(directory)
     if owner is None or not owner.is_local or owner.purpose != "mount":
-        stack.enter_context(hold_volume(directory, purpose="grow"))
+        stack.enter_context(held_volume(home, record, purpose="grow"))
         return None
     try:
         return stack.enter_context(
@@ -147,9 +149,17 @@ def _grow_detached(home: Home, record: VolumeRecord, size_bytes: int) -> VolumeR
 def _grow_record(home: Home, record: VolumeRecord, size_bytes: int) -> VolumeRecord:
     if size_bytes == record.size_bytes:
         return record
-    extend(data_path(home, record), record.size_bytes, size_bytes, preallocate=record.preallocated)
     grown = msgspec.structs.replace(record, size_bytes=size_bytes, counter=record.counter + 1)
-    save_records(home, put=[grown])
+    with record_copies(home, record) as copies:
+        copies.check(record)
+        extend(
+            data_path(home, record),
+            record.size_bytes,
+            size_bytes,
+            preallocate=record.preallocated,
+        )
+        save_records(home, put=[grown])
+        copies.refresh(grown)
     return grown
 
 

@@ -376,5 +376,9 @@ class Home:
         """Seals the clean change map of one volume; the process that serves it is given this."""
         return self.vault.derive_home_key(b"volcrypt change map\0" + volume_id.encode())
 
+    def live_map_path(self, volume_id: VolumeId) -> Path:
+        """The change map of an open volume, on tmpfs."""
+        return self.runtime / f"{volume_id}.map"
+
     def random_id_bytes(self) -> bytes:
         return secrets.token_bytes(ID_RANDOM_BYTES)

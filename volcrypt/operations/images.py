@@ -18,11 +18,11 @@ from volcrypt.operations.keys import (
     choose_key,
     volume_context,
 )
+from volcrypt.operations.leases import held_volume
 from volcrypt.operations.progress import Progress
 from volcrypt.operations.records import load_record
 from volcrypt.operations.volumes import check_name_is_free, new_volume, opened_volume
 from volcrypt.volume.datafile import DataFile
-from volcrypt.volume.owner import hold_volume
 from volcrypt.volume.volume import Volume
 
 
@@ -95,7 +95,7 @@ def export_volume(home: Home, volume: str, target: Path, *, progress: Progress) 
     if target.exists():
         raise InvalidArgumentError(f"{target} exists already")
     with (
-        hold_volume(home.volumes.path_of(record.volume_id), purpose="export"),
+        held_volume(home, record, purpose="export"),
         opened_volume(home, record, read_only=True) as (opened, data),
         no_space_named(target),
         open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", 0) as image,

@@ -7,6 +7,9 @@
         under the same KMS key        ReEncrypt                           snapshot's to volume id
         under another                 GenerateDataKeyWithoutPlaintext,    volume id
                                       Decrypt of both                     each its own
+    volume create --data, and          the same, Decrypt                   volume id
+        volume grow of such a volume  Decrypt                             the wrapped key's
+    volume register                   DescribeKey, Decrypt                volume id
     volume export, volume check       Decrypt                             the wrapped key's
     mount, attach                     Decrypt (DryRun), CreateGrant,      the wrapped key's
                                       Decrypt by the host

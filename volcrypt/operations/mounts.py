@@ -11,7 +11,9 @@ from volcrypt.names import VolumeId
 from volcrypt.operations import workflows
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import check_source_key
+from volcrypt.operations.leases import release_lease, serving_lease
 from volcrypt.operations.mount_grants import retire_grant, serving_key
+from volcrypt.operations.record_copies import record_copies
 from volcrypt.operations.records import data_path, find_entry, load_record
 from volcrypt.operations.watching import Watching, watch_order
 from volcrypt.operations.write_budget import count_path
@@ -54,7 +56,7 @@ def socket_path(home: Home, volume_id: VolumeId) -> Path:
 
 def live_map_path(home: Home, volume_id: VolumeId) -> Path:
     """The change map of an open volume, on tmpfs."""
-    return home.runtime / f"{volume_id}.map"
+    return home.live_map_path(volume_id)
 
 
 def mount_volume(
@@ -104,7 +106,9 @@ def mount_volume(
             watch=None if watching is None else watch_order(home, record, watching),
         )
         seal_key = home.change_map_key(volume_id)
-        with serving_key(home, record) as data_key:
+        with serving_lease(home, record), serving_key(home, record) as data_key:
+            with record_copies(home, record, data_key) as copies:
+                copies.refresh(record)
             pid = launch(assignment, data_key, seal_key, owner)
         owner.let_go()
     return Mounted(volume_id=volume_id, mount_point=directory, pid=pid)
@@ -163,6 +167,7 @@ def unmount_volume(home: Home, target: str) -> VolumeId:
         with ControlClient(socket_path(home, served.volume_id), volume=target) as control:
             control.unmount()
         retire_grant(home, served.volume_id)
+        release_lease(home, served.volume_id)
         return served.volume_id
     mount = mount_at(_canonical(target))
     if mount is not None and mount.fs_type != FS_TYPE:
@@ -176,6 +181,7 @@ def unmount_volume(home: Home, target: str) -> VolumeId:
     for found in dead:
         remove_dead_mount(Path(found.mount_point))
     retire_grant(home, record.volume_id)
+    release_lease(home, record.volume_id)
     return record.volume_id
 
 

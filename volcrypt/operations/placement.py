@@ -21,26 +21,31 @@ from volcrypt.errors import InvalidArgumentError, VolcryptError, VolumeInUseErro
 from volcrypt.formats.document import MAX_DOCUMENT_BYTES
 from volcrypt.formats.volume_record import VolumeRecord, decode_volume_record
 from volcrypt.geometry import UNIT_BYTES
-from volcrypt.names import VolumeId
+from volcrypt.names import StoreId, VolumeId
 from volcrypt.operations.home import Home
+from volcrypt.operations.leases import lease_store
 from volcrypt.operations.progress import Progress
+from volcrypt.operations.record_copies import copy_beside, remove_copy
 from volcrypt.operations.records import data_path, load_records, nominal_data_path
 from volcrypt.volume import block_device
 from volcrypt.volume.allocation import has_data
 from volcrypt.volume.datafile import DataFile
-from volcrypt.volume.directory import RECORD_FILES
+from volcrypt.volume.directory import KEEP_DATA_FILE, RECORD_FILES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
     """`data`: elsewhere than in the volume's own directory. `preallocate`: take all the room now,
     so that no write meets a full disk. `force`: take a block device whatever is on it.
-    `assume_zeroed`: it reads zeros already."""
+    `assume_zeroed`: it reads zeros already. `lease`: the store in which whoever opens the volume
+    holds its lease. `single_host`: no other host can reach the device, whatever it looks like."""
 
     preallocate: bool = False
     data: Path | None = None
     force: bool = False
     assume_zeroed: bool = False
+    lease: str | None = None
+    single_host: bool = False
 
     @property
     def is_device(self) -> bool:
@@ -62,6 +67,11 @@ class Placement:
         return block_device.identity_of(self.data)
 
 
+def lease_of_placement(home: Home, placement: Placement) -> StoreId | None:
+    """What the record says."""
+    return None if placement.lease is None else lease_store(home, placement.lease)
+
+
 THIN: Final = Placement()
 """A sparse file in the volume's own directory."""
 
@@ -74,28 +84,41 @@ def device_size(placement: Placement) -> int | None:
         return block_device.size_of(device.fileno()) // UNIT_BYTES * UNIT_BYTES
 
 
-def check_placement(home: Home, placement: Placement, size_bytes: int) -> None:
+def check_placement(
+    home: Home, placement: Placement, size_bytes: int, *, encrypted: bool = True
+) -> None:
     """Refuse, before the KMS is asked, what cannot be the place of a volume.
 
-    Raises InvalidArgumentError, VolumeInUseError, ComponentMissingError.
+    Raises InvalidArgumentError, VolumeInUseError, ComponentMissingError, and as `lease_store`.
     """
     path = placement.data
     if path is None:
-        if placement.force or placement.assume_zeroed:
-            raise InvalidArgumentError("--force and --assume-zeroed are for a block device")
+        if placement.force or placement.assume_zeroed or placement.single_host:
+            raise InvalidArgumentError(
+                "--force, --assume-zeroed and --single-host are for a block device"
+            )
+        if placement.lease is not None:
+            raise InvalidArgumentError("--lease is for data outside of the home: see --data")
         return
+    if placement.lease is not None:
+        if not encrypted:
+            raise InvalidArgumentError(
+                "no other home opens an unencrypted volume, so it needs no lease"
+            )
+        lease_store(home, placement.lease)
     recorded = Path(placement.recorded_path or "")
     real = Path(os.path.realpath(path))
-    for volume_id, record in load_records(home).items():
-        if isinstance(record, VolumeRecord) and _is_at(home, record, real):
-            raise VolumeInUseError(str(path), f"volume {record.name or volume_id}")
-    if real.is_relative_to(home.path):
-        raise InvalidArgumentError(f"{path} is in the home, whose files are volcrypt's own")
+    check_unused(home, path)
     if placement.is_device:
+        _check_reach(placement, real)
         _check_device(placement, real, size_bytes)
-    elif placement.force or placement.assume_zeroed:
+    elif placement.force or placement.assume_zeroed or placement.single_host:
         raise InvalidArgumentError(
-            f"{path} is no block device, which --force and --assume-zeroed are for"
+            f"{path} is no block device, which --force, --assume-zeroed and --single-host are for"
+        )
+    elif os.path.lexists(copy_beside(recorded)):
+        raise InvalidArgumentError(
+            f"{copy_beside(recorded)} exists already, where the copy of the record would go"
         )
     elif os.path.lexists(recorded):
         raise InvalidArgumentError(
@@ -104,6 +127,29 @@ def check_placement(home: Home, placement: Placement, size_bytes: int) -> None:
         )
     elif not recorded.parent.is_dir():
         raise InvalidArgumentError(f"{recorded.parent} is no directory")
+
+
+def check_unused(home: Home, path: Path, *, but: VolumeId | None = None) -> None:
+    """Raises VolumeInUseError when a volume of this home, `but` that one, lies at `path`, and
+    InvalidArgumentError for what is in the home."""
+    real = Path(os.path.realpath(path))
+    for volume_id, record in load_records(home).items():
+        if volume_id != but and isinstance(record, VolumeRecord) and _is_at(home, record, real):
+            raise VolumeInUseError(str(path), f"volume {record.name or volume_id}")
+    if real.is_relative_to(home.path):
+        raise InvalidArgumentError(f"{path} is in the home, whose files are volcrypt's own")
+
+
+def _check_reach(placement: Placement, real: Path) -> None:
+    """Raises InvalidArgumentError for a device that other hosts may write to, without a lease."""
+    kind = block_device.shared_kind(real)
+    if placement.lease is not None or placement.single_host or kind is None:
+        return
+    raise InvalidArgumentError(
+        f"{placement.data} is {kind}, which several hosts can reach",
+        hint="--lease STORE keeps all but one of them from opening the volume; --single-host says "
+        "that there is only this one",
+    )
 
 
 def _is_at(home: Home, record: VolumeRecord, real: Path) -> bool:
@@ -150,11 +196,14 @@ def remove_data(home: Home, volume_id: VolumeId, *, is_made: bool = False) -> No
     """Unlink the data file of a volume that does not exist any more, or does not yet, when it lies
     elsewhere; what is in the volume's directory is removed with that, and a block device stays.
 
-    Believes only a record that is sealed, and not when another volume has the file now. Of a
+    Believes only a record that is sealed, and not when another volume has the file now, or the
+    directory says that it is kept (`KEEP_DATA_FILE`). Of a
     volume that was never finished only an empty file goes, since it could be somebody else's,
     unless the caller knows that it made it.
     """
     directory = home.volumes.path_of(volume_id)
+    if os.path.lexists(directory / KEEP_DATA_FILE):
+        return
     for name in RECORD_FILES:
         try:
             data = read_file(directory / name, limit_bytes=MAX_DOCUMENT_BYTES)
@@ -168,7 +217,11 @@ def remove_data(home: Home, volume_id: VolumeId, *, is_made: bool = False) -> No
         if any(isinstance(other, VolumeRecord) and _is_at(home, other, path) for other in others):
             continue
         with suppress(OSError):
-            is_ours = stat.S_ISREG(path.lstat().st_mode) and path.lstat().st_nlink == 1
-            if is_ours and (is_made or name == RECORD_FILES[0] or not has_data(path)):
-                path.unlink()
+            status = path.lstat() if os.path.lexists(path) else None
+            if status is not None and not (stat.S_ISREG(status.st_mode) and status.st_nlink == 1):
+                continue
+            if status is None or is_made or name == RECORD_FILES[0] or not has_data(path):
+                with suppress(VolcryptError):
+                    remove_copy(home, record)
+                path.unlink(missing_ok=True)
                 sync_directory(path.parent)

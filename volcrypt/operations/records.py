@@ -103,6 +103,22 @@ def stage_record(home: Home, record: VolumeRecord) -> None:
     home.volumes.stage_record(record.volume_id, data)
 
 
+def adopt_record(home: Home, record: VolumeRecord, *, known_counter: int | None) -> None:
+    """Make current what another home has made, with the counter that it has there: in place of the
+    record with `known_counter`, or of none. Raises as `save_records`."""
+    stage_record(home, record)
+    data = encode_volume_record(record, home.record_seal(record.volume_id))
+    entry = RegisterEntry(
+        kind=KIND,
+        id=record.volume_id,
+        name=record.name,
+        counter=record.counter,
+        digest=hashlib.sha256(data).digest(),
+    )
+    home.register.apply(put=[entry], expect={(KIND, record.volume_id): known_counter})
+    home.volumes.promote_record(record.volume_id)
+
+
 def save_records(
     home: Home,
     *,

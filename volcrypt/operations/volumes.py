@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from volcrypt.crypto.data_key import DataKey
-from volcrypt.durable import no_space_named
+from volcrypt.durable import no_space_named, remove_durably, write_durably
 from volcrypt.errors import (
+    IntegrityError,
+    InvalidArgumentError,
     NameTakenError,
     VolcryptError,
     VolumeInUseError,
@@ -29,16 +31,24 @@ from volcrypt.operations.keys import (
     unwrap_key,
     volume_context,
 )
+from volcrypt.operations.leases import held_volume, release_lease
 from volcrypt.operations.leftovers import remove_leftovers
 from volcrypt.operations.mount_grants import retire_grant
 from volcrypt.operations.placement import (
     THIN,
     Placement,
     check_placement,
+    lease_of_placement,
     make_data,
     remove_data,
 )
 from volcrypt.operations.progress import SILENT, Progress
+from volcrypt.operations.record_copies import (
+    copy_location,
+    copy_place,
+    record_copies,
+    remove_copy,
+)
 from volcrypt.operations.records import (
     KIND,
     data_path,
@@ -50,6 +60,7 @@ from volcrypt.operations.records import (
 )
 from volcrypt.operations.write_budget import write_counter, written_bytes
 from volcrypt.volume.datafile import DataFile
+from volcrypt.volume.directory import KEEP_DATA_FILE
 from volcrypt.volume.mountpoint import remove_dead_mounts_of
 from volcrypt.volume.owner import OwnerRecord, current_owner, hold_volume
 from volcrypt.volume.volume import Volume
@@ -66,6 +77,8 @@ class VolumeView:
     """Bytes that the data file occupies; None when it cannot be seen."""
     written_bytes: int = 0
     """What was encrypted under its data key, by all that share it; at most."""
+    copy_location: str | None = None
+    """Where the second copy of the record lies, for a volume that has one."""
 
     @property
     def state(self) -> str:
@@ -92,6 +105,7 @@ def view_volume(home: Home, record: VolumeRecord) -> VolumeView:
         data_path=path,
         allocated_bytes=allocated,
         written_bytes=written_bytes(home, record.wrapped_key),
+        copy_location=copy_location(home, record),
     )
 
 
@@ -129,6 +143,7 @@ def new_record(
         created_at=int(host_time()),
         snapshot_id=snapshot_id,
         preallocated=placement.preallocate,
+        lease=lease_of_placement(home, placement),
     )
 
 
@@ -158,9 +173,10 @@ def new_volume(
     )
     directory = home.volumes.path_of(volume_id)
     with ExitStack() as stack:
+        copies = stack.enter_context(record_copies(home, record))
         with home.exclusive():
             remove_leftovers(home)
-            check_placement(home, placement, size_bytes)
+            check_placement(home, placement, size_bytes, encrypted=record.is_encrypted)
             home.volumes.make(volume_id)
             stack.enter_context(hold_volume(directory, purpose="create"))
         is_made = False
@@ -173,11 +189,25 @@ def new_volume(
                 is_made = True
                 yield record
                 save_records(home, put=[record])
+                # Not before: what is not registered must not look as if it could be opened.
+                with _undone_by_failure(home, record):
+                    copies.write(record)
         except BaseException:
             if record.data_path is not None:
                 remove_data(home, volume_id, is_made=is_made)
             home.volumes.remove(volume_id)
             raise
+
+
+@contextmanager
+def _undone_by_failure(home: Home, record: VolumeRecord) -> Iterator[None]:
+    """The new volume is forgotten again when the block fails."""
+    try:
+        yield
+    except BaseException:
+        entry = (KIND, record.volume_id)
+        home.register.apply(delete=[entry], expect={entry: record.counter})
+        raise
 
 
 def create_volume(
@@ -192,7 +222,7 @@ def create_volume(
     """An empty volume; the KMS is asked first, so a key problem leaves nothing behind."""
     check_volume_size(size_bytes)
     check_name_is_free(home, name)
-    check_placement(home, placement, size_bytes)
+    check_placement(home, placement, size_bytes, encrypted=choice.encrypted)
     volume_id = make_volume_id(home.random_id_bytes())
     with new_volume(
         home,
@@ -235,29 +265,42 @@ def opened_volume(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deleted:
-    """A volume that is gone; `kept` is the block device that still has its data."""
+    """A volume that is gone; `kept` is the block device, or the file, that still has its data."""
 
     volume_id: VolumeId
     kept: Path | None
 
 
-def delete_volume(home: Home, volume: str) -> Deleted:
+def delete_volume(home: Home, volume: str, *, keep_data: bool = False) -> Deleted:
     """Forget a volume and remove its data; its snapshots stay, and so does what is on a block
-    device. Refused while it is in use.
+    device. Refused while it is in use, also by another host.
 
-    A volume whose record is damaged can be deleted too: the register says what it is.
+    With `keep_data` this home alone forgets it: data that lies elsewhere stays, with the copy of
+    the record. A volume whose record is damaged can be deleted too: the register says what it is.
     """
     entry = find_entry(home, volume)
     volume_id = VolumeId(entry.id)
     directory = home.volumes.path_of(volume_id)
-    kept: Path | None = None
-    with suppress(VolcryptError):
+    record: VolumeRecord | None = None
+    try:
         record = load_record(home, volume_id)
-        if record.device is not None:
-            kept = nominal_data_path(home, record)
+    except VolcryptError:
+        if keep_data:
+            raise
+    kept: Path | None = None
+    if record is not None and (record.device is not None or keep_data):
+        kept = nominal_data_path(home, record)
+    if keep_data and record is not None and record.data_path is None:
+        raise InvalidArgumentError(
+            f"the data of volume {volume} is in the home, and goes with its record",
+            hint="take a snapshot of it",
+        )
     retire_grant(home, volume_id)
+    release_lease(home, volume_id)
     with ExitStack() as held:
-        if directory.exists():
+        if record is not None and not keep_data:
+            held.enter_context(held_volume(home, record, purpose="delete"))
+        elif directory.exists():
             held.enter_context(hold_volume(directory, purpose="delete"))
         workflows.check_none_running(home, volume_id, volume)
         if (home.runtime / f"{volume_id}.mnt").exists():
@@ -265,8 +308,17 @@ def delete_volume(home: Home, volume: str) -> Deleted:
                 volume, "what a killed process left", hint=f"volcrypt detach {volume}"
             )
         remove_dead_mounts_of(volume_id)
+        if keep_data:
+            write_durably(directory / KEEP_DATA_FILE, b"")
+        elif directory.exists():
+            remove_durably(directory / KEEP_DATA_FILE)
         home.register.apply(delete=[(KIND, volume_id)], expect={(KIND, volume_id): entry.counter})
-        remove_data(home, volume_id)
+        if not keep_data:
+            if record is not None and record.device is not None:
+                # On a device the copy would be all that is needed to read what is left on it.
+                with suppress(VolcryptError, OSError):
+                    remove_copy(home, record)
+            remove_data(home, volume_id)
         home.volumes.remove(volume_id)
     return Deleted(volume_id=volume_id, kept=kept)
 
@@ -278,5 +330,19 @@ def check_volume(home: Home, volume: str) -> VolumeRecord:
     check_source_key(home, record.wrapped_key, f"volume {volume}")
     DataFile.open(data_path(home, record), record.size_bytes, read_only=True).close()
     if record.wrapped_key is not None:
-        unwrap_key(home, record.wrapped_key).wipe()
+        with unwrap_key(home, record.wrapped_key) as data_key:
+            check_copy(home, record, data_key)
     return record
+
+
+def check_copy(home: Home, record: VolumeRecord, data_key: DataKey) -> None:
+    """Raises IntegrityError when the second copy of a record does not say what the record does."""
+    with record_copies(home, record, data_key) as copies:
+        if not copies.check(record):
+            place = copy_place(home, record)
+            assert place is not None, "internal error: what has no place is right"
+            raise IntegrityError(
+                f"the copy of the record of volume {record.name or record.volume_id}, "
+                f"{place.location}, is missing, damaged or old",
+                hint="the next 'volcrypt mount' or 'attach' writes it again",
+            )

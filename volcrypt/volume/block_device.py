@@ -8,11 +8,13 @@ one, and what the device says of itself, which is compared whenever it is opened
 import errno
 import fcntl
 import os
+import re
 import shutil
 import stat
 import struct
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +34,11 @@ _BLKSSZGET: Final = 0x1268
 _ZERO_STEP: Final = 256 * 2**20
 _LOOK_BYTES: Final = 2**20
 _LOOKS: Final = 64
+_SHARED_NAMES: Final = {
+    "rbd": "a Ceph RBD image",
+    "nbd": "a network block device",
+    "drbd": "a DRBD device",
+}
 
 # What a device says of itself, the first that is there; relative to its directory in /sys.
 _SAYINGS: Final = (
@@ -41,8 +48,10 @@ _SAYINGS: Final = (
     ("serial", "serial"),
     ("serial", "device/serial"),
     ("md", "md/uuid"),
+    ("rbd", "device/image_id"),
     ("loop", "loop/backing_file"),
 )
+SYSFS: Final = Path("/sys")
 _LASTING: Final = (Path("/dev/disk/by-id"), Path("/dev/disk/by-partuuid"))
 
 
@@ -69,7 +78,7 @@ def lasting_name(path: Path) -> Path:
 def identity_of(path: Path) -> str:
     """What a device says of itself, with the part of it for a partition; empty if nothing."""
     number = path.stat().st_rdev
-    directory = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}").resolve()
+    directory = (SYSFS / "dev/block" / f"{os.major(number)}:{os.minor(number)}").resolve()
     part = ""
     if (directory / "partition").exists():
         start = (directory / "start").read_text().strip()
@@ -83,6 +92,38 @@ def identity_of(path: Path) -> str:
         if said:
             return f"{kind}:{said}{part}"
     return ""
+
+
+def shared_kind(path: Path) -> str | None:
+    """What a device is, for people, when several hosts can reach it by its nature, or one of those
+    that it lies on; None for all that is known to be one host's, and for what nothing is known of.
+    """
+    number = path.stat().st_rdev
+    return _shared_kind_of(SYSFS / "dev" / "block" / f"{os.major(number)}:{os.minor(number)}")
+
+
+def _shared_kind_of(directory: Path) -> str | None:
+    directory = directory.resolve()
+    if (directory / "partition").exists():
+        directory = directory.parent
+    for prefix, kind in _SHARED_NAMES.items():
+        if re.fullmatch(rf"{prefix}\d+", directory.name):
+            return kind
+    parts = directory.parts
+    if any(re.fullmatch(r"session\d+", part) for part in parts):
+        return "an iSCSI disk"
+    if any(part.startswith("rport-") for part in parts):
+        return "a Fibre Channel disk"
+    # Of an NVMe device of several paths the controllers are below its subsystem.
+    device = directory / "device"
+    for transport in (device / "transport", *sorted(device.glob("nvme*/transport"))):
+        with suppress(OSError):
+            if (said := transport.read_text().strip()) not in ("pcie", "apple-nvme"):
+                return f"an NVMe disk over {said}"
+    for below in sorted(directory.glob("slaves/*")):
+        if (kind_below := _shared_kind_of(below)) is not None:
+            return f"{kind_below} below {directory.name}"
+    return None
 
 
 def find_device(path: Path, identity: str) -> Path:

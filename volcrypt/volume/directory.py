@@ -34,6 +34,9 @@ from volcrypt.volume.owner import OWNER_FILE, current_owner
 
 DATA_FILE: Final = "data"
 CHANGE_MAP_FILE: Final = "change-map"
+KEEP_DATA_FILE: Final = "keep-data"
+"""While it is there, data outside of the directory is not removed with it: it is another home's as
+well."""
 _RECORD: Final = "record"
 _STAGED: Final = "record.next"
 RECORD_FILES: Final = (_RECORD, _STAGED)
@@ -119,8 +122,10 @@ class VolumeDirectory:
             return
         (directory / DATA_FILE).unlink(missing_ok=True)
         sync_directory(directory)
-        # The owner file last: until then the lock of whoever removes keeps others away.
-        for entry in sorted(directory.iterdir(), key=lambda entry: entry.name == OWNER_FILE):
+        # The owner file last: until then the lock of whoever removes keeps others away. Before it
+        # what says to keep the data: a record without it would have somebody remove that.
+        last = {KEEP_DATA_FILE: 1, OWNER_FILE: 2}
+        for entry in sorted(directory.iterdir(), key=lambda entry: last.get(entry.name, 0)):
             entry.unlink(missing_ok=True)
         directory.rmdir()
         sync_directory(self.path)

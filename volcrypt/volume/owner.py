@@ -58,7 +58,7 @@ class OwnerRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     @property
     def is_local(self) -> bool:
         """Whether it is, or was, a process of this machine."""
-        return self.machine_id == _machine_id()
+        return self.machine_id == machine_id()
 
     @property
     def is_alive(self) -> bool:
@@ -259,7 +259,7 @@ def _own_record(purpose: str) -> OwnerRecord:
     start_ticks = _start_ticks(os.getpid())
     assert start_ticks is not None, "internal error: this process is not in /proc"
     return OwnerRecord(
-        machine_id=_machine_id(),
+        machine_id=machine_id(),
         host_name=os.uname().nodename,
         boot_id=_boot_id(),
         pid=os.getpid(),
@@ -268,12 +268,12 @@ def _own_record(purpose: str) -> OwnerRecord:
     )
 
 
-def _machine_id() -> str:
+def machine_id() -> str:
     """What names this installation (machine-id(5)); without one, its host name has to do."""
     with suppress(OSError):
-        machine_id = Path("/etc/machine-id").read_text().strip()
-        if machine_id:
-            return machine_id
+        found = Path("/etc/machine-id").read_text().strip()
+        if found:
+            return found
     return f"host {os.uname().nodename}"
 
 

@@ -1,0 +1,210 @@
+"""The second copy of a volume's record, by which other homes open it (`formats.record_copy`).
+
+Encrypted volumes whose data lies outside of the home have one:
+
+    data in the file PATH          PATH.volcrypt
+    on a device, with a lease      records/VOLUME-ID in the store of the lease
+    on another device              volumes/VOLUME-ID/record.copy in the home, to be taken along
+
+It follows the record: written when the volume is made, when it grows, and by each mount that finds
+another one. Its counter is the record's, so a home whose record is older than the copy knows that
+another home has changed the volume since, and does not touch it before it has the newer record.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final, Protocol
+
+from volcrypt.crypto.data_key import DataKey
+from volcrypt.durable import read_file, remove_durably, write_durably
+from volcrypt.errors import (
+    FormatError,
+    IntegrityError,
+    NoSpaceError,
+    ObjectNotFoundError,
+    ObjectStoreError,
+    SealError,
+)
+from volcrypt.formats.document import MAX_DOCUMENT_BYTES, MacSeal
+from volcrypt.formats.record_copy import (
+    RecordCopy,
+    copy_seal_key,
+    decode_record_copy,
+    encode_record_copy,
+    portable,
+)
+from volcrypt.formats.volume_record import VolumeRecord
+from volcrypt.names import VolumeId
+from volcrypt.operations.home import Home
+from volcrypt.operations.keys import unwrap_key
+from volcrypt.operations.stores import store_names, store_of
+from volcrypt.snapshot.layout import record_name
+from volcrypt.snapshot.store import SnapshotStore
+
+SUFFIX: Final = ".volcrypt"
+COPY_FILE: Final = "record.copy"
+
+
+class CopyPlace(Protocol):
+    """Where the copy of one record lies. `read` answers None when there is none; all may raise
+    OSError, NoSpaceError and ObjectStoreError, and `read` MalformedError for what is no copy."""
+
+    @property
+    def location(self) -> str: ...
+    def read(self) -> bytes | None: ...
+    def write(self, data: bytes) -> None: ...
+    def remove(self) -> None: ...
+
+
+class FileCopy:
+    """In a file of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def location(self) -> str:
+        return str(self.path)
+
+    def read(self) -> bytes | None:
+        try:
+            return read_file(self.path, limit_bytes=MAX_DOCUMENT_BYTES)
+        except FileNotFoundError:
+            return None
+
+    def write(self, data: bytes) -> None:
+        write_durably(self.path, data)
+
+    def remove(self) -> None:
+        remove_durably(self.path)
+
+
+class StoreCopy:
+    """In a snapshot store."""
+
+    def __init__(self, store: SnapshotStore, volume_id: VolumeId) -> None:
+        self._objects = store.objects
+        self._name = record_name(volume_id)
+
+    @property
+    def location(self) -> str:
+        return f"{self._objects.location}/{self._name}"
+
+    def read(self) -> bytes | None:
+        try:
+            return self._objects.get(self._name)
+        except ObjectNotFoundError:
+            return None
+
+    def write(self, data: bytes) -> None:
+        self._objects.replace(self._name, data)
+
+    def remove(self) -> None:
+        self._objects.delete(self._name)
+        self._objects.sync()
+
+
+def copy_beside(data_path: Path) -> Path:
+    """Where the copy lies of a volume whose data is in a file outside of the home."""
+    return data_path.with_name(data_path.name + SUFFIX)
+
+
+def copy_place(home: Home, record: VolumeRecord) -> CopyPlace | None:
+    """None for a volume that has no copy. Raises as `store_of`."""
+    if record.wrapped_key is None or record.data_path is None:
+        return None
+    if record.device is None:
+        return FileCopy(copy_beside(Path(record.data_path)))
+    if record.lease is not None:
+        return StoreCopy(store_of(home, record.lease), record.volume_id)
+    return FileCopy(home.volumes.path_of(record.volume_id) / COPY_FILE)
+
+
+def copy_location(home: Home, record: VolumeRecord) -> str | None:
+    """Where the copy lies, for people; no store is asked."""
+    if record.wrapped_key is None or record.data_path is None:
+        return None
+    if record.device is None:
+        return str(copy_beside(Path(record.data_path)))
+    if record.lease is not None:
+        name = store_names(home).get(record.lease, record.lease)
+        return f"{record_name(record.volume_id)} in snapshot store {name}"
+    return str(home.volumes.path_of(record.volume_id) / COPY_FILE)
+
+
+class RecordCopies:
+    """The copy of one volume's record, for whoever has its data key; without one, nothing."""
+
+    def __init__(self, place: CopyPlace | None, seal: MacSeal | None) -> None:
+        self._place = place
+        self._seal = seal
+
+    def check(self, record: VolumeRecord) -> bool:
+        """Whether the copy is there and says what the record does; one that is damaged, another's
+        or older counts as none. Raises IntegrityError when it is the record that is older."""
+        if self._place is None or self._seal is None:
+            return True
+        what = f"copy of the record of volume {record.volume_id}"
+        try:
+            data = self._place.read()
+            if data is None:
+                return False
+            copy = decode_record_copy(data, self._seal, what=what)
+        except (FormatError, SealError):
+            return False
+        if portable(copy) == portable(record):
+            return True
+        if copy.counter < record.counter or copy.volume_id != record.volume_id:
+            return False
+        raise IntegrityError(
+            f"another home has changed volume {record.name or record.volume_id}: its record there "
+            f"has number {copy.counter}, here {record.counter}",
+            hint=f"'volcrypt volume register' takes the newer record from {self._place.location}",
+        )
+
+    def write(self, record: VolumeRecord) -> None:
+        """Durable on return."""
+        if self._place is not None and self._seal is not None:
+            self._place.write(encode_record_copy(record, self._seal))
+
+    def refresh(self, record: VolumeRecord) -> None:
+        """Write the copy if it is not there or older. Raises as `check`; where it cannot be written
+        now a later mount does."""
+        if not self.check(record):
+            with suppress(OSError, NoSpaceError, ObjectStoreError):
+                self.write(record)
+
+
+@contextmanager
+def record_copies(
+    home: Home, record: VolumeRecord, data_key: DataKey | None = None
+) -> Iterator[RecordCopies]:
+    """The copy of a volume's record; its data key is unwrapped for it where the caller has not got
+    it. Raises KmsError."""
+    place = copy_place(home, record)
+    if place is None or record.wrapped_key is None:
+        yield RecordCopies(None, None)
+        return
+    if data_key is not None:
+        key = copy_seal_key(data_key.view(), record.volume_id)
+    else:
+        with unwrap_key(home, record.wrapped_key) as unwrapped:
+            key = copy_seal_key(unwrapped.view(), record.volume_id)
+    try:
+        yield RecordCopies(place, MacSeal(key))
+    finally:
+        key[:] = bytes(len(key))
+
+
+def remove_copy(home: Home, record: VolumeRecord) -> None:
+    """With a volume that is deleted. Leaves what is no copy of this volume's record."""
+    place = copy_place(home, record)
+    if place is None:
+        return
+    with suppress(FormatError):
+        data = place.read()
+        if data is None:
+            return
+        if RecordCopy(data, what=place.location).claimed.volume_id == record.volume_id:
+            place.remove()
