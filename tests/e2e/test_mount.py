@@ -232,13 +232,15 @@ def test_errors_of_the_start_arrive_as_themselves_and_leave_nothing(volume: Serv
     os.truncate(volume.data_path, SIZE - 1)
     with pytest.raises(IntegrityError, match="the volume's record says"):
         volume.mount()
-    volume.data_path.unlink()
-    with pytest.raises(RecordMissingError, match=r"data file .* missing on disk"):
-        volume.mount()
+    os.truncate(volume.data_path, SIZE)
     volume.mount_directory.rmdir()
     with pytest.raises(MountError, match="does not exist") as caught:
         volume.mount()
     assert caught.value.hint == f"mkdir {volume.mount_directory}"
+    volume.mount_directory.mkdir()
+    volume.data_path.unlink()
+    with pytest.raises(RecordMissingError, match=r"data file .* missing on disk"):
+        volume.mount()
     assert_nothing_left(volume)
 
 
