@@ -303,13 +303,13 @@ SERVING: Final = [
     _mutant(
         "the kernel caches the plaintext",
         FUSE,
-        [T_MOUNT],
+        [f"{T_ERRORS}::test_the_kernel_keeps_no_plaintext_for_a_dead_process"],
         ("direct_io=True", "direct_io=False"),
     ),
     _mutant(
         "the kernel is told that syncs do not exist",
         FUSE,
-        [T_MOUNT, T_ERRORS],
+        [f"{T_ERRORS}::test_a_failed_sync_is_never_forgotten"],
         ("frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.EINTR})", "frozenset()"),
     ),
     _mutant(
@@ -321,7 +321,7 @@ SERVING: Final = [
     _mutant(
         "the file keeps its size when it grows",
         FUSE,
-        ["tests/volume/test_growth.py"],
+        ["tests/e2e/test_grow.py::test_mounted"],
         ("pyfuse3.invalidate_inode(_VOLUME_INODE, attr_only=True)", "pass"),
     ),
     _mutant(
@@ -336,7 +336,7 @@ SERVING: Final = [
     _mutant(
         "two processes own a volume",
         "volcrypt/volume/owner.py",
-        ["tests/volume/test_owner.py", T_MOUNT],
+        ["tests/volume/test_owner.py"],
         ("LOCK_EX | fcntl.LOCK_NB", "LOCK_SH | fcntl.LOCK_NB"),
     ),
 ]

@@ -85,8 +85,9 @@ def disposable_file_system(
         try:
             yield DisposableFileSystem(directory=mounted, device=device)
         finally:
-            # Lazily, so that a process that a failed test left behind does not keep it.
-            run("umount", "--lazy", mounted)
+            if subprocess.run(["umount", mounted], check=False, capture_output=True).returncode:
+                # Lazily, so that a process that a failed test left behind does not keep it.
+                run("umount", "--lazy", mounted)
     finally:
         run("losetup", "--detach", device)
         image.unlink()

@@ -76,15 +76,25 @@ def errno_of_sync(descriptor: int) -> int | None:
 # ---------------------------------------------------------------- syncs that fail
 
 
-@pytest.mark.parametrize(("number", "ends"), [(errno.EIO, "kill"), (errno.ENOSPC, "unmount")])
-def test_a_failed_sync_is_never_forgotten(volume: ServedVolume, number: int, ends: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "told", "ends"),
+    [
+        (errno.EIO, errno.EIO, "kill"),
+        (errno.ENOSPC, errno.ENOSPC, "unmount"),
+        # Told this, the kernel would never ask again, and say that all is well.
+        (errno.ENOSYS, errno.EIO, "unmount"),
+    ],
+)
+def test_a_failed_sync_is_never_forgotten(
+    volume: ServedVolume, number: int, told: int, ends: str
+) -> None:
     """By nobody: not by other openings, other processes, the unmount, or the next snapshot."""
     with opened(volume) as first, opened(volume) as second:
         os.pwrite(first, b"kept", 0)
         assert errno_of_sync(second) is None
         os.pwrite(first, b"lost", CHUNK_BYTES)
         with strace(volume.pid, *injection(SYNCING, f"error={errno.errorcode[number]}:when=1")):
-            assert errno_of_sync(first) == number
+            assert errno_of_sync(first) == told
             # The disk would sync again, and claim success for what it has dropped.
             assert [errno_of_sync(first), errno_of_sync(second)] == [errno.EIO] * 2
         for _ in range(3):
@@ -227,6 +237,17 @@ def test_a_call_that_is_interrupted_is_made_again(volume: ServedVolume, calls: s
 
 
 # ---------------------------------------------------------------- kills
+
+
+def test_the_kernel_keeps_no_plaintext_for_a_dead_process(volume: ServedVolume) -> None:
+    """A cache above the file would also answer after a fence, and hide writes from snapshots."""
+    with opened(volume) as descriptor:
+        os.pwrite(descriptor, tagged(1, UNIT_BYTES), 0)
+        os.fsync(descriptor)
+        assert os.pread(descriptor, UNIT_BYTES, 0) == tagged(1, UNIT_BYTES)
+        volume.signal(signal.SIGKILL)
+        with pytest.raises(OSError, match=r"not connected|aborted"):
+            os.pread(descriptor, UNIT_BYTES, 0)
 
 
 QUICK_KILLS = [(WRITING, 1), (WRITING, 6), (SYNCING, 1), (SYNCING, 2), (READING, 3)]
