@@ -106,6 +106,22 @@ def test_requests(vault: Any) -> None:
     assert isinstance(opened.plaintext, bytearray)
 
 
+def test_what_is_done_to_an_object_of_the_home_is_authorised(vault: Any, memory: MemoryKms) -> None:
+    arn = vault.perform(ROOT, CreateKeyRequest()).key_metadata.arn
+    context = {"volcrypt:volume-id": "vol-0123456789abcdef0"}
+    vault.authorise(ROOT, "volcrypt:ExportHeader", key_arn=arn, context=context)
+    with pytest.raises(AccessDeniedError, match=f"volcrypt:ExportHeader on resource: {arn}"):
+        vault.authorise(USER, "volcrypt:ExportHeader", key_arn=arn, context=context)
+    vault.authorise(ROOT, "volcrypt:ExportHeader", context=context)
+    vault.authorise(ROOT, "volcrypt:Backup")
+    allowed, denied, under_none, backup = memory.records()[-4:]
+    assert allowed.request_parameters == {"keyId": arn, "encryptionContext": context}
+    assert under_none.request_parameters == {"keyId": None, "encryptionContext": context}
+    assert backup.request_parameters is None
+    assert [len(r.resources) for r in (allowed, denied, under_none, backup)] == [1, 1, 0, 0]
+    assert (allowed.error_code, denied.error_code) == (None, "AccessDenied")
+
+
 def test_the_caller_is_who_it_says(vault: Any, memory: MemoryKms) -> None:
     vault.perform(VOLUMES, GenerateDataKeyRequest(key_id="alias/volcrypt/ebs", number_of_bytes=64))
     assert memory.records()[-1].user_identity.invoked_by == "ec2.us-east-1.amazonaws.com"

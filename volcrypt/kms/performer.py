@@ -43,7 +43,8 @@ class Job:
 
     `changes_rows` is False where it shares a transaction with others: then `decide` must not rely
     on what the others change, and its change must be possible to leave out. `request_id` stands in
-    its records; one is made where there is none.
+    its records; one is made where there is none. `parameters` are what they show where there is no
+    request.
     """
 
     caller: Caller
@@ -54,6 +55,7 @@ class Job:
     decide: Callable[[Attempt], Effect[Any]]
     changes_rows: bool
     request_id: str | None = None
+    parameters: dict[str, Any] | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -155,7 +157,7 @@ class Performer:
             change=change,
             request=job.request,
             now=self._clock(),
-            parameters=None if job.request is None else audit_parameters(job.request),
+            parameters=job.parameters if job.request is None else audit_parameters(job.request),
             request_id=job.request_id or new_id(),
         )
 

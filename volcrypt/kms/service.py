@@ -20,19 +20,20 @@ from functools import cache
 from typing import Any, Final, cast
 
 from volcrypt.errors import InvalidArgumentError, VolcryptError
-from volcrypt.formats.audit_record import AuditHead
+from volcrypt.formats.audit_record import AuditHead, Resource
 from volcrypt.kms import principals
 from volcrypt.kms.access_key_operations import AccessKeyOperations
 from volcrypt.kms.alias_operations import AliasOperations
 from volcrypt.kms.attempt import Attempt, Effect
 from volcrypt.kms.data_operations import DataOperations
 from volcrypt.kms.deletion_operations import DeletionOperations
+from volcrypt.kms.facts import context_facts
 from volcrypt.kms.grant_operations import GrantOperations
 from volcrypt.kms.import_operations import ImportOperations
 from volcrypt.kms.key_operations import KeyOperations
 from volcrypt.kms.key_store_operations import KeyStoreOperations
 from volcrypt.kms.maintenance import Maintenance
-from volcrypt.kms.messages.base import A, Request, Response
+from volcrypt.kms.messages.base import NO_CONTEXT, A, Request, Response
 from volcrypt.kms.model import Caller
 from volcrypt.kms.performer import Job, Performer
 from volcrypt.kms.policy_operations import PolicyOperations
@@ -150,16 +151,30 @@ class KmsService(
         with self._catalog.reading() as view:
             return principals.exists(view, arn)
 
-    def authorise(self, caller: Caller, action: str) -> None:
-        """Check and record that the caller may do something to the home as a whole; `action` is
-        like `volcrypt:Backup`. Raises AccessDeniedError."""
+    def authorise(
+        self,
+        caller: Caller,
+        action: str,
+        *,
+        key_arn: str | None = None,
+        context: Mapping[str, str] = NO_CONTEXT,
+    ) -> None:
+        """Check and record that the caller may do something to the home as a whole, like
+        `volcrypt:Backup`; or to what `context` names, whose data key is under the key `key_arn`,
+        like `volcrypt:ExportHeader`. Raises AccessDeniedError."""
         service, _, name = action.partition(":")
 
         def decide(attempt: Attempt) -> Effect[None]:
-            attempt.authorise_account(name, service=service)
+            if key_arn is not None:
+                attempt.resources.append(Resource(arn=key_arn, account_id=key_arn.split(":")[4]))
+            attempt.authorise_account(
+                name, service=service, resource=key_arn or "*", facts=context_facts(context)
+            )
             return Effect(act=lambda: None)
 
-        (result,) = self._performer.perform_all([self._job_without_request(caller, name, decide)])
+        parameters = {"keyId": key_arn, "encryptionContext": dict(context)} if context else None
+        job = replace(self._job_without_request(caller, name, decide), parameters=parameters)
+        (result,) = self._performer.perform_all([job])
         if isinstance(result, VolcryptError):
             raise result
 

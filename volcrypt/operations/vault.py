@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 
 from volcrypt.errors import TryAgainError
 from volcrypt.formats.audit_record import AuditHead
-from volcrypt.kms.messages.base import A, Request
+from volcrypt.kms.messages.base import NO_CONTEXT, A, Request
 from volcrypt.kms.model import Caller
 from volcrypt.kms.protocol import HOME_OPERATIONS, decode_request, encode_response
 from volcrypt.kms.register import NOTHING, RegisterEntry
@@ -69,9 +69,18 @@ class Vault(Kms, Protocol):
 
     def has_principal(self, arn: str, /) -> bool: ...
 
-    def authorise(self, caller: Caller, action: str, /) -> None:
+    def authorise(
+        self,
+        caller: Caller,
+        action: str,
+        /,
+        *,
+        key_arn: str | None = None,
+        context: Mapping[str, str] = NO_CONTEXT,
+    ) -> None:
         """Check and record that the caller may do something to the home as a whole, such as
-        `volcrypt:Backup`. Raises AccessDeniedError."""
+        `volcrypt:Backup`; or to what `context` names, which is under the key `key_arn` (None for
+        a customer-provided one), such as `volcrypt:ExportHeader`. Raises AccessDeniedError."""
         ...
 
     def maintain(self) -> None:

@@ -15,7 +15,7 @@ import msgspec
 
 from volcrypt.errors import TryAgainError
 from volcrypt.formats.audit_record import AuditHead
-from volcrypt.kms.messages.base import A, Request
+from volcrypt.kms.messages.base import NO_CONTEXT, A, Request
 from volcrypt.kms.model import Caller
 from volcrypt.kms.protocol import operation_of
 from volcrypt.kms.register import RegisterEntry
@@ -133,10 +133,22 @@ class HomeClient:
     def has_principal(self, arn: str) -> bool:
         return self._channel.call(HasPrincipalArguments(arn=arn), bool)
 
-    def authorise(self, caller: Caller, action: str) -> None:
+    def authorise(
+        self,
+        caller: Caller,
+        action: str,
+        *,
+        key_arn: str | None = None,
+        context: Mapping[str, str] = NO_CONTEXT,
+    ) -> None:
         """Raises AccessDeniedError."""
         arguments = AuthoriseArguments(
-            account=self._account, region=self._region, caller=caller, action=action
+            account=self._account,
+            region=self._region,
+            caller=caller,
+            action=action,
+            key_arn=key_arn,
+            context=dict(context),
         )
         self._channel.call(arguments, type(None))
 

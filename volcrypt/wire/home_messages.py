@@ -71,6 +71,8 @@ class AuthoriseArguments(Arguments, frozen=True, kw_only=True):
     region: str
     caller: Caller
     action: str
+    key_arn: str | None = None
+    context: dict[str, str] = {}
 
 
 class AuditHeadArguments(Arguments, frozen=True, kw_only=True):

@@ -128,7 +128,12 @@ class HomeSocket:
                 return service.has_principal(arguments.arn)
             case AuthoriseArguments():
                 scope = service.scope(arguments.account, arguments.region)
-                scope.authorise(arguments.caller, arguments.action)
+                scope.authorise(
+                    arguments.caller,
+                    arguments.action,
+                    key_arn=arguments.key_arn,
+                    context=arguments.context,
+                )
                 return None
             case MaintainArguments():
                 service.maintain()
