@@ -16,11 +16,11 @@ import trio.testing
 
 from volcrypt.chunk_set import ChunkSet
 from volcrypt.errors import (
-    IntegrityError,
     InvalidArgumentError,
     KeyNotFoundError,
     MalformedError,
     MountError,
+    NoSpaceError,
     PrivilegeError,
     TryAgainError,
     VolumeError,
@@ -28,7 +28,7 @@ from volcrypt.errors import (
 )
 from volcrypt.formats.change_map import ParentPoint
 from volcrypt.formats.document import MacSeal
-from volcrypt.geometry import CHUNK_BYTES, UNIT_BYTES
+from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.names import SnapshotId, StoreId, VolumeId
 from volcrypt.volume import capture, control, control_socket
 from volcrypt.volume.change_map import ChangeMap
@@ -57,6 +57,19 @@ PARENT = ParentPoint(
 Result = TypeVar("Result")
 
 
+class CrowdedChunks(PreservedChunks):
+    """Where nothing can be kept when the server says so."""
+
+    def __init__(self, made: "Served", data: DataFile, directory: Path) -> None:
+        super().__init__(data, directory)
+        self.made = made
+
+    def keep(self, chunk: int) -> None:
+        if self.made.is_full:
+            raise NoSpaceError("no space left for /kept")
+        super().keep(chunk)
+
+
 class Served:
     """A control server; `end_error` is what its end answers."""
 
@@ -74,11 +87,12 @@ class Served:
         self.device = Device(
             volume,
             changes=self.changes,
-            open_keeper=lambda: PreservedChunks(self.data, directory),
+            open_keeper=lambda: CrowdedChunks(self, self.data, directory),
         )
         self.path = directory / ("a-long-name" * 12) / "volume.sock"
         self.path.parent.mkdir()
         self.ended: list[bool] = []
+        self.is_full = False
         self.end_error: Exception | None = None
         self.server = ControlServer(
             self.device.captures, status=self.status, grow=self.device.grow, end=self.end
@@ -183,14 +197,14 @@ async def test_a_capture_that_failed_says_so_at_every_call(tmp_path: Path) -> No
     async with served(tmp_path) as made:
         with await in_thread(made.connect) as client:
             await in_thread(client.begin_capture)
-            os.ftruncate(made.data._descriptor, SIZE - CHUNK_BYTES)
-            await made.device.write(SIZE - CHUNK_BYTES, bytes(UNIT_BYTES))
+            made.is_full = True
+            await made.device.write(0, b"new")
             for call in (
                 lambda: client.captured(range(1)),
                 lambda: client.wanted(ChunkSet(CHUNKS)),
                 lambda: client.commit_capture(PARENT),
             ):
-                with pytest.raises(IntegrityError, match="cut short"):
+                with pytest.raises(NoSpaceError, match="no space left for /kept"):
                     await in_thread(call)
             await in_thread(client.abort_capture)
             assert not made.device.captures.is_running

@@ -279,6 +279,8 @@ class Captures:
         capture.resumed.set()
         while capture.keeping:
             await next(iter(capture.keeping.values())).wait()
+        # One that ran at the barrier may still have the older marks in hand.
+        await self._ranges.outlast_writers()
         try:
             await self._run(end)
         finally:

@@ -41,7 +41,7 @@ All calls come from one process, the owner of the volume (`volcrypt.volume.owner
 may call `mark` and `distrust` at any time, also while a capture begins or ends; `grow`,
 `save_clean` and `close` only while no write is under way. A write that runs while a capture begins
 may have marked one generation or the other: so who begins names its chunks, and waits for it before
-it asks what has changed, or lets anybody look at the captured data.
+it asks what has changed, lets anybody look at the captured data, or ends the capture.
 """
 
 import os

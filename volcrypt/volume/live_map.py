@@ -23,9 +23,9 @@ smaller volume is believed as well: volumes only grow, and it is the map of what
 Nobody but its owner can write in the runtime directory, so it has no seal. It never outlives a
 boot, so another version is a map of nobody, and void.
 
-The current generation and the header are used through a mapping. Whole generations are gone through
-by read and write, a step at a time: pages that a process touches in a mapping are its own resident
-memory from then on, and most of a large volume is never written.
+The header and the generation that is current are used through mappings. Whole generations are gone
+through by read and write, a step at a time, and one that is not current any more is not mapped:
+pages that a process touches in a mapping are its own resident memory as long as it has that.
 """
 
 import hashlib
@@ -71,8 +71,9 @@ class LiveMap:
         self.size_bytes = size_bytes
         self._chunk_count = chunk_count(size_bytes)
         self._descriptor = descriptor
+        self._generations: list[mmap.mmap | None] = [None, None]
         try:
-            self._memory = mmap.mmap(descriptor, _map_bytes(size_bytes))
+            self._memory = mmap.mmap(descriptor, _PAGE)
         except BaseException:
             os.close(descriptor)
             raise
@@ -153,12 +154,20 @@ class LiveMap:
 
     def marks(self) -> memoryview:
         """The current generation itself, one byte a chunk."""
-        start = self._offset(bool(self.state & CURRENT))
-        return memoryview(self._memory)[start : start + self._chunk_count]
+        current = bool(self.state & CURRENT)
+        memory = self._generations[current]
+        if memory is None:
+            length = _generation_bytes(self._chunk_count)
+            memory = mmap.mmap(self._descriptor, length, offset=self._offset(current))
+            self._generations[current] = memory
+        return memoryview(memory)[: self._chunk_count]
 
     def clear_older(self) -> None:
-        """Unmark everything in the generation that is not current."""
+        """Unmark everything in the generation that is not current; nobody has a view of it."""
         older = not self.state & CURRENT
+        if (memory := self._generations[older]) is not None:
+            self._generations[older] = None
+            memory.close()
         for first, marks in self._marked_steps(older):
             os.pwrite(self._descriptor, bytes(len(marks)), self._offset(older) + first)
 
@@ -203,7 +212,9 @@ class LiveMap:
 
     def close(self) -> None:
         """Views that `marks` gave must be released before."""
-        self._memory.close()
+        for memory in (self._memory, *self._generations):
+            if memory is not None:
+                memory.close()
         os.close(self._descriptor)
 
     def _offset(self, second: bool) -> int:

@@ -21,7 +21,7 @@ so who finds that it does not fit reads it once more.
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol, Self
 
@@ -31,7 +31,7 @@ from volcrypt.crypto.digest import DigestAlgorithm
 from volcrypt.crypto.xts import is_zero
 from volcrypt.durable import no_space_named
 from volcrypt.errors import IntegrityError
-from volcrypt.geometry import CHUNK_BYTES, chunk_count, chunk_range
+from volcrypt.geometry import CHUNK_BYTES, ByteRange, chunk_count, chunk_range
 
 SEGMENT_BYTES: Final = 8 * 2**40
 MARK_BYTES: Final = 8
@@ -47,6 +47,7 @@ class Ciphertext(Protocol):
     @property
     def size_bytes(self) -> int: ...
     def read_into(self, offset: int, buffer: Buffer) -> None: ...
+    def data_extents(self, start: int, end: int) -> Iterator[ByteRange]: ...
 
 
 class PreservedChunks:
@@ -91,7 +92,11 @@ class PreservedChunks:
         buffer = self._buffers.pop() if self._buffers else memoryview(bytearray(CHUNK_BYTES))
         try:
             view = buffer[: extent.length]
-            self._data.read_into(extent.offset, view)
+            # The kernel would fill its page cache with the zeros of a hole.
+            if any(self._data.data_extents(extent.offset, extent.end)):
+                self._data.read_into(extent.offset, view)
+            else:
+                view[:] = bytes(extent.length)
             mark = _mark_of(view)
             if not is_zero(view):
                 self._write(extent.offset, view)
