@@ -52,6 +52,14 @@ def test_gaps_are_all_that_is_not_in_it(choice: tuple[int, set[int]]) -> None:
     assert all(before.stop < after.start for before, after in itertools.pairwise(gaps))
 
 
+@given(chosen())
+def test_runs_are_all_that_is_in_it(choice: tuple[int, set[int]]) -> None:
+    count, members = choice
+    runs = list(ChunkSet(count, members).runs())
+    assert [index for run in runs for index in run] == sorted(members)
+    assert all(before.stop < after.start for before, after in itertools.pairwise(runs))
+
+
 @given(chosen(), st.sampled_from([8, 64, 1024]))
 def test_groups_are_those_with_members(choice: tuple[int, set[int]], width: int) -> None:
     count, members = choice

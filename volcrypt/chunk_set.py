@@ -87,12 +87,27 @@ class ChunkSet:
     def gaps(self) -> Iterator[range]:
         """The runs of chunks that are not members, ascending."""
         following = 0
-        for run in self._runs():
+        for run in self.runs():
             if run.start > following:
                 yield range(following, run.start)
             following = run.stop
         if following < self.chunk_count:
             yield range(following, self.chunk_count)
+
+    def runs(self) -> Iterator[range]:
+        """The runs of chunks that are members, ascending."""
+        last = range(0)
+        for first, flags in self._blocks():
+            edges = np.flatnonzero(np.diff(flags, prepend=0, append=0)) + first
+            for start, stop in edges.reshape(-1, 2).tolist():
+                if last.stop == start and last:
+                    last = range(last.start, stop)
+                    continue
+                if last:
+                    yield last
+                last = range(start, stop)
+        if last:
+            yield last
 
     def groups(self, chunks_each: int) -> Iterator[int]:
         """Ascending numbers of the groups of `chunks_each`, a multiple of 8, that have members."""
@@ -102,13 +117,6 @@ class ChunkSet:
         yield from np.flatnonzero(groups.any(axis=1)).tolist()
         if self._bits[whole * width :].any():
             yield whole
-
-    def _runs(self) -> Iterator[range]:
-        """The runs of members, ascending; one that crosses a block comes in pieces."""
-        for first, flags in self._blocks():
-            edges = np.flatnonzero(np.diff(flags, prepend=0, append=0)) + first
-            for start, stop in edges.reshape(-1, 2).tolist():
-                yield range(start, stop)
 
     def _blocks(self) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
         """The blocks that have members: the number of the first chunk, and a flag for each."""

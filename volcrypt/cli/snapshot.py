@@ -1,4 +1,5 @@
-"""`volcrypt snapshot`: create, list, show, delete, copy, verify."""
+"""`volcrypt snapshot`: create, list, show, delete, copy, verify; for diff and export see
+`snapshot_content`."""
 
 import sys
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ import click
 from volcrypt.cli.customer_key import check_one_stdin, give_key, source_key_option
 from volcrypt.cli.exits import Exit
 from volcrypt.cli.session import Command, JsonValue, Session, pass_session, print_table
+from volcrypt.cli.snapshot_content import diff, export
 from volcrypt.cli.store import place_options
 from volcrypt.cli.text import format_time, iso_time
 from volcrypt.cli.volume import key_choice, key_options
@@ -17,6 +19,7 @@ from volcrypt.cli.volume_view import key_text
 from volcrypt.geometry import format_size
 
 if TYPE_CHECKING:
+    from volcrypt.errors import SweepBlockedError
     from volcrypt.formats.manifest import Manifest
     from volcrypt.names import StoreId
 
@@ -81,6 +84,10 @@ def show_made(session: Session, manifest: "Manifest") -> None:
 @click.group()
 def snapshot() -> None:
     """Snapshots: immutable, incremental, signed."""
+
+
+snapshot.add_command(diff)
+snapshot.add_command(export)
 
 
 @snapshot.command(cls=Command)
@@ -171,11 +178,18 @@ def show(session: Session, snapshot: str) -> None:
 @click.argument("snapshot", metavar="SNAPSHOT")
 @pass_session
 def delete(session: Session, snapshot: str) -> None:
-    """Delete SNAPSHOT and the chunks that no other snapshot needs."""
+    """Delete SNAPSHOT and the chunks that no other snapshot needs. One that is damaged is deleted
+    by its id; until then its store is not swept, since nobody knows which chunks it needs."""
     from volcrypt.operations.snapshot_deletion import delete_snapshot
 
-    snapshot_id = delete_snapshot(session.home, snapshot)
-    session.show({"SnapshotId": snapshot_id}, lambda: print(f"{snapshot_id} is deleted"))
+    blocked: list[SweepBlockedError] = []
+    snapshot_id = delete_snapshot(session.home, snapshot, warn=blocked.append)
+    session.show(
+        {"SnapshotId": snapshot_id, "NotSwept": str(blocked[0]) if blocked else None},
+        lambda: print(f"{snapshot_id} is deleted"),
+    )
+    for error in blocked:
+        print(f"warning: {error}; {error.hint}", file=sys.stderr)
 
 
 @snapshot.command(cls=Command)
@@ -268,6 +282,9 @@ def verify(
     def text() -> None:
         for damage in found.damages:
             print(damage)
+            for snapshot_id in damage.snapshots:
+                if snapshot_id not in damage.what:
+                    print(f"    also in {snapshot_id}")
         for head in found.heads:
             print(f"head of the log: {format_head(head)}")
         if not found.freshness_checked:
@@ -284,7 +301,12 @@ def verify(
             "FreshnessChecked": found.freshness_checked,
             "Heads": [format_head(head) for head in found.heads],
             "Damages": [
-                {"Kind": damage.kind.value, "What": damage.what, "Object": damage.name}
+                {
+                    "Kind": damage.kind.value,
+                    "What": damage.what,
+                    "Object": damage.name,
+                    "Snapshots": list(damage.snapshots),
+                }
                 for damage in found.damages
             ],
         },

@@ -14,6 +14,7 @@ from volcrypt.cli.customer_key import (
     source_key_option,
 )
 from volcrypt.cli.session import Command, JsonValue, Session, pass_session
+from volcrypt.cli.snapshot_content import show_exported, skip_damaged_option
 from volcrypt.cli.volume_view import key_text, volume_document, volume_fields
 from volcrypt.geometry import format_size, parse_size
 
@@ -184,16 +185,25 @@ def import_(
 @volume.command(cls=Command)
 @click.argument("volume", metavar="VOLUME")
 @click.argument("file", type=click.Path(path_type=Path))
+@skip_damaged_option
 @opening_key_option
 @pass_session
-def export(session: Session, volume: str, file: Path, customer_key_file: Path | None) -> None:
+def export(
+    session: Session, volume: str, file: Path, skip_damaged: bool, customer_key_file: Path | None
+) -> None:
     """Write the plaintext of VOLUME to the new raw image FILE (sparse, mode 0600)."""
     from volcrypt.operations.images import export_volume
 
     give_key(session, customer_key_file)
-    record = export_volume(session.home, volume, file, progress=session.progress())
-    document = {"VolumeId": record.volume_id, "File": str(file), "Size": record.size_bytes}
-    session.show(document, lambda: print(f"{record.volume_id} is written, in plaintext, to {file}"))
+    record, skipped = export_volume(
+        session.home, volume, file, skip_damaged=skip_damaged, progress=session.progress()
+    )
+    show_exported(
+        session,
+        {"VolumeId": record.volume_id, "File": str(file), "Size": record.size_bytes},
+        f"{record.volume_id} is written, in plaintext, to {file}",
+        skipped,
+    )
 
 
 @volume.command(cls=Command)

@@ -3,6 +3,9 @@
 import errno
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from volcrypt.crypto.xts import is_zero
@@ -88,39 +91,97 @@ def _next_data(source: int, offset: int, end: int) -> int:
         return end if error.errno == errno.ENXIO else offset
 
 
-def export_volume(home: Home, volume: str, target: Path, *, progress: Progress) -> VolumeRecord:
-    """Write a volume's plaintext to a new sparse file, readable by its owner alone."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """Bytes that could not be read, and read zeros in an image; and why."""
+
+    offset: int
+    length: int
+    reason: str
+
+
+def export_volume(
+    home: Home, volume: str, target: Path, *, skip_damaged: bool = False, progress: Progress
+) -> tuple[VolumeRecord, list[Skipped]]:
+    """Write a volume's plaintext to a new sparse file, readable by its owner alone. With
+    `skip_damaged`, data units that cannot be read are left out, and are in the answer."""
     record = load_record(home, volume)
     check_source_key(home, record.wrapped_key, f"volume {volume}")
-    if target.exists():
-        raise InvalidArgumentError(f"{target} exists already")
+    check_is_new(target)
     with (
         held_volume(home, record, purpose="export"),
         opened_volume(home, record, read_only=True) as (opened, data),
+        new_image(target, record.size_bytes) as image,
+    ):
+        progress.begin(f"exporting {volume}", record.size_bytes)
+        skipped = _copy_out(opened, data, image, progress, skip_damaged=skip_damaged)
+    return record, skipped
+
+
+def check_is_new(target: Path) -> None:
+    """Raises InvalidArgumentError; before a data key is asked for."""
+    if os.path.lexists(target):
+        raise InvalidArgumentError(f"{target} exists already")
+
+
+@contextmanager
+def new_image(target: Path, size_bytes: int) -> Iterator[int]:
+    """A new sparse file of this size, open for writing: durable afterwards, or gone."""
+    with (
         no_space_named(target),
         open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", 0) as image,
     ):
         try:
-            progress.begin(f"exporting {volume}", record.size_bytes)
-            os.ftruncate(image.fileno(), record.size_bytes)
-            _copy_out(opened, data, image.fileno(), progress)
+            os.ftruncate(image.fileno(), size_bytes)
+            yield image.fileno()
             os.fsync(image.fileno())
             sync_directory(target.absolute().parent)
         except BaseException:
             target.unlink()
             raise
-    return record
 
 
-def _copy_out(volume: Volume, data: DataFile, target: int, progress: Progress) -> None:
+def _copy_out(
+    volume: Volume, data: DataFile, target: int, progress: Progress, *, skip_damaged: bool
+) -> list[Skipped]:
     buffer = memoryview(bytearray(CHUNK_BYTES))
+    skipped: list[Skipped] = []
     for index in data.candidate_chunks():
         extent = chunk_range(index, data.size_bytes)
         piece = buffer[: extent.length]
-        volume.read_into(extent.offset, piece)
+        try:
+            volume.read_into(extent.offset, piece)
+        except OSError:
+            if not skip_damaged:
+                raise
+            skipped += _read_units(volume, extent.offset, piece)
         if not is_zero(piece):
             write_fully(target, piece, extent.offset)
         progress.advance(extent.end)
+    return skipped
+
+
+def _read_units(volume: Volume, offset: int, piece: memoryview) -> Iterator[Skipped]:
+    """Read what can be read unit by unit; zeros for the rest, which is the answer, in runs."""
+    lost: Skipped | None = None
+    for at in range(0, len(piece), UNIT_BYTES):
+        unit = piece[at : at + UNIT_BYTES]
+        try:
+            volume.read_into(offset + at, unit)
+        except OSError as error:
+            unit[:] = bytes(len(unit))
+            reason = error.strerror or str(error)
+            if lost is not None and (lost.offset + lost.length, lost.reason) == (
+                offset + at,
+                reason,
+            ):
+                lost = replace(lost, length=lost.length + len(unit))
+                continue
+            if lost is not None:
+                yield lost
+            lost = Skipped(offset=offset + at, length=len(unit), reason=reason)
+    if lost is not None:
+        yield lost
 
 
 def write_fully(descriptor: int, data: memoryview, offset: int) -> None:

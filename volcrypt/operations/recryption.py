@@ -1,13 +1,12 @@
-"""From ciphertext under one data key to ciphertext under another, chunk by chunk.
+"""From ciphertext under one data key to ciphertext under another, or to plaintext, chunk by chunk.
 
 Plaintext is only ever in the buffer of a worker, between one cipher and the next.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from volcrypt.crypto.data_key import DataKey
 from volcrypt.crypto.xts import XtsKernel
 from volcrypt.formats.volume_record import WrappedDataKey
 from volcrypt.geometry import UNITS_PER_CHUNK
@@ -32,38 +31,49 @@ def recryption(
         return
     assert new is not None, "internal error: encrypted never becomes unencrypted"
     with ExitStack() as keys:
-        old_key = keys.enter_context(unwrap_key(home, old)) if old is not None else None
-        new_key = keys.enter_context(unwrap_key(home, new))
-        kernels = _KernelPairs(old_key, new_key)
-        keys.callback(kernels.wipe)
+        decrypt = None if old is None else keys.enter_context(_kernels(home, old))
+        encrypt = keys.enter_context(_kernels(home, new))
 
         def step(index: int, chunk: memoryview) -> None:
             first_unit = index * UNITS_PER_CHUNK
-            decrypt, encrypt = kernels.of_this_thread()
             if decrypt is not None:
-                decrypt.decrypt_sparse_units(first_unit, chunk, chunk)
-            encrypt.encrypt_units(first_unit, chunk, chunk)
+                decrypt().decrypt_sparse_units(first_unit, chunk, chunk)
+            encrypt().encrypt_units(first_unit, chunk, chunk)
 
         yield step
 
 
-class _KernelPairs:
-    """Kernels for each thread: their contexts are not reentrant."""
+@contextmanager
+def decryption(home: Home, wrapped_key: WrappedDataKey | None) -> Iterator[Step | None]:
+    """What turns a chunk of ciphertext into plaintext, in place; None when it is that already. For
+    who asked for plaintext. The data key is wiped at the end."""
+    if wrapped_key is None:
+        yield None
+        return
+    with _kernels(home, wrapped_key) as kernel:
 
-    def __init__(self, old: DataKey | None, new: DataKey) -> None:
-        self._old = old
-        self._new = new
-        self._local = threading.local()
-        self._made: list[XtsKernel] = []
+        def step(index: int, chunk: memoryview) -> None:
+            kernel().decrypt_sparse_units(index * UNITS_PER_CHUNK, chunk, chunk)
 
-    def of_this_thread(self) -> tuple[XtsKernel | None, XtsKernel]:
-        pair: tuple[XtsKernel | None, XtsKernel] | None = getattr(self._local, "pair", None)
-        if pair is None:
-            pair = (self._old.kernel() if self._old is not None else None, self._new.kernel())
-            self._made += [kernel for kernel in pair if kernel is not None]
-            self._local.pair = pair
-        return pair
+        yield step
 
-    def wipe(self) -> None:
-        for kernel in self._made:
-            kernel.wipe()
+
+@contextmanager
+def _kernels(home: Home, wrapped_key: WrappedDataKey) -> Iterator[Callable[[], XtsKernel]]:
+    """A kernel for each thread that asks: their contexts are not reentrant."""
+    local = threading.local()
+    made: list[XtsKernel] = []
+    with unwrap_key(home, wrapped_key) as key:
+
+        def of_this_thread() -> XtsKernel:
+            kernel: XtsKernel | None = getattr(local, "kernel", None)
+            if kernel is None:
+                kernel = local.kernel = key.kernel()
+                made.append(kernel)
+            return kernel
+
+        try:
+            yield of_this_thread
+        finally:
+            for kernel in made:
+                kernel.wipe()

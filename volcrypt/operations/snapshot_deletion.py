@@ -4,13 +4,14 @@ The local store is this home's alone: a sweep holds it and deletes at once. In a
 homes may be making snapshots, so it goes by condemned lists, marks and pins (`snapshot.sweep`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from volcrypt.errors import (
     ObjectNotFoundError,
     SnapshotInUseError,
     SnapshotNotFoundError,
+    SweepBlockedError,
     TryAgainError,
 )
 from volcrypt.formats.manifest import Manifest
@@ -35,9 +36,11 @@ from volcrypt.snapshot.store import SnapshotStore
 from volcrypt.snapshot.sweep import Swept, condemn, delete_condemned, sweep
 
 
-def delete_snapshot(home: Home, snapshot: str) -> SnapshotId:
+def delete_snapshot(
+    home: Home, snapshot: str, *, warn: Callable[[SweepBlockedError], None] = lambda _: None
+) -> SnapshotId:
     """Delete a snapshot. Its chunks go at once, or with the next deletion when a snapshot is
-    being made just now."""
+    being made just now; `warn` is called when another snapshot that is damaged keeps them."""
     snapshot_id = SnapshotId(snapshot)
     if not is_snapshot_id(snapshot):
         snapshot_id = load_snapshot(home, snapshot).snapshot_id
@@ -49,8 +52,11 @@ def delete_snapshot(home: Home, snapshot: str) -> SnapshotId:
             )
     store = store_holding(home, snapshot_id)
     _delete(home, store, snapshot_id)
-    with suppress(TryAgainError):
-        sweep_store(home, store)
+    try:
+        with suppress(TryAgainError):
+            sweep_store(home, store)
+    except SweepBlockedError as error:
+        warn(error)
     return snapshot_id
 
 

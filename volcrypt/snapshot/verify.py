@@ -113,6 +113,8 @@ class _Verifier:
                 self.verified.add(manifest.snapshot_id)
                 self.manifests.append(manifest)
                 older = self._verify_chunks(manifest, older)
+            else:
+                older = self._table_of(manifest)
 
     def _is_known(self, snapshot_id: SnapshotId) -> bool:
         return (
@@ -172,6 +174,13 @@ class _Verifier:
         if complete and held != manifest.data_chunks:
             self._report(DamageKind.DAMAGED, f"count of the chunks of {what}")
         return table
+
+    def _table_of(self, manifest: Manifest) -> ChunkTable | None:
+        """Of a snapshot that was verified before."""
+        try:
+            return ChunkTable(self.store, manifest.root, size_bytes=manifest.size_bytes)
+        except (IntegrityError, FormatError):
+            return None
 
     def _verify_page(
         self, manifest: Manifest, number: int, digests: bytes, older: ChunkTable | None
