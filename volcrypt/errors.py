@@ -61,7 +61,8 @@ class PinLockedError(WrongPinError):
 
 
 class WrongPassphraseError(ConfigurationError):
-    """The passphrase does not open the backup; or its beginning is damaged, which looks alike."""
+    """The passphrase does not open the backup, or the LUKS2 image; a backup whose beginning is
+    damaged looks alike."""
 
 
 class WrongCustomerKeyError(VolcryptError):

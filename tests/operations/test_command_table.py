@@ -114,6 +114,48 @@ def test_volumes_with_a_copy_of_their_record(observed: Observed, tmp_path: Path)
     assert observed.run("volume", "delete", "elsewhere", "--keep-data") == []
 
 
+def test_exported_headers(observed: Observed, tmp_path: Path) -> None:
+    (tmp_path / "word").write_text("correct horse")
+    word = ("--passphrase-file", tmp_path / "word")
+    observed.command.run("volume", "create", "--size", "1MiB", "--name", "leaving")
+    assert observed.run("volume", "export-header", "leaving", tmp_path / "header", *word) == [
+        ("ExportHeader", "caller", "vol"),
+        ("Decrypt", BY_VOLUMES, "vol"),
+    ]
+
+
+def test_customer_keys(observed: Observed, tmp_path: Path) -> None:
+    """Asked for nothing, but what a KMS key on the other side takes."""
+    (tmp_path / "key").write_bytes(b"k" * 32)
+    (tmp_path / "image").write_bytes(b"x" * 4096)
+    point = tmp_path / "mnt"
+    point.mkdir()
+    own = ("--customer-key-file", tmp_path / "key")
+    source = ("--source-customer-key-file", tmp_path / "key")
+    observed.asked()
+    run = observed.command.run
+    run("volume", "import", tmp_path / "image", "--name", "own", *own)
+    run("volume", "check", "own", *own)
+    run("volume", "export", "own", tmp_path / "out", *own)
+    run("mount", "own", point, *own)
+    run("unmount", "own")
+    run("snapshot", "create", "own", "--name", "own-1")
+    run("volume", "create", "--snapshot-id", "own-1", *own)
+    run("snapshot", "copy", "own-1", "--name", "own-2", *own)
+    run("volume", "create", "--size", "1MiB", "--unencrypted", "--name", "to-own")
+    run("encrypt", "to-own", *own)
+    assert observed.asked() == []
+    assert observed.run("volume", "create", "--snapshot-id", "first", *own) == [
+        ("Decrypt", BY_VOLUMES, "vol")
+    ]
+    made = observed.run("snapshot", "copy", "own-1", "--name", "own-3", *source)
+    assert made == [
+        ("DescribeKey", BY_VOLUMES, None),
+        (GENERATE, BY_VOLUMES, "snap"),
+        ("Decrypt", BY_VOLUMES, "snap"),
+    ]
+
+
 def test_volumes_from_snapshots(observed: Observed) -> None:
     made = observed.run("volume", "create", "--snapshot-id", "first", "--name", "copy")
     assert made == [("ReEncrypt", BY_VOLUMES, "vol to vol")]

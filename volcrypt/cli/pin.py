@@ -37,8 +37,11 @@ def find_pin(settings: KmsSettings, home: Path, may_ask: bool) -> bytearray | No
     return bytearray(getpass.getpass("PIN of the token: ").encode())
 
 
-def read_secret(path: Path, prompt: str, *, twice: bool = False) -> bytearray:
-    """A secret from a file or, as `-`, from standard input; typed where that is a terminal.
+def read_secret(
+    path: Path, prompt: str, *, twice: bool = False, keep_line_end: bool = False
+) -> bytearray:
+    """A secret from a file or, as `-`, from standard input; typed where that is a terminal. What
+    is read comes without the newline at its end, unless that is asked for.
 
     Raises InvalidArgumentError when what is typed `twice` differs, or is empty.
     """
@@ -51,7 +54,7 @@ def read_secret(path: Path, prompt: str, *, twice: bool = False) -> bytearray:
             secret = bytearray(file.read(MAX_SECRET_BYTES + 1))
     if len(secret) > MAX_SECRET_BYTES:
         raise InvalidArgumentError(f"the {prompt} is longer than {MAX_SECRET_BYTES} bytes")
-    if not strip_line_end(secret):
+    if not (secret if keep_line_end else strip_line_end(secret)):
         raise InvalidArgumentError(f"the {prompt} is empty")
     return secret
 

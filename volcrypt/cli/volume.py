@@ -11,6 +11,7 @@ from volcrypt.cli.customer_key import (
     give_key,
     making_key_option,
     opening_key_option,
+    secret_file,
     source_key_option,
 )
 from volcrypt.cli.session import Command, JsonValue, Session, pass_session
@@ -159,6 +160,17 @@ def show_created(session: Session, view: "VolumeView") -> None:
 )
 @key_options
 @click.option("--name", help="A name, unique among volumes.")
+@secret_file(
+    "--luks-passphrase-file",
+    "FILE|DEVICE is encrypted by cryptsetup (LUKS2): import what is in it. A file with a "
+    "passphrase, or -.",
+)
+@click.option(
+    "--luks-header",
+    metavar="H",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Its LUKS2 header, where that is not in FILE|DEVICE itself.",
+)
 @pass_session
 def import_(
     session: Session,
@@ -167,17 +179,31 @@ def import_(
     unencrypted: bool,
     customer_key_file: Path | None,
     name: str | None,
+    luks_passphrase_file: Path | None,
+    luks_header: Path | None,
 ) -> None:
     """Make a volume of a raw image or block device; FILE|DEVICE is only read."""
+    from volcrypt.cli.pin import read_secret
+    from volcrypt.operations.image_sources import LuksAccess
     from volcrypt.operations.images import import_volume
     from volcrypt.operations.volumes import view_volume
 
+    check_one_stdin(customer_key_file, luks_passphrase_file)
+    luks = None
+    if luks_passphrase_file is not None:
+        passphrase = read_secret(
+            luks_passphrase_file, "passphrase of the LUKS image", keep_line_end=True
+        )
+        luks = LuksAccess(passphrase=passphrase, header=luks_header)
+    elif luks_header is not None:
+        raise click.UsageError("--luks-header goes with --luks-passphrase-file")
     record = import_volume(
         session.home,
         source,
         name=name,
         choice=key_choice(session, kms_key_id, unencrypted, customer_key_file),
         progress=session.progress(),
+        luks=luks,
     )
     show_created(session, view_volume(session.home, record))
 
@@ -255,6 +281,57 @@ def register(
         {**volume_document(view), "Freshness": fresh},
         {**volume_fields(view), "freshness": fresh},
     )
+
+
+@volume.command("export-header", cls=Command)
+@click.argument("volume", metavar="VOLUME")
+@click.argument("file", type=click.Path(path_type=Path))
+@secret_file("--passphrase-file", "File with the header's passphrase, or - [default: ask for it].")
+@opening_key_option
+@pass_session
+def export_header_(
+    session: Session,
+    volume: str,
+    file: Path,
+    passphrase_file: Path | None,
+    customer_key_file: Path | None,
+) -> None:
+    """Write a LUKS2 header to the new FILE, with which cryptsetup opens the data of VOLUME.
+
+    All of VOLUME that was never written is written first. Whoever has FILE and its passphrase
+    reads VOLUME from then on, and all that shares its data key, whatever becomes of the KMS key.
+    """
+    from volcrypt.cli.pin import read_secret, type_secret
+    from volcrypt.operations.backups import check_new_file
+    from volcrypt.operations.header_export import export_header
+
+    check_one_stdin(customer_key_file, passphrase_file)
+    check_new_file(file)
+    give_key(session, customer_key_file)
+    what = "passphrase of the header"
+    if passphrase_file is not None:
+        passphrase = read_secret(passphrase_file, what, twice=True)
+    else:
+        passphrase = type_secret(what, twice=True)
+    made = export_header(
+        session.home, volume, file, passphrase=passphrase, progress=session.progress()
+    )
+    record, key = made.record, made.record.wrapped_key
+    document = {
+        "VolumeId": record.volume_id,
+        "File": str(made.target),
+        "DataPath": str(made.data_path),
+        "DataEncryptionKeyId": key.data_key_id if key else None,
+        "FilledBytes": made.filled_bytes,
+    }
+
+    def text() -> None:
+        print(f"{record.volume_id} opens with {made.target}, while volcrypt does not serve it:")
+        print(f"  cryptsetup open --type luks2 --header {made.target} {made.data_path} NAME")
+        print("note: that needs no KMS; keep the header like a key, and detach before you use it")
+        print("note: from now on each snapshot of the volume reads all of it")
+
+    session.show(document, text)
 
 
 @volume.command("list", cls=Command)
@@ -342,6 +419,8 @@ def grow(session: Session, volume: str, size: str, resize_fs: bool) -> None:
             print(f"its {resized.kind} file system on {resized.mount_point} fills it")
         elif grown.loops:
             print("a file system on it keeps its size; see --resize-fs")
+        if record.exported_at is not None and record.size_bytes > grown.old_bytes:
+            print("the exported header shows noise where it is new; export it again")
 
     session.show(document, text)
 

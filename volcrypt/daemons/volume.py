@@ -262,6 +262,8 @@ def serve_volume(
             data_path=Path(assignment.data_path),
         )
         stack.callback(changes.close)
+        if assignment.exported:
+            changes.distrust()
         written = None
         if assignment.count_path is not None and not assignment.read_only:
             written = WriteCounter(Path(assignment.count_path))

@@ -58,7 +58,9 @@ class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     `device` is None for a file; for a block device it is what that said of itself when the volume
     was made, empty if nothing (`volcrypt.volume.block_device`). `preallocated`: the data file has
     all its room, also when it grows. `lease` is the store in which whoever opens the volume has to
-    hold its lease (`volcrypt.formats.lease`), where several hosts can reach the data.
+    hold its lease (`volcrypt.formats.lease`), where several hosts can reach the data. `exported_at`
+    is when a LUKS2 header of the volume was last exported (`volcrypt.operations.header_export`):
+    since then others may write to the data too.
     """
 
     volume_id: VolumeId
@@ -76,6 +78,7 @@ class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     preallocated: bool = False
     device: str | None = None
     lease: StoreId | None = None
+    exported_at: int | None = None
 
     @property
     def is_encrypted(self) -> bool:

@@ -104,7 +104,7 @@ def back_up(
                 file.flush()
                 os.fsync(file.fileno())
                 size = file.tell()
-            _put_in_place(temporary, target)
+            put_in_place(temporary, target)
     return BackupReport(
         path=target,
         size_bytes=size,
@@ -123,7 +123,7 @@ def check_new_file(target: Path) -> None:
         raise InvalidArgumentError(f"{target.parent} is not a directory")
 
 
-def _put_in_place(temporary: Path, target: Path) -> None:
+def put_in_place(temporary: Path, target: Path) -> None:
     """A link, unlike a rename, never replaces what somebody made meanwhile."""
     try:
         os.link(temporary, target)

@@ -239,6 +239,8 @@ def _detached(home: Home, record: VolumeRecord, *, held: bool) -> Iterator[Detac
             data_path=data_path(home, record),
         )
         stack.callback(changes.close)
+        if record.exported_at is not None:
+            changes.distrust()
         capture = DetachedCapture(changes, data)
         try:
             yield capture

@@ -135,6 +135,8 @@ def _grow_detached(home: Home, record: VolumeRecord, size_bytes: int) -> VolumeR
         seal=MacSeal(home.change_map_key(record.volume_id)),
         data_path=data_path(home, record),
     )
+    if record.exported_at is not None:
+        changes.distrust()
     try:
         try:
             record = _grow_record(home, record, size_bytes)

@@ -23,6 +23,7 @@
                                       Decrypt of both                     each its own
         another, where an earlier     ReEncrypt,                          that copy's to snapshot id
         copy is continued             Decrypt of both                     each its own
+    volume export-header              Decrypt                             the volume's
     encrypt                           GenerateDataKeyWithoutPlaintext,    new snapshot id
                                       ReEncrypt,                          that to new volume id
                                       Decrypt of both                     each its own

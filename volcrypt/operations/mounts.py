@@ -102,6 +102,7 @@ def mount_volume(
             live_map_path=str(live_map_path(home, volume_id)),
             socket_path=str(socket_path(home, volume_id)),
             log_path=str(home.runtime / f"{volume_id}.log"),
+            exported=record.exported_at is not None,
             count_path=str(count_path(home, record.wrapped_key)) if record.wrapped_key else None,
             watch=None if watching is None else watch_order(home, record, watching),
         )

@@ -43,7 +43,8 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     `volume_directory` holds the owner lock and the clean change map. The live map, the control
     socket and the log lie on tmpfs, in a directory of this user alone. `count_path` is the file
     that counts what is written under the data key (`volcrypt.volume.write_counter`). With `watch`
-    the volume is fenced when one of the checks is lost.
+    the volume is fenced when one of the checks is lost. `exported`: others may write to the data
+    while we do not, so no change map is believed.
     """
 
     volume_id: VolumeId
@@ -59,6 +60,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     log_path: str
     count_path: str | None = None
     watch: WatchOrder | None = None
+    exported: bool = False
 
     @property
     def label(self) -> str:
