@@ -1,18 +1,14 @@
-"""From ciphertext under one data key to ciphertext under another, or to plaintext, chunk by chunk.
+"""From ciphertext under one data key to ciphertext under another, or to plaintext, with keys from the
+KMS."""
 
-Plaintext is only ever in the buffer of a worker, between one cipher and the next.
-"""
-
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from volcrypt.crypto.xts import XtsKernel
 from volcrypt.formats.volume_record import WrappedDataKey
-from volcrypt.geometry import UNITS_PER_CHUNK
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import unwrap_key
 from volcrypt.snapshot.mover import Step
+from volcrypt.snapshot.recryptor import Decryptor, Recryptor
 
 
 def data_key_id(wrapped_key: WrappedDataKey | None) -> str | None:
@@ -31,15 +27,10 @@ def recryption(
         return
     assert new is not None, "internal error: encrypted never becomes unencrypted"
     with ExitStack() as keys:
-        decrypt = None if old is None else keys.enter_context(_kernels(home, old))
-        encrypt = keys.enter_context(_kernels(home, new))
-
-        def step(index: int, chunk: memoryview) -> None:
-            first_unit = index * UNITS_PER_CHUNK
-            if decrypt is not None:
-                decrypt().decrypt_sparse_units(first_unit, chunk, chunk)
-            encrypt().encrypt_units(first_unit, chunk, chunk)
-
+        old_key = keys.enter_context(unwrap_key(home, old)) if old is not None else None
+        new_key = keys.enter_context(unwrap_key(home, new))
+        step = Recryptor(old_key, new_key)
+        keys.callback(step.wipe)
         yield step
 
 
@@ -50,30 +41,9 @@ def decryption(home: Home, wrapped_key: WrappedDataKey | None) -> Iterator[Step 
     if wrapped_key is None:
         yield None
         return
-    with _kernels(home, wrapped_key) as kernel:
-
-        def step(index: int, chunk: memoryview) -> None:
-            kernel().decrypt_sparse_units(index * UNITS_PER_CHUNK, chunk, chunk)
-
-        yield step
-
-
-@contextmanager
-def _kernels(home: Home, wrapped_key: WrappedDataKey) -> Iterator[Callable[[], XtsKernel]]:
-    """A kernel for each thread that asks: their contexts are not reentrant."""
-    local = threading.local()
-    made: list[XtsKernel] = []
     with unwrap_key(home, wrapped_key) as key:
-
-        def of_this_thread() -> XtsKernel:
-            kernel: XtsKernel | None = getattr(local, "kernel", None)
-            if kernel is None:
-                kernel = local.kernel = key.kernel()
-                made.append(kernel)
-            return kernel
-
+        step = Decryptor(key)
         try:
-            yield of_this_thread
+            yield step
         finally:
-            for kernel in made:
-                kernel.wipe()
+            step.wipe()

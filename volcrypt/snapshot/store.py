@@ -19,8 +19,6 @@ from typing_extensions import Buffer
 
 from volcrypt.crypto.digest import DigestAlgorithm
 from volcrypt.errors import (
-    ChunkCorruptError,
-    ChunkMissingError,
     FormatError,
     IntegrityError,
     InvalidArgumentError,
@@ -44,6 +42,7 @@ from volcrypt.formats.tombstone import Tombstone, decode_tombstone
 from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.names import SnapshotId, StoreId
 from volcrypt.snapshot import layout
+from volcrypt.snapshot.checked_objects import CheckedObjects
 from volcrypt.snapshot.layout import EntryName, LogPlace
 from volcrypt.snapshot.objects import ObjectStore
 
@@ -57,12 +56,12 @@ class Stored(Enum):
     """The name held other bytes than it promises; they were replaced."""
 
 
-class SnapshotStore:
+class SnapshotStore(CheckedObjects):
     """An open store. Safe for several threads at once."""
 
     def __init__(self, objects: ObjectStore, document: StoreDocument) -> None:
         """For `open`: `document` was checked against the pinned root."""
-        self.objects = objects
+        super().__init__(objects, document.digest)
         self.document = document
         self._root = SignatureVerifier(document.root_public_key)
         self._verifiers: dict[SignerId, Verifier] = {}
@@ -103,10 +102,6 @@ class SnapshotStore:
     @property
     def store_id(self) -> StoreId:
         return self.document.store_id
-
-    @property
-    def digest(self) -> DigestAlgorithm:
-        return self.document.digest
 
     # ------------------------------------------------------------ signers
 
@@ -237,28 +232,6 @@ class SnapshotStore:
         """Store an encoded page or table; answers its digest. Durable after `sync`."""
         digest = self.digest.digest(data)
         return digest, self._put(layout.page_name(digest), digest, data)
-
-    def get_page(self, digest: bytes, *, where: str) -> bytes:
-        """An encoded page or table. Raises ChunkMissingError and ChunkCorruptError."""
-        try:
-            data = self.objects.get(layout.page_name(digest))
-        except ObjectNotFoundError as error:
-            raise ChunkMissingError(digest.hex(), where) from error
-        if self.digest.digest(data) != digest:
-            raise ChunkCorruptError(digest.hex(), where)
-        return data
-
-    def get_chunk(self, digest: bytes, buffer: Buffer, *, where: str) -> None:
-        """Fill `buffer`, which has the chunk's length, with the chunk of this digest.
-
-        The buffer holds wrong bytes after an error. Raises ChunkMissingError, ChunkCorruptError.
-        """
-        try:
-            length = self.objects.get_into(layout.chunk_name(digest), buffer)
-        except ObjectNotFoundError as error:
-            raise ChunkMissingError(digest.hex(), where) from error
-        if length != memoryview(buffer).nbytes or self.digest.digest(buffer) != digest:
-            raise ChunkCorruptError(digest.hex(), where)
 
     def _put(self, name: str, digest: bytes, data: Buffer) -> Stored:
         put = partial(self.objects.put_if_absent, name, data, batched=True)

@@ -1,0 +1,403 @@
+"""LazyChunks: the chunks of a volume that are still in a snapshot, fetched when they are touched.
+
+It knows trio, which chunks are where, and in what order things become durable; it does not know
+snapshots or keys: an `Origin` gives ciphertext as the volume's own storage is to have it, checked.
+
+What may be done with a chunk:
+
+    absent      nothing; whoever touches it has it fetched first, all at once by one fetch
+    fetched     read: its data is in the data file, though perhaps not on the medium
+    present     read and write: its data, and then its bit, are durable (`volume.present`)
+
+A fetch gets the chunk, checked by its digest, into a buffer, and only whole and right does it go
+into the data file; so what cannot be had is an error for who asked for it, never zeros and never
+unchecked bytes, and the next touch tries again. Nobody else touches the bytes of an absent chunk,
+so a fetch needs no range lock. A hole of the snapshot is present as soon as that is known.
+
+Group commit. Whoever wants to write waits for one lock; its holder makes all that was fetched
+durable, so of many who wait the first does the work of all.
+
+Filling fetches what is absent in order, and ends with the last chunk. It waits while the store is
+away, longer each time, and goes around chunks that are damaged, to come back to them. Those who
+touch never wait for it.
+
+The end. Fetches under way are given up: who waits for a store that hangs must not keep a volume
+from being closed. What the store sends later is thrown away.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+import numpy as np
+import trio
+from numpy.typing import NDArray
+
+from volcrypt.errors import IntegrityError, MountError, VolcryptError
+from volcrypt.formats.pages import PAGE_CHUNKS, page_range
+from volcrypt.geometry import CHUNK_BYTES, chunk_count, chunk_range
+from volcrypt.volume.present import PresentMap
+from volcrypt.volume.shared_work import SharedWork
+
+if TYPE_CHECKING:
+    from volcrypt.volume.datafile import DataFile
+
+FIRST_PAUSE_SECONDS: Final = 1.0
+LONGEST_PAUSE_SECONDS: Final = 60.0
+COMMIT_CHUNKS: Final = 128
+"""So many fetched chunks (64 MiB) are made durable together by the filling."""
+POOLED_BUFFERS: Final = 4
+_REPORTED: Final = 1000
+_ANY_CHUNK: Final = -1
+
+Result = TypeVar("Result")
+_log: Final = logging.getLogger(__name__)
+
+
+class Origin(Protocol):
+    """Where absent chunks come from. All calls may block, and come from several threads at once."""
+
+    def hole_pages(self) -> NDArray[np.bool_]:
+        """One element for each page of chunks: True where all of its chunks are holes."""
+        ...
+
+    def holes(self, page: int) -> NDArray[np.bool_]:
+        """One element for each chunk of a page: True for a hole."""
+        ...
+
+    def read_chunk(self, index: int, buffer: memoryview) -> None:
+        """The ciphertext of a chunk, checked; raises VolcryptError, and then `buffer` holds
+        anything."""
+        ...
+
+
+class ChunkFile(Protocol):
+    """What a lazy volume's own storage must be able to do; `DataFile` has it."""
+
+    def write(self, offset: int, data: memoryview) -> None: ...
+
+
+class Rate(Protocol):
+    """Holds back the filling; `snapshot.pace.Pace` has it."""
+
+    async def wait(self, size_bytes: int) -> None: ...
+
+
+class LazyChunks:
+    def __init__(
+        self,
+        origin: Origin,
+        present: PresentMap,
+        *,
+        size_bytes: int,
+        data: ChunkFile,
+        sync: Callable[[], None],
+        in_flight: int,
+    ) -> None:
+        """`size_bytes` is the snapshot's; `sync` makes what was written to `data` durable;
+        `in_flight` fetches at once make good use of the origin."""
+        assert present.chunk_count == chunk_count(size_bytes), "internal error: another map"
+        self._origin = origin
+        self._present = present
+        self._size_bytes = size_bytes
+        self._data = data
+        self._sync = sync
+        self._fetched: set[int] = set()
+        self._known_pages: set[int] = set()
+        self._knows_hole_pages = False
+        self._shared = SharedWork()
+        self._commit_lock = trio.Lock()
+        self._touches = trio.CapacityLimiter(in_flight)
+        self._fills = trio.CapacityLimiter(max(1, in_flight // 4))
+        self._buffers: list[memoryview] = []
+        self._closing = False
+        self._reported: dict[int, str] = {}
+        self.last_error: VolcryptError | None = None
+        """Why the last fetch failed; None after one that did not."""
+
+    @property
+    def chunk_count(self) -> int:
+        """Of the snapshot."""
+        return self._present.chunk_count
+
+    @property
+    def present_count(self) -> int:
+        """Chunks that may be read at once."""
+        return self._present.present_count + len(self._fetched)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every chunk is present, and this is not needed any more."""
+        return self._present.absent_count == 0
+
+    def may_read(self, chunks: range) -> bool:
+        """Whether all of `chunks` can be read now."""
+        return all(self._present.has(chunk) or chunk in self._fetched for chunk in chunks)
+
+    def may_write(self, chunks: range) -> bool:
+        """Whether all of `chunks` can be written now."""
+        return all(self._present.has(chunk) for chunk in chunks)
+
+    def absent(self) -> NDArray[np.bool_]:
+        """One element for each chunk of the snapshot: True where it would have to be fetched, or
+        may turn out to be a hole."""
+        absent = self._present.absent()
+        absent[list(self._fetched)] = False
+        return absent
+
+    async def make_readable(self, chunks: range) -> None:
+        """Fetch what of `chunks` is absent. Raises why one of them cannot be had."""
+        missing = [chunk for chunk in chunks if not self.may_read(range(chunk, chunk + 1))]
+        errors: list[VolcryptError | OSError] = []
+
+        async def fetch(chunk: int) -> None:
+            try:
+                await self._fetch(chunk, self._touches)
+            except (VolcryptError, OSError) as error:
+                errors.append(error)
+
+        if len(missing) == 1:
+            await self._fetch(missing[0], self._touches)
+        elif missing:
+            async with trio.open_nursery() as nursery:
+                for chunk in missing[1:]:
+                    nursery.start_soon(fetch, chunk)
+                await fetch(missing[0])
+        if errors:
+            raise errors[0]
+
+    async def make_writable(self, chunks: range) -> None:
+        """Fetch what is absent, and make it durable with its bits. Raises as `make_readable`, and
+        what keeps it from being durable."""
+        await self.make_readable(chunks)
+        while not self.may_write(chunks):
+            await self._commit(chunks)
+
+    async def fill(self, rate: Rate) -> None:
+        """Fetch all that is absent, in order; returns when every chunk is present, durably.
+
+        Waits and tries again as long as something cannot be had. Raises OSError, and what else
+        keeps it from being kept.
+        """
+        pause = FIRST_PAUSE_SECONDS
+        while not self.is_complete:
+            before = self.present_count
+            error = await self._fetch_absent(rate, self._fills, go_around=True)
+            await self._commit()
+            if error is None:
+                continue
+            if isinstance(error, OSError):
+                raise error
+            pause = FIRST_PAUSE_SECONDS if self.present_count > before else pause
+            await trio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        await trio.to_thread.run_sync(self._present.finish)
+
+    async def fetch_all(self, progress: Callable[[int, int], None]) -> None:
+        """Fetch all that is absent, now; returns when every chunk is present, durably.
+
+        `progress` is called with the bytes that were fetched, and those that are to be, holes among
+        them. Raises why a chunk cannot be had, or kept.
+        """
+        await self._learn_table(self._touches)
+        total, done = self._present.absent_count, 0
+        progress(0, total * CHUNK_BYTES)
+
+        def count() -> None:
+            nonlocal done
+            done += 1
+            progress(done * CHUNK_BYTES, total * CHUNK_BYTES)
+
+        error = await self._fetch_absent(
+            _Unlimited(), self._touches, go_around=False, progress=count
+        )
+        await self._commit()
+        if error is not None:
+            raise error
+        await trio.to_thread.run_sync(self._present.finish)
+
+    async def close(self) -> None:
+        """Give up what is being fetched, and keep what was; nothing is fetched from now on."""
+        self._closing = True
+        await self._shared.give_up()
+        # What is not kept is fetched again.
+        with suppress(VolcryptError, OSError):
+            await self._commit()
+        self._present.close()
+
+    # ------------------------------------------------------------ fetching
+
+    async def _fetch(self, chunk: int, limiter: trio.CapacityLimiter) -> None:
+        """Make one chunk readable."""
+        if self._closing:
+            raise MountError("the volume is being unmounted")
+        try:
+            await self._shared.run(chunk, lambda: self._fetch_alone(chunk, limiter))
+        except VolcryptError as error:
+            self._report(chunk, error)
+            raise
+        if self._reported:
+            if self._reported.pop(chunk, None) is not None:
+                _log.warning("chunk %d can be had again", chunk)
+            if self._reported.pop(_ANY_CHUNK, None) is not None:
+                _log.warning("chunks can be had again")
+        self.last_error = None
+
+    async def _fetch_alone(self, chunk: int, limiter: trio.CapacityLimiter) -> None:
+        await self._learn(chunk // PAGE_CHUNKS, limiter)
+        if self.may_read(range(chunk, chunk + 1)):
+            return
+        extent = chunk_range(chunk, self._size_bytes)
+        async with self._buffer() as buffer:
+            view = buffer[: extent.length]
+            await _given_up_in_thread(lambda: self._origin.read_chunk(chunk, view), limiter)
+            # Not given up: it must not write when the data file is closed.
+            await trio.to_thread.run_sync(self._data.write, extent.offset, view)
+        self._fetched.add(chunk)
+
+    async def _learn(self, page: int, limiter: trio.CapacityLimiter) -> None:
+        """Find out which chunks of a page are holes."""
+        if page in self._known_pages:
+            return
+        await self._learn_table(limiter)
+        if page not in self._known_pages:
+            await self._shared.run(("page", page), lambda: self._learn_page(page, limiter))
+
+    async def _learn_table(self, limiter: trio.CapacityLimiter) -> None:
+        """Find out which pages are nothing but holes."""
+        if not self._knows_hole_pages:
+            await self._shared.run("table", lambda: self._learn_hole_pages(limiter))
+
+    async def _learn_hole_pages(self, limiter: trio.CapacityLimiter) -> None:
+        hole_pages = await _given_up_in_thread(self._origin.hole_pages, limiter)
+        # A page at a time would be as many calls as there are pages, nearly all of them holes.
+        step = 512
+        for first in range(0, len(hole_pages), step):
+            some = hole_pages[first : first + step]
+            if some.any():
+                self._present.mark_holes(first * PAGE_CHUNKS, np.repeat(some, PAGE_CHUNKS))
+        self._known_pages.update(np.flatnonzero(hole_pages).tolist())
+        self._knows_hole_pages = True
+
+    async def _learn_page(self, page: int, limiter: trio.CapacityLimiter) -> None:
+        holes = await _given_up_in_thread(lambda: self._origin.holes(page), limiter)
+        self._present.mark_holes(page * PAGE_CHUNKS, holes)
+        self._known_pages.add(page)
+
+    def _report(self, chunk: int, error: VolcryptError) -> None:
+        """Once for each chunk and reason; a store that is away is one reason for all."""
+        if isinstance(error, MountError):
+            return
+        key = chunk if isinstance(error, IntegrityError) else _ANY_CHUNK
+        self.last_error = error
+        if self._reported.get(key) != str(error) and len(self._reported) < _REPORTED:
+            self._reported[key] = str(error)
+            _log.warning("chunk %d cannot be had: %s", chunk, error)
+
+    @asynccontextmanager
+    async def _buffer(self) -> AsyncIterator[memoryview]:
+        buffer = self._buffers.pop() if self._buffers else memoryview(bytearray(CHUNK_BYTES))
+        yield buffer
+        # Not when it failed: a thread that was given up may still write into it.
+        self._buffers.append(buffer)
+        del self._buffers[POOLED_BUFFERS:]
+
+    # ------------------------------------------------------------ durability
+
+    async def _commit(self, chunks: range | None = None) -> None:
+        """Make all that was fetched by now durable, and what is known of holes; unless `chunks` are
+        given, and somebody else just did it for these."""
+        async with self._commit_lock:
+            if chunks is not None and self.may_write(chunks):
+                return
+            if chunks is not None and self._closing:
+                raise MountError("the volume is being unmounted")
+            batch = sorted(self._fetched)
+            await trio.to_thread.run_sync(self._keep, batch)
+            self._present.mark(batch)
+            self._fetched.difference_update(batch)
+
+    def _keep(self, batch: list[int]) -> None:
+        if batch:
+            self._sync()
+        self._present.write(batch)
+
+    # ------------------------------------------------------------ all of them
+
+    async def _fetch_absent(
+        self,
+        rate: Rate,
+        limiter: trio.CapacityLimiter,
+        *,
+        go_around: bool,
+        progress: Callable[[], None] | None = None,
+    ) -> VolcryptError | OSError | None:
+        """Fetch all that is absent, once; the first error that was met.
+
+        `go_around`: damage keeps only that chunk, or page, from being fetched; else, and with any
+        other error, nothing more is begun.
+        """
+        errors: list[VolcryptError | OSError] = []
+        stopped = False
+
+        def note(error: VolcryptError | OSError) -> None:
+            nonlocal stopped
+            errors.append(error)
+            stopped = stopped or not (go_around and isinstance(error, IntegrityError))
+
+        async def work(chunks: trio.MemoryReceiveChannel[int]) -> None:
+            async with chunks:
+                async for chunk in chunks:
+                    try:
+                        await rate.wait(chunk_range(chunk, self._size_bytes).length)
+                        if not stopped:
+                            await self._fetch(chunk, limiter)
+                        if len(self._fetched) >= COMMIT_CHUNKS:
+                            await self._commit()
+                    except (VolcryptError, OSError) as error:
+                        note(error)
+                    if progress is not None:
+                        progress()
+
+        send, receive = trio.open_memory_channel[int](0)
+        async with trio.open_nursery() as nursery:
+            for _ in range(int(limiter.total_tokens)):
+                nursery.start_soon(work, receive.clone())
+            receive.close()
+            async with send:
+                try:
+                    await self._learn_table(limiter)
+                except (VolcryptError, OSError) as error:
+                    note(error)
+                    return error
+                for page in self._present.pages_with_absent():
+                    try:
+                        await self._learn(page, limiter)
+                    except (VolcryptError, OSError) as error:
+                        note(error)
+                        if stopped:
+                            break
+                        continue
+                    for chunk in self._present.absent_in(page_range(page, self._size_bytes)):
+                        if stopped:
+                            break
+                        if chunk not in self._fetched:
+                            await send.send(chunk)
+        return errors[0] if errors else None
+
+
+class _Unlimited:
+    async def wait(self, size_bytes: int) -> None:
+        pass
+
+
+async def _given_up_in_thread(work: Callable[[], Result], limiter: trio.CapacityLimiter) -> Result:
+    """Run it in a thread that is left alone when the task is cancelled."""
+    return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter)
+
+
+if TYPE_CHECKING:
+
+    def _conformance(data: DataFile) -> ChunkFile:
+        return data
