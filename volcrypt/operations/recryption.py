@@ -1,5 +1,4 @@
-"""From ciphertext under one data key to ciphertext under another, or to plaintext, with keys from the
-KMS."""
+"""Chunks under one data key become chunks under another, or plaintext, with keys from the KMS."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

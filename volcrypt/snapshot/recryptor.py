@@ -70,10 +70,13 @@ class _Kernels:
         try:
             yield kernel
         finally:
-            self._idle.append(kernel)
-            if self._wiped:
-                # `wipe` may have emptied the stack just before.
-                self.wipe()
+            self._give_back(kernel)
+
+    def _give_back(self, kernel: XtsKernel) -> None:
+        self._idle.append(kernel)
+        if self._wiped:
+            # `wipe` may have emptied the stack just before.
+            self.wipe()
 
     def wipe(self) -> None:
         self._wiped = True
