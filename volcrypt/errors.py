@@ -465,6 +465,10 @@ class OutOfRangeError(VolumeError):
     """An offset or length beyond the end of the volume."""
 
 
+class KeyWipedError(VolumeError):
+    """A data key was wiped while somebody still wanted to use it."""
+
+
 class FencedError(VolumeError):
     """The volume may not be served any more, and its key was wiped; `reason` says why."""
 

@@ -9,17 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.golden import golden_bytes
+from volcrypt.crypto.digest import DigestAlgorithm
 from volcrypt.errors import FormatError, IntegrityError, MalformedError, SealError
 from volcrypt.formats.document import MacSeal
 from volcrypt.formats.volume_record import (
     KeySource,
+    LazySource,
     VolumeRecord,
     WrappedDataKey,
     decode_volume_record,
     encode_volume_record,
 )
 from volcrypt.geometry import MAX_VOLUME_BYTES, UNIT_BYTES
-from volcrypt.names import DataKeyId, SnapshotId, VolumeId
+from volcrypt.names import DataKeyId, SnapshotId, StoreId, VolumeId
 
 SEAL = MacSeal(bytes(range(32)))
 
@@ -67,6 +69,18 @@ UNENCRYPTED = VolumeRecord(
 )
 
 
+SOURCE = LazySource(
+    store_id=StoreId("store-0123456789abcdef0"),
+    snapshot_id=SnapshotId("snap-fedcba98765432100"),
+    root=bytes(range(32)),
+    size_bytes=8 * 2**30,
+    digest=DigestAlgorithm.BLAKE3,
+    wrapped_key=ENCRYPTED.wrapped_key,
+    fill_rate=50 * 2**20,
+)
+LAZY = msgspec.structs.replace(ENCRYPTED, source=SOURCE)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Golden:
     name: str
@@ -77,6 +91,7 @@ GOLDEN = [
     Golden(name="volume-record-kms", record=ENCRYPTED),
     Golden(name="volume-record-customer", record=CUSTOMER),
     Golden(name="volume-record-none", record=UNENCRYPTED),
+    Golden(name="volume-record-lazy", record=LAZY),
 ]
 each_golden = pytest.mark.parametrize("golden", GOLDEN, ids=lambda golden: golden.name)
 
@@ -142,6 +157,12 @@ def test_encryption_cannot_be_turned_off_by_an_edit() -> None:
         {"data_path": ""},
         {"data_path": None, "device": "serial:1"},
         {"data_path": None, "lease": "store-0123456789abcdef0"},
+        {"source": msgspec.structs.replace(SOURCE, root=b"short")},
+        {"source": msgspec.structs.replace(SOURCE, size_bytes=0)},
+        {"source": msgspec.structs.replace(SOURCE, size_bytes=UNIT_BYTES + 1)},
+        {"source": msgspec.structs.replace(SOURCE, size_bytes=20 * 2**30)},
+        {"source": msgspec.structs.replace(SOURCE, fill_rate=-1)},
+        {"source": SOURCE, "key_source": KeySource.NONE, "wrapped_key": None},
     ],
     ids=str,
 )

@@ -161,12 +161,26 @@ def test_volumes_from_snapshots(observed: Observed) -> None:
     assert made == [("ReEncrypt", BY_VOLUMES, "vol to vol")]
     assert observed.run("volume", "delete", "copy") == []
     key = key_of(observed)
-    made = observed.run("volume", "create", "--snapshot-id", "first", "--kms-key-id", key)
-    assert made == [
+    other = ("volume", "create", "--snapshot-id", "first", "--kms-key-id", key, "--name", "other")
+    assert observed.run(*other) == [
         (GENERATE, BY_VOLUMES, "vol"),
+        ("Decrypt", BY_VOLUMES, "vol"),
+    ]
+    point = observed.command.home.parent / "mnt"
+    assert observed.run("mount", "other", point, "--fill-rate", "0") == [
+        ("Decrypt", BY_VOLUMES, "vol"),
+        ("Decrypt", BY_VOLUMES, "vol"),
+        ("CreateGrant", BY_VOLUMES, None),
+        ("Decrypt", "host by volumes", "vol"),
+    ]
+    assert observed.run("unmount", "other") == [("RetireGrant", "host by volumes", None)]
+    assert observed.run("volume", "export", "other", point.with_name("out")) == [
+        ("Decrypt", BY_VOLUMES, "vol"),
         ("Decrypt", BY_VOLUMES, "vol"),
         ("Decrypt", BY_VOLUMES, "vol"),
     ]
+    assert observed.run("mount", "first", point) == [("Decrypt", BY_VOLUMES, "vol")]
+    assert observed.run("unmount", "first") == []
 
 
 def test_snapshots(observed: Observed) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.file_system import DisposableFileSystem
+from volcrypt.chunk_set import ChunkSet
 from volcrypt.errors import (
     FormatError,
     IntegrityError,
@@ -18,12 +19,8 @@ from volcrypt.errors import (
 from volcrypt.formats.present_map import SECTOR_CHUNKS, PresentHeader, sector_offset
 from volcrypt.geometry import CHUNK_BYTES, UNIT_BYTES
 from volcrypt.names import VolumeId
-from volcrypt.volume.present import (
-    PresentMap,
-    create_present_map,
-    is_complete,
-    open_present_map,
-)
+from volcrypt.volume.present import PresentMap, open_present_map
+from volcrypt.volume.present_file import count_present, create_present_map, is_complete
 
 VOLUME = VolumeId("vol-0123456789abcdef0")
 ROOT = bytes(range(32))
@@ -43,7 +40,9 @@ def present_of(path: Path, size_bytes: int = SIZE) -> set[int]:
     """What the next process finds."""
     present = reopen(path, size_bytes)
     present.close()
-    return set(range(present.chunk_count)) - set(np.flatnonzero(present.absent()).tolist())
+    absent = ChunkSet.of_packed(present.absent_bits(size_bytes), present.chunk_count)
+    assert len(absent) == present.absent_count
+    return set(range(present.chunk_count)) - set(absent)
 
 
 def test_what_was_written_is_found_and_nothing_else(tmp_path: Path) -> None:
@@ -61,6 +60,7 @@ def test_what_was_written_is_found_and_nothing_else(tmp_path: Path) -> None:
     assert all(map(present.has, some))
     assert present.present_count == len(some)
     assert present_of(path) == some
+    assert count_present(path, VOLUME) == len(some)
 
 
 def test_chunks_behind_the_snapshot_are_always_there(tmp_path: Path) -> None:

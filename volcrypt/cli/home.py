@@ -14,6 +14,7 @@ from volcrypt.cli.session import (
     print_table,
 )
 from volcrypt.cli.status_view import key_document, key_warnings, watch_document
+from volcrypt.cli.volume_view import filled_text, lazy_document
 from volcrypt.errors import InvalidArgumentError
 from volcrypt.geometry import format_size
 from volcrypt.settings import DEFAULT_ACCOUNT, DEFAULT_REGION, runtime_root
@@ -105,12 +106,14 @@ def _document(found: "Status", warnings: list[str]) -> JsonValue:
         "InUse": [
             {
                 "VolumeId": item.volume_id,
+                "SnapshotId": item.snapshot_id,
                 "Name": item.name,
                 "Purpose": item.purpose,
                 "Pid": item.pid,
                 "MountPoint": item.mount_point,
                 "Device": item.device,
                 **watch_document(item),
+                "Initialization": lazy_document(item.lazy) if item.lazy else None,
             }
             for item in found.in_use
         ],
@@ -134,15 +137,16 @@ def _print(found: "Status", warnings: list[str]) -> None:
     if found.in_use:
         print()
         print_table(
-            ["VOLUME", "NAME", "IN USE BY", "PROCESS", "MOUNT POINT", "DEVICE"],
+            ["VOLUME", "NAME", "IN USE BY", "PROCESS", "MOUNT POINT", "DEVICE", "FILLED"],
             [
                 [
-                    item.volume_id,
+                    item.volume_id or item.snapshot_id or "",
                     item.name or "",
                     item.purpose if item.fenced is None else f"{item.purpose}, FENCED",
                     str(item.pid),
                     item.mount_point or "",
                     item.device or "",
+                    filled_text(item.lazy) if item.lazy else "",
                 ]
                 for item in found.in_use
             ],

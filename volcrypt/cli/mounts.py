@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from volcrypt.cli.customer_key import give_key, opening_key_option
+from volcrypt.cli.fill_rate import fill_rate_option, parse_fill_rate
 from volcrypt.cli.session import Command, Session, pass_session
+from volcrypt.names import is_snapshot_id
 
 if TYPE_CHECKING:
     from volcrypt.operations.watching import Watching
@@ -35,59 +37,73 @@ _TAKE_OVER = click.option(
 
 
 @click.command(cls=Command)
-@click.argument("volume", metavar="VOLUME")
+@click.argument("target", metavar="VOLUME|SNAPSHOT")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @_READ_ONLY
 @_ON_KEY_LOSS
 @_TAKE_OVER
 @_FOREGROUND
+@fill_rate_option
 @opening_key_option
 @pass_session
 def mount(
     session: Session,
-    volume: str,
+    target: str,
     directory: Path,
     read_only: bool,
     on_key_loss: str,
     take_over: bool,
     foreground: bool,
+    fill_rate: str | None,
     customer_key_file: Path | None,
 ) -> None:
-    """Serve the plaintext of VOLUME as DIR/volume. Returns when the first read works."""
-    from volcrypt.operations.mounts import mount_volume
+    """Serve the plaintext of a volume or snapshot as DIR/volume. Returns when the first read works.
+
+    A snapshot is read-only, and only what is read is fetched, unless there is a --fill-rate. Of a
+    volume and a snapshot with one name the volume is meant."""
+    from volcrypt.operations.mounts import is_volume, mount_volume
+    from volcrypt.operations.snapshot_mounts import mount_snapshot
     from volcrypt.volume.launch import exec_daemon, spawn_daemon
 
     give_key(session, customer_key_file)
     if take_over:
-        _take_over(session, volume)
+        _take_over(session, target)
     launch = exec_daemon if foreground else spawn_daemon
-    mounted = mount_volume(
-        session.home,
-        volume,
-        directory,
-        read_only=read_only,
-        launch=launch,
-        watching=_watching(session, on_key_loss),
-    )
+    rate = parse_fill_rate(fill_rate)
+    if is_volume(session.home, target):
+        mounted = mount_volume(
+            session.home,
+            target,
+            directory,
+            read_only=read_only,
+            launch=launch,
+            watching=_watching(session, on_key_loss),
+            fill_rate=rate,
+        )
+    else:
+        mounted = mount_snapshot(session.home, target, directory, fill_rate=rate, launch=launch)
+    served = mounted.snapshot_id or mounted.volume_id
     document = {
-        "VolumeId": mounted.volume_id,
+        "VolumeId": None if mounted.snapshot_id else mounted.volume_id,
+        "SnapshotId": mounted.snapshot_id,
         "MountPoint": str(mounted.mount_point),
         "File": str(mounted.file),
         "Pid": mounted.pid,
         "OnKeyLoss": on_key_loss,
     }
-    session.show(document, lambda: print(f"{mounted.volume_id} is served as {mounted.file}"))
+    session.show(document, lambda: print(f"{served} is served as {mounted.file}"))
 
 
 @click.command(cls=Command)
-@click.argument("target", metavar="VOLUME|DIR")
+@click.argument("target", metavar="VOLUME|SNAPSHOT|DIR")
 @pass_session
 def unmount(session: Session, target: str) -> None:
     """Flush and end a mount. Refused while a process has its file open."""
     from volcrypt.operations.mounts import unmount_volume
 
-    volume_id = unmount_volume(session.home, target)
-    session.show({"VolumeId": volume_id}, lambda: print(f"{target} ({volume_id}) is unmounted"))
+    served = unmount_volume(session.home, target)
+    kind = "SnapshotId" if is_snapshot_id(served) else "VolumeId"
+    session.show({kind: served}, lambda: print(f"{target} ({served}) is unmounted"))
 
 
 def _take_over(session: Session, volume: str) -> None:
@@ -117,6 +133,7 @@ def _take_over(session: Session, volume: str) -> None:
 @_ON_KEY_LOSS
 @_TAKE_OVER
 @_FOREGROUND
+@fill_rate_option
 @opening_key_option
 @pass_session
 def attach(
@@ -128,6 +145,7 @@ def attach(
     on_key_loss: str,
     take_over: bool,
     foreground: bool,
+    fill_rate: str | None,
     customer_key_file: Path | None,
 ) -> None:
     """Put VOLUME on a loop device, /dev/volcrypt/NAME."""
@@ -147,6 +165,7 @@ def attach(
         read_only=read_only,
         launch=spawn_daemon,
         watching=_watching(session, on_key_loss),
+        fill_rate=parse_fill_rate(fill_rate),
     )
     document = {
         "VolumeId": attached.volume_id,

@@ -88,11 +88,15 @@ class Session:
 def _tidy_up(home: "Home") -> None:
     """What can be done with a KMS that the command has opened anyway."""
     if home.is_open:
+        from volcrypt.operations.lazy_volumes import settle_lazy_volumes
         from volcrypt.operations.leases import release_abandoned_leases
         from volcrypt.operations.mount_grants import retire_abandoned_grants
+        from volcrypt.operations.scratch import remove_scratch
 
         retire_abandoned_grants(home)
         release_abandoned_leases(home)
+        settle_lazy_volumes(home)
+        remove_scratch(home)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

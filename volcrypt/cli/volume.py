@@ -14,6 +14,7 @@ from volcrypt.cli.customer_key import (
     secret_file,
     source_key_option,
 )
+from volcrypt.cli.fill_rate import fill_rate_option, parse_fill_rate
 from volcrypt.cli.session import Command, JsonValue, Session, pass_session
 from volcrypt.cli.snapshot_content import show_exported, skip_damaged_option
 from volcrypt.cli.volume_view import key_text, volume_document, volume_fields
@@ -84,6 +85,7 @@ def volume() -> None:
 @click.option(
     "--preallocate", is_flag=True, help="Take all the room now: no write meets a full disk."
 )
+@fill_rate_option
 @pass_session
 def create(
     session: Session,
@@ -100,9 +102,14 @@ def create(
     assume_zeroed: bool,
     lease: str | None,
     single_host: bool,
+    fill_rate: str | None,
 ) -> None:
     """Create an empty volume, or one from a snapshot. Its size is that of the snapshot or the
-    block device, unless --size says another."""
+    block device, unless --size says another.
+
+    One from a snapshot can be used at once, whatever its size: while it is mounted, chunks come
+    from the snapshot when they are touched, and the others one after the other. The snapshot may be
+    deleted meanwhile."""
     from volcrypt.operations.placement import Placement, device_size
     from volcrypt.operations.restore import volume_from_snapshot
     from volcrypt.operations.volumes import create_volume, view_volume
@@ -110,6 +117,8 @@ def create(
     if snapshot_id is None and source_customer_key_file is not None:
         raise click.UsageError("--source-customer-key-file goes with --snapshot-id")
     check_one_stdin(customer_key_file, source_customer_key_file)
+    if fill_rate is not None and snapshot_id is None:
+        raise click.UsageError("--fill-rate is for a volume from a snapshot")
     size_bytes = parse_size(size) if size is not None else None
     placement = Placement(
         preallocate=preallocate,
@@ -134,6 +143,7 @@ def create(
             choice=choice,
             progress=session.progress(),
             placement=placement,
+            fill_rate=parse_fill_rate(fill_rate),
         )
     elif size_bytes is not None:
         choice = key_choice(session, kms_key_id, unencrypted, customer_key_file)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from volcrypt.formats.manifest import Manifest
     from volcrypt.formats.volume_record import VolumeRecord
     from volcrypt.operations.volumes import VolumeView
+    from volcrypt.volume.control import LazyProgress
 
 
 def volume_document(view: "VolumeView") -> dict[str, JsonValue]:
@@ -38,8 +39,32 @@ def volume_document(view: "VolumeView") -> dict[str, JsonValue]:
         "RecordCopy": view.copy_location,
         "LeaseStoreId": record.lease,
         "RecordNumber": record.counter,
+        "Initialization": lazy_document(view.lazy) if view.lazy else None,
         "Owner": {"Pid": view.owner.pid, "Purpose": view.owner.purpose} if view.owner else None,
     }
+
+
+def lazy_document(lazy: "LazyProgress") -> dict[str, JsonValue]:
+    """How much of a lazy volume is here; `Initialization` is EBS's word for it."""
+    return {
+        "Progress": f"{_percent(lazy)}%",
+        "PresentChunks": lazy.present_chunks,
+        "TotalChunks": lazy.total_chunks,
+        "Rate": lazy.fill_rate,
+        "Problem": lazy.problem,
+    }
+
+
+def filled_text(lazy: "LazyProgress") -> str:
+    """For a table: `37 %`, and why it does not go on."""
+    rate = {None: "", 0: ", when touched"}.get(lazy.fill_rate)
+    if rate is None:
+        rate = f", {format_size(lazy.fill_rate or 0)}/s"
+    return f"{_percent(lazy)} %{rate}" + (f" ({lazy.problem})" if lazy.problem else "")
+
+
+def _percent(lazy: "LazyProgress") -> int:
+    return lazy.present_chunks * 100 // lazy.total_chunks
 
 
 def volume_fields(view: "VolumeView") -> dict[str, str]:
@@ -55,6 +80,7 @@ def volume_fields(view: "VolumeView") -> dict[str, str]:
         "data key": record.wrapped_key.data_key_id if record.wrapped_key else "",
         "written": _written_text(view),
         "from snapshot": record.snapshot_id or "",
+        "filled": filled_text(view.lazy) if view.lazy else "",
         "created": format_time(record.created_at),
         "header exported": format_time(record.exported_at) if record.exported_at else "",
         "data": _data_text(view),

@@ -13,7 +13,7 @@ key, nor does a snapshot, which moves ciphertext: one that runs goes on, and a n
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
@@ -31,9 +31,17 @@ _log: Final = logging.getLogger(__name__)
 class Fencing:
     """Of one volume that is served. `note` is None until it is fenced."""
 
-    def __init__(self, device: Device, *, wipe: Callable[[], None]) -> None:
-        """`wipe` forgets the data key and every cipher that no request uses."""
+    def __init__(
+        self,
+        device: Device,
+        *,
+        wipe: Callable[[], None],
+        stop_fetching: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """`wipe` forgets the data keys and every cipher that no request uses; `stop_fetching` ends
+        what a lazy volume still fetches."""
         self._device = device
+        self._stop_fetching = stop_fetching
         self._wipe = wipe
         self.note: FenceNote | None = None
 
@@ -46,6 +54,8 @@ class Fencing:
         _log.error("%s", note.error())
         notify(f"STATUS={note.error()}")
         with trio.move_on_after(GRACE_SECONDS):
+            if self._stop_fetching is not None:
+                await self._stop_fetching()
             await self._device.drained()
         self._wipe()
         await self._device.drained()

@@ -9,6 +9,8 @@ Life of the process:
  4. End, by SIGTERM, by `unmount` or `stop` on the control socket, or because somebody unmounted it:
     refuse new requests, finish those under way, flush, save the clean change map, unmount.
 
+A lazy volume is filled beside serving it (`volcrypt.daemons.lazy_volume`).
+
 The process never has the PIN of the HSM and does not import what talks to one. Where the volume is
 to be fenced when its key is lost, another process asks (`volcrypt.daemons.watcher`), and a loss
 ends all requests and the key, but not the process (`volcrypt.daemons.fencing`).
@@ -29,6 +31,7 @@ import trio
 from volcrypt import confinement
 from volcrypt.crypto.data_key import DataKey
 from volcrypt.daemons.fencing import Fencing
+from volcrypt.daemons.lazy_volume import LazyVolume
 from volcrypt.daemons.notify import notify
 from volcrypt.daemons.space_watch import watch_space
 from volcrypt.daemons.watcher import Watcher
@@ -119,7 +122,9 @@ class VolumeService:
         memory_locked: bool,
         fencing: Fencing,
         watcher: Watcher | None,
+        lazy: LazyVolume | None = None,
     ) -> None:
+        self._lazy = lazy
         self._assignment = assignment
         self._device = device
         self._changes = changes
@@ -135,7 +140,11 @@ class VolumeService:
     async def run(self, starter: Starter) -> None:
         """Raises what kept the first read or the last flush from working."""
         server = ControlServer(
-            self._device.captures, status=self.status, grow=self.grow, end=self.end
+            self._device.captures,
+            status=self.status,
+            lazy=lambda: self._lazy.chunks if self._lazy is not None else None,
+            grow=self.grow,
+            end=self.end,
         )
         data_path = Path(self._assignment.data_path)
         with listen(Path(self._assignment.socket_path)) as listener:
@@ -149,6 +158,7 @@ class VolumeService:
                     nursery.start_soon(self._watcher.run)
                     await self._watcher.first_round()
                 nursery.start_soon(server.serve, listener)
+                nursery.start_soon(self._fill)
                 starter.tell_ready()
                 await self._ending.wait()
                 notify("STOPPING=1")
@@ -175,6 +185,8 @@ class VolumeService:
             fenced=self._fencing.note,
             checks=[] if self._watcher is None else self._watcher.states(),
             watcher_pid=None if self._watcher is None else self._watcher.pid,
+            lazy=self._lazy.progress() if self._lazy is not None else None,
+            snapshot_id=self._assignment.snapshot_id,
         )
 
     async def grow(self, size_bytes: int) -> None:
@@ -202,6 +214,11 @@ class VolumeService:
         await fuse.serve()
         self._ending.set()
 
+    async def _fill(self) -> None:
+        """Bring what is absent, until nothing is: then this volume is one like any other."""
+        if self._lazy is not None and await self._lazy.fill():
+            self._lazy = self._device.absent = None
+
     async def _watch_signals(self) -> None:
         with trio.open_signal_receiver(*_STOP_SIGNALS) as signals:
             async for _ in signals:
@@ -215,9 +232,14 @@ class VolumeService:
         except trio.TooSlowError as error:
             raise MountError(f"the first read of {path} got no answer") from error
         except OSError as error:
+            problem = self._lazy.chunks.last_error if self._lazy is not None else None
+            if problem is not None:
+                raise problem from error
             raise MountError(f"the first read of {path} failed: {error.strerror}") from error
 
     async def _finish(self) -> None:
+        if self._lazy is not None:
+            await self._lazy.chunks.close()
         try:
             await self._device.close()
         except (VolcryptError, OSError) as error:
@@ -233,6 +255,7 @@ def serve_volume(
     assignment: Assignment,
     data_key: DataKey | None,
     seal_key: bytearray,
+    source_key: DataKey | None,
     *,
     owner: OwnerLock,
     starter: Starter,
@@ -247,7 +270,10 @@ def serve_volume(
         stack.callback(remove_runtime_files, assignment)
         # The data first: another home of this host may be serving it.
         data = DataFile.open(
-            Path(assignment.data_path), assignment.size_bytes, read_only=assignment.read_only
+            Path(assignment.data_path),
+            assignment.size_bytes,
+            # What is absent has to be written, though by nobody else.
+            read_only=assignment.read_only and assignment.lazy is None,
         )
         stack.callback(data.close)
         remove_dead_mounts_of(assignment.volume_id)
@@ -264,6 +290,9 @@ def serve_volume(
         stack.callback(changes.close)
         if assignment.exported:
             changes.distrust()
+        if assignment.snapshot_id is not None:
+            # Nothing of a mounted snapshot outlives this process.
+            Path(assignment.data_path).unlink()
         written = None
         if assignment.count_path is not None and not assignment.read_only:
             written = WriteCounter(Path(assignment.count_path))
@@ -280,6 +309,18 @@ def serve_volume(
         device = Device(
             volume, changes=changes, open_keeper=lambda: PreservedChunks(data, directory)
         )
+        lazy = None
+        if assignment.lazy is not None:
+            lazy = LazyVolume(
+                assignment.lazy,
+                volume_id=assignment.volume_id,
+                data=data,
+                sync=volume.flush,
+                data_key=data_key,
+                source_key=source_key,
+            )
+            stack.callback(lazy.wipe)
+            device.absent = lazy.chunks
         file_system = fuse.VolumeFileSystem(device)
         try:
             fuse.mount(
@@ -298,8 +339,12 @@ def serve_volume(
             volume.close()
             if data_key is not None:
                 data_key.wipe()
+            if lazy is not None:
+                lazy.wipe()
 
-        fencing = Fencing(device, wipe=wipe)
+        fencing = Fencing(
+            device, wipe=wipe, stop_fetching=None if lazy is None else lazy.chunks.close
+        )
         watcher: Watcher | None = None
         if assignment.watch is not None:
             watcher = Watcher(assignment.watch, lost=fencing.fence)
@@ -317,6 +362,7 @@ def serve_volume(
             memory_locked=memory_locked,
             fencing=fencing,
             watcher=watcher,
+            lazy=lazy,
         )
         try:
             trio.run(service.run, starter)
@@ -339,13 +385,15 @@ def main() -> int:
     confinement.keep_memory_small()
     memory_locked = confinement.lock_memory()
     data_key: DataKey | None = None
+    source_key: DataKey | None = None
     seal_key = bytearray()
     try:
-        assignment, data_key, seal_key = receive_assignment(channel)
+        assignment, data_key, seal_key, source_key = receive_assignment(channel)
         serve_volume(
             assignment,
             data_key,
             seal_key,
+            source_key,
             owner=OwnerLock.adopt(arguments.owner_fd, purpose="mount"),
             starter=starter,
             memory_locked=memory_locked,
@@ -358,8 +406,9 @@ def main() -> int:
         starter.tell_error(error)
         return 1
     finally:
-        if data_key is not None:
-            data_key.wipe()
+        for key in (data_key, source_key):
+            if key is not None:
+                key.wipe()
         seal_key[:] = bytes(len(seal_key))
     return 0
 

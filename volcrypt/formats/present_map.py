@@ -33,8 +33,6 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
 from volcrypt.errors import BadMagicError, IntegrityError, MalformedError, UnsupportedVersionError
 from volcrypt.geometry import CHUNK_BYTES, MAX_VOLUME_BYTES, SECTOR_BYTES, UNIT_BYTES, chunk_count
 from volcrypt.names import VolumeId, is_volume_id
@@ -47,6 +45,7 @@ SECTOR_CHUNKS: Final = 8 * SECTOR_BITMAP_BYTES
 
 _HEADER: Final = struct.Struct("<8sII32sQQ32s384x")
 _INDEX: Final = struct.Struct("<Q")
+_NOTHING: Final = bytes(SECTOR_BYTES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,13 +133,15 @@ def decode_sectors(header: PresentHeader, data: bytes, *, what: str) -> bytearra
     """
     if len(data) != SECTOR_BYTES * header.sector_count:
         raise MalformedError(what, "not of the length that the snapshot's size asks for")
-    sectors = np.frombuffer(data, dtype=np.uint8).reshape(-1, SECTOR_BYTES)
-    for index in np.flatnonzero(sectors.any(axis=1)).tolist():
-        sector = sectors[index].tobytes()
+    bitmap = bytearray(SECTOR_BITMAP_BYTES * header.sector_count)
+    for index in range(header.sector_count):
+        sector = data[SECTOR_BYTES * index : SECTOR_BYTES * (index + 1)]
+        if sector == _NOTHING:
+            continue
         bits = sector[DIGEST_BYTES:]
         if not any(bits) or _digest(header, index, bits) != sector[:DIGEST_BYTES]:
             raise IntegrityError(f"{what}: it is damaged in sector {index}")
-    bitmap = bytearray(sectors[:, DIGEST_BYTES:].tobytes())
+        bitmap[SECTOR_BITMAP_BYTES * index : SECTOR_BITMAP_BYTES * (index + 1)] = bits
     padding = int.from_bytes(bitmap[header.chunk_count // 8 :], "little")
     if padding >> header.chunk_count % 8:
         raise MalformedError(what, "it has bits behind its last chunk")

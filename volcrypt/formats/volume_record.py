@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from volcrypt.crypto.digest import DIGEST_BYTES, DigestAlgorithm
 from volcrypt.errors import MalformedError
 from volcrypt.formats.document import Sealer, Verifier, decode_document, encode_document
 from volcrypt.geometry import MAX_VOLUME_BYTES, UNIT_BYTES
@@ -49,6 +50,24 @@ def key_source_of(wrapped_key: WrappedDataKey | None) -> KeySource:
     return KeySource.CUSTOMER if wrapped_key.kms_key_arn is None else KeySource.KMS
 
 
+class LazySource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The snapshot that absent chunks of a lazy volume come from (`volcrypt.formats.present_map`).
+
+    The pinned root is what everything fetched is checked against; it does not matter what becomes
+    of the snapshot itself. `size_bytes` and `wrapped_key` are the snapshot's; chunks are
+    re-encrypted when that is another data key than the volume's. `fill_rate` is in bytes a second,
+    None for as fast as it goes, 0 for chunks that are touched only.
+    """
+
+    store_id: StoreId
+    snapshot_id: SnapshotId
+    root: bytes
+    size_bytes: int
+    digest: DigestAlgorithm
+    wrapped_key: WrappedDataKey | None
+    fill_rate: int | None
+
+
 class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Body of version 1.
 
@@ -61,6 +80,7 @@ class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     hold its lease (`volcrypt.formats.lease`), where several hosts can reach the data. `exported_at`
     is when a LUKS2 header of the volume was last exported (`volcrypt.operations.header_export`):
     since then others may write to the data too.
+    `source` is there while not all chunks are the volume's own.
     """
 
     volume_id: VolumeId
@@ -79,6 +99,7 @@ class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     device: str | None = None
     lease: StoreId | None = None
     exported_at: int | None = None
+    source: LazySource | None = None
 
     @property
     def is_encrypted(self) -> bool:
@@ -108,5 +129,16 @@ def check_volume_record(record: VolumeRecord, *, what: str) -> None:
         or (record.data_path is not None and not record.data_path.startswith("/"))
         or (record.device is not None and record.data_path is None)
         or (record.lease is not None and record.data_path is None)
+        or not _is_sound(record.source, record)
     ):
         raise MalformedError(what, "its values contradict each other")
+
+
+def _is_sound(source: LazySource | None, record: VolumeRecord) -> bool:
+    return source is None or (
+        len(source.root) == DIGEST_BYTES
+        and 0 < source.size_bytes <= record.size_bytes
+        and source.size_bytes % UNIT_BYTES == 0
+        and (source.wrapped_key is None or record.is_encrypted)
+        and (source.fill_rate is None or source.fill_rate >= 0)
+    )

@@ -96,6 +96,7 @@ def attach_volume(
     read_only: bool,
     launch: Launch,
     watching: Watching | None = None,
+    fill_rate: int | None = None,
 ) -> Attached:
     """Mount the volume privately, put a loop device on it, make or mount a file system if asked.
 
@@ -122,7 +123,13 @@ def attach_volume(
             point.mkdir(mode=0o700, exist_ok=True)
             undo.callback(_remove_empty, point)
             mounted = mount_volume(
-                home, volume, point, read_only=read_only, launch=launch, watching=watching
+                home,
+                volume,
+                point,
+                read_only=read_only,
+                launch=launch,
+                watching=watching,
+                fill_rate=fill_rate,
             )
         undo.callback(unmount_volume, home, record.volume_id)
         attached = _build(
@@ -150,7 +157,11 @@ def _build(
 ) -> Attached:
     with open(mounted.file, "rb", buffering=0) as file:
         head = file.read(PROBE_BYTES)
-    if mkfs is not None and holds_data(data_path(home, record), record.size_bytes, mounted.file):
+    # A lazy volume has data, wherever it still is: others are made without a source.
+    if mkfs is not None and (
+        record.source is not None
+        or holds_data(data_path(home, record), record.size_bytes, mounted.file)
+    ):
         raise InvalidArgumentError(
             f"volume {device_name(record)} is not empty", hint="attach it without --mkfs"
         )

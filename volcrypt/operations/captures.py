@@ -9,8 +9,11 @@ Several volumes are captured at one point: those that nobody has open are held f
 writers of each mounted one are stopped; and when all are, they go on.
 """
 
-from collections.abc import Iterator, Sequence
+import heapq
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol, Self
@@ -25,8 +28,10 @@ from volcrypt.formats.document import MacSeal
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.geometry import chunk_count
 from volcrypt.operations.home import Home
+from volcrypt.operations.lazy_volumes import make_whole
 from volcrypt.operations.leases import held_volume
 from volcrypt.operations.mounts import live_map_path, socket_path
+from volcrypt.operations.progress import SILENT, Progress
 from volcrypt.operations.records import data_path, load_record
 from volcrypt.volume.change_map import Capture, ChangeMap
 from volcrypt.volume.control import CapturedState, ControlClient
@@ -74,9 +79,10 @@ class CapturedVolume(Protocol):
 
 @contextmanager
 def capture_volume(
-    home: Home, record: VolumeRecord, *, held: bool = False
+    home: Home, record: VolumeRecord, *, held: bool = False, progress: Progress = SILENT
 ) -> Iterator[CapturedVolume]:
-    """The volume as it is at this call. `held`: the caller has the owner lock.
+    """The volume as it is at this call. `held`: the caller has the owner lock. What a lazy volume
+    lacks is fetched: at once where nobody has it open, else when it is read.
 
     Raises VolumeInUseError when somebody holds the volume who cannot capture it, TryAgainError when
     another snapshot of it is being taken.
@@ -87,7 +93,7 @@ def capture_volume(
             mounted.begin()
             yield mounted
         else:
-            yield stack.enter_context(_detached(home, record, held=held))
+            yield stack.enter_context(_detached(home, record, held=held, progress=progress))
 
 
 @contextmanager
@@ -113,9 +119,14 @@ def capture_volumes(home: Home, records: Sequence[VolumeRecord]) -> Iterator[lis
 class MountedCapture:
     """A capture in the process that serves the volume; ends with the connection."""
 
-    def __init__(self, control: ControlClient, path: Path) -> None:
-        """Has no point in time yet: call `begin`, or `hold` and `resume`."""
+    def __init__(
+        self, control: ControlClient, path: Path, connect: Callable[[], ControlClient]
+    ) -> None:
+        """Has no point in time yet: call `begin`, or `hold` and `resume`. `connect` makes more
+        connections to the same process."""
         self._control = control
+        self._connect = connect
+        self._fetching: list[ControlClient] = []
         self._data_path = path
         self._lock = Lock()
         self._stack = ExitStack()
@@ -136,9 +147,16 @@ class MountedCapture:
         self._use(self._control.resume_capture())
 
     def candidate_chunks(self, first: int = 0) -> Iterator[int]:
-        return self._data.candidate_chunks(first)
+        candidates = self._data.candidate_chunks(first)
+        if self._absent is None:
+            return candidates
+        # What was absent when it was asked for, and is not here now, is still in the snapshot.
+        elsewhere = (chunk for chunk in self._absent if chunk >= first)
+        return (chunk for chunk, _ in groupby(heapq.merge(candidates, elsewhere)))
 
     def read_chunk(self, index: int, buffer: Buffer) -> None:
+        if self._absent is not None and index in self._absent:
+            self._fetch(index)
         self._data.read_chunk(index, buffer)
         try:
             self._preserved.replace(index, buffer)
@@ -159,9 +177,23 @@ class MountedCapture:
         with self._lock, suppress(VolcryptError):
             self._control.commit_capture(parent)
 
+    def _fetch(self, index: int) -> None:
+        """Have a chunk of a lazy volume brought. Over a connection of this thread's own: answers
+        on ours would have to wait for it."""
+        try:
+            connection = self._fetching.pop()
+        except IndexError:
+            connection = self._connect()
+            self._stack.callback(connection.close)
+        try:
+            connection.fetch(range(index, index + 1))
+        finally:
+            self._fetching.append(connection)
+
     def _use(self, state: CapturedState) -> None:
         self.size_bytes, self.barrier_us = state.size_bytes, state.barrier_us
         self.changed, self.parent = state.changed, state.parent
+        self._absent = state.absent
         self._preserved = state.preserved
         self._data = self._stack.enter_context(
             DataFile.open(self._data_path, state.size_bytes, read_only=True)
@@ -210,16 +242,19 @@ def _is_mounted(home: Home, record: VolumeRecord) -> bool:
 @contextmanager
 def _connected(home: Home, record: VolumeRecord) -> Iterator[MountedCapture]:
     path = socket_path(home, record.volume_id)
+    connect = partial(ControlClient, path, volume=record.name or record.volume_id)
     with (
-        ControlClient(path, volume=record.name or record.volume_id) as control,
-        MountedCapture(control, data_path(home, record)) as capture,
+        connect() as control,
+        MountedCapture(control, data_path(home, record), connect) as capture,
     ):
         control.status()
         yield capture
 
 
 @contextmanager
-def _detached(home: Home, record: VolumeRecord, *, held: bool) -> Iterator[DetachedCapture]:
+def _detached(
+    home: Home, record: VolumeRecord, *, held: bool, progress: Progress = SILENT
+) -> Iterator[DetachedCapture]:
     directory = home.volumes.path_of(record.volume_id)
     with ExitStack() as stack:
         if not held:
@@ -227,6 +262,7 @@ def _detached(home: Home, record: VolumeRecord, *, held: bool) -> Iterator[Detac
         # It may have grown since the caller looked.
         size_bytes = load_record(home, record.volume_id).size_bytes
         record = msgspec.structs.replace(record, size_bytes=size_bytes)
+        make_whole(home, record, progress)
         data = stack.enter_context(
             DataFile.open(data_path(home, record), size_bytes, read_only=True)
         )

@@ -86,7 +86,7 @@ def export_volume(
     check_is_new(target)
     with (
         held_volume(home, record, purpose="export"),
-        opened_volume(home, record, read_only=True) as (opened, data),
+        opened_volume(home, record, read_only=True, progress=progress) as (opened, data),
         new_image(target, record.size_bytes) as image,
     ):
         progress.begin(f"exporting {volume}", record.size_bytes)

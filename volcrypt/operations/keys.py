@@ -10,6 +10,10 @@
     volume create --data, and          the same, Decrypt                   volume id
         volume grow of such a volume  Decrypt                             the wrapped key's
     volume register                   DescribeKey, Decrypt                volume id
+                                      Decrypt (DryRun) of the other       the snapshot's
+        and when it is opened, while
+        chunks are to be fetched      Decrypt of the other                the snapshot's
+    mount SNAPSHOT                    Decrypt                             the snapshot's
     volume export, volume check       Decrypt                             the wrapped key's
     mount, attach                     Decrypt (DryRun), CreateGrant,      the wrapped key's
                                       Decrypt by the host

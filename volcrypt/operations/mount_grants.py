@@ -100,7 +100,7 @@ def serving_key(home: Home, record: VolumeRecord) -> Iterator[DataKey | None]:
         with unwrap_key(home, wrapped) as data_key:
             yield data_key
         return
-    _check_may_open(home, wrapped)
+    check_may_open(home, wrapped)
     grant, token = _create_grant(home, record.volume_id, wrapped)
     try:
         forbid_dumps()
@@ -120,7 +120,7 @@ def _has_grants(home: Home) -> bool:
     return True
 
 
-def _check_may_open(home: Home, wrapped: WrappedDataKey) -> None:
+def check_may_open(home: Home, wrapped: WrappedDataKey) -> None:
     """Raises AccessDeniedError, and what else keeps the key from being used."""
     with explaining_denial(home, "Decrypt", wrapped.kms_key_arn), suppress(DryRunSucceededError):
         # A KMS that does not know DryRun answers in earnest.

@@ -2,24 +2,41 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from volcrypt.crypto.data_key import DataKey
-from volcrypt.errors import InvalidArgumentError, MountError, TryAgainError, VolumeInUseError
-from volcrypt.names import VolumeId
+from volcrypt.errors import (
+    InvalidArgumentError,
+    MountError,
+    TryAgainError,
+    VolcryptError,
+    VolumeInUseError,
+)
+from volcrypt.formats.volume_record import VolumeRecord
+from volcrypt.names import SnapshotId, VolumeId, is_snapshot_id, is_volume_id
 from volcrypt.operations import workflows
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import check_source_key
+from volcrypt.operations.lazy_volumes import (
+    lazy_assignment,
+    present_path,
+    release_pin,
+    source_key,
+)
 from volcrypt.operations.leases import release_lease, serving_lease
 from volcrypt.operations.mount_grants import retire_grant, serving_key
 from volcrypt.operations.record_copies import record_copies
-from volcrypt.operations.records import data_path, find_entry, load_record
+from volcrypt.operations.records import KIND, data_path, find_entry, load_record
+from volcrypt.operations.scratch import remove_scratch, scratch_path
 from volcrypt.operations.watching import Watching, watch_order
 from volcrypt.operations.write_budget import count_path
 from volcrypt.volume.control import ControlClient, StatusAnswer
 from volcrypt.volume.datafile import DataFile
-from volcrypt.volume.launch import Assignment
+from volcrypt.volume.launch import Assignment, LazyAssignment
 from volcrypt.volume.mountpoint import (
     FS_TYPE,
     VOLUME_FILE,
@@ -30,16 +47,18 @@ from volcrypt.volume.mountpoint import (
     remove_dead_mount,
 )
 from volcrypt.volume.owner import OwnerLock, current_owner, hold_volume
+from volcrypt.volume.present_file import count_present, is_complete
 
-Launch = Callable[[Assignment, DataKey | None, bytearray, OwnerLock], int]
+Launch = Callable[[Assignment, DataKey | None, bytearray, OwnerLock, DataKey | None], int]
 """`spawn_daemon`, or `exec_daemon`, which does not return; gives the pid of who serves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mounted:
-    """A volume that is served."""
+    """A volume that is served, or a snapshot as one."""
 
     volume_id: VolumeId
+    snapshot_id: SnapshotId | None = None
     mount_point: Path
     pid: int
 
@@ -47,6 +66,13 @@ class Mounted:
     def file(self) -> Path:
         """The volume's plaintext."""
         return self.mount_point / VOLUME_FILE
+
+
+def is_volume(home: Home, target: str) -> bool:
+    """Whether a name or id on the command line is a volume's, or could only be one's."""
+    if is_volume_id(target) or is_snapshot_id(target):
+        return is_volume_id(target)
+    return home.register.find(KIND, target) is not None
 
 
 def socket_path(home: Home, volume_id: VolumeId) -> Path:
@@ -67,20 +93,18 @@ def mount_volume(
     read_only: bool,
     launch: Launch,
     watching: Watching | None = None,
+    fill_rate: int | None = None,
 ) -> Mounted:
     """Serve a volume as `directory/volume`; returns when the first read has worked. With `watching`
     it is fenced when its key is lost.
 
-    What can be refused without the key is refused before the KMS is asked. Raises MountError,
-    VolumeInUseError, KmsError, IntegrityError, ComponentMissingError; leaves nothing behind.
+    `fill_rate` holds for this mount, instead of that of a lazy volume's record. What can be refused
+    without the key is refused before the KMS is asked. Raises MountError, VolumeInUseError,
+    KmsError, IntegrityError, ComponentMissingError; leaves nothing behind.
     """
-    try:
-        os.fsencode(directory).decode()
-    except UnicodeDecodeError as error:
-        raise InvalidArgumentError(f"mount point {directory!r} is not UTF-8") from error
     volume_id = VolumeId(find_entry(home, volume).id)
     check_free(home, volume_id, volume)
-    directory = check_mount_point(directory)
+    directory = checked_directory(directory)
     with hold_volume(home.volumes.path_of(volume_id), purpose="mount") as owner:
         # Only now nothing can happen to the volume any more: an encryption begun or finished since
         # would have taken name or data away.
@@ -90,6 +114,7 @@ def mount_volume(
         workflows.check_none_running(home, volume_id, volume)
         check_source_key(home, record.wrapped_key, f"volume {volume}")
         DataFile.open(data_path(home, record), record.size_bytes, read_only=True).close()
+        lazy = _lazy_assignment(home, record, fill_rate)
         assignment = Assignment(
             volume_id=volume_id,
             name=record.name,
@@ -105,14 +130,45 @@ def mount_volume(
             exported=record.exported_at is not None,
             count_path=str(count_path(home, record.wrapped_key)) if record.wrapped_key else None,
             watch=None if watching is None else watch_order(home, record, watching),
+            lazy=lazy,
         )
         seal_key = home.change_map_key(volume_id)
-        with serving_lease(home, record), serving_key(home, record) as data_key:
+        with (
+            serving_lease(home, record),
+            source_key(home, lazy) as other_key,
+            serving_key(home, record) as data_key,
+        ):
             with record_copies(home, record, data_key) as copies:
                 copies.refresh(record)
-            pid = launch(assignment, data_key, seal_key, owner)
+            pid = launch(assignment, data_key, seal_key, owner, other_key)
         owner.let_go()
     return Mounted(volume_id=volume_id, mount_point=directory, pid=pid)
+
+
+def checked_directory(directory: Path) -> Path:
+    """A mount point as the kernel will name it. Raises InvalidArgumentError, MountError."""
+    try:
+        os.fsencode(directory).decode()
+    except UnicodeDecodeError as error:
+        raise InvalidArgumentError(f"mount point {directory!r} is not UTF-8") from error
+    return check_mount_point(directory)
+
+
+def _lazy_assignment(
+    home: Home, record: VolumeRecord, fill_rate: int | None
+) -> LazyAssignment | None:
+    """None for a volume that has all of its chunks. Raises IntegrityError and FormatError for a
+    present map that is missing or damaged."""
+    source = record.source
+    if source is None:
+        return None
+    path = present_path(home, record.volume_id)
+    count_present(path, record.volume_id)  # raises for one that is damaged
+    if is_complete(path, record.volume_id):
+        return None
+    if fill_rate is not None:
+        source = msgspec.structs.replace(source, fill_rate=fill_rate)
+    return lazy_assignment(home, source, record.wrapped_key, present=path)
 
 
 def check_free(home: Home, volume_id: VolumeId, name: str) -> None:
@@ -143,8 +199,10 @@ def served_volumes(home: Home) -> list[StatusAnswer]:
 def find_served(home: Home, target: str) -> StatusAnswer | None:
     """The volume that is served under this id, name or mount point."""
     point = str(_canonical(target))
-    for served in served_volumes(home):
-        if target in (served.volume_id, served.name) or point == served.mount_directory:
+    # A volume goes before a snapshot of the same name.
+    for served in sorted(served_volumes(home), key=lambda each: each.snapshot_id is not None):
+        names = (served.volume_id, served.name, served.snapshot_id)
+        if target in names or point == served.mount_directory:
             return served
     return None
 
@@ -158,8 +216,8 @@ def _canonical(target: str) -> Path:
     return Path(os.path.realpath(path.parent)) / path.name
 
 
-def unmount_volume(home: Home, target: str) -> VolumeId:
-    """End the mount of a volume, given by name or id, or at a directory.
+def unmount_volume(home: Home, target: str) -> VolumeId | SnapshotId:
+    """End the mount of a volume or snapshot, given by name or id, or at a directory; what it was.
 
     A mount whose process is gone is removed. Raises VolumeInUseError with who uses it, MountError.
     """
@@ -167,6 +225,9 @@ def unmount_volume(home: Home, target: str) -> VolumeId:
     if served is not None:
         with ControlClient(socket_path(home, served.volume_id), volume=target) as control:
             control.unmount()
+        if served.snapshot_id is not None:
+            _forget_snapshot(home, served)
+            return served.snapshot_id
         retire_grant(home, served.volume_id)
         release_lease(home, served.volume_id)
         return served.volume_id
@@ -175,6 +236,10 @@ def unmount_volume(home: Home, target: str) -> VolumeId:
         raise MountError(f"what is mounted on {target} is not a volume")
     if mount is None and "/" in target:
         raise MountError(f"no volume is mounted on {target}")
+    if mount is not None and scratch_path(home, VolumeId(mount.source)).is_dir():
+        remove_dead_mount(Path(mount.mount_point))
+        remove_scratch(home)
+        return VolumeId(mount.source)
     record = load_record(home, mount.source if mount is not None else target)
     dead = [found for found in mounts() if is_mount_of(found, record.volume_id)]
     if not dead:
@@ -184,6 +249,15 @@ def unmount_volume(home: Home, target: str) -> VolumeId:
     retire_grant(home, record.volume_id)
     release_lease(home, record.volume_id)
     return record.volume_id
+
+
+def _forget_snapshot(home: Home, served: StatusAnswer) -> None:
+    """What it needed while it was mounted; a pin that stays goes with the next sweep, since closing
+    must not need the token's PIN."""
+    remove_scratch(home)
+    with suppress(VolcryptError, OSError):
+        if served.lazy is not None and home.opens_quietly:
+            release_pin(home, served.volume_id, served.lazy.store_id)
 
 
 def is_mount_of(mount: Mount, volume_id: VolumeId) -> bool:

@@ -18,7 +18,7 @@ def data_key_id(wrapped_key: WrappedDataKey | None) -> str | None:
 @contextmanager
 def recryption(
     home: Home, old: WrappedDataKey | None, new: WrappedDataKey | None
-) -> Iterator[Step | None]:
+) -> Iterator[Recryptor | None]:
     """What turns a chunk of ciphertext under `old` into one under `new`, in place; None when that
     is nothing. Both data keys are wiped at the end. Never towards plaintext."""
     if data_key_id(old) == data_key_id(new):

@@ -1,4 +1,10 @@
-"""Volumes from snapshots: every chunk fetched, checked, and re-encrypted if the key is another."""
+"""Volumes from snapshots: made at once and filled while in use, or filled before they exist.
+
+`volume create --snapshot-id` makes a lazy volume (`operations.lazy_volumes`), which every chunk
+comes into when it is touched, or in its turn. What must be whole when it is made, as a step of an
+encryption is, is filled by `fill_from_snapshot`. Either way each chunk is checked, and re-encrypted
+if the key is another.
+"""
 
 from functools import partial
 
@@ -15,9 +21,12 @@ from volcrypt.operations.keys import (
     KeyChoice,
     check_source_key,
     choose_key,
+    is_under_customer_key,
     rebind_key,
     volume_context,
 )
+from volcrypt.operations.lazy_volumes import can_pin, make_present_map, pinned, source_of
+from volcrypt.operations.mount_grants import check_may_open
 from volcrypt.operations.placement import THIN, Placement, check_placement
 from volcrypt.operations.progress import ChunkCounter, Progress
 from volcrypt.operations.records import data_path
@@ -39,8 +48,11 @@ def volume_from_snapshot(
     choice: KeyChoice | None,
     progress: Progress,
     placement: Placement = THIN,
+    fill_rate: int | None = None,
 ) -> VolumeRecord:
-    """A volume with the content of a snapshot and zeros behind it.
+    """A volume with the content of a snapshot and zeros behind it. It is lazy, unless it comes from
+    a store that this home may only read, or from under a customer-provided key to under another
+    key. `fill_rate`: see `LazySource`.
 
     Without a `choice`, or with one that names the customer-provided key that the snapshot is under,
     it shares the snapshot's data key, or is as unencrypted as the snapshot.
@@ -57,6 +69,8 @@ def volume_from_snapshot(
         raise InvalidArgumentError("a volume from an encrypted snapshot is always encrypted")
     check_source_key(home, manifest.wrapped_key, f"snapshot {snapshot}", choice=choice)
     check_name_is_free(home, name)
+    store = store_of(home, manifest.store_id)
+    chunk_table(store, manifest)  # is there, and sound: said now, and not by the first read
     volume_id = make_volume_id(home.random_id_bytes())
     context = volume_context(volume_id)
     wrapped: WrappedDataKey | None = None
@@ -68,7 +82,14 @@ def volume_from_snapshot(
         wrapped = choose_key(home, choice, context)
     elif manifest.wrapped_key is not None:
         wrapped = rebind_key(home, manifest.wrapped_key, context)
-    with new_volume(
+    source_key = manifest.wrapped_key
+    recrypts = source_key is not None and data_key_id(source_key) != data_key_id(wrapped)
+    # A customer-provided key is here now, and would have to be given at every mount.
+    is_lazy = can_pin(home, store) and not (recrypts and is_under_customer_key(source_key))
+    if recrypts and is_lazy and source_key is not None:
+        check_may_open(home, source_key)
+    make = partial(
+        new_volume,
         home,
         size_bytes=size_bytes,
         name=name,
@@ -77,10 +98,24 @@ def volume_from_snapshot(
         snapshot_id=manifest.snapshot_id,
         placement=placement,
         progress=progress,
-    ) as record:
-        with DataFile.open(data_path(home, record), size_bytes) as data:
+    )
+    if manifest.data_chunks == 0:
+        with make() as record:
+            begin_count(home, manifest, wrapped)
+            return record
+    if not is_lazy:
+        with make() as record, DataFile.open(data_path(home, record), size_bytes) as data:
             fill_from_snapshot(home, manifest, data, wrapped_key=wrapped, progress=progress)
         return record
+    source = source_of(manifest, fill_rate=fill_rate)
+    begin_count(home, manifest, wrapped)
+    with (
+        store_in_use(home, store),
+        pinned(home, store, manifest, volume_id),
+        make(source=source) as record,
+    ):
+        make_present_map(home, volume_id, source)
+    return record
 
 
 def fill_from_snapshot(

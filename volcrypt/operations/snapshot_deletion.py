@@ -17,6 +17,7 @@ from volcrypt.errors import (
 from volcrypt.formats.manifest import Manifest
 from volcrypt.names import SnapshotId, is_snapshot_id
 from volcrypt.operations.home import Home
+from volcrypt.operations.lazy_volumes import release_abandoned_pins, volumes_that_pin
 from volcrypt.operations.snapshot_lookup import load_snapshot, store_holding
 from volcrypt.operations.snapshots import now
 from volcrypt.operations.stores import (
@@ -92,7 +93,9 @@ def sweep_store(home: Home, store: SnapshotStore) -> Swept:
         # What a manifest that is gone refers to is not known, and must not be taken for garbage.
         check_log_is_whole(home, store)
         if not is_shared(home, store):
-            return sweep(store, resumable=resumable_copies(home))
+            lazy = volumes_that_pin(home)
+            return sweep(store, resumable=resumable_copies(home), lazy=lazy)
+        release_abandoned_pins(home, store)
         signer = home_signer(home)
         try:
             condemn(store, signer)

@@ -93,7 +93,7 @@ def store_snapshot(
     )
     with ExitStack() as stack:
         stack.enter_context(store_in_use(home, store))
-        capture = stack.enter_context(capture_volume(home, record, held=held))
+        capture = stack.enter_context(capture_volume(home, record, held=held, progress=progress))
         captured_at = now()
         stack.callback(pin.release)
         plan, wanted = _plan(store, pin, record, capture)

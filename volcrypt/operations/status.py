@@ -1,6 +1,7 @@
 """What is there, what is in use, what deserves attention."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from volcrypt.errors import (
@@ -19,14 +20,14 @@ from volcrypt.names import SnapshotId, VolumeId
 from volcrypt.operations.attachments import device_name, private_mount_point
 from volcrypt.operations.home import Home
 from volcrypt.operations.key_states import TroubledKey, troubled_keys
-from volcrypt.operations.mounts import socket_path
+from volcrypt.operations.mounts import served_volumes, socket_path
 from volcrypt.operations.records import load_records
 from volcrypt.operations.snapshot_lookup import list_snapshots
 from volcrypt.operations.space import space_warnings
 from volcrypt.operations.stores import LOCAL_STORE, check_log_is_whole, find_local_store
 from volcrypt.operations.workflows import load_workflows
 from volcrypt.operations.write_budget import budget_warnings
-from volcrypt.volume.control import ControlClient, StatusAnswer
+from volcrypt.volume.control import ControlClient, LazyProgress, StatusAnswer
 from volcrypt.volume.fence import CheckState, FenceNote
 from volcrypt.volume.loop import DEVICE_DIRECTORY, linked_device
 from volcrypt.volume.owner import OwnerRecord, current_owner
@@ -34,16 +35,19 @@ from volcrypt.volume.owner import OwnerRecord, current_owner
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InUse:
-    """A volume that a process holds."""
+    """A volume that a process holds, or a snapshot that is mounted; `lazy` while not all of its
+    chunks are here."""
 
-    volume_id: str
+    volume_id: str | None
     name: str | None
     purpose: str
     pid: int
     mount_point: str | None
     device: str | None
-    fenced: FenceNote | None
-    checks: list[CheckState]
+    fenced: FenceNote | None = None
+    checks: Sequence[CheckState] = ()
+    snapshot_id: str | None = None
+    lazy: LazyProgress | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +134,7 @@ def read_status(home: Home) -> Status:
         damaged=damaged,
         snapshots=len(manifests) + len(damaged_snapshots),
         unencrypted_snapshots=sum(not manifest.is_encrypted for manifest in manifests),
-        in_use=in_use,
+        in_use=[*in_use, *_mounted_snapshots(home)],
         workflows=[(w.source_id, w.step.value) for w in load_workflows(home)],
         free_bytes=space.f_bavail * space.f_frsize,
         warnings=warnings,
@@ -184,5 +188,23 @@ def _use_of(home: Home, record: VolumeRecord) -> InUse | None:
         mount_point=mount_point,
         device=device,
         fenced=None if answer is None else answer.fenced,
-        checks=[] if answer is None else answer.checks,
+        checks=() if answer is None else answer.checks,
+        lazy=None if answer is None else answer.lazy,
     )
+
+
+def _mounted_snapshots(home: Home) -> list[InUse]:
+    return [
+        InUse(
+            volume_id=None,
+            name=served.name,
+            purpose="mount",
+            pid=served.pid,
+            mount_point=served.mount_directory,
+            device=None,
+            snapshot_id=served.snapshot_id,
+            lazy=served.lazy,
+        )
+        for served in served_volumes(home)
+        if served.snapshot_id is not None
+    ]

@@ -21,7 +21,7 @@ from volcrypt.formats.store_place import StorePlace
 from volcrypt.snapshot.local import LocalObjects
 
 if TYPE_CHECKING:
-    from volcrypt.snapshot.s3 import AwsCredential, BucketEncryption, S3Objects
+    from volcrypt.snapshot.s3 import AwsCredential, BucketEncryption, Patience, S3Objects
 
 CUSTOMER_KEY_BYTES: Final = 32
 _ENDPOINT_VARIABLES: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
@@ -83,8 +83,11 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def open_objects(place: StorePlace, *, make: bool = False) -> "LocalObjects | S3Objects":
-    """The objects at a checked place; `make`: a directory that is not there is made.
+def open_objects(
+    place: StorePlace, *, make: bool = False, patience: "Patience | None" = None
+) -> "LocalObjects | S3Objects":
+    """The objects at a checked place; `make`: a directory that is not there is made; `patience`
+    with a service, else the usual one.
 
     Raises StoreNotFoundError for a missing directory, ConfigurationError without credentials.
     """
@@ -104,7 +107,7 @@ def open_objects(place: StorePlace, *, make: bool = False) -> "LocalObjects | S3
         encryption=_encryption(place.encryption) if place.encryption else None,
         ca_certificates=_ca_certificates(),
     )
-    return S3Objects(bucket, aws_credentials())
+    return S3Objects(bucket, aws_credentials(), patience=patience)
 
 
 def _encryption(text: str) -> "BucketEncryption":

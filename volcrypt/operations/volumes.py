@@ -18,8 +18,13 @@ from volcrypt.errors import (
     VolcryptError,
     VolumeInUseError,
 )
-from volcrypt.formats.volume_record import VolumeRecord, WrappedDataKey, key_source_of
-from volcrypt.geometry import SECTOR_BYTES, UNIT_BYTES, check_volume_size
+from volcrypt.formats.volume_record import (
+    LazySource,
+    VolumeRecord,
+    WrappedDataKey,
+    key_source_of,
+)
+from volcrypt.geometry import SECTOR_BYTES, UNIT_BYTES, check_volume_size, chunk_count
 from volcrypt.kms.clock import host_time
 from volcrypt.names import SnapshotId, VolumeId, make_volume_id, parse_name
 from volcrypt.operations import workflows
@@ -31,6 +36,7 @@ from volcrypt.operations.keys import (
     unwrap_key,
     volume_context,
 )
+from volcrypt.operations.lazy_volumes import make_whole, present_path, release_pin
 from volcrypt.operations.leases import held_volume, release_lease
 from volcrypt.operations.leftovers import remove_leftovers
 from volcrypt.operations.mount_grants import retire_grant
@@ -59,10 +65,12 @@ from volcrypt.operations.records import (
     stage_record,
 )
 from volcrypt.operations.write_budget import write_counter, written_bytes
+from volcrypt.volume.control import LazyProgress
 from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.directory import KEEP_DATA_FILE
 from volcrypt.volume.mountpoint import remove_dead_mounts_of
 from volcrypt.volume.owner import OwnerRecord, current_owner, hold_volume
+from volcrypt.volume.present_file import count_present
 from volcrypt.volume.volume import Volume
 
 
@@ -79,6 +87,8 @@ class VolumeView:
     """What was encrypted under its data key, by all that share it; at most."""
     copy_location: str | None = None
     """Where the second copy of the record lies, for a volume that has one."""
+    lazy: LazyProgress | None = None
+    """While not all chunks are here, as far as the storage knows."""
 
     @property
     def state(self) -> str:
@@ -106,6 +116,25 @@ def view_volume(home: Home, record: VolumeRecord) -> VolumeView:
         allocated_bytes=allocated,
         written_bytes=written_bytes(home, record.wrapped_key),
         copy_location=copy_location(home, record),
+        lazy=_lazy_progress(home, record),
+    )
+
+
+def _lazy_progress(home: Home, record: VolumeRecord) -> LazyProgress | None:
+    source = record.source
+    if source is None:
+        return None
+    present, problem = 0, None
+    try:
+        present = count_present(present_path(home, record.volume_id), record.volume_id)
+    except (VolcryptError, OSError) as error:
+        problem = str(error)
+    return LazyProgress(
+        store_id=source.store_id,
+        present_chunks=present,
+        total_chunks=chunk_count(source.size_bytes),
+        fill_rate=source.fill_rate,
+        problem=problem,
     )
 
 
@@ -126,6 +155,7 @@ def new_record(
     wrapped_key: WrappedDataKey | None,
     snapshot_id: SnapshotId | None = None,
     placement: Placement = THIN,
+    source: LazySource | None = None,
 ) -> VolumeRecord:
     """The first record of a volume."""
     return VolumeRecord(
@@ -144,6 +174,7 @@ def new_record(
         snapshot_id=snapshot_id,
         preallocated=placement.preallocate,
         lease=lease_of_placement(home, placement),
+        source=source,
     )
 
 
@@ -158,6 +189,7 @@ def new_volume(
     snapshot_id: SnapshotId | None = None,
     placement: Placement = THIN,
     progress: Progress = SILENT,
+    source: LazySource | None = None,
 ) -> Iterator[VolumeRecord]:
     """A volume being made: its directory and its empty data are there, and owned by us, while
     the block fills it; it begins to exist when the block ends, and is gone when the block fails.
@@ -170,6 +202,7 @@ def new_volume(
         wrapped_key=wrapped_key,
         snapshot_id=snapshot_id,
         placement=placement,
+        source=source,
     )
     directory = home.volumes.path_of(volume_id)
     with ExitStack() as stack:
@@ -238,10 +271,12 @@ def create_volume(
 
 @contextmanager
 def opened_volume(
-    home: Home, record: VolumeRecord, *, read_only: bool
+    home: Home, record: VolumeRecord, *, read_only: bool, progress: Progress = SILENT
 ) -> Iterator[tuple[Volume, DataFile]]:
     """A volume's plaintext in this process, for work on a volume that nobody has mounted; the
-    caller holds its owner lock. The data key is unwrapped afresh and wiped at the end."""
+    caller holds its owner lock. The data key is unwrapped afresh and wiped at the end. What a lazy
+    volume lacks is fetched first."""
+    record = make_whole(home, record, progress)
     with ExitStack() as stack:
         data_key: DataKey | None = None
         if record.wrapped_key is not None:
@@ -287,6 +322,7 @@ def delete_volume(home: Home, volume: str, *, keep_data: bool = False) -> Delete
     except VolcryptError:
         if keep_data:
             raise
+    source = None if record is None else record.source
     kept: Path | None = None
     if record is not None and (record.device is not None or keep_data):
         kept = nominal_data_path(home, record)
@@ -320,18 +356,22 @@ def delete_volume(home: Home, volume: str, *, keep_data: bool = False) -> Delete
                     remove_copy(home, record)
             remove_data(home, volume_id)
         home.volumes.remove(volume_id)
+    if source is not None:
+        release_pin(home, volume_id, source.store_id)
     return Deleted(volume_id=volume_id, kept=kept)
 
 
 def check_volume(home: Home, volume: str) -> VolumeRecord:
     """Check what can be checked without knowing what the data should be: record, register, data
-    file, key. Raises the error that tells what is wrong."""
+    file, key, and the present map of a lazy volume. Raises the error that tells what is wrong."""
     record = load_record(home, volume)
     check_source_key(home, record.wrapped_key, f"volume {volume}")
     DataFile.open(data_path(home, record), record.size_bytes, read_only=True).close()
     if record.wrapped_key is not None:
         with unwrap_key(home, record.wrapped_key) as data_key:
             check_copy(home, record, data_key)
+    if record.source is not None:
+        count_present(present_path(home, volume_id := record.volume_id), volume_id)
     return record
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from volcrypt.crypto.data_key import DataKey
 from volcrypt.crypto.xts import XtsKernel
+from volcrypt.errors import KeyWipedError
 from volcrypt.geometry import UNITS_PER_CHUNK
 
 
@@ -62,7 +63,9 @@ class _Kernels:
 
     @contextmanager
     def taken(self) -> Iterator[XtsKernel]:
-        assert not self._wiped, "internal error: the keys are wiped"
+        """Raises KeyWipedError after `wipe`."""
+        if self._wiped:
+            raise KeyWipedError("the data key was wiped")
         try:
             kernel = self._idle.pop()
         except IndexError:

@@ -39,7 +39,7 @@ from volcrypt.errors import (
 )
 from volcrypt.formats.change_map import ParentPoint
 from volcrypt.geometry import chunk_count
-from volcrypt.names import VolumeId
+from volcrypt.names import SnapshotId, StoreId, VolumeId
 from volcrypt.volume.control_socket import with_short_path
 from volcrypt.volume.error_report import ErrorReport
 from volcrypt.volume.fence import CheckState, FenceNote
@@ -110,6 +110,14 @@ class GrowRequest(_Document, frozen=True, tag="grow"):
     size_bytes: int
 
 
+class FetchRequest(_Document, frozen=True, tag="fetch"):
+    """Chunks `first` to `first + count - 1` of a lazy volume are to be readable in its data file;
+    of another volume they are."""
+
+    first: int
+    count: int
+
+
 class UnmountRequest(_Document, frozen=True, tag="unmount"):
     """Unmount, flush and end, unless somebody uses the mount."""
 
@@ -127,15 +135,29 @@ Request = (
     | CommitCaptureRequest
     | AbortCaptureRequest
     | GrowRequest
+    | FetchRequest
     | UnmountRequest
     | StopRequest
 )
 
 
+class LazyProgress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much of a lazy volume is here. `total_chunks` are the snapshot's; `fill_rate` as in
+    LazySource; `problem` is why the last fetch failed."""
+
+    store_id: StoreId
+    present_chunks: int
+    total_chunks: int
+    fill_rate: int | None
+    problem: str | None
+
+
 class StatusAnswer(_Document, frozen=True, tag="status"):
     """`memory_locked` False: the limits of this user let key and plaintext go to swap.
     `preserve_longest_us`: the longest that a write waited while its chunk was kept for a snapshot.
-    `checks` are those of the watcher, if there is one, whose process is `watcher_pid`."""
+    `checks` are those of the watcher, if there is one, whose process is `watcher_pid`.
+    `lazy` is None when every chunk is here; `snapshot_id` is there for a mounted snapshot.
+    """
 
     volume_id: VolumeId
     name: str | None
@@ -151,19 +173,23 @@ class StatusAnswer(_Document, frozen=True, tag="status"):
     fenced: FenceNote | None = None
     checks: list[CheckState] = []
     watcher_pid: int | None = None
+    lazy: LazyProgress | None = None
+    snapshot_id: SnapshotId | None = None
 
 
 class CaptureAnswer(_Document, frozen=True, tag="capture"):
     """`parent` and `changed` are None when every chunk has to be looked at. Writes paused for
     `barrier_us`. With it come the descriptors of a `PreservedReader`.
 
-    `changed` has one bit a chunk, the lowest of byte 0 first, compressed by zlib.
+    `changed` has one bit a chunk, the lowest of byte 0 first, compressed by zlib. So has `absent`:
+    chunks that have to be asked for by `fetch` before they are read; None where there are none.
     """
 
     size_bytes: int
     parent: ParentPoint | None
     changed: bytes | None
     barrier_us: int
+    absent: bytes | None = None
 
 
 class DoneAnswer(_Document, frozen=True, tag="done"):
@@ -182,12 +208,14 @@ _answers: Final = msgspec.json.Decoder(Answer)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CapturedState:
-    """A point in time that a snapshot is to store. `changed` is None exactly as `parent`.
-    `preserved` is closed with the connection."""
+    """A point in time that a snapshot is to store. `changed` is None exactly as `parent`; `absent`
+    are chunks to be fetched, None when there are none. `preserved` is closed with the connection.
+    """
 
     size_bytes: int
     parent: ParentPoint | None
     changed: "ChunkSet | None"
+    absent: "ChunkSet | None"
     barrier_us: int
     preserved: PreservedReader
 
@@ -298,6 +326,11 @@ class ControlClient:
         """There will be no snapshot; what had changed counts as changed."""
         self._ask(AbortCaptureRequest())
 
+    def fetch(self, chunks: range) -> None:
+        """Returns when `chunks` can be read from the data file of a lazy volume. Raises why one of
+        them cannot be had."""
+        self._ask(FetchRequest(first=chunks.start, count=len(chunks)))
+
     def grow(self, size_bytes: int) -> None:
         """Serve so much; does nothing when it serves that already."""
         self._ask(GrowRequest(size_bytes=size_bytes))
@@ -335,14 +368,18 @@ class ControlClient:
         from volcrypt.volume.chunk_bits import unpack_bits
 
         assert isinstance(answer, CaptureAnswer), "internal error: not the answer to a capture"
-        changed = None
-        if answer.changed is not None:
-            bits = unpack_bits(answer.changed, answer.size_bytes)
-            changed = ChunkSet.of_packed(bits, chunk_count(answer.size_bytes))
+
+        def unpack(packed: bytes | None) -> ChunkSet | None:
+            if packed is None:
+                return None
+            bits = unpack_bits(packed, answer.size_bytes)
+            return ChunkSet.of_packed(bits, chunk_count(answer.size_bytes))
+
         return CapturedState(
             size_bytes=answer.size_bytes,
             parent=answer.parent,
-            changed=changed,
+            changed=unpack(answer.changed),
+            absent=unpack(answer.absent),
             barrier_us=answer.barrier_us,
             preserved=self._take_preserved(),
         )

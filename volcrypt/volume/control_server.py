@@ -25,6 +25,7 @@ from volcrypt.volume.control import (
     CommitCaptureRequest,
     DoneAnswer,
     ErrorAnswer,
+    FetchRequest,
     GrowRequest,
     ResumeRequest,
     StatusAnswer,
@@ -37,6 +38,7 @@ from volcrypt.volume.control import (
 )
 from volcrypt.volume.control_socket import check_peer
 from volcrypt.volume.error_report import ErrorReport
+from volcrypt.volume.lazy import LazyChunks
 
 _log: Final = logging.getLogger(__name__)
 
@@ -47,12 +49,15 @@ class ControlServer:
         captures: Captures,
         *,
         status: Callable[[], StatusAnswer],
+        lazy: Callable[[], LazyChunks | None] = lambda: None,
         grow: Callable[[int], Awaitable[None]],
         end: Callable[[bool], Awaitable[None]],
     ) -> None:
-        """`end(forced)` ends the service and returns when all data is safe."""
+        """`lazy` are the chunks of a lazy volume, while some are not here; `end(forced)` ends the
+        service and returns when all data is safe."""
         self._captures = captures
         self._status = status
+        self._lazy = lazy
         self._grow = grow
         self._end = end
         self._ends_in_work: set[trio.Event] = set()
@@ -68,7 +73,7 @@ class ControlServer:
             await told.wait()
 
     async def _talk(self, stream: trio.SocketStream) -> None:
-        conversation = _Conversation(self._captures)
+        conversation = _Conversation(self._captures, self._lazy)
         try:
             check_peer(stream.socket)
             reader = _LineReader(stream)
@@ -109,6 +114,8 @@ class ControlServer:
                     await conversation.commit(request)
                 case AbortCaptureRequest():
                     await conversation.abort()
+                case FetchRequest(first=first, count=count):
+                    await conversation.fetch(first, count)
                 case GrowRequest(size_bytes=size_bytes):
                     await self._grow(check_volume_size(size_bytes))
                 case UnmountRequest() | StopRequest():
@@ -124,8 +131,9 @@ class ControlServer:
 class _Conversation:
     """One connection, and the capture that it may have open."""
 
-    def __init__(self, captures: Captures) -> None:
+    def __init__(self, captures: Captures, lazy: Callable[[], LazyChunks | None]) -> None:
         self._captures = captures
+        self._lazy = lazy
         self._capture: RunningCapture | None = None
         self._is_held = False
 
@@ -153,9 +161,12 @@ class _Conversation:
 
     def captured(self, first: int, count: int) -> None:
         capture = self._open_capture()
-        if first < 0 or count < 0 or first + count > chunk_count(capture.size_bytes):
-            raise InvalidArgumentError(f"the volume has no chunks {first} to {first + count - 1}")
-        self._captures.release(capture, range(first, first + count))
+        self._captures.release(capture, _run_of(first, count, chunk_count(capture.size_bytes)))
+
+    async def fetch(self, first: int, count: int) -> None:
+        lazy = self._lazy()
+        if lazy is not None:
+            await lazy.make_readable(_run_of(first, count, lazy.chunk_count))
 
     async def commit(self, request: CommitCaptureRequest) -> None:
         await self._captures.commit(self._open_capture(), request.parent)
@@ -179,10 +190,15 @@ class _Conversation:
         if bits is not None:
             packed = await trio.to_thread.run_sync(pack_bits, bits)
             self._captures.check(capture)
+        # After the barrier: what is here now either was at that point, or has come since.
+        absent = None
+        if (lazy := self._lazy()) is not None:
+            absent = await trio.to_thread.run_sync(pack_bits, lazy.absent_bits(capture.size_bytes))
         return CaptureAnswer(
             size_bytes=capture.size_bytes,
             parent=capture.point.parent,
             changed=packed,
+            absent=absent,
             barrier_us=capture.barrier_us,
         )
 
@@ -194,6 +210,13 @@ class _Conversation:
         if self._capture is None or self._is_held:
             raise InvalidArgumentError("no capture is open on this connection")
         return self._capture
+
+
+def _run_of(first: int, count: int, chunks: int) -> range:
+    """Raises InvalidArgumentError when there are no such chunks."""
+    if first < 0 or count < 0 or first + count > chunks:
+        raise InvalidArgumentError(f"the volume has no chunks {first} to {first + count - 1}")
+    return range(first, first + count)
 
 
 class _LineReader:

@@ -21,6 +21,9 @@ Captures (`volcrypt.volume.capture`) hold up nobody but the first write to each 
 still need, while that is copied. A write that finds no room while a capture has taken some gets
 it: the capture fails, not the write.
 
+Chunks that are not here yet (`volcrypt.volume.lazy`) are fetched before all that, by whoever wants
+to read or write them; what is here once stays.
+
 Growing holds everything too, for moments: what it changes is in memory. A capture that runs is one
 of the smaller volume, and stays so.
 
@@ -52,6 +55,7 @@ from volcrypt.volume.chunk_conditions import ChunkConditions
 from volcrypt.volume.range_lock import RangeLock
 
 if TYPE_CHECKING:
+    from volcrypt.volume.lazy import LazyChunks
     from volcrypt.volume.volume import Volume
 
 MAX_REQUEST_BYTES: Final = 1024 * 1024
@@ -82,6 +86,15 @@ class PlaintextVolume(Protocol):
     def grow(self, size_bytes: int) -> None: ...
 
 
+class AbsentChunks(Protocol):
+    """What a device needs to know of chunks that are not here yet; `LazyChunks` has it."""
+
+    def may_read(self, chunks: range) -> bool: ...
+    def may_write(self, chunks: range) -> bool: ...
+    async def make_readable(self, chunks: range) -> None: ...
+    async def make_writable(self, chunks: range) -> None: ...
+
+
 class Device:
     def __init__(
         self,
@@ -107,6 +120,8 @@ class Device:
             open_keeper=open_keeper,
             changing=self._changing,
         )
+        self.absent: AbsentChunks | None = None
+        """Chunks that have to be fetched before they are served; None as soon as there are none."""
         self._closing = False
         self._fenced: FencedError | None = None
         self._inline_buffer = memoryview(mmap.mmap(-1, INLINE_BYTES))
@@ -224,7 +239,7 @@ class Device:
 
     def _is_idle(self, offset: int, size: int, *, exclusive: bool) -> bool:
         """Whether nothing keeps these bytes from being served at once."""
-        if self._conditions.is_free and self._ranges.is_idle:
+        if self._conditions.is_free and self.absent is None and self._ranges.is_idle:
             return True  # nearly always, and several times cheaper to find out
         extent = ByteRange(offset, size)
         return self._is_permitted(extent, exclusive=exclusive) and self._ranges.is_free(
@@ -232,10 +247,25 @@ class Device:
         )
 
     def _is_permitted(self, extent: ByteRange, *, exclusive: bool) -> bool:
-        return not exclusive or self._conditions.may_write(chunks_of(extent))
+        chunks = chunks_of(extent)
+        if (absent := self.absent) is not None and not (
+            absent.may_write(chunks) if exclusive else absent.may_read(chunks)
+        ):
+            return False
+        return not exclusive or self._conditions.may_write(chunks)
+
+    async def _ready_to_read(self, extent: ByteRange) -> None:
+        """Have what is absent fetched. Raises why it cannot be had, and MountError when closing."""
+        if self.absent is not None:
+            await self.absent.make_readable(chunks_of(extent))
+            self._check_open()
 
     async def _ready_to_write(self, extent: ByteRange) -> None:
-        """See to all that stands against a write to `extent`; raises as `_check_serving`."""
+        """See to all that stands against a write to `extent`. Raises why something that is absent
+        cannot be had, and as `_check_serving`."""
+        if self.absent is not None:
+            # First, since what a capture keeps has to be here.
+            await self.absent.make_writable(chunks_of(extent))
         await self.captures.ready_to_write(chunks_of(extent))
         # The end does not wait for those who wait here, and must not be followed by them.
         self._check_serving()
@@ -261,6 +291,8 @@ class Device:
         while True:
             if exclusive:
                 await self._ready_to_write(extent)
+            else:
+                await self._ready_to_read(extent)
             async with self._ranges.hold(align_to_units(extent), exclusive=exclusive):
                 if self._fenced is not None:
                     raise self._fenced
@@ -288,5 +320,5 @@ class Device:
 
 if TYPE_CHECKING:
 
-    def _conformance(volume: Volume) -> PlaintextVolume:
-        return volume
+    def _conformance(volume: Volume, lazy: LazyChunks) -> tuple[PlaintextVolume, AbsentChunks]:
+        return volume, lazy

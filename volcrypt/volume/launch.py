@@ -6,6 +6,7 @@ What goes over a socket pair, from the command that unwrapped the key to the new
     ASSIGNMENT      JSON, members of Assignment
     DATA KEY        64 bytes, when `has_data_key`
     SEAL KEY        32 bytes, for the clean copy of the change map
+    SOURCE KEY      64 bytes, when `lazy.has_source_key`: what absent chunks are encrypted under
 
 and one line of JSON comes back, an Answer. So the process never has the PIN of the HSM, and the
 keys are never in an argument, the environment or a file.
@@ -17,14 +18,16 @@ import socket
 import struct
 import sys
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 import msgspec
 
 from volcrypt.crypto.data_key import DATA_KEY_BYTES, DataKey
 from volcrypt.errors import MalformedError, MountError, VolumeError
 from volcrypt.formats.document import MAC_KEY_BYTES
-from volcrypt.names import VolumeId
+from volcrypt.formats.store_place import StorePlace
+from volcrypt.formats.volume_record import LazySource
+from volcrypt.names import SnapshotId, VolumeId
 from volcrypt.volume.error_report import ErrorReport
 from volcrypt.volume.fence import WatchOrder
 from volcrypt.volume.owner import OwnerLock
@@ -37,6 +40,22 @@ _CHANNEL_FD: Final = 3
 _OWNER_FD: Final = 4
 
 
+class LazyAssignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The snapshot that absent chunks come from. Its store lies at `place`, which was checked, or
+    in a directory of the home; `present_path` None: which are here is forgotten with the process.
+
+    `recrypts`: they are not encrypted under the volume's data key; without `has_source_key` then
+    not at all.
+    """
+
+    source: LazySource
+    place: StorePlace | None
+    store_directory: str | None
+    present_path: str | None
+    recrypts: bool
+    has_source_key: bool
+
+
 class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one process is to serve. All paths are absolute.
 
@@ -45,6 +64,9 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     that counts what is written under the data key (`volcrypt.volume.write_counter`). With `watch`
     the volume is fenced when one of the checks is lost. `exported`: others may write to the data
     while we do not, so no change map is believed.
+
+    A volume with a `snapshot_id` is that snapshot, served by itself: its data file is removed as
+    soon as it is open.
     """
 
     volume_id: VolumeId
@@ -61,6 +83,8 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     count_path: str | None = None
     watch: WatchOrder | None = None
     exported: bool = False
+    lazy: LazyAssignment | None = None
+    snapshot_id: SnapshotId | None = None
 
     @property
     def label(self) -> str:
@@ -76,7 +100,11 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def spawn_daemon(
-    assignment: Assignment, data_key: DataKey | None, seal_key: bytearray, owner: OwnerLock
+    assignment: Assignment,
+    data_key: DataKey | None,
+    seal_key: bytearray,
+    owner: OwnerLock,
+    source_key: DataKey | None = None,
 ) -> int:
     """Serve a volume in a process of its own; its pid, once the first read has worked.
 
@@ -91,7 +119,7 @@ def spawn_daemon(
         with theirs:
             pid = _start(assignment, theirs, owner)
         try:
-            _send(ours, assignment, data_key, seal_key)
+            _send(ours, assignment, data_key, seal_key, source_key)
             line = _receive_line(ours)
         except OSError:
             line = b""
@@ -110,25 +138,35 @@ def spawn_daemon(
 
 
 def exec_daemon(
-    assignment: Assignment, data_key: DataKey | None, seal_key: bytearray, owner: OwnerLock
+    assignment: Assignment,
+    data_key: DataKey | None,
+    seal_key: bytearray,
+    owner: OwnerLock,
+    source_key: DataKey | None = None,
 ) -> NoReturn:
     """Become the process that serves the volume, in the foreground: same pid, same terminal.
 
     Nothing of the caller stays in memory. Errors go to standard error, and the exit code is 1.
     """
     ours, theirs = socket.socketpair()
-    _send(ours, assignment, data_key, seal_key)
+    _send(ours, assignment, data_key, seal_key, source_key)
     theirs.set_inheritable(True)
     os.set_inheritable(owner.descriptor, True)
     arguments = [*_arguments(theirs.fileno(), owner.descriptor), "--foreground"]
     os.execve(sys.executable, arguments, _environment())  # noqa: S606 - there is no shell
 
 
-def receive_assignment(channel: socket.socket) -> tuple[Assignment, DataKey | None, bytearray]:
-    """The other end: the assignment, the data key and the seal key.
+class Received(NamedTuple):
+    """What a process that serves a volume begins with; it wipes the keys."""
 
-    Raises MalformedError when something else comes.
-    """
+    assignment: Assignment
+    data_key: DataKey | None
+    seal_key: bytearray
+    source_key: DataKey | None
+
+
+def receive_assignment(channel: socket.socket) -> Received:
+    """The other end. Raises MalformedError when something else comes."""
     (length,) = _LENGTH.unpack(_receive_exactly(channel, _LENGTH.size))
     if length > _MAX_BYTES:
         raise MalformedError("assignment", "too long")
@@ -139,7 +177,11 @@ def receive_assignment(channel: socket.socket) -> tuple[Assignment, DataKey | No
     data_key = None
     if assignment.has_data_key:
         data_key = DataKey(_receive_exactly(channel, DATA_KEY_BYTES))
-    return assignment, data_key, _receive_exactly(channel, MAC_KEY_BYTES)
+    seal_key = _receive_exactly(channel, MAC_KEY_BYTES)
+    source_key = None
+    if assignment.lazy is not None and assignment.lazy.has_source_key:
+        source_key = DataKey(_receive_exactly(channel, DATA_KEY_BYTES))
+    return Received(assignment, data_key, seal_key, source_key)
 
 
 def send_answer(channel: socket.socket, answer: Answer) -> None:
@@ -193,14 +235,22 @@ def _environment() -> dict[str, str]:
 
 
 def _send(
-    channel: socket.socket, assignment: Assignment, data_key: DataKey | None, seal_key: bytearray
+    channel: socket.socket,
+    assignment: Assignment,
+    data_key: DataKey | None,
+    seal_key: bytearray,
+    source_key: DataKey | None,
 ) -> None:
+    has_source_key = assignment.lazy is not None and assignment.lazy.has_source_key
     assert assignment.has_data_key == (data_key is not None), "internal error: key and flag differ"
+    assert has_source_key == (source_key is not None), "internal error: key and flag differ"
     document = msgspec.json.encode(assignment)
     channel.sendall(_LENGTH.pack(len(document)) + document)
     if data_key is not None:
         channel.sendall(data_key.view())
     channel.sendall(seal_key)
+    if source_key is not None:
+        channel.sendall(source_key.view())
 
 
 def _receive_exactly(channel: socket.socket, length: int) -> bytearray:

@@ -112,6 +112,7 @@ class LazyChunks:
         self._fills = trio.CapacityLimiter(max(1, in_flight // 4))
         self._buffers: list[memoryview] = []
         self._closing = False
+        self._closed = False
         self._reported: dict[int, str] = {}
         self.last_error: VolcryptError | None = None
         """Why the last fetch failed; None after one that did not."""
@@ -139,12 +140,13 @@ class LazyChunks:
         """Whether all of `chunks` can be written now."""
         return all(self._present.has(chunk) for chunk in chunks)
 
-    def absent(self) -> NDArray[np.bool_]:
-        """One element for each chunk of the snapshot: True where it would have to be fetched, or
-        may turn out to be a hole."""
-        absent = self._present.absent()
-        absent[list(self._fetched)] = False
-        return absent
+    def absent_bits(self, size_bytes: int) -> bytes:
+        """One bit for each chunk of a volume of this size, as `chunk_bits` has them: 1 where the
+        chunk has to be fetched, or may turn out to be a hole."""
+        bits = self._present.absent_bits(size_bytes)
+        for chunk in self._fetched:
+            bits[chunk >> 3] &= ~(1 << (chunk & 7))
+        return bytes(bits)
 
     async def make_readable(self, chunks: range) -> None:
         """Fetch what of `chunks` is absent. Raises why one of them cannot be had."""
@@ -175,7 +177,8 @@ class LazyChunks:
             await self._commit(chunks)
 
     async def fill(self, rate: Rate) -> None:
-        """Fetch all that is absent, in order; returns when every chunk is present, durably.
+        """Fetch all that is absent, in order; returns when every chunk is present, durably, or
+        when this was closed.
 
         Waits and tries again as long as something cannot be had. Raises OSError, and what else
         keeps it from being kept.
@@ -184,6 +187,8 @@ class LazyChunks:
         while not self.is_complete:
             before = self.present_count
             error = await self._fetch_absent(rate, self._fills, go_around=True)
+            if isinstance(error, MountError):
+                return
             await self._commit()
             if error is None:
                 continue
@@ -224,7 +229,11 @@ class LazyChunks:
         # What is not kept is fetched again.
         with suppress(VolcryptError, OSError):
             await self._commit()
-        self._present.close()
+            if self.is_complete:
+                await trio.to_thread.run_sync(self._present.finish)
+        async with self._commit_lock:
+            self._closed = True
+            self._present.close()
 
     # ------------------------------------------------------------ fetching
 
@@ -311,7 +320,7 @@ class LazyChunks:
         async with self._commit_lock:
             if chunks is not None and self.may_write(chunks):
                 return
-            if chunks is not None and self._closing:
+            if self._closed:
                 raise MountError("the volume is being unmounted")
             batch = sorted(self._fetched)
             await trio.to_thread.run_sync(self._keep, batch)
@@ -353,8 +362,8 @@ class LazyChunks:
                         await rate.wait(chunk_range(chunk, self._size_bytes).length)
                         if not stopped:
                             await self._fetch(chunk, limiter)
-                        if len(self._fetched) >= COMMIT_CHUNKS:
-                            await self._commit()
+                            if len(self._fetched) >= COMMIT_CHUNKS:
+                                await self._commit()
                     except (VolcryptError, OSError) as error:
                         note(error)
                     if progress is not None:

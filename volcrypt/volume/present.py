@@ -15,32 +15,18 @@ All calls but `write` belong to one thread; one `write` at a time, in any thread
 
 import os
 from collections.abc import Collection, Iterable
-from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
-from typing import Final, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from volcrypt.durable import no_space_named, open_regular, sync_directory
-from volcrypt.errors import FormatError, IntegrityError, ReadOnlyError, RecordMissingError
+from volcrypt.errors import IntegrityError, ReadOnlyError
 from volcrypt.formats.pages import PAGE_CHUNKS
-from volcrypt.formats.present_map import (
-    SECTOR_BITMAP_BYTES,
-    SECTOR_CHUNKS,
-    PresentHeader,
-    decode_header,
-    decode_sectors,
-    encode_header,
-    encode_sector,
-    sector_offset,
-)
-from volcrypt.geometry import SECTOR_BYTES
+from volcrypt.formats.present_map import SECTOR_BITMAP_BYTES, SECTOR_CHUNKS
+from volcrypt.geometry import chunk_count
 from volcrypt.names import VolumeId
-
-PRESENT_FILE: Final = "present"
-"""The map, in the volume's directory."""
+from volcrypt.volume.present_file import PresentFile, open_checked, read_bits
 
 
 class MapKeeper(Protocol):
@@ -106,11 +92,14 @@ class PresentMap:
         numbers: list[int] = np.flatnonzero(~whole).tolist()
         return numbers
 
-    def absent(self) -> NDArray[np.bool_]:
-        """One element a chunk: True where it is not present."""
-        bits = np.frombuffer(self._bits, dtype=np.uint8)
-        flags = np.unpackbits(bits, count=self.chunk_count, bitorder="little")
-        return np.equal(flags, 0)
+    def absent_bits(self, size_bytes: int) -> bytearray:
+        """One bit for each chunk of a volume of this size, 1 where it is not present."""
+        whole, rest = divmod(self.chunk_count, 8)
+        absent = ~np.frombuffer(self._bits, dtype=np.uint8)[: whole + bool(rest)]
+        if rest:
+            absent[-1] &= (1 << rest) - 1
+        # What is behind the snapshot's end is present.
+        return bytearray(absent.tobytes().ljust(-(-chunk_count(size_bytes) // 8), b"\0"))
 
     def write(self, chunks: Collection[int]) -> None:
         """Write the bits of `chunks`, whose data is durable, and of all holes; durable on return.
@@ -181,58 +170,6 @@ class PresentMap:
         return bytes(one | other for one, other in zip(present, added, strict=True))
 
 
-class PresentFile:
-    """The file of a present map, open for its volume's owner."""
-
-    def __init__(self, descriptor: int, path: Path, header: PresentHeader) -> None:
-        """Internal: use `open_present_map`. Takes the descriptor over."""
-        self._descriptor = descriptor
-        self._path = path
-        self._header = header
-
-    def write(self, sectors: Iterable[tuple[int, bytes]]) -> None:
-        with no_space_named(self._path):
-            # Neighbours in one call: learning of the holes of a large snapshot changes nearly all.
-            for _, run in groupby(enumerate(sectors), key=lambda each: each[1][0] - each[0]):
-                numbered = [sector for _, sector in run]
-                data = b"".join(encode_sector(self._header, *sector) for sector in numbered)
-                self._write_at(data, sector_offset(numbered[0][0]))
-            os.fdatasync(self._descriptor)
-
-    def finish(self) -> None:
-        self._write_at(encode_header(replace(self._header, complete=True)), 0)
-        os.fdatasync(self._descriptor)
-
-    def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def _write_at(self, data: bytes, offset: int) -> None:
-        view = memoryview(data)
-        while view:
-            count = os.pwrite(self._descriptor, view, offset)
-            view, offset = view[count:], offset + count
-
-
-def create_present_map(path: Path, header: PresentHeader) -> None:
-    """Make the map of a new volume, of which nothing is present; durable on return, with all its
-    room, so that no bit meets a full disk. What a killed command left there is replaced.
-
-    Raises NoSpaceError.
-    """
-    with no_space_named(path):
-        path.unlink(missing_ok=True)
-        descriptor = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-        try:
-            os.posix_fallocate(descriptor, 0, header.file_bytes)
-            os.pwrite(descriptor, encode_header(header), 0)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        sync_directory(path.parent)
-
-
 def open_present_map(
     path: Path, *, volume_id: VolumeId, size_bytes: int, root: bytes
 ) -> PresentMap:
@@ -242,49 +179,19 @@ def open_present_map(
     or another's: then nobody knows what of the volume is there.
     """
     what = f"present map of volume {volume_id}"
-    descriptor, header = _open_checked(path, what, os.O_RDWR)
+    descriptor, header = open_checked(path, what, os.O_RDWR)
     keeper = PresentFile(descriptor, path, header)
     try:
         if (header.volume_id, header.size_bytes, header.root) != (volume_id, size_bytes, root):
             raise IntegrityError(f"{what}: it is of another volume or snapshot")
-        if header.complete:
-            bits = bytearray(b"\xff" * (header.sector_count * SECTOR_BITMAP_BYTES))
-            _clear_padding(bits, header.chunk_count)
-        else:
-            data = os.pread(descriptor, header.file_bytes - SECTOR_BYTES + 1, SECTOR_BYTES)
-            bits = decode_sectors(header, data, what=what)
+        bits = read_bits(descriptor, header, what=what)
     except BaseException:
         keeper.close()
         raise
     return PresentMap(header.chunk_count, bits=bits, keeper=keeper)
 
 
-def is_complete(path: Path, volume_id: VolumeId) -> bool:
-    """Whether every chunk is present, for all that is known without looking at the bits; False in
-    doubt, and without a map."""
-    what = f"present map of volume {volume_id}"
-    try:
-        descriptor, header = _open_checked(path, what, os.O_RDONLY)
-    except (OSError, IntegrityError, FormatError):
-        return False
-    os.close(descriptor)
-    return header.complete and header.volume_id == volume_id
+if TYPE_CHECKING:
 
-
-def _open_checked(path: Path, what: str, flags: int) -> tuple[int, PresentHeader]:
-    try:
-        descriptor = open_regular(path, flags)
-    except FileNotFoundError as error:
-        raise RecordMissingError(what) from error
-    try:
-        return descriptor, decode_header(os.pread(descriptor, SECTOR_BYTES, 0), what=what)
-    except BaseException:
-        os.close(descriptor)
-        raise
-
-
-def _clear_padding(bits: bytearray, count: int) -> None:
-    first = count // 8
-    bits[first:] = bytes(len(bits) - first)
-    if count % 8:
-        bits[first] = (1 << count % 8) - 1
+    def _conformance(file: PresentFile) -> MapKeeper:
+        return file
