@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from tests.forked import Forker
 from volcrypt.operations.home import runtime_directory
 from volcrypt.settings import runtime_root
+from volcrypt.volume.owner import start_ticks
 
 VOLCRYPT = Path(sys.executable).with_name("volcrypt")
 
@@ -76,7 +77,9 @@ class Command:
         return Started([str(VOLCRYPT), "--home", str(self.home), *map(str, arguments)])
 
     def kill_processes(self) -> None:
-        """Kill (SIGKILL) what serves volumes of this home, and wait until it is gone."""
+        """Kill (SIGKILL) what serves volumes of this home, or makes snapshots of them, and wait
+        until it is gone."""
+        self.kill_workers()
         for pid in self.processes():
             kill_and_wait(pid)
 
@@ -87,6 +90,18 @@ class Command:
     def forget_runtime(self) -> None:
         """What lies on tmpfs does not survive a reboot."""
         shutil.rmtree(self.runtime, ignore_errors=True)
+
+    def kill_workers(self) -> None:
+        """Kill (SIGKILL) what makes snapshots in the background, and wait until it is gone."""
+        for pid in self.workers():
+            _kill(pid)
+
+    def workers(self) -> list[int]:
+        """The processes that make snapshots, as long as they do."""
+        reports = [json.loads(path.read_bytes()) for path in self.runtime.glob("snap-*.progress")]
+        return sorted(
+            {each["pid"] for each in reports if start_ticks(each["pid"]) == each["start_ticks"]}
+        )
 
     def processes(self) -> list[int]:
         """The processes that serve volumes of this home."""
@@ -101,6 +116,11 @@ class Command:
 def kill_and_wait(pid: int) -> None:
     """SIGKILL to a process that serves a volume, if it is one still; returns when it is gone."""
     if _is_ours(pid):
+        _kill(pid)
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
         descriptor = os.pidfd_open(pid)
         os.kill(pid, signal.SIGKILL)
         select.select([descriptor], [], [], 10)

@@ -64,6 +64,12 @@ def lock_memory() -> bool:
     return bool(_libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) == 0)
 
 
+def lock_present_memory() -> bool:
+    """The same with all of it resident at once, so that nothing has to be read in any more: for a
+    small process that must go on when storage does not."""
+    return bool(_libc.mlockall(_MCL_CURRENT | _MCL_FUTURE) == 0)
+
+
 def keep_memory_small() -> None:
     """Make glibc reuse blocks as large as a FUSE request instead of mapping each one afresh (256
     page faults for 1 MiB), and share one arena between threads, which hardly allocate.

@@ -518,6 +518,27 @@ class SweepBlockedError(IntegrityError):
         self.snapshot = snapshot
 
 
+class SnapshotPendingError(TryAgainError):
+    """The snapshot is still being made."""
+
+    def __init__(self, snapshot: str) -> None:
+        super().__init__(
+            f"snapshot {snapshot} is still being made", hint=f"volcrypt snapshot wait {snapshot}"
+        )
+        self.snapshot = snapshot
+
+
+class SnapshotFailedError(SnapshotError):
+    """The snapshot was begun, and will never be completed."""
+
+    def __init__(self, snapshot: str, reason: str) -> None:
+        super().__init__(
+            f"snapshot {snapshot} was not completed: {reason}",
+            hint=f"'volcrypt snapshot delete {snapshot}' removes what is left of it",
+        )
+        self.snapshot = snapshot
+
+
 class StoreNotFoundError(SnapshotError):
     def __init__(self, store: str) -> None:
         super().__init__(f"snapshot store {store} does not exist")

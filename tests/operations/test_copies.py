@@ -16,7 +16,7 @@ from volcrypt.operations.copies import copy_snapshot
 from volcrypt.operations.home import Home, init_home
 from volcrypt.operations.keys import KeyChoice
 from volcrypt.operations.progress import SILENT
-from volcrypt.operations.snapshots import create_snapshot
+from volcrypt.operations.snapshot_creation import create_snapshot
 from volcrypt.operations.store_admin import create_store
 from volcrypt.operations.vault import Access
 from volcrypt.operations.volumes import create_volume

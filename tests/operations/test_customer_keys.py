@@ -29,7 +29,7 @@ from volcrypt.operations.images import export_volume, import_volume
 from volcrypt.operations.keys import KeyChoice
 from volcrypt.operations.progress import SILENT, Progress
 from volcrypt.operations.records import load_record
-from volcrypt.operations.snapshots import create_snapshot
+from volcrypt.operations.snapshot_creation import create_snapshot
 
 SIZE = 40 * CHUNK_BYTES
 

@@ -34,7 +34,7 @@ from volcrypt.operations.images import export_volume, import_volume
 from volcrypt.operations.keys import KeyChoice, unwrap_key
 from volcrypt.operations.progress import SILENT
 from volcrypt.operations.records import data_path, load_record
-from volcrypt.operations.snapshots import create_snapshot
+from volcrypt.operations.snapshot_creation import create_snapshot
 from volcrypt.operations.volumes import create_volume
 from volcrypt.operations.write_budget import written_bytes
 from volcrypt.settings import runtime_root

@@ -18,8 +18,8 @@ from volcrypt.operations.home import Home
 from volcrypt.operations.keys import KeyChoice, unwrap_key
 from volcrypt.operations.progress import SILENT
 from volcrypt.operations.records import load_record
+from volcrypt.operations.snapshot_creation import create_snapshot
 from volcrypt.operations.snapshot_deletion import delete_snapshot
-from volcrypt.operations.snapshots import create_snapshot
 from volcrypt.operations.store_admin import create_store
 from volcrypt.operations.stores import open_store, store_of
 from volcrypt.operations.volumes import create_volume, opened_volume

@@ -26,9 +26,9 @@ from volcrypt.volume.owner import (
     OWNER_FILE,
     OwnerRecord,
     _own_record,
-    _start_ticks,
     current_owner,
     hold_volume,
+    start_ticks,
 )
 
 HOLDER = """
@@ -137,7 +137,7 @@ def test_killed_owner_that_nobody_waited_for_is_cleared(directory: Path) -> None
         process.send_signal(signal.SIGKILL)
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         with hold_volume(directory, purpose="mount"):
-            assert _start_ticks(process.pid) is None
+            assert start_ticks(process.pid) is None
 
 
 def test_owner_before_a_reboot_is_cleared(directory: Path) -> None:

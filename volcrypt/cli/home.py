@@ -13,6 +13,7 @@ from volcrypt.cli.session import (
     pass_session,
     print_table,
 )
+from volcrypt.cli.snapshot_view import job_document, progress_fields
 from volcrypt.cli.status_view import key_document, key_warnings, watch_document
 from volcrypt.cli.volume_view import filled_text, lazy_document
 from volcrypt.errors import InvalidArgumentError
@@ -120,6 +121,16 @@ def _document(found: "Status", warnings: list[str]) -> JsonValue:
         "Workflows": [
             {"VolumeId": source_id, "NextStep": step} for source_id, step in found.workflows
         ],
+        "PendingSnapshots": [
+            {
+                **job_document(job),
+                "Pid": job.progress.pid if job.progress else None,
+                "BytesPerSecond": job.progress.bytes_per_second if job.progress else None,
+                "SecondsLeft": job.progress.seconds_left if job.progress else None,
+            }
+            for job in found.pending
+        ],
+        "FailedSnapshots": [job_document(job) for job in found.failed],
         "FreeBytes": found.free_bytes,
         "Warnings": warnings,
     }
@@ -151,6 +162,22 @@ def _print(found: "Status", warnings: list[str]) -> None:
                 for item in found.in_use
             ],
         )
+    if found.pending:
+        print()
+        print_table(
+            ["SNAPSHOT", "OF VOLUME", "PROGRESS", "RATE", "TIME LEFT", "PROCESS"],
+            [
+                [
+                    job.snapshot_id,
+                    job.record.volume_id if job.record else "",
+                    *(fields.get(key, "") for key in ("progress", "rate", "time left", "process")),
+                ]
+                for job in found.pending
+                for fields in [progress_fields(job)]
+            ],
+        )
+    for job in found.failed:
+        print(f"\nsnapshot {job.snapshot_id} was not completed: {job.reason}")
     for source_id, step in found.workflows:
         print(f"\nencryption of {source_id} is unfinished; next step: {step}")
     for warning in warnings:

@@ -1,8 +1,7 @@
-"""`volcrypt snapshot`: create, list, show, delete, copy, verify; for diff and export see
+"""`volcrypt snapshot`: create, wait, list, show, delete, copy, verify; for diff and export see
 `snapshot_content`."""
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,73 +11,26 @@ from volcrypt.cli.customer_key import check_one_stdin, give_key, source_key_opti
 from volcrypt.cli.exits import Exit
 from volcrypt.cli.session import Command, JsonValue, Session, pass_session, print_table
 from volcrypt.cli.snapshot_content import diff, export
+from volcrypt.cli.snapshot_view import (
+    COLUMNS,
+    begun_document,
+    begun_fields,
+    job_document,
+    job_fields,
+    job_row,
+    show_all_made,
+    show_made,
+    snapshot_document,
+    snapshot_fields,
+    snapshot_row,
+)
 from volcrypt.cli.store import place_options
-from volcrypt.cli.text import format_time, iso_time
 from volcrypt.cli.volume import key_choice, key_options
-from volcrypt.cli.volume_view import key_text
-from volcrypt.geometry import format_size
 
 if TYPE_CHECKING:
     from volcrypt.errors import SweepBlockedError
-    from volcrypt.formats.manifest import Manifest
-    from volcrypt.names import StoreId
 
 HEAD: Final = "Head of a signer's log, as an earlier look printed it; may be repeated."
-
-
-def snapshot_document(manifest: "Manifest", names: Mapping["StoreId", str]) -> dict[str, JsonValue]:
-    """EBS's DescribeSnapshots, plus our own members."""
-    key = manifest.wrapped_key
-    return {
-        "SnapshotId": manifest.snapshot_id,
-        "Name": manifest.name,
-        "State": "completed",
-        "StoreName": names.get(manifest.store_id),
-        "StoreId": manifest.store_id,
-        "Region": manifest.region,
-        "VolumeId": manifest.volume_id,
-        "VolumeSize": manifest.size_bytes,
-        "StartTime": iso_time(manifest.captured_at),
-        "CompletionTime": iso_time(manifest.completed_at),
-        "Encrypted": key is not None,
-        "KeySource": manifest.key_source.value,
-        "KmsKeyId": key.kms_key_arn if key else None,
-        "DataEncryptionKeyId": key.data_key_id if key else None,
-        "ParentSnapshotId": manifest.parent.snapshot_id if manifest.parent else None,
-        "Root": manifest.root.hex(),
-        "StoredChunks": manifest.stored_chunks,
-        "StoredBytes": manifest.stored_bytes,
-        "WrittenBytes": manifest.written_bytes if key else None,
-        "Consistency": manifest.consistency.value,
-    }
-
-
-def snapshot_fields(manifest: "Manifest", names: Mapping["StoreId", str]) -> dict[str, str]:
-    key = manifest.wrapped_key
-    return {
-        "snapshot": manifest.snapshot_id,
-        "name": manifest.name or "",
-        "state": "completed",
-        "store": names.get(manifest.store_id, manifest.store_id),
-        "of volume": manifest.volume_id,
-        "volume size": format_size(manifest.size_bytes),
-        "newly stored": f"{format_size(manifest.stored_bytes)} in {manifest.stored_chunks} chunks",
-        "encrypted": "yes" if key else "no",
-        "key": key_text(manifest),
-        "data key": key.data_key_id if key else "",
-        "parent": manifest.parent.snapshot_id if manifest.parent else "",
-        "captured": format_time(manifest.captured_at),
-        "completed": format_time(manifest.completed_at),
-    }
-
-
-def show_made(session: Session, manifest: "Manifest") -> None:
-    from volcrypt.operations.stores import store_names
-
-    names = store_names(session.home)
-    session.show_created(
-        manifest.snapshot_id, snapshot_document(manifest, names), snapshot_fields(manifest, names)
-    )
 
 
 @click.group()
@@ -91,69 +43,115 @@ snapshot.add_command(export)
 
 
 @snapshot.command(cls=Command)
-@click.argument("volume", metavar="VOLUME")
-@click.option("--name", help="A name, unique among snapshots.")
+@click.argument("volumes", metavar="VOLUME...", nargs=-1, required=True)
+@click.option("--name", help="A name, unique among snapshots; of several: NAME-VOLUMENAME.")
 @click.option("--store", help="The store to keep it in [default: local].")
-@click.option("--wait", is_flag=True, help="Return when it is completed; this is always so.")
+@click.option(
+    "--freeze",
+    multiple=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Freeze the file system mounted at DIR for the moment; may be repeated.",
+)
+@click.option("--rate", help="Bytes a second to read at most, like 50MiB.")
+@click.option("--wait", is_flag=True, help="Return when it is completed.")
 @pass_session
-def create(session: Session, volume: str, name: str | None, store: str | None, wait: bool) -> None:
-    """Take a snapshot of VOLUME as it is now, also while it is in use."""
-    from volcrypt.operations.snapshots import create_snapshot
+def create(
+    session: Session,
+    volumes: tuple[str, ...],
+    name: str | None,
+    store: str | None,
+    freeze: tuple[Path, ...],
+    rate: str | None,
+    wait: bool,
+) -> None:
+    """Take a snapshot of VOLUME as it is now, also while it is in use. Its data is stored in the
+    background, unless --wait is given: 'snapshot wait', 'list' and 'status' tell how far it is.
+    Several volumes are one consistent set: all or none."""
+    from volcrypt.cli.background import begin_snapshots
+    from volcrypt.operations.background import stoppable
+    from volcrypt.operations.snapshot_creation import SnapshotRequest, create_snapshots
+    from volcrypt.operations.stores import store_names
+    from volcrypt.snapshot.pace import parse_rate
 
-    show_made(
-        session,
-        create_snapshot(session.home, volume, name=name, store=store, progress=session.progress()),
+    request = SnapshotRequest(
+        volumes=volumes,
+        name=name,
+        store=store,
+        freeze=[directory.absolute() for directory in freeze],
+        rate=None if rate is None else parse_rate(rate),
     )
+    if wait:
+        with stoppable():
+            made = create_snapshots(session.home, request, progress=session.progress())
+        if len(made) == 1:
+            show_made(session, made[0])
+        else:
+            names = store_names(session.home)
+            documents = [snapshot_document(each, names) for each in made]
+            show_all_made(session, [each.snapshot_id for each in made], documents)
+        return
+    begun = begin_snapshots(session, request)
+    if len(begun) == 1:
+        record = begun[0]
+        session.show_created(record.snapshot_id, begun_document(record), begun_fields(record))
+    else:
+        documents = [begun_document(each) for each in begun]
+        show_all_made(session, [each.snapshot_id for each in begun], documents)
+
+
+@snapshot.command(cls=Command)
+@click.argument("snapshots", metavar="SNAPSHOT...", nargs=-1, required=True)
+@click.option("--timeout", type=click.FloatRange(min=0), help="Seconds to wait at most.")
+@pass_session
+def wait(session: Session, snapshots: tuple[str, ...], timeout: float | None) -> None:
+    """Wait until SNAPSHOT is completed. Ends with code 1 when it cannot be any more, 7 when it is
+    still being made after --timeout."""
+    from volcrypt.operations.snapshot_waiting import wait_for_snapshots
+    from volcrypt.operations.stores import store_names
+
+    made = wait_for_snapshots(
+        session.home, snapshots, timeout_seconds=timeout, progress=session.progress()
+    )
+    names = store_names(session.home)
+    if len(made) == 1:
+        session.show(
+            snapshot_document(made[0], names),
+            lambda: print(f"{made[0].snapshot_id} is completed"),
+        )
+    else:
+        session.show(
+            {"Snapshots": [snapshot_document(each, names) for each in made]},
+            lambda: print("\n".join(f"{each.snapshot_id} is completed" for each in made)),
+        )
 
 
 @snapshot.command("list", cls=Command)
 @click.option("--store", help="Only the snapshots of this store.")
 @pass_session
 def list_(session: Session, store: str | None) -> None:
-    """List the snapshots of all stores, oldest first. A store that does not answer is named in a
-    warning."""
+    """List the snapshots of all stores, oldest first, then those that are being made or failed. A
+    store that does not answer is named in a warning."""
     from volcrypt.operations.snapshot_lookup import list_snapshots
     from volcrypt.operations.stores import store_names
 
     found = list_snapshots(session.home, store)
     names = store_names(session.home)
     document: list[JsonValue] = [snapshot_document(each, names) for each in found.manifests]
+    document += [job_document(job) for job in found.jobs]
     document += [
         {"SnapshotId": snapshot_id, "State": "error", "StateReason": str(error)}
         for snapshot_id, error in found.damaged.items()
     ]
 
     def text() -> None:
-        columns = [
-            "SNAPSHOT",
-            "NAME",
-            "STATE",
-            "STORE",
-            "VOLUME",
-            "SIZE",
-            "STORED",
-            "ENCRYPTED",
-            "COMPLETED",
-        ]
-        rows = [
-            [
-                manifest.snapshot_id,
-                manifest.name or "",
-                "completed",
-                names.get(manifest.store_id, manifest.store_id),
-                manifest.volume_id,
-                format_size(manifest.size_bytes),
-                format_size(manifest.stored_bytes),
-                "yes" if manifest.wrapped_key else "no",
-                format_time(manifest.completed_at),
-            ]
-            for manifest in found.manifests
-        ]
-        damaged = [
+        rows = [snapshot_row(manifest, names) for manifest in found.manifests]
+        rows += [job_row(job) for job in found.jobs]
+        rows += [
             [key, "", "error", str(error), "", "", "", "", ""]
             for key, error in found.damaged.items()
         ]
-        print_table(columns, rows + damaged)
+        print_table(COLUMNS, rows)
 
     unread = {name: str(error) for name, error in found.unread.items()}
     session.show({"Snapshots": document, "StoresNotRead": unread}, text)
@@ -166,10 +164,20 @@ def list_(session: Session, store: str | None) -> None:
 @pass_session
 def show(session: Session, snapshot: str) -> None:
     """Show everything about SNAPSHOT."""
+    from volcrypt.errors import SnapshotFailedError, SnapshotPendingError
+    from volcrypt.operations.jobs import find_job
     from volcrypt.operations.snapshot_lookup import load_snapshot
     from volcrypt.operations.stores import store_names
 
-    manifest = load_snapshot(session.home, snapshot)
+    try:
+        manifest = load_snapshot(session.home, snapshot)
+    except (SnapshotPendingError, SnapshotFailedError) as error:
+        job = find_job(session.home, error.snapshot)
+        if job is None:  # it has ended in this moment
+            manifest = load_snapshot(session.home, error.snapshot)
+        else:
+            session.show_fields(job_document(job), job_fields(job))
+            return
     names = store_names(session.home)
     session.show_fields(snapshot_document(manifest, names), snapshot_fields(manifest, names))
 
@@ -178,7 +186,8 @@ def show(session: Session, snapshot: str) -> None:
 @click.argument("snapshot", metavar="SNAPSHOT")
 @pass_session
 def delete(session: Session, snapshot: str) -> None:
-    """Delete SNAPSHOT and the chunks that no other snapshot needs. One that is damaged is deleted
+    """Delete SNAPSHOT and the chunks that no other snapshot needs. One that is still being made is
+    stopped, and with it those that are made together with it. One that is damaged is deleted
     by its id; until then its store is not swept, since nobody knows which chunks it needs."""
     from volcrypt.operations.snapshot_deletion import delete_snapshot
 

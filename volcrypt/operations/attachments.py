@@ -31,6 +31,7 @@ from volcrypt.operations.mounts import (
     Launch,
     Mounted,
     check_free,
+    check_no_snapshot,
     find_served,
     mount_volume,
     unmount_volume,
@@ -228,6 +229,8 @@ def detach_volume(
     Raises VolumeInUseError that names who still uses it; then everything is as it was.
     """
     served = find_served(home, volume)
+    if served is not None:
+        check_no_snapshot(home, served)
     known = served if served is not None else load_record(home, volume)
     point = private_mount_point(home, known.volume_id)
     if not point.exists():

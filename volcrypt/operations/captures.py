@@ -12,6 +12,7 @@ writers of each mounted one are stopped; and when all are, they go on.
 import heapq
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -77,42 +78,59 @@ class CapturedVolume(Protocol):
         ...
 
 
-@contextmanager
-def capture_volume(
-    home: Home, record: VolumeRecord, *, held: bool = False, progress: Progress = SILENT
-) -> Iterator[CapturedVolume]:
-    """The volume as it is at this call. `held`: the caller has the owner lock. What a lazy volume
-    lacks is fetched: at once where nobody has it open, else when it is read.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A volume to capture. `held`: the caller has its owner lock."""
 
-    Raises VolumeInUseError when somebody holds the volume who cannot capture it, TryAgainError when
-    another snapshot of it is being taken.
+    record: VolumeRecord
+    held: bool = False
+
+
+class Still(Protocol):
+    """Keeps something from changing for a moment (`operations.freeze`)."""
+
+    def freeze(self) -> None: ...
+    def begin_thaw(self) -> None: ...
+
+
+@contextmanager
+def capture_volumes(
+    home: Home,
+    targets: Sequence[Target],
+    *,
+    still: Still | None = None,
+    progress: Progress = SILENT,
+) -> Iterator[list[CapturedVolume]]:
+    """All of the volumes, in this order, as they are at one point of this call; what `still` guards
+    does not change from before it until after it. What a lazy volume lacks is fetched: at once
+    where nobody has it open, else when it is read.
+
+    Raises VolumeInUseError when somebody holds a volume who cannot capture it, TryAgainError when
+    another snapshot of one is being taken, and what `still` raises.
     """
-    with ExitStack() as stack:
-        if not held and _is_mounted(home, record):
-            mounted = stack.enter_context(_connected(home, record))
-            mounted.begin()
-            yield mounted
-        else:
-            yield stack.enter_context(_detached(home, record, held=held, progress=progress))
-
-
-@contextmanager
-def capture_volumes(home: Home, records: Sequence[VolumeRecord]) -> Iterator[list[CapturedVolume]]:
-    """All of the volumes, in this order, as they are at one point. Raises as `capture_volume`."""
     with ExitStack() as stack:
         captured: list[CapturedVolume] = []
         mounted: list[MountedCapture] = []
-        for record in records:
-            if _is_mounted(home, record):
+        for target in targets:
+            record = target.record
+            if not target.held and _is_mounted(home, record):
                 mounted.append(stack.enter_context(_connected(home, record)))
                 captured.append(mounted[-1])
             else:
-                captured.append(stack.enter_context(_detached(home, record, held=False)))
+                detached = _detached(home, record, held=target.held, progress=progress)
+                captured.append(stack.enter_context(detached))
+        if still is not None:
+            still.freeze()
         # Nothing slow from the first `hold` to the last `resume`.
-        for volume in mounted:
-            volume.hold()
-        for volume in mounted:
-            volume.resume()
+        if len(mounted) == 1:
+            mounted[0].begin()
+        else:
+            for volume in mounted:
+                volume.hold()
+            for volume in mounted:
+                volume.resume()
+        if still is not None:
+            still.begin_thaw()  # it writes, so writers have to go on
         yield captured
 
 
@@ -130,18 +148,24 @@ class MountedCapture:
         self._data_path = path
         self._lock = Lock()
         self._stack = ExitStack()
+        self._is_open = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+        if self._is_open:
+            # It would end with the connection, but perhaps after somebody has asked for the next.
+            with suppress(VolcryptError):
+                self._control.abort_capture()
 
     def begin(self) -> None:
         self._use(self._control.begin_capture())
 
     def hold(self) -> None:
         self._control.hold_capture()
+        self._is_open = True
 
     def resume(self) -> None:
         self._use(self._control.resume_capture())
@@ -176,6 +200,7 @@ class MountedCapture:
         # Without it the next snapshot is counted from an older one; this one is complete.
         with self._lock, suppress(VolcryptError):
             self._control.commit_capture(parent)
+            self._is_open = False
 
     def _fetch(self, index: int) -> None:
         """Have a chunk of a lazy volume brought. Over a connection of this thread's own: answers
@@ -191,6 +216,7 @@ class MountedCapture:
             self._fetching.append(connection)
 
     def _use(self, state: CapturedState) -> None:
+        self._is_open = True
         self.size_bytes, self.barrier_us = state.size_bytes, state.barrier_us
         self.changed, self.parent = state.changed, state.parent
         self._absent = state.absent
@@ -253,7 +279,7 @@ def _connected(home: Home, record: VolumeRecord) -> Iterator[MountedCapture]:
 
 @contextmanager
 def _detached(
-    home: Home, record: VolumeRecord, *, held: bool, progress: Progress = SILENT
+    home: Home, record: VolumeRecord, *, held: bool, progress: Progress
 ) -> Iterator[DetachedCapture]:
     directory = home.volumes.path_of(record.volume_id)
     with ExitStack() as stack:

@@ -7,6 +7,7 @@
     HOME/stores/NAME/   snapshot stores on this host (volcrypt.snapshot)
     HOME/work/          cursors of workflows that were begun
     HOME/written/       how much was encrypted under each data key
+    HOME/jobs/          snapshots that are being made (operations.jobs)
 
     RUNTIME/            on tmpfs: token copies, live change maps, control sockets, mount points
 
@@ -25,7 +26,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -75,6 +76,7 @@ _AS_ROOT: Final = Access()
 LOCK_PATIENCE_SECONDS: Final = 30
 
 
+@runtime_checkable
 class SupportsClose(Protocol):
     def close(self) -> None: ...
 
@@ -136,6 +138,7 @@ _OURS: Final = {
     "stores",
     "work",
     "written",
+    "jobs",
     "config.toml",
 }
 
@@ -219,6 +222,7 @@ class Home:
         self.volumes = VolumeDirectory(self.path / "volumes")
         self.stores_path = self.path / "stores"
         self.work_path = self.path / "work"
+        self.jobs_path = self.path / "jobs"
         self.customer_keys: list[CustomerKey] = []
         self.open_stores: dict[str, SnapshotStore | ObjectStoreError] = {}
         self._pin = pin
@@ -227,6 +231,7 @@ class Home:
         self._daemon = daemon
         self._stack = ExitStack()
         self._stack.callback(self._wipe_customer_keys)
+        self._vault_stack = self._stack.enter_context(ExitStack())
 
     def __enter__(self) -> Self:
         return self
@@ -276,9 +281,12 @@ class Home:
         if not has_kms(directory):
             raise RecordMissingError(f"the key catalogue of home {self.path}")
         if is_served(directory / SERVING):
-            return self._daemon(self.runtime / SOCKET, self.account, self.region)
+            client = self._daemon(self.runtime / SOCKET, self.account, self.region)
+            if isinstance(client, SupportsClose):
+                self._vault_stack.callback(client.close)
+            return client
         pin = None if keeps_pin(directory) else self._quiet_pin or self._pin(True)
-        vault: Vault = self._stack.enter_context(
+        vault: Vault = self._vault_stack.enter_context(
             open_kms(
                 directory,
                 self.runtime,
@@ -306,6 +314,16 @@ class Home:
             return True
         self._quiet_pin = self._pin(False)
         return self._quiet_pin is not None
+
+    def rest(self) -> None:
+        """Close the vault while there is long work that does not need it, so that nobody waits for
+        this process; it is opened again at its next use. Where that would take a person who types
+        the PIN it stays open. Nothing that came from `kms` or `vault` may be used afterwards."""
+        if not (self.is_open and self.opens_unattended):
+            return
+        self._vault_stack.close()
+        for name in ("vault", "kms"):
+            self.__dict__.pop(name, None)
 
     @property
     def opens_unattended(self) -> bool:

@@ -20,6 +20,7 @@ from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.names import SnapshotId, VolumeId, is_snapshot_id, is_volume_id
 from volcrypt.operations import workflows
 from volcrypt.operations.home import Home
+from volcrypt.operations.jobs import pending_job_of
 from volcrypt.operations.keys import check_source_key
 from volcrypt.operations.lazy_volumes import (
     lazy_assignment,
@@ -180,7 +181,21 @@ def check_free(home: Home, volume_id: VolumeId, name: str) -> None:
     if owner.is_local and owner.purpose == "mount":
         verb = "detach" if (home.runtime / f"{volume_id}.mnt").exists() else "unmount"
         hint = f"volcrypt {verb} {name}"
+    elif (job := pending_job_of(home, volume_id)) is not None:
+        hint = f"volcrypt snapshot wait {job.snapshot_id}"
     raise VolumeInUseError(name, str(owner), hint=hint)
+
+
+def check_no_snapshot(home: Home, served: StatusAnswer) -> None:
+    """Raises TryAgainError while a snapshot is made of what the volume was: it needs the process
+    that serves it."""
+    if not served.capture_running:
+        return
+    job = pending_job_of(home, served.volume_id)
+    raise TryAgainError(
+        f"a snapshot of volume {served.name or served.volume_id} is being made",
+        hint=None if job is None else f"volcrypt snapshot wait {job.snapshot_id}",
+    )
 
 
 def served_volumes(home: Home) -> list[StatusAnswer]:
@@ -223,6 +238,7 @@ def unmount_volume(home: Home, target: str) -> VolumeId | SnapshotId:
     """
     served = find_served(home, target)
     if served is not None:
+        check_no_snapshot(home, served)
         with ControlClient(socket_path(home, served.volume_id), volume=target) as control:
             control.unmount()
         if served.snapshot_id is not None:

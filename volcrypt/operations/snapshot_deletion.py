@@ -6,17 +6,24 @@ homes may be making snapshots, so it goes by condemned lists, marks and pins (`s
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from volcrypt.errors import (
     ObjectNotFoundError,
+    ObjectStoreError,
+    SnapshotFailedError,
     SnapshotInUseError,
     SnapshotNotFoundError,
+    StoreAccessError,
+    StoreNotFoundError,
     SweepBlockedError,
     TryAgainError,
+    VolcryptError,
 )
 from volcrypt.formats.manifest import Manifest
 from volcrypt.names import SnapshotId, is_snapshot_id
 from volcrypt.operations.home import Home
+from volcrypt.operations.jobs import Job, find_job, load_jobs, remove_job, stop_job
 from volcrypt.operations.lazy_volumes import release_abandoned_pins, volumes_that_pin
 from volcrypt.operations.snapshot_lookup import load_snapshot, store_holding
 from volcrypt.operations.snapshots import now
@@ -32,6 +39,7 @@ from volcrypt.operations.stores import (
     store_of,
 )
 from volcrypt.operations.workflows import load_workflows, resumable_copies
+from volcrypt.snapshot.layout import pin_name
 from volcrypt.snapshot.log import delete
 from volcrypt.snapshot.store import SnapshotStore
 from volcrypt.snapshot.sweep import Swept, condemn, delete_condemned, sweep
@@ -40,25 +48,102 @@ from volcrypt.snapshot.sweep import Swept, condemn, delete_condemned, sweep
 def delete_snapshot(
     home: Home, snapshot: str, *, warn: Callable[[SweepBlockedError], None] = lambda _: None
 ) -> SnapshotId:
-    """Delete a snapshot. Its chunks go at once, or with the next deletion when a snapshot is
-    being made just now; `warn` is called when another snapshot that is damaged keeps them."""
-    snapshot_id = SnapshotId(snapshot)
-    if not is_snapshot_id(snapshot):
-        snapshot_id = load_snapshot(home, snapshot).snapshot_id
+    """Delete a snapshot; one that is being made is stopped, with all that are made with it. Its
+    chunks go at once, or when the snapshots are done that are being made just now; `warn` is called
+    when another snapshot that is damaged keeps them.
+
+    Raises SnapshotNotFoundError, SnapshotInUseError, and TryAgainError when what makes it does not
+    stop.
+    """
+    job = find_job(home, snapshot)
+    if job is not None and job.is_pending:
+        stop_job(home, job.snapshot_id)
+        snapshot_id = job.snapshot_id
+    elif is_snapshot_id(snapshot):
+        snapshot_id = SnapshotId(snapshot)
+    else:
+        snapshot_id = _by_name(home, snapshot, job)
     for workflow in load_workflows(home):
         if snapshot_id in (workflow.plain_snapshot_id, workflow.copy_snapshot_id):
             raise SnapshotInUseError(
                 f"snapshot {snapshot_id} is needed by the unfinished encryption of "
                 f"{workflow.source_id}"
             )
-    store = store_holding(home, snapshot_id)
-    _delete(home, store, snapshot_id)
+    job = find_job(home, snapshot_id)
+    if job is None:
+        store = store_holding(home, snapshot_id)
+        _delete(home, store, snapshot_id)
+    else:
+        found = _delete_job(home, job)
+        if found is None:
+            return snapshot_id
+        store = found
+    if _is_at_work(home, store):
+        _put_off_sweep(home, store)
+        return snapshot_id
     try:
-        with suppress(TryAgainError):
-            sweep_store(home, store)
+        sweep_store(home, store)
+    except TryAgainError:
+        _put_off_sweep(home, store)
     except SweepBlockedError as error:
         warn(error)
+    else:
+        _unswept(home, store).unlink(missing_ok=True)
     return snapshot_id
+
+
+def _by_name(home: Home, name: str, job: Job | None) -> SnapshotId:
+    """The completed snapshot of this name, or the failed one."""
+    try:
+        return load_snapshot(home, name).snapshot_id
+    except (SnapshotFailedError, SnapshotNotFoundError):
+        if job is None:
+            raise
+        return job.snapshot_id
+
+
+def _delete_job(home: Home, job: Job) -> SnapshotStore | None:
+    """Delete what a job that ended left: here, and in the store if that can be reached, which is
+    the answer. What cannot be deleted there is a leftover that no home takes for a snapshot."""
+    store: SnapshotStore | None = None
+    with suppress(ObjectStoreError, StoreAccessError, StoreNotFoundError, SnapshotFailedError):
+        if job.record is None:
+            store = store_holding(home, job.snapshot_id)
+        else:
+            store = store_of(home, job.record.store_id)
+        with suppress(SnapshotNotFoundError):
+            _delete(home, store, job.snapshot_id)
+        store.objects.delete(pin_name(job.snapshot_id))
+    with suppress(SnapshotNotFoundError):  # it was completed after all, and cleared its record
+        remove_job(home, job.snapshot_id)
+    return store
+
+
+def _put_off_sweep(home: Home, store: SnapshotStore) -> None:
+    """Write down that there is garbage, for whoever finds nobody at work in the store."""
+    with suppress(OSError):  # on a full disk: the next deletion sweeps as well
+        _unswept(home, store).touch(mode=0o600)
+
+
+def make_up_for_sweep(home: Home, store: SnapshotStore) -> None:
+    """Sweep if a deletion could not, unless snapshots are being made there. What is wrong with the
+    store is for those to report who need it."""
+    if _unswept(home, store).exists() and not _is_at_work(home, store):
+        with suppress(VolcryptError):
+            sweep_store(home, store)
+            _unswept(home, store).unlink(missing_ok=True)
+
+
+def _is_at_work(home: Home, store: SnapshotStore) -> bool:
+    """Whether a snapshot is being made in the store: nobody has to wait to find that out."""
+    return any(
+        job.is_pending and (job.record is None or job.record.store_id == store.store_id)
+        for job in load_jobs(home)
+    )
+
+
+def _unswept(home: Home, store: SnapshotStore) -> Path:
+    return home.stores_path / f"{store.store_id}.unswept"
 
 
 def purge_snapshots(

@@ -3,8 +3,12 @@
 The local store comes first: what is found there is meant, and no other store is asked. A store that
 cannot be read hides what it holds and nothing else: only when something is not found in the others
 does its error matter.
+
+A snapshot that has a job (`operations.jobs`) is there when that is done. What a set that was killed
+while it was completed left in the store is no snapshot either.
 """
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -20,16 +24,25 @@ from volcrypt.errors import (
 from volcrypt.formats.manifest import Manifest
 from volcrypt.names import SnapshotId, VolumeId, is_snapshot_id, parse_name
 from volcrypt.operations.home import Home
-from volcrypt.operations.stores import LOCAL_STORE, check_log_is_whole, open_store, open_stores
+from volcrypt.operations.jobs import Job, find_job, load_jobs
+from volcrypt.operations.stores import (
+    LOCAL_STORE,
+    check_log_is_whole,
+    open_store,
+    open_stores,
+    store_of,
+)
 from volcrypt.snapshot.listing import read_manifests
 from volcrypt.snapshot.store import SnapshotStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """Snapshots, oldest first; the error of each that cannot be read, and of each store."""
+    """Snapshots, oldest first; the jobs of those that are not completed; the error of each that
+    cannot be read, and of each store."""
 
     manifests: list[Manifest] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)
     damaged: dict[SnapshotId, VolcryptError] = field(default_factory=dict)
     unread: dict[str, VolcryptError] = field(default_factory=dict)
 
@@ -38,8 +51,28 @@ def list_snapshots(home: Home, store: str | None = None) -> Listing:
     """The snapshots of one store, or of all. Raises what `open_store` does for one that was named;
     of all, those that cannot be read are in the answer."""
     if store is not None:
-        return _sorted_listing({store: open_store(home, store)})
-    return _sorted_listing(dict(open_stores(home)))
+        stores: dict[str, SnapshotStore | VolcryptError] = {store: open_store(home, store)}
+    else:
+        stores = dict(open_stores(home))
+    jobs = load_jobs(home)  # first: one that ends now is completed when we come to the manifests
+    found = _sorted_listing(stores)
+    for job in jobs:
+        if store is None or job.record is None or job.record.store_name == store:
+            _merge(found, job, stores)
+    return found
+
+
+def _merge(found: Listing, job: Job, stores: Mapping[str, SnapshotStore | VolcryptError]) -> None:
+    if not job.is_pending and job.record is not None:
+        store = stores.get(job.record.store_name)
+        if isinstance(store, SnapshotStore) and is_whole(store, job):
+            return
+    others = [each for each in found.manifests if each.snapshot_id != job.snapshot_id]
+    is_alone = job.record is not None and not job.record.together
+    if job.is_pending and is_alone and len(others) < len(found.manifests):
+        return  # it has just been completed
+    found.manifests[:] = others
+    found.jobs.append(job)
 
 
 def _sorted_listing(stores: dict[str, SnapshotStore | VolcryptError]) -> Listing:
@@ -64,8 +97,18 @@ def _sorted_listing(stores: dict[str, SnapshotStore | VolcryptError]) -> Listing
 
 
 def check_snapshot_name(home: Home, name: str | None, store: SnapshotStore) -> None:
-    """Raises InvalidArgumentError, and NameTakenError when a snapshot in `store`, or in any other
-    store that can be read, has it."""
+    """Raises InvalidArgumentError, and NameTakenError when a snapshot has it that is being made, or
+    is in `store` or in any other store that can be read."""
+    if name is not None and any(
+        job.is_pending and job.record is not None and job.record.name == name
+        for job in load_jobs(home)
+    ):
+        raise NameTakenError("snapshot", name)
+    check_name_in_stores(home, name, store)
+
+
+def check_name_in_stores(home: Home, name: str | None, store: SnapshotStore) -> None:
+    """The same, of completed snapshots."""
     if name is None:
         return
     parse_name(name)
@@ -83,11 +126,18 @@ def check_name_in(store: SnapshotStore, name: str | None) -> None:
 
 
 def load_snapshot(home: Home, snapshot: str) -> Manifest:
-    """A snapshot by id or name. Raises SnapshotNotFoundError, FormatError, IntegrityError, and
-    InvalidArgumentError for a name that several have."""
+    """A completed snapshot by id or name. Raises SnapshotPendingError and SnapshotFailedError for
+    others, SnapshotNotFoundError, FormatError, IntegrityError, and InvalidArgumentError for a name
+    that several have."""
+    job = find_job(home, snapshot)
+    if job is not None and job.is_pending:
+        raise job.error()
     if is_snapshot_id(snapshot):
         snapshot_id = SnapshotId(snapshot)
-        return store_holding(home, snapshot_id).manifest(snapshot_id)
+        holding = store_holding(home, snapshot_id)
+        if job is not None and not is_whole(holding, job):
+            raise job.error()
+        return holding.manifest(snapshot_id)
     found: list[Manifest] = []
     damaged: list[VolcryptError] = []
     unread: list[VolcryptError] = []
@@ -118,10 +168,13 @@ def load_snapshot(home: Home, snapshot: str) -> Manifest:
             hint="name the one that is meant by its id",
         )
     if found:
+        job = find_job(home, found[0].snapshot_id)
+        if job is not None and not is_whole(store_of(home, found[0].store_id), job):
+            raise job.error()
         return found[0]
     if damaged:
         raise IntegrityError(f"no readable snapshot is named {snapshot}; {damaged[0]}")
-    raise _not_found(snapshot, unread)
+    raise _not_found(home, snapshot, unread)
 
 
 def store_holding(home: Home, snapshot_id: SnapshotId) -> SnapshotStore:
@@ -137,10 +190,23 @@ def store_holding(home: Home, snapshot_id: SnapshotId) -> SnapshotStore:
                 return store
         except VolcryptError as error:
             unread.append(error)
-    raise _not_found(snapshot_id, unread)
+    raise _not_found(home, snapshot_id, unread)
 
 
-def _not_found(snapshot: str, unread: list[VolcryptError]) -> VolcryptError:
+def is_whole(store: SnapshotStore, job: Job) -> bool:
+    """Whether the store has, or had, the snapshot of this job and all that were made with it."""
+    together = job.record.together if job.record is not None else ()
+    return all(
+        next(store.manifest_names(each), None) is not None
+        or next(store.tombstone_names(each), None) is not None
+        for each in together or (job.snapshot_id,)
+    )
+
+
+def _not_found(home: Home, snapshot: str, unread: list[VolcryptError]) -> VolcryptError:
+    job = find_job(home, snapshot)
+    if job is not None:
+        return job.error()
     if not unread:
         return SnapshotNotFoundError(snapshot)
     error = unread[0]

@@ -1,39 +1,34 @@
-"""Snapshots of volumes: made, and completed."""
+"""Snapshots of volumes: captured, stored, and completed."""
 
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from functools import partial
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Protocol
 
 import trio
 
-from volcrypt.chunk_set import ChunkSet
-from volcrypt.errors import InvalidArgumentError, SnapshotNotFoundError
+from volcrypt.errors import SnapshotNotFoundError, VolcryptError
 from volcrypt.formats.change_map import ParentPoint
-from volcrypt.formats.manifest import Consistency, Manifest, SnapshotPoint
+from volcrypt.formats.manifest import Consistency, Manifest
 from volcrypt.formats.volume_record import VolumeRecord
-from volcrypt.geometry import CHUNK_BYTES, chunk_count
 from volcrypt.kms.clock import host_time
-from volcrypt.names import SnapshotId, make_snapshot_id
-from volcrypt.operations.captures import CapturedVolume, capture_volume
+from volcrypt.names import SnapshotId
+from volcrypt.operations.captures import Target, capture_volumes
+from volcrypt.operations.freeze import Freeze
 from volcrypt.operations.home import Home
-from volcrypt.operations.progress import ChunkCounter, Progress
-from volcrypt.operations.records import load_record
-from volcrypt.operations.snapshot_lookup import check_name_in, check_snapshot_name, manifests_of
-from volcrypt.operations.stores import (
-    LOCAL_STORE,
-    check_may_sign,
-    home_signer,
-    open_local_store,
-    open_store,
-    store_in_use,
-    store_log,
-)
+from volcrypt.operations.progress import Progress
+from volcrypt.operations.snapshot_lookup import check_name_in
+from volcrypt.operations.stores import home_signer, open_local_store, store_in_use, store_log
+from volcrypt.operations.transfers import Transfer, store_all
 from volcrypt.operations.write_budget import written_bytes
 from volcrypt.snapshot.draft import SnapshotDraft
-from volcrypt.snapshot.log import commit
+from volcrypt.snapshot.log import commit, delete
+from volcrypt.snapshot.pace import Pace
 from volcrypt.snapshot.pin import Pin
-from volcrypt.snapshot.plan import StorePlan, mark_grown, plan_store
 from volcrypt.snapshot.store import SnapshotStore
-from volcrypt.snapshot.transfer import find_parent, store_chunks
+
+_CRASH_CONSISTENT: Final[Mapping[SnapshotId, Consistency]] = MappingProxyType({})
 
 
 def now() -> int:
@@ -41,29 +36,35 @@ def now() -> int:
     return int(host_time())
 
 
-def create_snapshot(
-    home: Home, volume: str, *, name: str | None, store: str | None, progress: Progress
-) -> Manifest:
-    """A snapshot of the volume as it is at this call, in the store of that name (the local one
-    when None); completed, and durable, on return."""
-    record = load_record(home, volume)
-    target = open_store(home, store or LOCAL_STORE)
-    if target.document.region != home.region:
-        raise InvalidArgumentError(
-            f"the volume is in region {home.region}, snapshot store {store} in "
-            f"{target.document.region}",
-            hint="take the snapshot in a store of its region and copy it",
-        )
-    check_may_sign(home, target)
-    check_snapshot_name(home, name, target)
-    return store_snapshot(
-        home,
-        record,
-        store=target,
-        snapshot_id=make_snapshot_id(home.random_id_bytes()),
-        name=name,
-        progress=progress,
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A snapshot that is to be made, under an id that was chosen before. `held`: the caller has the
+    volume's owner lock."""
+
+    record: VolumeRecord
+    snapshot_id: SnapshotId
+    name: str | None
+    held: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """What a snapshot will be of. `barrier_us`: how long all writers were held up for it."""
+
+    size_bytes: int
+    captured_at: int
+    barrier_us: int
+
+
+class Observer(Protocol):
+    """Who is told how snapshots come along."""
+
+    def captured(self, points: Sequence[Point]) -> None:
+        """All are fixed now, whatever is written from here on; in the order they were asked for.
+        What is raised ends them."""
+
+    def progress_of(self, snapshot_id: SnapshotId) -> Progress:
+        """Who is told of the chunks of one."""
 
 
 def store_snapshot(
@@ -84,120 +85,139 @@ def store_snapshot(
     store = store or open_local_store(home)
     with suppress(SnapshotNotFoundError):
         return store.manifest(snapshot_id)
-    pin = Pin(
-        store,
-        snapshot_id=snapshot_id,
-        size_bytes=record.size_bytes,
-        signer=home_signer(home),
-        clock=now,
-    )
+    wanted = Wanted(record=record, snapshot_id=snapshot_id, name=name, held=held)
+    return store_snapshots(home, [wanted], store=store, observer=_OnlyProgress(progress))[0]
+
+
+class _OnlyProgress:
+    """An observer that is told of one snapshot's chunks."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def captured(self, points: Sequence[Point]) -> None:
+        """Nobody waits for it."""
+
+    def progress_of(self, _snapshot_id: SnapshotId) -> Progress:
+        return self._progress
+
+
+def store_snapshots(
+    home: Home,
+    wanted: Sequence[Wanted],
+    *,
+    store: SnapshotStore,
+    observer: Observer,
+    freeze: Freeze | None = None,
+    consistency: Mapping[SnapshotId, Consistency] = _CRASH_CONSISTENT,
+    rate: int | None = None,
+) -> list[Manifest]:
+    """Snapshots of several volumes at one point in time, in one store; completed, and durable, on
+    return. All or none.
+
+    `freeze`: what is to be frozen for the moment. `rate` is in bytes a second, of all together.
+    Whoever is killed here leaves chunks that the next sweep takes, and between the manifests of
+    several snapshots the first of them; whoever announced them knows that the set is not whole.
+    """
     with ExitStack() as stack:
         stack.enter_context(store_in_use(home, store))
-        capture = stack.enter_context(capture_volume(home, record, held=held, progress=progress))
-        captured_at = now()
-        stack.callback(pin.release)
-        plan, wanted = _plan(store, pin, record, capture)
-        capture.want(wanted)
-        progress.begin(f"storing {snapshot_id}", len(wanted) * CHUNK_BYTES)
-        stored = trio.run(
-            partial(store_chunks, capture, pin, plan, progress=_Released(capture, progress))
+        pins = []
+        for each in wanted:
+            pin = Pin(
+                store,
+                snapshot_id=each.snapshot_id,
+                size_bytes=each.record.size_bytes,
+                signer=home_signer(home),
+                clock=now,
+            )
+            # Before the point in time is fixed: what keeps us from the store is found here.
+            pin.hold()
+            stack.callback(_release, pin)
+            pins.append(pin)
+        targets = [Target(record=each.record, held=each.held) for each in wanted]
+        if freeze is not None:
+            stack.enter_context(freeze)
+        fetching = observer.progress_of(wanted[0].snapshot_id)
+        captures = stack.enter_context(
+            capture_volumes(home, targets, still=freeze, progress=fetching)
         )
-        manifest = commit_snapshot(
-            home,
-            store,
+        captured_at = now()
+        observer.captured(
+            [
+                Point(
+                    size_bytes=each.size_bytes,
+                    captured_at=captured_at,
+                    barrier_us=each.barrier_us,
+                )
+                for each in captures
+            ]
+        )
+        transfers = []
+        for each, pin, captured in zip(wanted, pins, captures, strict=True):
+            progress = observer.progress_of(each.snapshot_id)
+            transfers.append(Transfer.prepare(store, pin, each.record, captured, progress))
+        home.rest()
+        tables = trio.run(store_all, transfers, Pace(rate))
+        drafts = [
             SnapshotDraft(
-                snapshot_id=snapshot_id,
-                name=name,
-                volume_id=record.volume_id,
-                size_bytes=capture.size_bytes,
-                parent=plan.base.point if plan.base is not None else None,
-                root=stored.root,
-                data_chunks=stored.data_chunks,
-                stored_chunks=stored.stored_chunks,
-                stored_bytes=stored.stored_bytes,
-                key_source=record.key_source,
-                wrapped_key=record.wrapped_key,
-                account=record.account,
-                consistency=Consistency.CRASH,
+                snapshot_id=each.snapshot_id,
+                name=each.name,
+                volume_id=each.record.volume_id,
+                size_bytes=transfer.capture.size_bytes,
+                parent=transfer.plan.base.point if transfer.plan.base is not None else None,
+                root=table.root,
+                data_chunks=table.data_chunks,
+                stored_chunks=table.stored_chunks,
+                stored_bytes=table.stored_bytes,
+                key_source=each.record.key_source,
+                wrapped_key=each.record.wrapped_key,
+                account=each.record.account,
+                consistency=consistency.get(each.snapshot_id, Consistency.CRASH),
                 captured_at=captured_at,
                 completed_at=now(),
-                written_bytes=written_bytes(home, record.wrapped_key),
-            ),
-        )
-        capture.commit(
-            ParentPoint(
-                store_id=store.store_id, snapshot_id=manifest.snapshot_id, root=manifest.root
+                written_bytes=written_bytes(home, each.record.wrapped_key),
             )
-        )
-        return manifest
+            for each, transfer, table in zip(wanted, transfers, tables, strict=True)
+        ]
+        if freeze is not None:
+            freeze.finish_thaw()
+        manifests = _commit_all(home, store, drafts)
+        for manifest, transfer in zip(manifests, transfers, strict=True):
+            transfer.capture.commit(
+                ParentPoint(
+                    store_id=store.store_id, snapshot_id=manifest.snapshot_id, root=manifest.root
+                )
+            )
+        return manifests
 
 
-class _Released:
-    """Progress of a transfer: what is stored need not be kept from writers any more, which is also
-    how a capture that has failed is heard of, and is reported."""
-
-    def __init__(self, capture: CapturedVolume, progress: Progress) -> None:
-        self._capture = capture
-        self._count = ChunkCounter(progress)
-
-    def __call__(self, index: int, size_bytes: int) -> None:
-        self._capture.release(range(index, index + 1))
-        self._count(index, size_bytes)
-
-
-def _plan(
-    store: SnapshotStore, pin: Pin, record: VolumeRecord, capture: CapturedVolume
-) -> tuple[StorePlan, ChunkSet]:
-    """What to read, and the same as a table. Decided while every chunk is kept: what is not read
-    is not from then on."""
-    data_key_id = record.wrapped_key.data_key_id if record.wrapped_key else None
-    look = partial(
-        find_parent,
-        store,
-        volume_id=record.volume_id,
-        size_bytes=capture.size_bytes,
-        data_key_id=data_key_id,
-    )
-    changed = capture.changed
-    point = None
-    if capture.parent is not None and capture.parent.store_id == store.store_id:
-        point = SnapshotPoint(snapshot_id=capture.parent.snapshot_id, root=capture.parent.root)
-    parent = look(point, changed=None)
-    if parent is not None:
-        pin.hold([parent.root], size_bytes=parent.size_bytes)
-    else:
-        pin.hold()
-    parent = look(point, changed=changed) if parent is not None else None
-    if parent is None:
-        # The map is void, or knows a parent that is gone. The newest snapshot of this volume is
-        # compared with instead: everything is read, what is the same is not stored again.
-        changed = None
-        latest = max(
-            manifests_of(store, record.volume_id),
-            key=lambda manifest: manifest.sequence,
-            default=None,
-        )
-        if latest is not None:
-            pin.renew([latest.root], size_bytes=latest.size_bytes)
-            parent = look(latest.point, changed=None)
-    if parent is not None and changed is not None and parent.size_bytes < capture.size_bytes:
-        mark_grown(changed, parent.size_bytes, capture.candidate_chunks)
-    wanted = changed
-    if wanted is None:
-        wanted = ChunkSet(chunk_count(capture.size_bytes), capture.candidate_chunks())
-    plan = plan_store(
-        size_bytes=capture.size_bytes,
-        parent=parent,
-        changed=changed,
-        candidates=wanted,
-    )
-    return plan, wanted
+def _release(pin: Pin) -> None:
+    # One that stays is a leftover, which a sweep takes for what it is.
+    with suppress(VolcryptError):
+        pin.release()
 
 
 def commit_snapshot(home: Home, store: SnapshotStore, draft: SnapshotDraft) -> Manifest:
     """Complete a snapshot whose chunks were put under a pin."""
+    return _commit_all(home, store, [draft])[0]
+
+
+def _commit_all(
+    home: Home, store: SnapshotStore, drafts: Sequence[SnapshotDraft]
+) -> list[Manifest]:
+    """Complete several, all or none unless we are killed or the store fails for good."""
+    manifests: list[Manifest] = []
     with store_log(home, store) as log:
-        check_name_in(store, draft.name)
-        manifest, head = commit(store, draft, log.signer, log.head)
-        log.save(head)
-    return manifest
+        for draft in drafts:
+            check_name_in(store, draft.name)
+        try:
+            for draft in drafts:
+                manifest, head = commit(store, draft, log.signer, log.head)
+                log.save(head)
+                manifests.append(manifest)
+        except BaseException:
+            with suppress(VolcryptError):
+                for manifest in manifests:
+                    log.save(delete(store, manifest.snapshot_id, log.signer, log.head, now=now()))
+            raise
+    return manifests

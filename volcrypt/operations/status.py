@@ -19,6 +19,7 @@ from volcrypt.kms.messages.keys import ListKeysRequest
 from volcrypt.names import SnapshotId, VolumeId
 from volcrypt.operations.attachments import device_name, private_mount_point
 from volcrypt.operations.home import Home
+from volcrypt.operations.jobs import Job, load_jobs
 from volcrypt.operations.key_states import TroubledKey, troubled_keys
 from volcrypt.operations.mounts import served_volumes, socket_path
 from volcrypt.operations.records import load_records
@@ -54,7 +55,8 @@ class InUse:
 class Status:
     """A home at a glance. `workflows` are (source volume, next step); `keys` is None for who may
     not list them, and where the KMS cannot tell. `troubled_keys` are of volumes, and of those that
-    the caller may describe."""
+    the caller may describe. `pending` are the snapshots that are being made, `failed` those that
+    never will be."""
 
     home: str
     account: str
@@ -68,6 +70,8 @@ class Status:
     unencrypted_snapshots: int
     in_use: list[InUse]
     workflows: list[tuple[str, str]]
+    pending: list[Job]
+    failed: list[Job]
     free_bytes: int
     warnings: list[str]
 
@@ -82,6 +86,7 @@ def read_status(home: Home) -> Status:
         for volume_id, error in found.items()
         if isinstance(error, VolcryptError)
     ]
+    jobs = load_jobs(home)
     manifests: list[Manifest] = []
     damaged_snapshots: dict[SnapshotId, VolcryptError] = {}
     try:
@@ -89,6 +94,8 @@ def read_status(home: Home) -> Status:
         if store is not None:
             local = list_snapshots(home, LOCAL_STORE)
             manifests, damaged_snapshots = local.manifests, local.damaged
+            done = {manifest.snapshot_id for manifest in manifests}
+            jobs = [job for job in jobs if job.snapshot_id not in done]
             check_log_is_whole(home, store)
     except VolcryptError as error:
         damaged.append(str(error))
@@ -136,6 +143,8 @@ def read_status(home: Home) -> Status:
         unencrypted_snapshots=sum(not manifest.is_encrypted for manifest in manifests),
         in_use=[*in_use, *_mounted_snapshots(home)],
         workflows=[(w.source_id, w.step.value) for w in load_workflows(home)],
+        pending=[job for job in jobs if job.is_pending],
+        failed=[job for job in jobs if not job.is_pending],
         free_bytes=space.f_bavail * space.f_frsize,
         warnings=warnings,
     )

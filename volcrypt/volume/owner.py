@@ -65,7 +65,7 @@ class OwnerRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Whether the process is there; of another machine it is, for all that is known here."""
         if not self.is_local:
             return True
-        return self.boot_id == _boot_id() and self.start_ticks == _start_ticks(self.pid)
+        return self.boot_id == boot_id() and self.start_ticks == start_ticks(self.pid)
 
     def __str__(self) -> str:
         where = "" if self.is_local else f" on {self.host_name}"
@@ -256,14 +256,14 @@ def _read_record(descriptor: int, directory: Path) -> OwnerRecord | None:
 
 
 def _own_record(purpose: str) -> OwnerRecord:
-    start_ticks = _start_ticks(os.getpid())
-    assert start_ticks is not None, "internal error: this process is not in /proc"
+    started = start_ticks(os.getpid())
+    assert started is not None, "internal error: this process is not in /proc"
     return OwnerRecord(
         machine_id=machine_id(),
         host_name=os.uname().nodename,
-        boot_id=_boot_id(),
+        boot_id=boot_id(),
         pid=os.getpid(),
-        start_ticks=start_ticks,
+        start_ticks=started,
         purpose=purpose,
     )
 
@@ -277,11 +277,12 @@ def machine_id() -> str:
     return f"host {os.uname().nodename}"
 
 
-def _boot_id() -> str:
+def boot_id() -> str:
+    """What names this run of the kernel."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def _start_ticks(pid: int) -> int | None:
+def start_ticks(pid: int) -> int | None:
     """When process `pid` started; None when there is none, or it is only waiting to be reaped."""
     try:
         # The name in parentheses may hold anything, also spaces and parentheses.
