@@ -2,18 +2,25 @@
 
 A process holds a key not only as its 64 bytes: AES works with a *schedule* of 15 round keys for
 each half, of which the first two are the half itself, and for decryption with another one. Two
-neighbours give away the half, since the expansion can be undone, so each 16-byte round key counts.
-Text counts as well: base64, as JSON carries keys, and hexadecimal.
+neighbours give away the half, since the expansion can be undone; some of each are looked for, from
+the beginning, the middle and the end, since what lies behind one another is hardly ever wiped in
+part. Text counts as well: base64, as JSON carries keys, and hexadecimal.
 """
 
 import os
 import re
+import struct
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 _SBOX_POLYNOMIAL = 0x11B
 _PIECE_BYTES = 16 * 2**20
+_PAGE_BYTES = os.sysconf("SC_PAGESIZE")
+_PRESENT = 3 << 62
+"""In memory, or in swap (bits of /proc/PID/pagemap)."""
+
+ROUNDS = (0, 1, 7, 13, 14)
 
 
 def _multiply(a: int, b: int) -> int:
@@ -84,7 +91,7 @@ def traces(key: bytes) -> dict[str, bytes]:
     for name, half in (("data", key[:32]), ("tweak", key[32:])):
         kinds = (("", schedule(half)), (" decrypting", decryption_schedule(half)))
         for kind, round_keys in kinds:
-            found |= {f"{name}{kind} {i}": value for i, value in enumerate(round_keys)}
+            found |= {f"{name}{kind} {i}": round_keys[i] for i in ROUNDS}
     return found
 
 
@@ -98,11 +105,13 @@ def found_in_process(pid: int, wanted: Mapping[str, bytes]) -> set[str]:
 
 
 def mapping_flags(pid: int, needle: bytes) -> set[str]:
-    """The flags that all mappings with the bytes have (VmFlags in smaps; `lo`: locked)."""
+    """The flags (VmFlags in smaps; `lo` is locked) that all mappings with the bytes have."""
     blocks = re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", Path(f"/proc/{pid}/smaps").read_text())
     flags: list[set[str]] = []
     with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
-        for block in filter(None, blocks):
+        for block in blocks:
+            if " rw" not in block.partition("\n")[0]:
+                continue
             start, end = (int(text, 16) for text in block.split(" ", 1)[0].split("-"))
             if _found(_pieces(memory.fileno(), start, end), {"it": needle}):
                 flags.append(set(block.partition("VmFlags:")[2].split()))
@@ -124,11 +133,27 @@ def found_in_files(roots: Iterable[Path], wanted: Mapping[str, bytes]) -> dict[P
 
 
 def _mappings(pid: int) -> Iterator[tuple[int, int]]:
-    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-        extent, permissions, *_ = line.split(" ")
-        if permissions.startswith("r") and "[v" not in line:  # vvar, vsyscall: the kernel's
-            start, end = (int(text, 16) for text in extent.split("-"))
-            yield start, end
+    """Runs of pages that the process has written to, or may have."""
+    with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            extent, permissions, *_ = line.split(" ")
+            if permissions.startswith("rw"):
+                start, end = (int(text, 16) for text in extent.split("-"))
+                yield from _present(pagemap.fileno(), start, end)
+
+
+def _present(pagemap: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    entries = os.pread(pagemap, (end - start) // _PAGE_BYTES * 8, start // _PAGE_BYTES * 8)
+    begin: int | None = None
+    for number, (entry,) in enumerate(struct.iter_unpack("=Q", entries)):
+        here = start + number * _PAGE_BYTES
+        if entry & _PRESENT and begin is None:
+            begin = here
+        elif not entry & _PRESENT and begin is not None:
+            yield begin, here
+            begin = None
+    if begin is not None:
+        yield begin, end
 
 
 def _pieces(descriptor: int, start: int, end: int) -> Iterator[bytes]:

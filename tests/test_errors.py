@@ -67,6 +67,11 @@ MADE: list[tuple[VolcryptError, str, str | None]] = [
     ),
     (errors.VolumeNotFoundError("data"), "volume data does not exist", None),
     (
+        errors.FencedError("key k is disabled"),
+        "the volume is fenced: key k is disabled",
+        "unmount or detach it; it can be mounted again when its key can be used again",
+    ),
+    (
         errors.VolumeInUseError("data", "process 7 (mount)", hint="unmount it"),
         "volume data is in use by process 7 (mount)",
         "unmount it",

@@ -8,6 +8,9 @@ import ctypes
 import os
 import resource
 import struct
+import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 _PR_SET_DUMPABLE: Final = 4
@@ -24,6 +27,14 @@ _M_ARENA_MAX: Final = -8
 _CAPABILITY_VERSION_3: Final = 0x20080522
 _HIGHEST_CAPABILITY: Final = 63
 
+WIPING_TUNABLES: Final = "glibc.malloc.tcache_count=0:glibc.malloc.perturb=165"
+"""GLIBC_TUNABLES with which glibc overwrites what is freed; without the caches of threads, which
+that passes over."""
+
+_WIPING_ALLOCATOR: Final[Mapping[str, str]] = MappingProxyType(
+    {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": WIPING_TUNABLES}
+)
+
 CAP_SYS_ADMIN: Final = 21
 """Mounting and unmounting; a number of capabilities(7)."""
 
@@ -35,6 +46,9 @@ CAP_IPC_LOCK: Final = 14
 
 CAP_SYS_RESOURCE: Final = 24
 """Among much else, resizing a mounted ext4."""
+
+_BYTES_HEADER: Final = bytes.__basicsize__ - 1
+"""Where the bytes of an object begin; a zero stands behind them."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -77,6 +91,29 @@ def keep_memory_small() -> None:
     _libc.mallopt(_M_MMAP_THRESHOLD, 4 * 2**20)
     _libc.mallopt(_M_TRIM_THRESHOLD, 16 * 2**20)
     _libc.mallopt(_M_ARENA_MAX, 1)
+
+
+def wipe_what_is_freed() -> None:
+    """Become this program anew, with an allocator that overwrites every block when it is freed: for
+    a process that stays, and has keys pass through memory that is not ours to wipe (of JSON, of
+    connections, of the token's module). Returns in the new program. Costs a start, and some percent
+    of the processor from then on.
+    """
+    if all(os.environ.get(name) == value for name, value in _WIPING_ALLOCATOR.items()):
+        return
+    sys.stdout.flush()
+    arguments = [sys.executable, *sys.orig_argv[1:]]
+    os.execve(sys.executable, arguments, {**os.environ, **_WIPING_ALLOCATOR})  # noqa: S606 no shell
+
+
+def wipe_bytes(secret: bytes) -> None:
+    """Overwrite an object that Python takes for unchangeable: one that a library made of a secret,
+    that nobody but the caller refers to, and that is never looked at again.
+
+    Not for constants, nor for less than two bytes: those are shared by the whole program.
+    """
+    if len(secret) > 1:
+        ctypes.memset(id(secret) + _BYTES_HEADER, 0, len(secret))
 
 
 def drop_capabilities(*, keep: frozenset[int] = frozenset()) -> None:

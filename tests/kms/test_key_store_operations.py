@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.kms import ACCOUNT, NOW, REGION, ROOT, STRANGER
+from tests.key_search import found_in_process, traces
 from tests.softhsm import CLUSTER_PIN, make_cluster
 from volcrypt.errors import (
     AccessDeniedError,
@@ -556,3 +557,17 @@ def test_a_key_deleted_in_a_key_store_is_gone_from_it(home: Home) -> None:
         put_key(change, gone)
     with pytest.raises(IntegrityError, match="does not have"):
         home.decrypt(gone_blob)
+
+
+def test_no_plaintext_stays_in_its_process(home: Home) -> None:
+    """Nor on the way: what the process was told or said is wiped on both sides."""
+    home.connect(home.create())
+    [entry] = home.service.perform(ROOT, DescribeCustomKeyStoresRequest()).custom_key_stores
+    home.make_key(entry.custom_key_store_id)
+    plaintext = bytearray(os.urandom(64))
+    wanted = traces(bytes(plaintext))
+    request = EncryptRequest(key_id=KEY_ID, plaintext=plaintext)
+    blob = home.service.perform(ROOT, request).ciphertext_blob
+    assert home.decrypt(blob) == plaintext
+    [pid] = home.processes()
+    assert found_in_process(pid, wanted) == set()

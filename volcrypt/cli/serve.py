@@ -43,6 +43,7 @@ def serve(
     The other commands go through it while it runs. Access keys are made with 'volcrypt principal
     create-access-key'; every account and region of the home is served at one address.
     """
+    from volcrypt.confinement import wipe_what_is_freed
     from volcrypt.daemons.kms import Endpoint
     from volcrypt.daemons.kms import serve as serve_kms
     from volcrypt.kms.home import keeps_pin
@@ -53,6 +54,7 @@ def serve(
         raise InvalidArgumentError("--tls-cert and --tls-key go together")
     if listen is not None and socket is not None:
         raise InvalidArgumentError("--listen and --socket exclude each other")
+    wipe_what_is_freed()
     home = session.home
     make_runtime_directory(home.runtime)
     directory = home.path / "kms"

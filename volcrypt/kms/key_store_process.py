@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from volcrypt.confinement import forbid_dumps
+from volcrypt.confinement import forbid_dumps, wipe_bytes
 from volcrypt.errors import (
     HsmUnavailableError,
     IntegrityError,
@@ -145,9 +145,11 @@ def _receive(connection: socket.socket) -> Call | None:
 
 
 def _encode(reply: Reply) -> bytearray:
-    frame = bytearray(msgspec.msgpack.encode(reply))
+    encoded = msgspec.msgpack.encode(reply)
+    frame = bytearray(encoded)
     if isinstance(reply, Answer) and reply.data is not None:
         reply.data[:] = bytes(len(reply.data))
+        wipe_bytes(encoded)
     return frame
 
 

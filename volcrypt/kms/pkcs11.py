@@ -34,6 +34,7 @@ from pkcs11.exceptions import (
     WrappedKeyLenRange,
 )
 
+from volcrypt.confinement import wipe_bytes
 from volcrypt.errors import (
     HsmUnavailableError,
     IncorrectKeyMaterialError,
@@ -122,7 +123,11 @@ class Pkcs11Materials:
         with LOCK, answering():
             key = self._unwrapped(material)
             iv = self._session.generate_random(IV_BYTES * 8)
-            return iv + _gcm(key.encrypt, bytes(plaintext), iv, aad)
+            copy = bytes(plaintext)
+            try:
+                return iv + _gcm(key.encrypt, copy, iv, aad)
+            finally:
+                wipe_bytes(copy)
 
     def decrypt(self, material: WrappedMaterial, *, sealed: bytes, aad: bytes) -> bytearray:
         if len(sealed) <= IV_BYTES + TAG_BYTES:
@@ -130,7 +135,7 @@ class Pkcs11Materials:
         with LOCK, answering():
             key = self._unwrapped(material)
             try:
-                return bytearray(_gcm(key.decrypt, sealed[IV_BYTES:], sealed[:IV_BYTES], aad))
+                return _taken(_gcm(key.decrypt, sealed[IV_BYTES:], sealed[:IV_BYTES], aad))
             except _GENERIC_FAILURE as error:
                 self._check_alive()
                 raise InvalidCiphertextError(
@@ -140,7 +145,7 @@ class Pkcs11Materials:
 
     def random(self, count: int) -> bytearray:
         with LOCK, answering():
-            return bytearray(self._session.generate_random(count * 8))
+            return _taken(self._session.generate_random(count * 8))
 
     def generation(self) -> int:
         return max(self._wrapping)
@@ -283,7 +288,7 @@ class Pkcs11KeyStore(Sealing, Pkcs11Materials):
 
     def derive(self, info: bytes) -> bytearray:
         with LOCK, answering():
-            return bytearray(self._derive_key.sign(info, mechanism=Mechanism.SHA256_HMAC))
+            return _taken(self._derive_key.sign(info, mechanism=Mechanism.SHA256_HMAC))
 
 
 def _wrapping_keys(session: pkcs11.Session, prefix: str) -> dict[int, Any]:
@@ -300,6 +305,14 @@ def _wrapping_keys(session: pkcs11.Session, prefix: str) -> dict[int, Any]:
         if number != label and number.isascii() and number.isdecimal():
             found[int(number)] = key
     return found
+
+
+def _taken(secret: bytes) -> bytearray:
+    """What the library returned, in memory that can be wiped."""
+    try:
+        return bytearray(secret)
+    finally:
+        wipe_bytes(secret)
 
 
 def _gcm(function: Callable[..., Any], data: bytes, iv: bytes, aad: bytes) -> bytes:

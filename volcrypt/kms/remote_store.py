@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from volcrypt.confinement import WIPING_TUNABLES
 from volcrypt.errors import FormatError, HsmUnavailableError
 from volcrypt.kms.frames import receive_frame, send_frame
 from volcrypt.kms.key_store_messages import (
@@ -84,7 +85,8 @@ class RemoteStore:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+                env={name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+                | {"GLIBC_TUNABLES": WIPING_TUNABLES},
             )
         configuration = cluster.softhsm_configuration
         call = Open(

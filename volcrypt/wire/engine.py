@@ -123,10 +123,14 @@ class Engine:
                 item = self._queue.get()
             stopping = item is None
             for start in range(0, len(waiting), MAX_BATCH):
-                batch = waiting[start : start + MAX_BATCH]
-                results = self._results([job for job, _ in batch])
-                futures = [future for _, future in batch]
-                self._loop.call_soon_threadsafe(self._deliver, futures, results)
+                self._carry_out(waiting[start : start + MAX_BATCH])
+            del waiting, item  # with plaintexts in them; the next turn may be long in coming
+
+    def _carry_out(self, batch: list[_Waiting]) -> None:
+        assert self._loop is not None, "internal error: the engine was not started"
+        results = self._results([job for job, _ in batch])
+        futures = [future for _, future in batch]
+        self._loop.call_soon_threadsafe(self._deliver, futures, results)
 
     def _deliver(self, futures: list["asyncio.Future[Any]"], results: list[Any]) -> None:
         self._waiting_count -= len(futures)
