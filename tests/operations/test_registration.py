@@ -12,6 +12,7 @@ from tests.file_system import run
 from tests.formats.samples import COPIED, COPY_SEAL
 from volcrypt.errors import (
     AccessDeniedError,
+    CustomerKeyMissingError,
     IntegrityError,
     InvalidArgumentError,
     KmsError,
@@ -69,8 +70,10 @@ def test_a_key_of_another_account_is_not_asked_unless_it_is_named(
         ),
         (with_key(encryption_context={}), IntegrityError, "bound to something else"),
         (
-            msgspec.structs.replace(RECORD, key_source=KeySource.CUSTOMER),
-            InvalidArgumentError,
+            msgspec.structs.replace(
+                with_key(kms_key_arn=None, encryption_context={}), key_source=KeySource.CUSTOMER
+            ),
+            CustomerKeyMissingError,
             "customer-provided",
         ),
         (

@@ -260,6 +260,7 @@ def export(
 @click.option("--volume-id", metavar="V", help="Which volume that is.")
 @click.option("--name", help="Its name here [default: as in the home that made it].")
 @click.option("--kms-key-id", metavar="K", help="Only if it is under this KMS key.")
+@opening_key_option
 @click.option("--force", is_flag=True, help="On another block device than it was made on.")
 @pass_session
 def register(
@@ -270,6 +271,7 @@ def register(
     volume_id: str | None,
     name: str | None,
     kms_key_id: str | None,
+    customer_key_file: Path | None,
     force: bool,
 ) -> None:
     """Take an encrypted volume of another home into this one, by the copy of its record, or its
@@ -283,6 +285,7 @@ def register(
         store=store,
         volume_id=None if volume_id is None else parse_volume_id(volume_id),
     )
+    give_key(session, customer_key_file)
     done = register_volume(session.home, data, source, name=name, kms_key=kms_key_id, force=force)
     view = view_volume(session.home, done.record)
     fresh = "not checkable" if done.known_counter is None else "compared with the record here"
@@ -404,10 +407,16 @@ def show(session: Session, volume: str) -> None:
 @click.option(
     "--resize-fs", is_flag=True, help="Also grow the ext4, xfs or btrfs that is mounted from it."
 )
+@opening_key_option
 @pass_session
-def grow(session: Session, volume: str, size: str, resize_fs: bool) -> None:
-    """Make VOLUME larger, also while it is in use. What is new reads zeros."""
+def grow(
+    session: Session, volume: str, size: str, resize_fs: bool, customer_key_file: Path | None
+) -> None:
+    """Make VOLUME larger, also while it is in use. What is new reads zeros. Its customer-provided
+    key, if it has one, is needed where its data is not in the home."""
     from volcrypt.operations.grow import grow_volume
+
+    give_key(session, customer_key_file)
 
     grown = grow_volume(session.home, volume, size_bytes=parse_size(size), resize_fs=resize_fs)
     record, resized = grown.record, grown.file_system

@@ -34,6 +34,7 @@ from volcrypt.geometry import check_volume_size, format_size
 from volcrypt.operations import workflows
 from volcrypt.operations.file_systems import MountedFileSystem, find_growable, run_program
 from volcrypt.operations.home import Home
+from volcrypt.operations.keys import check_source_key
 from volcrypt.operations.leases import held_volume
 from volcrypt.operations.mounts import live_map_path, socket_path
 from volcrypt.operations.record_copies import record_copies
@@ -73,6 +74,8 @@ def grow_volume(home: Home, volume: str, *, size_bytes: int, resize_fs: bool) ->
             raise InvalidArgumentError(
                 f"volume {volume} has {format_size(record.size_bytes)}: a volume cannot shrink"
             )
+        if home.customer_keys:
+            check_source_key(home, record.wrapped_key, f"volume {volume}")
         workflows.check_none_running(home, record.volume_id, volume)
         control = _hold_or_reach(home, record, volume, stack)
         if control is not None:

@@ -8,6 +8,7 @@ What is believed, and why:
 - the KMS key in it, when it is the one that the caller names, or one of the account of his default
   key. Somebody else's KMS may release a "data key" that he knows too, and what is written under
   that would be his to read.
+- a data key that opens under the customer-provided key that the caller gives.
 - not that it is the newest: who can write to storage can put back an older copy. A home that knows
   the volume already refuses a lower counter; one that does not says that it cannot tell.
 """
@@ -32,10 +33,10 @@ from volcrypt.errors import (
 )
 from volcrypt.formats.document import MAX_DOCUMENT_BYTES, MacSeal
 from volcrypt.formats.record_copy import RecordCopy, copy_seal_key, decode_record_copy, portable
-from volcrypt.formats.volume_record import KeySource, VolumeRecord
+from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.names import VolumeId
 from volcrypt.operations.home import Home
-from volcrypt.operations.keys import resolve_key, unwrap_key, volume_context
+from volcrypt.operations.keys import check_source_key, resolve_key, unwrap_key, volume_context
 from volcrypt.operations.leftovers import remove_leftovers
 from volcrypt.operations.placement import Placement, check_unused
 from volcrypt.operations.record_copies import copy_beside, copy_place
@@ -143,10 +144,14 @@ def _read_copy(home: Home, data: Path, source: CopySource) -> tuple[RecordCopy, 
 def _check_key(home: Home, claimed: VolumeRecord, what: str, kms_key: str | None) -> None:
     wrapped = claimed.wrapped_key
     assert wrapped is not None, "internal error: copies are of encrypted volumes"
-    if claimed.key_source is not KeySource.KMS or wrapped.kms_key_arn is None:
-        raise InvalidArgumentError(
-            f"volume {claimed.volume_id} is not under a key of a KMS, but a customer-provided one"
-        )
+    check_source_key(home, wrapped, f"volume {claimed.volume_id}")
+    if wrapped.kms_key_arn is None:
+        # What opens under the caller's own key was wrapped by somebody who has it.
+        if kms_key is not None:
+            raise AccessDeniedError(
+                f"the volume is under a customer-provided key, not under {kms_key}"
+            )
+        return
     if wrapped.encryption_context != volume_context(claimed.volume_id):
         raise IntegrityError(f"{what}: its data key is bound to something else than this volume")
     arn = wrapped.kms_key_arn
