@@ -186,7 +186,9 @@ def _take_down(command: Command) -> None:
 
 
 def _backed(link: Path) -> bool:
-    return Path("/sys/block", link.resolve().name, "loop/backing_file").exists()
+    loop = link.resolve().name.rpartition("p")[0]  # of a partition
+    names = (link.resolve().name, loop if loop.startswith("loop") else "")
+    return any(Path("/sys/block", name, "loop/backing_file").exists() for name in names)
 
 
 def _is_ours(pid: int) -> bool:

@@ -175,10 +175,13 @@ def attach(
         "SectorSize": attached.sector_size,
         "MountPoint": str(attached.mount_point) if attached.mount_point else None,
         "OnKeyLoss": on_key_loss,
+        "Partitions": [str(partition) for partition in attached.partitions],
     }
 
     def text() -> None:
         print(f"{attached.volume_id} is attached as {attached.device} ({attached.loop})")
+        for partition in attached.partitions:
+            print(f"it has the partition {partition}")
         if attached.mount_point:
             print(f"its file system is mounted on {attached.mount_point}")
 

@@ -22,7 +22,7 @@ from volcrypt.errors import (
 )
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.geometry import CHUNK_BYTES, chunk_range
-from volcrypt.names import VolumeId
+from volcrypt.names import VolumeId, is_volume_id
 from volcrypt.operations.file_systems import run_program
 from volcrypt.operations.home import Home
 from volcrypt.operations.leases import release_lease
@@ -34,6 +34,7 @@ from volcrypt.operations.mounts import (
     check_no_snapshot,
     find_served,
     mount_volume,
+    socket_path,
     unmount_volume,
 )
 from volcrypt.operations.records import data_path, load_record
@@ -42,6 +43,7 @@ from volcrypt.volume.control import StatusAnswer
 from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.loop import (
     PROBE_BYTES,
+    add_partitions,
     attach_loop,
     backing_file,
     check_loop_devices,
@@ -49,17 +51,26 @@ from volcrypt.volume.loop import (
     detach_loop,
     link_device,
     linked_device,
+    loop_of,
     loops_of,
+    partition_links,
+    partition_name,
+    partition_number,
+    partitions_of,
     probe_sector_size,
+    remove_false_links,
     unlink_device,
 )
 from volcrypt.volume.mountpoint import (
     VOLUME_FILE,
+    Mount,
     mount_at,
     mounts,
+    processes_below,
     remove_dead_mount,
     users_of,
 )
+from volcrypt.volume.owner import current_owner
 
 _LOST_FILE: Final = Path("/", VOLUME_FILE)
 """How the kernel names the file of a loop device whose FUSE mount was taken away below it."""
@@ -68,7 +79,8 @@ _MKFS_PACKAGES: Final = {"ext4": "e2fsprogs", "xfs": "xfsprogs", "btrfs": "btrfs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attached:
-    """A volume on its loop device; `device` is the lasting name, `loop` what it points to now."""
+    """A volume on its loop device; `device` is the lasting name, `loop` what it points to now.
+    `partitions`: the lasting names of its partitions."""
 
     volume_id: VolumeId
     device: Path
@@ -76,6 +88,7 @@ class Attached:
     sector_size: int
     mount_point: Path | None
     pid: int
+    partitions: list[Path]
 
 
 def private_mount_point(home: Home, volume_id: VolumeId) -> Path:
@@ -118,9 +131,12 @@ def attach_volume(
     with ExitStack() as undo:
         with home.exclusive():
             check_free(home, record.volume_id, volume)
-            _take_over_link(record)
+            remove_false_links(_is_volume_file)
+            _take_over_link(device_name(record), record.volume_id)
             # A process that was killed leaves its loop device, on which nothing works any more.
             detach_dead_loops(point / VOLUME_FILE, volume=volume)
+            for link in partition_links(device_name(record)):
+                _take_over_link(link, record.volume_id)
             point.mkdir(mode=0o700, exist_ok=True)
             undo.callback(_remove_empty, point)
             mounted = mount_volume(
@@ -171,9 +187,20 @@ def _build(
     undo.callback(detach_loop, loop, volume=device_name(record))
     device = link_device(device_name(record), loop)
     undo.callback(unlink_device, device_name(record))
+    partitions = []
+    for partition in add_partitions(loop):
+        link = partition_name(device_name(record), partition_number(partition))
+        _check_link_is_free(link)
+        partitions.append(link_device(link, partition))
+        undo.callback(unlink_device, link)
     # From here on by the loop device itself: the link is for people, and could be changed.
     if mkfs is not None:
         run_program([f"mkfs.{mkfs}", str(loop)], what=f"making the {mkfs} file system")
+    if mount_directory is not None and partitions and mkfs is None:
+        raise InvalidArgumentError(
+            f"volume {device_name(record)} is partitioned",
+            hint=f"attach it without --mount, then mount one of its partitions, {partitions[0]}",
+        )
     if mount_directory is not None:
         options = ["-o", "ro"] if read_only else []
         run_program(
@@ -187,6 +214,7 @@ def _build(
         sector_size=sector_size,
         mount_point=mount_directory.resolve() if mount_directory else None,
         pid=mounted.pid,
+        partitions=partitions,
     )
 
 
@@ -205,19 +233,39 @@ def holds_data(path: Path, size_bytes: int, plaintext: Path) -> bool:
     return False
 
 
-def _take_over_link(record: VolumeRecord) -> None:
+def _take_over_link(name: str, volume_id: VolumeId) -> None:
     """`/dev/volcrypt/NAME` may be there still, on a loop device whose process was killed; or it
-    belongs to a volume of another home. Raises VolumeInUseError."""
-    name = device_name(record)
+    belongs to another volume. Raises VolumeInUseError."""
     linked = linked_device(name)
     if linked is None:
         return
     backing = backing_file(linked)
     if backing == _LOST_FILE:
-        detach_loop(linked, volume=name)
-    elif backing is not None and backing.parent.name != f"{record.volume_id}.mnt":
-        raise VolumeInUseError(name, f"another home: /dev/volcrypt/{name} is {linked} on {backing}")
+        detach_loop(loop_of(linked), volume=name)
+    elif backing is not None and backing.parent.name != f"{volume_id}.mnt":
+        raise _is_anothers(name, linked, backing)
     unlink_device(name)
+
+
+def _check_link_is_free(name: str) -> None:
+    """Raises VolumeInUseError when a volume that is called as a partition would be is attached."""
+    linked = linked_device(name)
+    backing = None if linked is None else backing_file(linked)
+    if linked is not None and backing is not None:
+        raise _is_anothers(name, linked, backing)
+
+
+def _is_anothers(name: str, linked: Path, backing: Path) -> VolumeInUseError:
+    return VolumeInUseError(
+        name, f"another volume, or home: /dev/volcrypt/{name} is {linked} on {backing}"
+    )
+
+
+def _is_volume_file(backing: Path) -> bool:
+    """Whether a loop device on this file can be a volume's, of whatever home."""
+    point = backing.parent.name
+    ours = point.endswith(".mnt") and is_volume_id(point.removesuffix(".mnt"))
+    return backing == _LOST_FILE or (ours and backing.name == VOLUME_FILE)
 
 
 def detach_volume(
@@ -226,7 +274,9 @@ def detach_volume(
     """Take down what `attach` built, and what is left of it after a kill. `note` is told what the
     user should know of a volume that was fenced.
 
-    Raises VolumeInUseError that names who still uses it; then everything is as it was.
+    From the top: file systems, the last mounted first; loop device; links; the mount. Raises
+    VolumeInUseError that names who still uses it; then everything is as it was, unless somebody
+    began to in this moment.
     """
     served = find_served(home, volume)
     if served is not None:
@@ -242,6 +292,8 @@ def detach_volume(
         loops.append(linked)
     lost: MountError | None = None
     for loop in loops:
+        _check_unused(loop, volume)
+    for loop in loops:
         _unmount_file_systems(loop, volume)
         try:
             detach_loop(loop, volume=volume)
@@ -252,12 +304,18 @@ def detach_volume(
                 note(f"{error}: {served.fenced.error()}")
             else:
                 raise
-    if linked is not None and (linked in loops or backing_file(linked) is None):
+    for link, target in partition_links(name).items():
+        if loop_of(target) in loops or not target.exists():
+            unlink_device(link)
+    if linked is not None and _is_stale(linked, loops):
         unlink_device(name)
     if served is not None:
         unmount_volume(home, known.volume_id)
-    elif mount_at(point) is not None:
-        remove_dead_mount(point)
+    else:
+        if mount_at(point) is not None:
+            remove_dead_mount(point)
+        if current_owner(home.volumes.path_of(known.volume_id)) is None:
+            socket_path(home, known.volume_id).unlink(missing_ok=True)
     _remove_empty(point)
     retire_grant(home, known.volume_id)
     release_lease(home, known.volume_id)
@@ -266,23 +324,41 @@ def detach_volume(
     return known.volume_id
 
 
+def _is_stale(linked: Path, loops: list[Path]) -> bool:
+    """Whether a link points to what we took down, to nothing, or to what is no volume."""
+    backing = backing_file(linked)
+    return linked in loops or backing is None or not _is_volume_file(backing)
+
+
+def _mounts_on(loop: Path) -> list[Mount]:
+    """What stands on a loop device or one of its partitions, last mounted first."""
+    sources = {str(loop), *map(str, partitions_of(loop))}
+    return [mount for mount in reversed(mounts()) if mount.source in sources]
+
+
+def _check_unused(loop: Path, volume: str) -> None:
+    """Raises VolumeInUseError when a process uses one of the file systems, before any of them is
+    unmounted."""
+    for mount in _mounts_on(loop):
+        if users := processes_below(Path(mount.mount_point)):
+            raise _in_use_at(volume, users, mount.mount_point)
+
+
+def _in_use_at(volume: str, users: list[str], point: str) -> VolumeInUseError:
+    return VolumeInUseError(
+        volume,
+        f"{', '.join(users) or 'something in the kernel'} on {point}",
+        hint="end that, then detach again",
+    )
+
+
 def _unmount_file_systems(loop: Path, volume: str) -> None:
-    """Unmount what stands on a loop device or one of its partitions, last mounted first."""
-    partitions = {f"/dev/{path.name}" for path in Path("/sys/block", loop.name).glob("loop*p*")}
-    sources = {str(loop), *partitions}
-    for mount in reversed(mounts()):
-        if mount.source not in sources:
-            continue
+    for mount in _mounts_on(loop):
         done = subprocess.run(
             ["umount", "--", mount.mount_point], check=False, capture_output=True, text=True
         )
         if done.returncode:
-            users = ", ".join(users_of(Path(mount.mount_point))) or "something in the kernel"
-            raise VolumeInUseError(
-                volume,
-                f"{users} on {mount.mount_point}",
-                hint="end that, then detach again",
-            )
+            raise _in_use_at(volume, users_of(Path(mount.mount_point)), mount.mount_point)
 
 
 def _remove_empty(directory: Path) -> None:

@@ -30,7 +30,8 @@ from volcrypt.operations.workflows import load_workflows
 from volcrypt.operations.write_budget import budget_warnings
 from volcrypt.volume.control import ControlClient, LazyProgress, StatusAnswer
 from volcrypt.volume.fence import CheckState, FenceNote
-from volcrypt.volume.loop import DEVICE_DIRECTORY, linked_device
+from volcrypt.volume.loop import DEVICE_DIRECTORY, backing_file, linked_device
+from volcrypt.volume.mountpoint import VOLUME_FILE
 from volcrypt.volume.owner import OwnerRecord, current_owner
 
 
@@ -185,9 +186,9 @@ def _use_of(home: Home, record: VolumeRecord) -> InUse | None:
                 mount_point = answer.mount_directory
         except (MountError, TryAgainError):
             pass  # it has just ended, or hangs
-        if private_mount_point(home, record.volume_id).exists() and linked_device(
-            device_name(record)
-        ):
+        linked = linked_device(device_name(record))
+        file = private_mount_point(home, record.volume_id) / VOLUME_FILE
+        if linked is not None and backing_file(linked) == file:
             device = str(DEVICE_DIRECTORY / device_name(record))
     return InUse(
         volume_id=record.volume_id,

@@ -181,8 +181,9 @@ def check_aligned(path: Path) -> None:
         )
 
 
-def signature_on(path: Path) -> str | None:
-    """What is on a device by its signature, such as `ext4` or `gpt`; None when there is none.
+def signature_on(path: Path, *, table: bool = False) -> str | None:
+    """What is on a device by its signature, such as `ext4` or `gpt`; None when there is none. With
+    `table` only a partition table counts.
 
     Raises ComponentMissingError.
     """
@@ -194,10 +195,10 @@ def signature_on(path: Path) -> str | None:
         capture_output=True,
         text=True,
     )
-    if done.returncode == 8:
+    if done.returncode == 8 and not table:
         return "several signatures"
     found = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
-    return found.get("TYPE") or found.get("PTTYPE")
+    return (None if table else found.get("TYPE")) or found.get("PTTYPE")
 
 
 def find_data(descriptor: int, size_bytes: int) -> int | None:

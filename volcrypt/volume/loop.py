@@ -6,14 +6,17 @@ decides (`probe_sector_size`).
 """
 
 import os
+import re
 import shutil
 import struct
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from volcrypt.errors import ComponentMissingError, MountError, PrivilegeError, VolumeInUseError
+from volcrypt.volume.block_device import signature_on
 from volcrypt.volume.mountpoint import mounts, processes_using
 
 DEVICE_DIRECTORY: Final = Path("/dev/volcrypt")
@@ -23,6 +26,7 @@ PROBE_BYTES: Final = 128 * 1024
 _SMALL: Final = 512
 _LARGE: Final = 4096
 _DETACH_SECONDS: Final = 5.0
+_PARTITION: Final = re.compile(r"(loop\d+)p\d+")
 
 
 def probe_sector_size(head: bytes) -> int:
@@ -78,6 +82,36 @@ def attach_loop(file: Path, *, sector_size: int, read_only: bool) -> Path:
     return device
 
 
+def add_partitions(device: Path) -> list[Path]:
+    """The partitions of a loop device, by number, as devices: those that the kernel found, or what
+    is in the partition table of the content where the kernel does not know its kind.
+
+    Kernels are built without the code for GPT or DOS tables (CONFIG_EFI_PARTITION,
+    CONFIG_MSDOS_PARTITION); `partx` reads the table itself and tells the kernel of each. They go
+    with the loop device. A table that cannot be read is none. Raises ComponentMissingError.
+    """
+    if not partitions_of(device) and signature_on(device, table=True) is not None:
+        if shutil.which("partx") is None:
+            raise ComponentMissingError("partx", package="util-linux")
+        subprocess.run(["partx", "--add", "--", str(device)], check=False, capture_output=True)
+    return partitions_of(device)
+
+
+def partitions_of(device: Path) -> list[Path]:
+    """The partitions that the kernel knows of a loop device, by number."""
+    found = {}
+    for entry in (Path("/sys/block") / device.name).glob(f"{device.name}p*"):
+        number = _attribute(entry, "partition", below=entry.parent)
+        if number is not None and (node := device.with_name(entry.name)).exists():
+            found[int(number)] = node
+    return [found[number] for number in sorted(found)]
+
+
+def partition_number(partition: Path) -> int:
+    """Of /dev/loop1p2 it is 2."""
+    return int(partition.name.rpartition("p")[2])
+
+
 def detach_loop(device: Path, *, volume: str) -> None:
     """Detach a loop device; what it still had to write is written. Does nothing if it is free.
 
@@ -118,9 +152,16 @@ def detach_dead_loops(file: Path, *, volume: str) -> None:
 
 
 def backing_file(device: Path) -> Path | None:
-    """The file that a loop device stands on, or None when it is free or does not exist."""
-    name = _attribute(device, "loop/backing_file")
+    """The file that a loop device, or that of a partition, stands on; None when it is free or does
+    not exist."""
+    name = _attribute(loop_of(device), "loop/backing_file")
     return None if name is None else Path(name.removesuffix(" (deleted)"))
+
+
+def loop_of(device: Path) -> Path:
+    """The loop device that a partition is of, and a loop device itself."""
+    found = _PARTITION.fullmatch(device.name)
+    return device if found is None else device.with_name(found[1])
 
 
 def loops_of(file: Path) -> list[Path]:
@@ -174,6 +215,36 @@ def linked_device(name: str, *, directory: Path = DEVICE_DIRECTORY) -> Path | No
         return None
 
 
+def partition_name(name: str, number: int) -> str:
+    """As udev names partitions of named disks."""
+    return f"{name}-part{number}"
+
+
+def partition_links(name: str, *, directory: Path = DEVICE_DIRECTORY) -> dict[str, Path]:
+    """What could be links to partitions of a volume, and where they point."""
+    found = {}
+    for link in sorted(directory.glob(f"{name}-part*")):
+        target = linked_device(link.name, directory=directory)
+        if target is not None and link.name.removeprefix(f"{name}-part").isdigit():
+            found[link.name] = target
+    return found
+
+
+def remove_false_links(
+    is_ours: Callable[[Path], bool], *, directory: Path = DEVICE_DIRECTORY
+) -> None:
+    """Remove links to what is no volume any more: after a kill a loop device may have been freed,
+    and be another's by now. `is_ours` says of a backing file whether it can be a volume's."""
+    for link in sorted(directory.glob("*")):
+        target = linked_device(link.name, directory=directory)
+        if target is None:
+            continue
+        backing = backing_file(target)
+        is_gone = loop_of(target) != target and not target.exists()
+        if backing is None or is_gone or not is_ours(backing):
+            unlink_device(link.name, directory=directory)
+
+
 def unlink_device(name: str, *, directory: Path = DEVICE_DIRECTORY) -> None:
     """Remove `/dev/volcrypt/NAME`, and the directory with the last one."""
     (directory / name).unlink(missing_ok=True)
@@ -220,9 +291,9 @@ def _detach(device: Path, volume: str) -> None:
         time.sleep(0.02)
 
 
-def _attribute(device: Path, name: str) -> str | None:
+def _attribute(device: Path, name: str, *, below: Path = Path("/sys/block")) -> str | None:
     try:
-        return (Path("/sys/block") / device.name / name).read_text().strip()
+        return (below / device.name / name).read_text().strip()
     except OSError:
         return None
 

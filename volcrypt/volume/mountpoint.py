@@ -177,13 +177,18 @@ def users_of(directory: Path) -> list[str]:
 
     Never touches the mount itself.
     """
-    prefix = f"{directory}/"
     users = [
         f"a mount at {mount.mount_point}"
         for mount in mounts()
-        if mount.mount_point.startswith(prefix)
+        if mount.mount_point.startswith(f"{directory}/")
     ]
-    return users + processes_using(lambda path: path == str(directory) or path.startswith(prefix))
+    return users + processes_below(directory)
+
+
+def processes_below(directory: Path) -> list[str]:
+    """The processes that use a directory or what is in it."""
+    prefix = f"{directory}/"
+    return processes_using(lambda path: path == str(directory) or path.startswith(prefix))
 
 
 def processes_using(matches: Callable[[str], bool]) -> list[str]:
