@@ -472,7 +472,7 @@ class KeyWipedError(VolumeError):
 class FencedError(VolumeError):
     """The volume may not be served any more, and its key was wiped; `reason` says why."""
 
-    hint = "unmount or detach it; it can be mounted again when its key can be used again"
+    hint = "unmount or detach it; it can be mounted again when its key, or lease, can be had again"
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"the volume is fenced: {reason}")

@@ -427,6 +427,45 @@ class TestDevices:
             assert taken is not None
             assert taken.stopped
 
+    def test_the_old_holder_is_fenced_and_says_so(
+        self, homes: TwoHomes, device: Path, tmp_path: Path, point: Path
+    ) -> None:
+        """Nothing of it is written after the new holder begins, and that one need not wait long."""
+        first, second = homes.first, homes.second
+        homes.share_store()
+        with (first.home / "config.toml").open("a") as file:
+            file.write("[mounts]\nkey_check_seconds = 1\n")
+        volume_id = first.json(
+            "volume", "create", "--data", device, "--name", "orders", "--lease", "shared"
+        )["VolumeId"]
+        second.run(
+            "volume", "register", "--data", device, "--store=shared", "--volume-id", volume_id
+        )
+        first.run("mount", "orders", point)
+        held = first.json("status")["InUse"][0]
+        assert [check["Check"] for check in held["Checks"]] == ["lease"]
+        with open(point / "volume", "r+b", buffering=0) as file:
+            file.write(b"by the first, not synced" * 1000)
+            (tmp_path / "other").mkdir()
+            # The device can be open in one place only; the data file is that of a shared disk.
+            with opened(second) as two:
+                taken = take_over_lease(two, "orders")
+            assert taken is not None
+            assert taken.stopped
+            with pytest.raises(OSError, match="Input/output error"):
+                file.read(1)
+            with pytest.raises(OSError, match="Input/output error"):
+                file.write(b"late")
+            before = device_content(tmp_path / "disk")
+        [used] = first.json("status")["InUse"]
+        assert "has taken it over, by lease" in used["Fenced"]["Reason"]
+        first.run("unmount", "orders")
+        run("blockdev", "--flushbufs", device)
+        assert device_content(tmp_path / "disk") == before
+        second.run("mount", "orders", tmp_path / "other")
+        assert (tmp_path / "other" / "volume").read_bytes().startswith(b"by the first, not")
+        second.run("unmount", "orders")
+
     def test_a_lease_of_an_older_store_is_refused(
         self, homes: TwoHomes, device: Path, tmp_path: Path, point: Path
     ) -> None:
@@ -492,6 +531,12 @@ class TestDevices:
         assert "and the volume was made on" in homes.second.fails(6, *register)
         homes.second.run(*register, "--force")
         assert read(homes.second, "usb", tmp_path).startswith(b"carried")
+
+
+def device_content(image: Path) -> bytes:
+    """What is on the medium of a loop device."""
+    run("sync", image)
+    return image.read_bytes()
 
 
 def opened(command: Command) -> Home:

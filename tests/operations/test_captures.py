@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.volume.place import point
+from volcrypt.chunk_set import ChunkSet
 from volcrypt.errors import MountError, TryAgainError, VolumeInUseError
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.geometry import CHUNK_BYTES
@@ -79,9 +79,7 @@ def test_a_mounted_volume_is_read_as_it_was(
         assert captured.parent == point(1)
         assert captured.changed is not None
         assert list(captured.changed) == [1, 2]
-        wanted = np.zeros(CHUNKS, dtype=np.bool_)
-        wanted[1] = True
-        captured.want(wanted)
+        captured.want(ChunkSet(CHUNKS, [1]))
         write(tmp_path, "one", 1, b"last")
         write(tmp_path, "one", 2, b"last")
         assert read(captured, 1) == b"new."

@@ -65,6 +65,7 @@ def watched(home: Home, record: VolumeRecord) -> Iterator[KeyCheck]:
     """The check of a volume whose key was given out, with a grant, as for a mount."""
     with serving_key(home, record):
         [order] = watch_order(home, record, WATCHING).checks
+        assert isinstance(order, KeyCheckOrder)
         check = KeyCheck(order)
         assert check.ask(home) == Held(check="key")
         yield check

@@ -208,13 +208,12 @@ def detach(session: Session, volume: str) -> None:
     session.show({"VolumeId": volume_id}, lambda: print(f"{volume} ({volume_id}) is detached"))
 
 
-def _watching(session: Session, on_key_loss: str) -> "Watching | None":
+def _watching(session: Session, on_key_loss: str) -> "Watching":
     from volcrypt.operations.watching import Watching
 
-    if on_key_loss == "keep":
-        return None
     return Watching(
         profile=session.profile,
         region=session.region,
         interval_seconds=session.settings.mounts.key_check_seconds,
+        key=on_key_loss == "fence",
     )

@@ -5,6 +5,7 @@
     3  every cipher, the data key and the buffers with plaintext are wiped; what hangs wipes its
        cipher when it comes back
     4  the note, which `status` shows, says when the key was gone
+    5  what was written before is flushed: where a lease was lost, another host is about to write
 
 The mount stays so that callers get errors instead of an empty directory, and so that unmounting
 goes its usual way: what was written before is flushed, and the change map is kept. Both need no
@@ -20,6 +21,7 @@ import msgspec
 import trio
 
 from volcrypt.daemons.notify import notify
+from volcrypt.errors import VolcryptError
 from volcrypt.volume.device import Device
 from volcrypt.volume.fence import FenceNote
 
@@ -46,7 +48,8 @@ class Fencing:
         self.note: FenceNote | None = None
 
     async def fence(self, reason: str) -> None:
-        """Returns when the key is gone. Does nothing the second time."""
+        """Returns when the key is gone and nothing more is going to be written. Does nothing the
+        second time."""
         if self.note is not None:
             return
         self.note = note = FenceNote(reason=reason, fenced_at=time.time())
@@ -61,3 +64,7 @@ class Fencing:
         await self._device.drained()
         self.note = msgspec.structs.replace(note, wiped_at=time.time())
         _log.error("the data key was wiped")
+        try:
+            await self._device.settle()
+        except (VolcryptError, OSError) as error:
+            _log.error("what was written before the fence is lost: %s", error)

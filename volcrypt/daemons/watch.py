@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -54,6 +55,19 @@ def answers(order: WatchOrder, checks: Sequence[Check]) -> Iterator[WatchAnswer]
             yield Unanswered(check=check_name(each), reason=describe(error))
 
 
+def take_leave(order: WatchOrder, checks: Sequence[Check]) -> None:
+    """The volume is served no more: say so to whom a lost check concerns. Never fails."""
+    if any(check.has_farewell for check in checks):
+        with (
+            suppress(VolcryptError, OSError),
+            open_home_unattended(
+                Path(order.home), profile=order.profile, region=order.region
+            ) as home,
+        ):
+            for check in checks:
+                check.take_leave(home)
+
+
 def watch(channel: socket.socket) -> None:
     """Ask and tell, until nobody listens any more."""
     with channel.makefile("rb") as file:
@@ -64,6 +78,7 @@ def watch(channel: socket.socket) -> None:
             channel.sendall(encode(answer))
         # Nothing is ever said on it again: what makes it readable is its end.
         if select.select([channel], [], [], order.interval_seconds)[0]:
+            take_leave(order, checks)
             return
 
 

@@ -1,6 +1,8 @@
 """The watcher seen from the process that serves: starts it, takes its answers, starts it again.
 
-An answer `Lost` goes to `lost`, once, and ends the watching. What a watcher does not say within its
+An answer `Lost` goes to `lost`, once, and ends the watching: the channel is closed when `lost` is
+done, and the process that asks has `FAREWELL_SECONDS` to pass on that the volume is served no more
+(the next holder of a lease waits for that). What a watcher does not say within its
 interval and `PATIENCE_SECONDS` it will not say any more: it is killed, and another one started. So
 a definite refusal is known one interval, the patience and one start after it happened at the
 latest: less than the 60 s that are promised, for intervals up to `MAX_KEY_CHECK_SECONDS`.
@@ -22,6 +24,7 @@ import trio
 
 from volcrypt.errors import MalformedError, MountError, TryAgainError
 from volcrypt.volume.fence import (
+    LEASE_CHECK,
     CheckState,
     Lost,
     Unanswered,
@@ -34,6 +37,7 @@ from volcrypt.volume.fence import (
 
 WATCH_MODULE: Final = "volcrypt.daemons.watch"
 PATIENCE_SECONDS: Final = 25.0
+FAREWELL_SECONDS: Final = 20.0
 _BACKOFF_SECONDS: Final = (0.0, 1.0, 2.0, 5.0)
 _CHANNEL_FD_ARGUMENT: Final = "--channel-fd"
 _PIECE_BYTES: Final = 4096
@@ -76,6 +80,12 @@ class WatchProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    def take_leave(self) -> None:
+        """Let it do what it does at the end; returns when it has ended, or after a while."""
+        self.channel.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(FAREWELL_SECONDS)
+
     def end(self) -> None:
         """Kill it, if it is still there."""
         self.channel.close()
@@ -102,6 +112,7 @@ class Watcher:
         self._first_round = trio.Event()
         self._process: WatchProcess | None = None
         self._reason: str | None = None
+        self._lost_check = ""
 
     @property
     def pid(self) -> int | None:
@@ -131,8 +142,12 @@ class Watcher:
         """
         await self._first_round.wait()
         if self._reason is not None:
-            raise TryAgainError(f"the key was lost just now: {self._reason}")
+            raise TryAgainError(f"the {self._lost_check} was lost just now: {self._reason}")
         for state in self._states.values():
+            if state.problem is not None and state.check == LEASE_CHECK:
+                raise TryAgainError(
+                    f"whether this host keeps the volume's lease cannot be watched: {state.problem}"
+                )
             if state.problem is not None:
                 raise TryAgainError(
                     f"whether the volume keeps its key cannot be watched: {state.problem}",
@@ -150,6 +165,10 @@ class Watcher:
                     self._process = await self._start_again()
                 if self._process is not None:
                     problem = await self._listen(self._process)
+                    if problem is None:
+                        await trio.to_thread.run_sync(
+                            self._process.take_leave, abandon_on_cancel=True
+                        )
                     self.end()
                     if problem is not None:
                         self._failed(problem)
@@ -203,7 +222,7 @@ class Watcher:
         if new.problem is None and state.problem is not None:
             _log.warning("check %r is answered again", new.check)
         if isinstance(answer, Lost):
-            self._reason = answer.reason
+            self._reason, self._lost_check = answer.reason, answer.check
             self._first_round.set()
             await self._lost(answer.reason)
         elif all(each.answered_at or each.problem for each in self._states.values()):

@@ -145,9 +145,12 @@ def lease_loss(home: Home, volume_id: VolumeId) -> str | None:
     return f"host {found.lease.host_name} has taken it over, by lease {found.epoch}"
 
 
-def lease_holder(home: Home, record: VolumeRecord) -> Lease | None:
-    """Who has the lease now; None when nobody has, or the volume needs none."""
-    return None if record.lease is None else _lease_of(home, record).look().holder
+def confirm_stopped(home: Home, volume_id: VolumeId) -> None:
+    """Tell who has taken over the lease of a volume that it is not written to here any more; the
+    process that serves it, in whose place this is asked, has been fenced. Raises VolcryptError."""
+    record = load_record(home, volume_id)
+    if record.lease is not None:
+        _lease_of(home, record).release(_known_epoch(home, volume_id))
 
 
 def release_lease(home: Home, volume_id: VolumeId) -> None:

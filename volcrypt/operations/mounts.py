@@ -33,7 +33,7 @@ from volcrypt.operations.mount_grants import retire_grant, serving_key
 from volcrypt.operations.record_copies import record_copies
 from volcrypt.operations.records import KIND, data_path, find_entry, load_record
 from volcrypt.operations.scratch import remove_scratch, scratch_path
-from volcrypt.operations.watching import Watching, watch_order
+from volcrypt.operations.watching import Watching, order_for
 from volcrypt.operations.write_budget import count_path
 from volcrypt.volume.control import ControlClient, StatusAnswer
 from volcrypt.volume.datafile import DataFile
@@ -130,7 +130,7 @@ def mount_volume(
             log_path=str(home.runtime / f"{volume_id}.log"),
             exported=record.exported_at is not None,
             count_path=str(count_path(home, record.wrapped_key)) if record.wrapped_key else None,
-            watch=None if watching is None else watch_order(home, record, watching),
+            watch=order_for(home, record, watching),
             lazy=lazy,
         )
         seal_key = home.change_map_key(volume_id)

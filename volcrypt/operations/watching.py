@@ -28,17 +28,20 @@ from volcrypt.errors import (
     KmsError,
     VolcryptError,
 )
-from volcrypt.formats.volume_record import VolumeRecord, WrappedDataKey
+from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.kms.messages.data import DecryptRequest
 from volcrypt.kms.messages.keys import DescribeKeyRequest, KeyMetadata
 from volcrypt.kms.model import Caller, KeyManager, KeyState
+from volcrypt.names import VolumeId
 from volcrypt.operations.home import Home
+from volcrypt.operations.leases import LOOK_SECONDS, confirm_stopped, lease_loss
 from volcrypt.operations.mount_grants import host_principal
 from volcrypt.operations.vault import Kms
 from volcrypt.volume.fence import (
     CheckOrder,
     Held,
     KeyCheckOrder,
+    LeaseCheckOrder,
     Lost,
     Unanswered,
     WatchAnswer,
@@ -55,12 +58,20 @@ _NO_DRY_RUN: Final = "the KMS does not know DryRun, and would hand out the key a
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watching:
-    """That a volume is to be fenced when its key is lost: as a client of the home in this profile,
-    asked every `interval_seconds`."""
+    """How it is asked whether a volume may still be served: as a client of the home in this
+    profile, every `interval_seconds`. About its key only with `key`; about its lease always."""
 
     profile: str
     region: str | None
     interval_seconds: float
+    key: bool = True
+
+
+def order_for(home: Home, record: VolumeRecord, watching: Watching | None) -> WatchOrder | None:
+    """As `watch_order`; None where there is nothing to watch."""
+    if watching is None or not (watching.key or record.lease is not None):
+        return None
+    return watch_order(home, record, watching)
 
 
 def watch_order(home: Home, record: VolumeRecord, watching: Watching) -> WatchOrder:
@@ -69,6 +80,33 @@ def watch_order(home: Home, record: VolumeRecord, watching: Watching) -> WatchOr
     Raises InvalidArgumentError for a volume without a KMS key, ConfigurationError where nobody
     could ask while the volume is served.
     """
+    checks: list[CheckOrder] = []
+    if watching.key:
+        checks.append(_key_check(home, record))
+    if record.lease is not None:
+        checks.append(LeaseCheckOrder(volume_id=record.volume_id))
+    # The lease is asked for with what the home's own KMS seals, wherever the keys are.
+    needs_own_kms = record.lease is not None or home.access.other_kms is None
+    if needs_own_kms and not home.opens_unattended:
+        why = "is fenced on key loss" if watching.key else "has a lease"
+        raise ConfigurationError(
+            f"a volume that {why} needs a KMS that answers without a person, and this home would "
+            "ask for the PIN",
+            hint="run 'volcrypt kms serve' beside it, or give the PIN as pin_file or systemd "
+            "credential",
+        )
+    return WatchOrder(
+        home=str(home.path),
+        profile=watching.profile,
+        region=watching.region,
+        interval_seconds=min(watching.interval_seconds, LOOK_SECONDS)
+        if record.lease is not None
+        else watching.interval_seconds,
+        checks=checks,
+    )
+
+
+def _key_check(home: Home, record: VolumeRecord) -> KeyCheckOrder:
     wrapped = record.wrapped_key
     if wrapped is None:
         raise InvalidArgumentError(
@@ -79,26 +117,9 @@ def watch_order(home: Home, record: VolumeRecord, watching: Watching) -> WatchOr
             f"volume {record.name or record.volume_id} is under a key of your own, which no KMS "
             "can take away"
         )
-    if home.access.other_kms is None and not home.opens_unattended:
-        raise ConfigurationError(
-            "a volume that is fenced on key loss needs a KMS that answers without a person, and "
-            "this home would ask for the PIN",
-            hint="run 'volcrypt kms serve' beside it, or give the PIN as pin_file or systemd "
-            "credential",
-        )
-    return WatchOrder(
-        home=str(home.path),
-        profile=watching.profile,
-        region=watching.region,
-        interval_seconds=watching.interval_seconds,
-        checks=[_key_check(home, wrapped, wrapped.kms_key_arn)],
-    )
-
-
-def _key_check(home: Home, wrapped: WrappedDataKey, kms_key_arn: str) -> KeyCheckOrder:
     host = host_principal(home)
     return KeyCheckOrder(
-        kms_key_arn=kms_key_arn,
+        kms_key_arn=wrapped.kms_key_arn,
         ciphertext=wrapped.ciphertext,
         encryption_context=wrapped.encryption_context,
         principal=host.arn,
@@ -113,9 +134,41 @@ class Check(Protocol):
         """Never fails: what is no answer is one of its own kind."""
         ...
 
+    @property
+    def has_farewell(self) -> bool:
+        """Whether somebody is to hear, by `take_leave`, that the volume is served no more."""
+        ...
+
+    def take_leave(self, home: Home) -> None:
+        """Raises VolcryptError, OSError."""
+        ...
+
 
 def make_check(order: CheckOrder) -> Check:
-    return KeyCheck(order)
+    return KeyCheck(order) if isinstance(order, KeyCheckOrder) else LeaseCheck(order)
+
+
+class LeaseCheck:
+    """Whether this host still has the lease of the order. When it was lost, whoever took it over
+    waits to hear that the volume is not written to any more."""
+
+    def __init__(self, order: LeaseCheckOrder) -> None:
+        self._order = order
+        self._volume_id = VolumeId(order.volume_id)
+        self.has_farewell = False
+
+    def ask(self, home: Home) -> WatchAnswer:
+        name = check_name(self._order)
+        try:
+            reason = lease_loss(home, self._volume_id)
+        except (VolcryptError, OSError) as error:
+            return Unanswered(check=name, reason=describe(error))
+        self.has_farewell = reason is not None
+        return Held(check=name) if reason is None else Lost(check=name, reason=reason)
+
+    def take_leave(self, home: Home) -> None:
+        if self.has_farewell:
+            confirm_stopped(home, self._volume_id)
 
 
 class KeyCheck:
@@ -129,6 +182,7 @@ class KeyCheck:
     def __init__(self, order: KeyCheckOrder) -> None:
         self._order = order
         self._via_service: bool | None = None
+        self.has_farewell = False
 
     def ask(self, home: Home) -> WatchAnswer:
         name = check_name(self._order)
@@ -137,6 +191,9 @@ class KeyCheck:
         except (VolcryptError, OSError) as error:
             return Unanswered(check=name, reason=describe(error))
         return Held(check=name) if reason is None else Lost(check=name, reason=reason)
+
+    def take_leave(self, home: Home) -> None:
+        """Nobody waits for that."""
 
     def _lost(self, home: Home) -> str | None:
         """Why the KMS does not let go of the key any more; None when it does."""

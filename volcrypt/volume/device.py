@@ -209,6 +209,12 @@ class Device:
             for buffer in (self._inline_buffer, *self._buffers):
                 buffer[:] = bytes(len(buffer))
 
+    async def settle(self) -> None:
+        """Have what was written before a fence on the medium, so that nothing is written later,
+        when another host may write there. Raises what the volume raises."""
+        if not self.read_only:
+            await self._flush()
+
     async def grow(self, size_bytes: int) -> None:
         """Serve more of the data file, which is as long already. Does nothing for a size that is
         not larger. Raises what the volume raises, and MountError when closing."""

@@ -13,6 +13,8 @@ check has one of three answers:
 Order and answers go over a socket pair, one line of JSON each.
 """
 
+from typing import Final
+
 import msgspec
 
 from volcrypt.errors import FencedError, MalformedError
@@ -38,8 +40,13 @@ class KeyCheckOrder(_Document, frozen=True, tag="key"):
     account: str
 
 
-CheckOrder = KeyCheckOrder
-"""A union, when there is a second kind."""
+class LeaseCheckOrder(_Document, frozen=True, tag="lease"):
+    """Whether this host still has the lease of a volume that several can reach."""
+
+    volume_id: str
+
+
+CheckOrder = KeyCheckOrder | LeaseCheckOrder
 
 
 class WatchOrder(_Document, frozen=True, tag="watch"):
@@ -112,6 +119,9 @@ class FenceNote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 def check_name(check: CheckOrder) -> str:
     """What answers and `status` call a check."""
     return str(type(check).__struct_config__.tag)
+
+
+LEASE_CHECK: Final = str(LeaseCheckOrder.__struct_config__.tag)
 
 
 def encode(document: WatchOrder | WatchAnswer) -> bytes:
