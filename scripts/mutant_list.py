@@ -6,14 +6,18 @@ from typing import Final
 
 DATA, VOLUME, DEVICE = (f"volcrypt/volume/{n}.py" for n in ("datafile", "volume", "device"))
 CHANGES, LIVE, LOCK = (f"volcrypt/volume/{n}.py" for n in ("change_map", "live_map", "range_lock"))
+CONDITIONS, CAPTURE, PRESERVE = (
+    f"volcrypt/volume/{n}.py" for n in ("chunk_conditions", "capture", "preserve")
+)
 FUSE, DAEMON = "volcrypt/volume/fuse.py", "volcrypt/daemons/volume.py"
 
 T_DATA, T_VOLUME, T_DEVICE, T_CHANGES, T_LOCK = (
     f"tests/volume/test_{name}.py"
     for name in ("datafile", "volume", "device", "change_map", "range_lock")
 )
-T_VOLUME_MODEL, T_DEVICE_MODEL = (
-    f"tests/properties/test_{name}_model.py" for name in ("volume", "device")
+T_CAPTURE = "tests/volume/test_capture.py"
+T_DEVICE_MODEL, T_CAPTURE_MODEL = (
+    f"tests/properties/test_{name}_model.py" for name in ("device", "capture")
 )
 T_ERRORS, T_STACK, T_KILLS = (
     f"tests/crash/test_{name}.py"
@@ -78,7 +82,7 @@ SYNCING: Final = [
         "the last flush is dropped",
         DEVICE,
         [f"{T_STACK}::test_what_was_taken_down_in_order_is_safe", T_DEVICE],
-        ("            await self.flush()\n\n    ", "            pass\n\n    "),
+        ("            await self._flush()\n\n    ", "            pass\n\n    "),
     ),
     _mutant(
         "a sync error is forgotten",
@@ -114,7 +118,10 @@ SYNCING: Final = [
         "the kernel's pages are believed at opening",
         DATA,
         [T_DATA],
-        ("            if not read_only:\n                _forget_pages(descriptor)\n", ""),
+        (
+            "                _forget_pages(descriptor)\n        except",
+            "                pass\n        except",
+        ),
     ),
 ]
 
@@ -299,6 +306,48 @@ COUNTING: Final = [
     ),
 ]
 
+CAPTURING: Final = [
+    _mutant(
+        "a captured chunk is not kept before it is written",
+        CONDITIONS,
+        [T_CAPTURE],
+        ("return self.is_free or (", "return True or ("),
+    ),
+    _mutant(
+        "writes under way at the barrier are in no capture",
+        CHANGES,
+        [T_CAPTURE, T_CAPTURE_MODEL],
+        (
+            "                self.mark(chunks)\n            self._live",
+            "                pass\n            self._live",
+        ),
+    ),
+    _mutant(
+        "a capture is shown while writes are under way",
+        CAPTURE,
+        [T_CAPTURE],
+        ("await self._ranges.outlast_writers()", "pass"),
+    ),
+    _mutant(
+        "a chunk is kept beside a write to it",
+        CAPTURE,
+        [T_CAPTURE],
+        ("async with self._ranges.hold(extent, exclusive=False):", "if extent:"),
+    ),
+    _mutant(
+        "writers do not wait for a set",
+        CONDITIONS,
+        [T_CAPTURE],
+        ("not self.is_held and ", ""),
+    ),
+    _mutant(
+        "a reader does not look whether a chunk was kept",
+        PRESERVE,
+        ["tests/volume/test_preserve.py"],
+        ("        while mark != _NO_MARK:", "        while not mark:"),
+    ),
+]
+
 SERVING: Final = [
     _mutant(
         "the kernel caches the plaintext",
@@ -341,4 +390,4 @@ SERVING: Final = [
     ),
 ]
 
-MUTANTS: Final = [*SYNCING, *WRITING, *LOCKING, *COUNTING, *SERVING]
+MUTANTS: Final = [*SYNCING, *WRITING, *LOCKING, *COUNTING, *CAPTURING, *SERVING]
