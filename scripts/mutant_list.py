@@ -81,7 +81,7 @@ SYNCING: Final = [
     _mutant(
         "the last flush is dropped",
         DEVICE,
-        [f"{T_STACK}::test_what_was_taken_down_in_order_is_safe", T_DEVICE],
+        [f"{T_STACK}::test_what_was_written_before_an_unmount_is_safe"],
         ("            await self._flush()\n\n    ", "            pass\n\n    "),
     ),
     _mutant(

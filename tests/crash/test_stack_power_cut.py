@@ -202,6 +202,25 @@ def test_what_was_taken_down_in_order_is_safe(tmp_path: Path) -> None:
         stack.take_down()
 
 
+@pytest.mark.parametrize("ends", ["unmount", "umount", "SIGTERM"])
+def test_what_was_written_before_an_unmount_is_safe(ext4: DisposableFileSystem, ends: str) -> None:
+    with served_volume(ext4.directory / "home", size_bytes=2**20) as volume:
+        volume.mount()
+        with volume.file.open("r+b", buffering=0) as file:
+            file.write(content(1))
+        if ends == "unmount":
+            volume.unmount()
+        elif ends == "umount":
+            run("umount", volume.mount_directory)
+            volume.reap()
+        else:
+            volume.signal(signal.SIGTERM)
+        ext4.cut_power()
+        volume.mount()
+        assert volume.file.read_bytes().startswith(content(1))
+        volume.unmount()
+
+
 def count_syncs(stack: Stack, work: list[int], log: Path) -> int:
     """How often the process synced its data file while something synced `work` in ext4."""
     with strace(stack.volume.pid, "trace=fdatasync", log=log):

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.command import disposable_home
 from tests.file_system import run
+from tests.forked import Forker
 from tests.served_volume import ServedVolume, served_volume
 from tests.strace import injection, strace
 from volcrypt.errors import MountError, ReadOnlyError
@@ -120,6 +122,30 @@ def test_a_failed_sync_is_never_forgotten(
         os.pwrite(descriptor, b"works again", 0)
         assert errno_of_sync(descriptor) is None
     volume.unmount()
+
+
+def test_status_says_that_writes_were_lost(tmp_path: Path, forker: Forker) -> None:
+    point = tmp_path / "point"
+    point.mkdir()
+    with disposable_home(tmp_path / "home", forker) as command:
+        command.run("init")
+        command.run("volume", "create", "--size", "1MiB", "--name", "ledger")
+        pid = command.json("mount", "ledger", point)["Pid"]
+        (used,) = command.json("status")["InUse"]
+        assert used["SyncFailed"] is False
+        descriptor = os.open(point / "volume", os.O_RDWR)
+        os.pwrite(descriptor, b"lost", 0)
+        with strace(pid, *injection(SYNCING, "error=EIO:when=1")):
+            assert errno_of_sync(descriptor) == errno.EIO
+        os.close(descriptor)
+        found = command.json("status")
+        assert found["InUse"][0]["SyncFailed"] is True
+        assert any("ledger lost writes when a sync" in warning for warning in found["Warnings"])
+        assert "an earlier sync of data file" in command.fails(1, "unmount", "ledger")
+        assert command.json("status")["InUse"] == []
+        command.run("mount", "ledger", point)
+        assert command.json("status")["InUse"][0]["SyncFailed"] is False
+        command.run("unmount", "ledger")
 
 
 def test_a_failed_sync_reaches_the_file_system_above(volume: ServedVolume, tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ def _document(found: "Status", warnings: list[str]) -> JsonValue:
                 "Pid": item.pid,
                 "MountPoint": item.mount_point,
                 "Device": item.device,
+                "SyncFailed": item.sync_failed,
                 **watch_document(item),
                 "Initialization": lazy_document(item.lazy) if item.lazy else None,
             }

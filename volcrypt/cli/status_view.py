@@ -56,8 +56,13 @@ def key_warnings(found: "Status") -> "Iterator[str]":
 
 def _watch_warnings(item: "InUse") -> "Iterator[str]":
     name = item.name or item.volume_id
+    verb = "unmount" if item.device is None else "detach"
+    if item.sync_failed:
+        yield (
+            f"{name} lost writes when a sync of its data failed, and takes no more; check the "
+            f"storage, then end it with 'volcrypt {verb} {name}', and open it again"
+        )
     if item.fenced is not None:
-        verb = "unmount" if item.device is None else "detach"
         yield (
             f"{name} is fenced since {format_time(item.fenced.fenced_at)}: {item.fenced.reason}; "
             f"end it with 'volcrypt {verb} {name}'"

@@ -182,6 +182,7 @@ class VolumeService:
             capture_running=self._device.captures.is_running,
             parent=self._changes.parent,
             preserve_longest_us=self._device.captures.longest_keep_us,
+            sync_failed=self._device.sync_failed,
             fenced=self._fencing.note,
             checks=[] if self._watcher is None else self._watcher.states(),
             watcher_pid=None if self._watcher is None else self._watcher.pid,

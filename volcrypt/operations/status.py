@@ -46,6 +46,7 @@ class InUse:
     pid: int
     mount_point: str | None
     device: str | None
+    sync_failed: bool = False
     fenced: FenceNote | None = None
     checks: Sequence[CheckState] = ()
     snapshot_id: str | None = None
@@ -197,6 +198,7 @@ def _use_of(home: Home, record: VolumeRecord) -> InUse | None:
         pid=owner.pid,
         mount_point=mount_point,
         device=device,
+        sync_failed=answer is not None and answer.sync_failed,
         fenced=None if answer is None else answer.fenced,
         checks=() if answer is None else answer.checks,
         lazy=None if answer is None else answer.lazy,

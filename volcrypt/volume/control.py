@@ -155,6 +155,7 @@ class LazyProgress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class StatusAnswer(_Document, frozen=True, tag="status"):
     """`memory_locked` False: the limits of this user let key and plaintext go to swap.
     `preserve_longest_us`: the longest that a write waited while its chunk was kept for a snapshot.
+    `sync_failed`: writes were lost, and no more are taken until the volume is opened again.
     `checks` are those of the watcher, if there is one, whose process is `watcher_pid`.
     `lazy` is None when every chunk is here; `snapshot_id` is there for a mounted snapshot.
     """
@@ -170,6 +171,7 @@ class StatusAnswer(_Document, frozen=True, tag="status"):
     capture_running: bool
     parent: ParentPoint | None
     preserve_longest_us: int = 0
+    sync_failed: bool = False
     fenced: FenceNote | None = None
     checks: list[CheckState] = []
     watcher_pid: int | None = None

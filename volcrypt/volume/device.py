@@ -48,6 +48,7 @@ from volcrypt.errors import (
     NoSpaceError,
     OutOfRangeError,
     ReadOnlyError,
+    VolcryptError,
 )
 from volcrypt.geometry import UNIT_BYTES, ByteRange, align_to_units, chunks_of
 from volcrypt.volume.capture import Captures, ChunkKeeper, GenerationKeeper
@@ -122,6 +123,8 @@ class Device:
         )
         self.absent: AbsentChunks | None = None
         """Chunks that have to be fetched before they are served; None as soon as there are none."""
+        self.sync_failed = False
+        """Whether writes were lost; then there are no more until the volume is opened again."""
         self._closing = False
         self._fenced: FencedError | None = None
         self._inline_buffer = memoryview(mmap.mmap(-1, INLINE_BYTES))
@@ -241,7 +244,11 @@ class Device:
 
     async def _flush(self) -> None:
         async with self._sync_lock:
-            await self._run(self._volume.flush)
+            try:
+                await self._run(self._volume.flush)
+            except (VolcryptError, OSError):
+                self.sync_failed = True
+                raise
 
     def _is_idle(self, offset: int, size: int, *, exclusive: bool) -> bool:
         """Whether nothing keeps these bytes from being served at once."""
