@@ -336,9 +336,9 @@ CAPTURING: Final = [
     ),
     _mutant(
         "writers do not wait for a set",
-        CONDITIONS,
+        CAPTURE,
         [T_CAPTURE],
-        ("not self.is_held and ", ""),
+        ("if self._conditions.is_held:", "if False:"),
     ),
     _mutant(
         "a reader does not look whether a chunk was kept",

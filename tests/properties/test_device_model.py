@@ -61,7 +61,14 @@ class Request:
         return ByteRange(offset, min(self.length, size_bytes - offset))
 
 
-REQUESTS = st.lists(
+NEIGHBOURS = st.builds(
+    lambda seam, places: [Request("write", seam, 1100 * place, 700) for place in places],
+    st.sampled_from(SEAMS[:-1]),
+    st.lists(st.integers(0, 2), min_size=2, max_size=3),
+)
+"""Parts of one data unit."""
+
+REQUESTS = NEIGHBOURS | st.lists(
     st.builds(
         Request,
         st.sampled_from(["write", "write", "write", "read", "flush"]),
