@@ -20,8 +20,6 @@ No trio here: the commands that speak this are synchronous and should start fast
 numpy is imported by those alone that look at changes.
 """
 
-import os
-import select
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +44,7 @@ from volcrypt.volume.fence import CheckState, FenceNote
 from volcrypt.volume.loop import loops_of
 from volcrypt.volume.mountpoint import VOLUME_FILE, users_of
 from volcrypt.volume.preserve import PreservedReader
+from volcrypt.volume.process_watch import ProcessWatch
 
 if TYPE_CHECKING:
     from volcrypt.chunk_set import ChunkSet
@@ -360,7 +359,7 @@ class ControlClient:
         self._end(StopRequest())
 
     def _end(self, request: UnmountRequest | StopRequest) -> None:
-        with _ProcessWatch(self.status().pid) as process:
+        with ProcessWatch(self.status().pid) as process:
             self._ask(request)
             if not process.wait(_EXIT_SECONDS):
                 raise MountError(f"volume {self._volume} is unmounted, and its process stays")
@@ -423,19 +422,3 @@ class ControlClient:
         self._preserved = PreservedReader(self._descriptors)
         self._descriptors.clear()
         return self._preserved
-
-
-class _ProcessWatch:
-    """Waits for a process that need not be a child of ours (pidfd_open(2))."""
-
-    def __init__(self, pid: int) -> None:
-        self._descriptor = os.pidfd_open(pid)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
-
-    def wait(self, timeout_seconds: float) -> bool:
-        return bool(select.select([self._descriptor], [], [], timeout_seconds)[0])
