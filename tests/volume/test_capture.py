@@ -14,7 +14,7 @@ from typing_extensions import Buffer
 
 from tests.volume.bench import CHUNKS, PARENT, SIZE, Bench
 from volcrypt.errors import MountError, NoSpaceError, TryAgainError, VolumeError
-from volcrypt.geometry import CHUNK_BYTES, UNIT_BYTES
+from volcrypt.geometry import CHUNK_BYTES, UNIT_BYTES, ByteRange
 from volcrypt.volume.capture import HOLD_SECONDS, KEPT_AT_ONCE
 from volcrypt.volume.device import INLINE_BYTES, MAX_REQUEST_BYTES, Device
 from volcrypt.volume.volume import Volume
@@ -249,6 +249,22 @@ class TestPointInTime:
         assert await bench.changed(third) == {3, 5}
         await captures.abort(third)
         await captures.abort(third)
+
+    async def test_who_holds_everything_is_no_writer(self, bench: Bench) -> None:
+        """A fence that falls, say: nothing changes under it."""
+        captures = bench.device.captures
+        await captures.commit(await captures.begin(), PARENT)
+        begun: list[set[int] | None] = []
+
+        async def begin() -> None:
+            begun.append(await bench.changed(await captures.begin()))
+
+        everything = bench.device._ranges.hold(ByteRange(0, SIZE), exclusive=True)
+        async with trio.open_nursery() as nursery, everything:
+            nursery.start_soon(begin)
+            await trio.testing.wait_all_tasks_blocked()
+            assert begun == []
+        assert begun == [set()]
 
     async def test_one_at_a_time(self, bench: Bench) -> None:
         captures = bench.device.captures
