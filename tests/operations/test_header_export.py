@@ -34,8 +34,9 @@ from volcrypt.operations.images import export_volume, import_volume
 from volcrypt.operations.keys import KeyChoice, unwrap_key
 from volcrypt.operations.progress import SILENT
 from volcrypt.operations.records import data_path, load_record
+from volcrypt.operations.restore import volume_from_snapshot
 from volcrypt.operations.snapshot_creation import create_snapshot
-from volcrypt.operations.volumes import create_volume
+from volcrypt.operations.volumes import create_volume, delete_volume
 from volcrypt.operations.write_budget import written_bytes
 from volcrypt.settings import runtime_root
 from volcrypt.volume.owner import hold_volume
@@ -150,6 +151,22 @@ def test_under_a_customer_s_key(home: Home, tmp_path: Path, content: bytes) -> N
     home.customer_keys.append(key)
     made = export(home, tmp_path / "header")
     assert by_cryptsetup(tmp_path / "luks", made.data_path, made.target) == content
+
+
+def test_what_a_lazy_volume_lacks_is_fetched_first(
+    home: Home, volume: str, tmp_path: Path, content: bytes
+) -> None:
+    create_snapshot(home, "data", name="first", store=None, progress=SILENT)
+    delete_volume(home, "data")
+    made = volume_from_snapshot(
+        home, "first", size_bytes=None, name="data", choice=None, progress=SILENT
+    )
+    assert made.source is not None
+    assert data_path(home, made).stat().st_blocks == 0
+    exported = export(home, tmp_path / "header")
+    assert load_record(home, "data").source is None
+    found = by_cryptsetup(tmp_path / "luks", exported.data_path, exported.target)
+    assert found == expected(content)
 
 
 def test_an_empty_volume(home: Home, tmp_path: Path) -> None:

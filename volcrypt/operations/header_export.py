@@ -1,9 +1,9 @@
 """The exit door: a detached LUKS2 header, with which stock cryptsetup opens a volume's data.
 
 cryptsetup knows no holes: where a volume reads zeros because it was never written, it would show
-noise. So everything that was never written is written first, as encrypted zeros, and the volume is
-thin no more. From the first step on the record says that somebody else may write to the data
-(`exported_at`), so no change map of the volume is believed any more.
+noise. So what a lazy volume lacks is fetched first, everything that was never written is written as
+encrypted zeros, and the volume is thin no more. From then on the record says that somebody else may
+write to the data (`exported_at`), so no change map of the volume is believed any more.
 
     record with `exported_at`     a kill here: snapshots look at everything, which is slow and right
     encrypted zeros, synced       a kill here: the next call goes over what is there, reading
@@ -15,6 +15,7 @@ hole again, for which the header has to be exported anew; nothing else makes hol
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -40,6 +41,7 @@ from volcrypt.operations import workflows
 from volcrypt.operations.backups import check_new_file, put_in_place
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import check_source_key, unwrap_key
+from volcrypt.operations.lazy_volumes import make_whole
 from volcrypt.operations.leases import held_volume
 from volcrypt.operations.mounts import check_free
 from volcrypt.operations.progress import Progress
@@ -98,13 +100,15 @@ def export_header(
     with held_volume(home, record, purpose="export-header"):
         record = load_record(home, record.volume_id)
         workflows.check_none_running(home, record.volume_id, volume)
-        with (
-            unwrap_key(home, wrapped) as data_key,
-            record_copies(home, record, data_key) as copies,
-            DataFile.open(data_path(home, record), record.size_bytes) as data,
-        ):
+        with ExitStack() as stack:
+            data_key = stack.enter_context(unwrap_key(home, wrapped))
+            copies = stack.enter_context(record_copies(home, record, data_key))
             copies.check(record)
-            _check_space(record, data)
+            _check_space(home, record)
+            # What a lazy volume has not fetched looks like holes.
+            record = make_whole(home, record, progress)
+            data = DataFile.open(data_path(home, record), record.size_bytes)
+            stack.callback(data.close)
             record = msgspec.structs.replace(
                 record, exported_at=int(host_time()), counter=record.counter + 1
             )
@@ -122,17 +126,18 @@ def export_header(
     )
 
 
-def _check_space(record: VolumeRecord, data: DataFile) -> None:
+def _check_space(home: Home, record: VolumeRecord) -> None:
     """Raises NoSpaceError when what was never written does not fit on the disk."""
-    if data.is_device:
+    if record.device is not None:
         return
-    wanted = record.size_bytes - data.path.stat().st_blocks * SECTOR_BYTES
-    space = os.statvfs(data.path)
+    path = data_path(home, record)
+    wanted = record.size_bytes - path.stat().st_blocks * SECTOR_BYTES
+    space = os.statvfs(path)
     free = space.f_bavail * space.f_frsize
     if wanted > free:
         raise NoSpaceError(
             f"all of the volume has to be written for cryptsetup: {format_size(wanted)}, and "
-            f"{format_size(free)} are free at {data.path}"
+            f"{format_size(free)} are free at {path}"
         )
 
 
