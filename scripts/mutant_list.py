@@ -326,7 +326,7 @@ CAPTURING: Final = [
         "a capture is shown while writes are under way",
         CAPTURE,
         [T_CAPTURE],
-        ("await self._ranges.outlast_writers()", "pass"),
+        ("await self._ranges.outlast_writers()\n        self.check", "self.check"),
     ),
     _mutant(
         "a chunk is kept beside a write to it",
