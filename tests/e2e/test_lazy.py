@@ -200,7 +200,7 @@ def test_kills_during_the_filling_cost_nothing(command: Command, point: Path) ->
     model = bytearray(IMAGE)
     dice = Random(3)
     for round_ in range(3):
-        command.run("mount", "killed", point, "--fill-rate", "4MiB")
+        command.run("mount", "killed", point, "--fill-rate", "256KiB")
         for _ in range(4):
             offset = dice.randrange(SIZE - 9000)
             data = dice.randbytes(dice.choice((10, 4096, 9000)))
@@ -328,7 +328,7 @@ def test_without_its_store_one_is_mounted_if_its_beginning_is_here(
     make(command, "alone")
     store.rename(aside)
     try:
-        assert f"snapshot store {store}" in command.fails(1, "mount", "alone", point)
+        assert f"snapshot store {store}" in command.fails(3, "mount", "alone", point)
         aside.rename(store)
         with mounted(command, "alone", point) as file:
             assert read(file, 0) == expected(0)
@@ -365,8 +365,6 @@ def test_a_snapshot_is_mounted_as_it_is(command: Command, point: Path) -> None:
     assert read(point / "volume", 20) == expected(20)
     (used,) = command.json("status")["InUse"]
     assert (used["SnapshotId"], used["MountPoint"]) == (snapshot_id, str(point))
-    # Of a volume and a snapshot of one name the volume is meant.
-    assert "volume data is not mounted" in command.fails(1, "unmount", "data")
     command.run("snapshot", "delete", snapshot_id)
     assert (point / "volume").read_bytes() == IMAGE
     assert command.json("unmount", snapshot_id) == {"SnapshotId": snapshot_id}
@@ -384,7 +382,7 @@ def test_a_killed_mount_of_a_snapshot_leaves_nothing(command: Command, point: Pa
     assert list((command.home / "scratch").iterdir()) == []
     with mounted(command, "plain", point) as file:
         assert file.read_bytes() == IMAGE
-    assert "not found" in command.fails(3, "mount", "nowhere", point)
+    assert "nowhere does not exist" in command.fails(3, "mount", "nowhere", point)
     # What the killed one had pinned goes with the next sweep.
     command.run("snapshot", "create", "open", "--name", "short")
     command.run("snapshot", "delete", "short")

@@ -205,11 +205,13 @@ async def test_what_cannot_be_had_is_an_error_for_who_touches_it_until_it_can(
     assert [record.getMessage() for record in caplog.records] == [
         f"chunk 4 cannot be had: {damaged(4)()}"
     ]
-    assert str(bench.lazy.last_error) == str(damaged(4)())
+    assert str(bench.lazy.last_error) == bench.lazy.problem == str(damaged(4)())
+    await bench.lazy.make_readable(one(1))
+    assert bench.lazy.problem == str(damaged(4)())
     bench.origin.faults.clear()
     await bench.lazy.make_writable(one(4))
     assert bench.holds(4)
-    assert str(bench.lazy.last_error) == "None"
+    assert str(bench.lazy.problem) == "None"
     assert caplog.records[-1].getMessage() == "chunk 4 can be had again"
 
 

@@ -85,7 +85,7 @@ class LazyVolume:
             present_chunks=chunks.present_count,
             total_chunks=chunks.chunk_count,
             fill_rate=source.fill_rate,
-            problem=None if chunks.last_error is None else str(chunks.last_error),
+            problem=chunks.problem,
         )
 
     async def fill(self) -> bool:

@@ -142,7 +142,7 @@ Request = (
 
 class LazyProgress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much of a lazy volume is here. `total_chunks` are the snapshot's; `fill_rate` as in
-    LazySource; `problem` is why the last fetch failed."""
+    LazySource; `problem` is why something of it cannot be had."""
 
     store_id: StoreId
     present_chunks: int

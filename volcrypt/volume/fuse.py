@@ -30,6 +30,7 @@ from volcrypt.errors import (
     IntegrityError,
     MountError,
     NoSpaceError,
+    ObjectStoreError,
     OutOfRangeError,
     PrivilegeError,
     ReadOnlyError,
@@ -48,6 +49,8 @@ ERRNO_TABLE: Final[Sequence[tuple[type[VolcryptError], int]]] = (
     (OutOfRangeError, errno.EFBIG),
     (NoSpaceError, errno.ENOSPC),
     (IntegrityError, errno.EIO),
+    # Who reads a lazy volume is told that it failed, not to ask for ever while a store is away.
+    (ObjectStoreError, errno.EIO),
     (TryAgainError, errno.EAGAIN),
     (MountError, errno.ESHUTDOWN),
 )

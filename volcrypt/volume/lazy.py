@@ -128,6 +128,11 @@ class LazyChunks:
         return self._present.present_count + len(self._fetched)
 
     @property
+    def problem(self) -> str | None:
+        """Why something cannot be had: what came up last of that which has not come since."""
+        return next(reversed(self._reported.values()), None)
+
+    @property
     def is_complete(self) -> bool:
         """Whether every chunk is present, and this is not needed any more."""
         return self._present.absent_count == 0
