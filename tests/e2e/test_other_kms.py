@@ -83,6 +83,52 @@ def test_keys_of_volumes_are_in_another_kms(
             assert len(restored.json("volume", "list")["Volumes"]) == 2
 
 
+def read_for_ever(path: Path) -> None:
+    while True:
+        path.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["volcrypt", "moto"])
+def test_keys_in_another_kms_are_watched(
+    kind: str,
+    daemon: Served,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    """One that does not know DryRun would hand the key out at every check: that is refused."""
+    url = daemon.url if kind == "volcrypt" else request.getfixturevalue("moto_url")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    point = tmp_path / "mnt"
+    point.mkdir()
+    with disposable_home(tmp_path / "home") as command:
+        command.run("init")
+        settings = (
+            "[mounts]\nkey_check_seconds = 1\n[profiles.cloud]\n"
+            f"kms = '{url}'\nregion = 'us-east-1'\ndefault_kms_key = "
+        )
+        (command.home / "config.toml").write_text(f"{settings}'alias/none'\n")
+        cloud = ("--profile", "cloud")
+        key = command.json(*cloud, "kms", "create-key")["KeyMetadata"]
+        (command.home / "config.toml").write_text(f"{settings}'{key['Arn']}'\n")
+        volume_id = command.json(*cloud, "volume", "create", "--size", "1MiB")["VolumeId"]
+        mount = (*cloud, "mount", volume_id, point, "--on-key-loss", "fence")
+        if kind == "moto":
+            assert "does not know DryRun" in command.fails(7, *mount)
+            assert not point.is_mount()
+            return
+        command.run(*mount)
+        command.run(*cloud, "kms", "disable-key", "--key-id", key["KeyId"])
+        with pytest.raises(OSError, match="Input/output error"):
+            read_for_ever(point / "volume")
+        [used] = command.json("status")["InUse"]
+        assert "is disabled" in used["Fenced"]["Reason"]
+        command.run("unmount", volume_id)
+
+
 def test_who_is_not_there_is_no_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
