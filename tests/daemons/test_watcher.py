@@ -40,7 +40,7 @@ class ScriptedProcess(WatchProcess):
 
     def __init__(self) -> None:
         self.channel, self._mouth = socket.socketpair()
-        self.ended = False
+        self.ended = self.took_leave = False
 
     @property
     def pid(self) -> int:
@@ -52,6 +52,9 @@ class ScriptedProcess(WatchProcess):
 
     def die(self) -> None:
         self._mouth.close()
+
+    def take_leave(self) -> None:
+        self.took_leave = True
 
     def end(self) -> None:
         self.ended = True
@@ -118,6 +121,7 @@ async def test_a_loss_is_told_once_and_ends_the_watching(
     stage.process.say(HELD, Lost(check="key", reason="disabled"), Lost(check="key", reason="again"))
     await stage.watcher.run()
     assert stage.lost == ["disabled"]
+    assert stage.process.took_leave  # it may have something to do about it
     assert stage.process.ended
     assert stage.watcher.pid is None
     assert len(stage.processes) == 1
