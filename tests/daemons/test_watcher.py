@@ -55,6 +55,7 @@ class ScriptedProcess(WatchProcess):
 
     def take_leave(self) -> None:
         self.took_leave = True
+        assert not self.ended, "it is let to say so before it is killed"
 
     def end(self) -> None:
         self.ended = True
@@ -172,6 +173,9 @@ async def test_a_process_that_fails_is_started_again(
     await stage.until(lambda: stage.watcher.states()[0].problem is None)
     stage.process.say(Lost(check="key", reason="disabled"))
     await stage.until(lambda: stage.lost == ["disabled"])
+    # Who waits for the end of the service hears of it before the process is killed.
+    await stage.until(lambda: stage.process.ended)
+    assert stage.process.took_leave
 
 
 async def test_a_silent_process_is_ended_within_the_promise(

@@ -132,7 +132,7 @@ class TestFiles:
         assert Path(created["RecordCopy"]).stat().st_mode & 0o777 == 0o600
         content = os.urandom(MIB)
         write(first, "orders", point, content)
-        first.run("snapshot", "create", "orders", "--name", "monday")
+        first.run("snapshot", "create", "orders", "--name", "monday", "--wait")
 
         registered = second.json("volume", "register", "--data", path)
         same = ("VolumeId", "Name", "Size", "KmsKeyId", "DataEncryptionKeyId", "CreateTime")
@@ -143,7 +143,7 @@ class TestFiles:
         other = os.urandom(MIB)
         write(second, "orders", point, other, 2 * MIB)
         # The first home's change map does not know of that; nothing may be missed by it.
-        changed = first.json("snapshot", "create", "orders", "--name", "tuesday")
+        changed = first.json("snapshot", "create", "orders", "--name", "tuesday", "--wait")
         assert changed["StoredChunks"] >= 2
         restored = first.run("volume", "create", "--snapshot-id", "tuesday")
         assert read(first, restored, tmp_path) == read(second, "orders", tmp_path)
@@ -354,19 +354,21 @@ class TestDevices:
         second.run(
             "volume", "register", "--data", device, "--store=shared", "--volume-id", volume_id
         )
-        first.run("snapshot", "create", "orders", "--name", "empty", "--store", "shared")
+        first.run("snapshot", "create", "orders", "--name", "empty", "--store", "shared", "--wait")
         first.run("mount", "orders", point)
         with open(point / "volume", "r+b", buffering=0) as file:
             file.write(b"before the kill" * 1000)
             os.fsync(file.fileno())
-        first.run("snapshot", "create", "orders", "--name", "mounted", "--store", "shared")
+        first.run(
+            "snapshot", "create", "orders", "--name", "mounted", "--store", "shared", "--wait"
+        )
         first.kill_processes()
         first.clear_dead_mount(point)
         assert "by its lease" in second.fails(4, "mount", "orders", point)
         first.run("volume", "list")
         write(second, "orders", point, b"by the second" * 1000, MIB)
         # What the killed process knew of changes is not all that has changed.
-        first.run("snapshot", "create", "orders", "--name", "after", "--store", "shared")
+        first.run("snapshot", "create", "orders", "--name", "after", "--store", "shared", "--wait")
         restored = first.run("volume", "create", "--snapshot-id", "after")
         assert read(first, restored, tmp_path) == read(second, "orders", tmp_path)
         # Its own dead process is no hindrance, without any other command in between.

@@ -31,15 +31,17 @@ from volcrypt.kms.messages.data import DecryptRequest, DecryptResponse
 from volcrypt.kms.messages.imports import ImportKeyMaterialRequest
 from volcrypt.kms.messages.keys import DescribeKeyRequest
 from volcrypt.kms.model import Caller
+from volcrypt.names import StoreId
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import KeyChoice
+from volcrypt.operations.leases import LOOK_SECONDS
 from volcrypt.operations.mount_grants import serving_key
 from volcrypt.operations.records import load_record
 from volcrypt.operations.vault import Access, call
 from volcrypt.operations.volumes import create_volume
-from volcrypt.operations.watching import KeyCheck, Watching, make_check, watch_order
+from volcrypt.operations.watching import KeyCheck, Watching, make_check, order_for, watch_order
 from volcrypt.settings import runtime_root
-from volcrypt.volume.fence import Held, KeyCheckOrder, Lost, Unanswered
+from volcrypt.volume.fence import Held, KeyCheckOrder, LeaseCheckOrder, Lost, Unanswered, check_name
 
 WATCHING = Watching(profile="default", region=None, interval_seconds=20)
 KEY = "arn:aws:kms:us-east-1:000000000000:key/11111111-2222-4333-8444-555555555555"
@@ -327,6 +329,35 @@ def test_another_kms_on_the_wire(home: Home, endpoint: Endpoint) -> None:
     gone = answer()
     assert isinstance(gone, Unanswered)
     assert "does not answer" in gone.reason
+
+
+# ---------------------------------------------------------------- leases
+
+
+def test_a_lease_is_watched_whether_the_key_is_or_not(home: Home) -> None:
+    record = make_volume(home, "alias/volcrypt/ebs")
+    leased = msgspec.structs.replace(record, lease=StoreId("store-0123456789abcdef0"))
+    only = Watching(profile="default", region=None, interval_seconds=30, key=False)
+    assert order_for(home, record, None) is None
+    assert order_for(home, record, only) is None
+    order = order_for(home, leased, only)
+    assert order is not None
+    assert order.checks == [LeaseCheckOrder(volume_id=record.volume_id)]
+    assert order.interval_seconds == LOOK_SECONDS
+    both = order_for(home, leased, WATCHING)
+    assert both is not None
+    assert [check_name(check) for check in both.checks] == ["key", "lease"]
+
+
+def test_a_lease_that_cannot_be_asked_for_is_no_loss(home: Home) -> None:
+    """Its store is not known here; and a volume without one has nothing to lose."""
+    record = make_volume(home, "alias/volcrypt/ebs")
+    check = make_check(LeaseCheckOrder(volume_id=record.volume_id))
+    assert check.ask(home) == Held(check="lease")
+    away = make_check(LeaseCheckOrder(volume_id="vol-0123456789abcdef0"))
+    assert isinstance(away.ask(home), Unanswered)
+    assert not away.has_farewell
+    away.take_leave(home)
 
 
 # ---------------------------------------------------------------- what cannot be watched
