@@ -210,13 +210,14 @@ def test_a_write_that_fails_is_told_to_its_writer_alone(
 ) -> None:
     """Partial units among them; the others, and the next try, are as ever."""
     length = UNIT_BYTES + 2 * SECTOR_BYTES
-    with (
-        opened(volume) as descriptor,
-        strace(volume.pid, *injection(WRITING, f"error={errno.errorcode[number]}:when={nth}")),
-    ):
+    failing = injection(WRITING, f"error={errno.errorcode[number]}")
+    with opened(volume) as descriptor:
         for place in range(12):
             if place == nth - 1:
-                with pytest.raises(OSError, match=os.strerror(number)):
+                with (
+                    strace(volume.pid, *failing),
+                    pytest.raises(OSError, match=os.strerror(number)),
+                ):
                     os.pwrite(descriptor, tagged(place + 1, length), place * length)
             else:
                 os.pwrite(descriptor, tagged(place + 1, length), place * length)
@@ -234,11 +235,12 @@ def test_a_write_that_fails_is_told_to_its_writer_alone(
 def test_a_read_that_fails_is_told_to_its_reader_alone(volume: ServedVolume) -> None:
     with opened(volume) as descriptor:
         os.pwrite(descriptor, tagged(1, 4 * UNIT_BYTES), 0)
-        with strace(volume.pid, *injection(READING, "error=EIO:when=2")):
-            assert os.pread(descriptor, UNIT_BYTES, 0) == tagged(1, UNIT_BYTES)
-            with pytest.raises(OSError, match="Input/output error"):
-                os.pread(descriptor, UNIT_BYTES, 0)
-            assert os.pread(descriptor, UNIT_BYTES, 0) == tagged(1, UNIT_BYTES)
+        with (
+            strace(volume.pid, *injection(READING, "error=EIO")),
+            pytest.raises(OSError, match="Input/output error"),
+        ):
+            os.pread(descriptor, UNIT_BYTES, 0)
+        assert os.pread(descriptor, UNIT_BYTES, 0) == tagged(1, UNIT_BYTES)
         # A write that has to merge with what cannot be read changes nothing.
         with strace(volume.pid, *injection(READING, "error=EIO")):
             with pytest.raises(OSError, match="Input/output error"):
