@@ -44,9 +44,9 @@ def command(tmp_path_factory: pytest.TempPathFactory, forker: Forker) -> Iterato
     with disposable_home(root / "home", forker) as made:
         made.run("init")
         made.run("volume", "import", root / "image", "--name", "data")
-        made.run("snapshot", "create", "data", "--name", "first")
+        made.run("snapshot", "create", "--wait", "data", "--name", "first")
         made.run("volume", "import", root / "image", "--name", "open", "--unencrypted")
-        made.run("snapshot", "create", "open", "--name", "plain")
+        made.run("snapshot", "create", "--wait", "open", "--name", "plain")
         yield made
 
 
@@ -185,7 +185,7 @@ def test_what_the_store_has_wrong_is_an_error_of_that_range_alone(
         (log,) = command.runtime.glob("vol-*.log")
         assert log.read_text().count("cannot be had") == len(bad)
         # The snapshot needs them, and says which it cannot have.
-        assert "chunk " in command.fails(6, "snapshot", "create", "harmed")
+        assert "chunk " in command.fails(6, "snapshot", "create", "--wait", "harmed")
         for chunk in bad:
             shutil.copy(tmp_path / str(chunk), files[chunk])
         for chunk in bad:
@@ -250,18 +250,18 @@ def test_the_snapshot_may_be_deleted_and_others_sweep(
     command: Command, point: Path, tmp_path: Path
 ) -> None:
     command.run("volume", "import", command.home.parent / "image", "--name", "gone")
-    command.run("snapshot", "create", "gone", "--name", "doomed")
+    command.run("snapshot", "create", "--wait", "gone", "--name", "doomed")
     volume_id = make(command, "heir", snapshot="doomed")
     command.run("snapshot", "delete", "doomed")
     command.run("volume", "delete", "gone")
     with mounted(command, "heir", point) as file:
         write(file, 4 * CHUNK_BYTES, b"new")
         # A snapshot of a mounted lazy volume is what one of the whole volume is.
-        snapshot = command.run("snapshot", "create", "heir", "--name", "child")
+        snapshot = command.run("snapshot", "create", "--wait", "heir", "--name", "child")
         root = command.json("snapshot", "show", snapshot)["Root"]
     command.run("volume", "list")
     assert volume_id not in pins(command)
-    again = command.run("snapshot", "create", "heir", "--name", "again")
+    again = command.run("snapshot", "create", "--wait", "heir", "--name", "again")
     assert command.json("snapshot", "show", again)["Root"] == root
     second = make(command, "second", snapshot="child")
     assert pins(command) == [second]
@@ -310,7 +310,7 @@ def test_a_present_map_that_is_missing_or_damaged_is_refused(
         for arguments in (
             ("mount", "mapped", str(point)),
             ("volume", "export", "mapped", str(tmp_path / "out")),
-            ("snapshot", "create", "mapped"),
+            ("snapshot", "create", "--wait", "mapped"),
             ("volume", "check", "mapped"),
         ):
             assert f"present map of volume {volume_id}" in command.fails(6, *arguments)
@@ -352,7 +352,7 @@ def test_mkfs_is_refused_on_one_that_is_not_here_yet(command: Command) -> None:
 
 
 def test_a_snapshot_is_mounted_as_it_is(command: Command, point: Path) -> None:
-    command.run("snapshot", "create", "data", "--name", "data")
+    command.run("snapshot", "create", "--wait", "data", "--name", "data")
     snapshot_id = command.json("snapshot", "show", "data")["SnapshotId"]
     done = command.json("mount", snapshot_id, point)
     assert (done["SnapshotId"], done["VolumeId"]) == (snapshot_id, None)
@@ -384,7 +384,7 @@ def test_a_killed_mount_of_a_snapshot_leaves_nothing(command: Command, point: Pa
         assert file.read_bytes() == IMAGE
     assert "nowhere does not exist" in command.fails(3, "mount", "nowhere", point)
     # What the killed one had pinned goes with the next sweep.
-    command.run("snapshot", "create", "open", "--name", "short")
+    command.run("snapshot", "create", "--wait", "open", "--name", "short")
     command.run("snapshot", "delete", "short")
     assert pins(command) == []
 

@@ -31,6 +31,7 @@ from volcrypt.names import StoreId, VolumeId
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import unwrap_key
 from volcrypt.operations.progress import Progress
+from volcrypt.operations.record_copies import record_copies
 from volcrypt.operations.records import KIND, load_record, save_records
 from volcrypt.operations.recryption import data_key_id
 from volcrypt.operations.scratch import mounted_snapshots
@@ -162,8 +163,9 @@ def settle_lazy_volumes(home: Home) -> None:
 
 
 def clear_source(home: Home, record: VolumeRecord) -> VolumeRecord:
-    """The volume has all its chunks; durable on return. Raises NoSpaceError, TryAgainError."""
-    with home.exclusive():
+    """The volume has all its chunks; durable on return, with the copy of its record, by which other
+    homes know that. Raises NoSpaceError, TryAgainError, KmsError."""
+    with record_copies(home, record) as copies, home.exclusive():
         record = load_record(home, record.volume_id)
         source = record.source
         if source is not None:
@@ -172,6 +174,8 @@ def clear_source(home: Home, record: VolumeRecord) -> VolumeRecord:
             )
             record = msgspec.structs.replace(record, source=None, counter=record.counter + 1)
             save_records(home, put=[record])
+            with suppress(VolcryptError, OSError):
+                copies.write(record)  # else the next mount does
     if source is not None:
         release_pin(home, record.volume_id, source.store_id)
     present_path(home, record.volume_id).unlink(missing_ok=True)

@@ -98,6 +98,12 @@ def register_volume(
     _check_key(home, claimed, what, kms_key)
     with _seal_of(home, claimed) as seal:
         copied = _newest(home, copy.checked(seal), seal)
+    if copied.source is not None:
+        raise InvalidArgumentError(
+            f"chunks of volume {copied.volume_id} are still in snapshot "
+            f"{copied.source.snapshot_id}, and only the home that made it knows which",
+            hint="mount it there until 'volcrypt status' says that all are fetched",
+        )
     entry = home.register.get(KIND, copied.volume_id)
     if entry is None:
         return Registered(record=_register_new(home, copied, data, name, force), known_counter=None)
