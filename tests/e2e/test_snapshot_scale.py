@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import VOLCRYPT, Command, disposable_home
+from tests.command import VOLCRYPT, Command, disposable_home, kill_and_wait
 from tests.file_system import disposable_file_system
 from volcrypt.geometry import CHUNK_BYTES
 
@@ -98,6 +98,9 @@ def test_cost_and_memory_follow_what_changed(command: Command, tmp_path: Path) -
     write(point / "volume", [last])
     assert peak_kib(command, "snapshot", "create", "big", "--wait", "--name", "one") < LIMIT_KIB
     assert new_objects(few, objects(command)) == [1, 1 + 1, 1]
+    serving = command.processes()
     command.run("unmount", point)
+    for pid in serving:  # it may still be ending, and keep the file system
+        kill_and_wait(pid)
 
     command.run("snapshot", "verify")

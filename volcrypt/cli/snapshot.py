@@ -222,8 +222,9 @@ def copy(
     region: str | None,
     wait: bool,
 ) -> None:
-    """Copy SNAPSHOT, re-encrypting it when the key is another; under the same key only what is not
-    there yet is moved. Interrupted, run it again."""
+    """Copy SNAPSHOT. Under the same key only what is not there yet is moved. Under another it is
+    re-encrypted: all of it, or what changed since an earlier snapshot of the volume that was copied
+    there under that key. Interrupted, run it again."""
     from volcrypt.operations.copies import copy_snapshot
 
     check_one_stdin(customer_key_file, source_customer_key_file)
