@@ -83,7 +83,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory, forker: Forker) -> Iterator[
             ("plain", ["--unencrypted"]),
         ):
             command.run("volume", "import", root / "image", "--name", name, *options)
-            command.run("snapshot", "create", name, "--name", f"{name}-1")
+            command.run("snapshot", "create", "--wait", name, "--name", f"{name}-1")
         yield Scene(command, root, bytes(content), kms_key)
 
 

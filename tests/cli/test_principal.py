@@ -103,7 +103,7 @@ def test_keys_of_another_region(command: Command) -> None:
 def test_the_deletion_of_a_key_says_what_dies(command: Command) -> None:
     key = command.run("kms", "create-key")
     command.run("volume", "create", "--size", "1MiB", "--kms-key-id", key, "--name", "doomed")
-    command.run("snapshot", "create", "doomed", "--name", "doomed-too")
+    command.run("snapshot", "create", "--wait", "doomed", "--name", "doomed-too")
     schedule = ("kms", "schedule-key-deletion", "--key-id", key)
     complaint = command.fails(2, *schedule)
     assert "hint: add --yes" in complaint

@@ -112,21 +112,27 @@ def test_a_life_in_a_bucket(
     assert "put again refused" in shared.json("store", "check", "shared")["Checks"]["writing"]
     assert shared.run("store", "public-key", "shared") == shown["PublicKey"]
 
-    first = shared.json("snapshot", "create", "data", "--name", "first", "--store", "shared")
+    first = shared.json(
+        "snapshot", "create", "--wait", "data", "--name", "first", "--store", "shared"
+    )
     assert (first["StoreName"], first["StoredChunks"]) == ("shared", CHUNKS)
     change(shared, tmp_path, "data", 3 * 2**20)
-    second = shared.json("snapshot", "create", "data", "--name", "second", "--store", "shared")
+    second = shared.json(
+        "snapshot", "create", "--wait", "data", "--name", "second", "--store", "shared"
+    )
     assert (second["ParentSnapshotId"], second["StoredChunks"]) == (first["SnapshotId"], 1)
     assert restored(shared, tmp_path, "second") == content(shared, tmp_path, "data")
     assert restored(shared, tmp_path, first["SnapshotId"]) == (tmp_path / "image").read_bytes()
 
-    local = shared.json("snapshot", "create", "plain", "--name", "here")
+    local = shared.json("snapshot", "create", "--wait", "plain", "--name", "here")
     listed = shared.json("snapshot", "list")
     assert [each["StoreName"] for each in listed["Snapshots"]] == ["shared", "shared", "local"]
     assert listed["StoresNotRead"] == {}
     assert shared.json("snapshot", "list", "--store", "local")["Snapshots"] == [local]
     assert shared.json("snapshot", "show", "first")["SnapshotId"] == first["SnapshotId"]
-    assert "exists already" in shared.fails(4, "snapshot", "create", "plain", "--name", "first")
+    assert "exists already" in shared.fails(
+        4, "snapshot", "create", "--wait", "plain", "--name", "first"
+    )
     found = shared.json("snapshot", "verify", "second")
     assert sorted(found["Snapshots"]) == sorted([first["SnapshotId"], second["SnapshotId"]])
     assert (found["Damages"], found["FreshnessChecked"]) == ([], True)
@@ -146,8 +152,12 @@ def test_two_homes_share_a_bucket(
 ) -> None:
     place = ("--url", url, "--endpoint", s3_server.endpoint)
     home.run("store", "create", "shared", *place)
-    plain = home.run("snapshot", "create", "plain", "--name", "plain", "--store", "shared")
-    secret = home.run("snapshot", "create", "data", "--name", "secret", "--store", "shared")
+    plain = home.run(
+        "snapshot", "create", "--wait", "plain", "--name", "plain", "--store", "shared"
+    )
+    secret = home.run(
+        "snapshot", "create", "--wait", "data", "--name", "secret", "--store", "shared"
+    )
     key = home.run("store", "public-key", "shared")
 
     assert "--public-key is needed" in other.fails(2, "store", "trust", "theirs", *place)
@@ -169,7 +179,7 @@ def test_two_homes_share_a_bucket(
     assert other.json("snapshot", "verify", "--store", "theirs")["FreshnessChecked"] is True
     other.run("volume", "create", "--size", "1MiB", "--name", "small", "--unencrypted")
     for command in (
-        ("snapshot", "create", "small", "--store", "theirs"),
+        ("snapshot", "create", "--wait", "small", "--store", "theirs"),
         ("snapshot", "delete", plain),
     ):
         assert "may read snapshot store theirs and not write" in other.fails(5, *command)
@@ -179,7 +189,9 @@ def test_two_homes_share_a_bucket(
         5, "store", "trust", "theirs", "--signer", signer
     )
     home.run("store", "trust", "shared", "--signer", signer)
-    theirs = other.run("snapshot", "create", "small", "--name", "plain-2", "--store", "theirs")
+    theirs = other.run(
+        "snapshot", "create", "--wait", "small", "--name", "plain-2", "--store", "theirs"
+    )
     assert {each["SnapshotId"] for each in home.json("snapshot", "list")["Snapshots"]} == {
         plain,
         secret,
@@ -195,7 +207,9 @@ def test_anybody_can_verify_with_the_public_key_alone(
     home: Command, forker: Forker, tmp_path: Path, s3_server: S3Server, prefix: str, url: str
 ) -> None:
     home.run("store", "create", "shared", "--url", url, "--endpoint", s3_server.endpoint)
-    snapshot = home.run("snapshot", "create", "data", "--name", "one", "--store", "shared")
+    snapshot = home.run(
+        "snapshot", "create", "--wait", "data", "--name", "one", "--store", "shared"
+    )
     key = home.run("store", "public-key", "shared")
     anybody = Command(tmp_path / "no-home", forker)
     look = ("snapshot", "verify", "--store-url", url, "--endpoint", s3_server.endpoint)
@@ -233,12 +247,12 @@ def chunk_requests(proxy: FaultyProxy, method: str) -> int:
 def test_a_copy_under_the_same_key_moves_what_is_not_there(
     shared: Command, tmp_path: Path, proxy: FaultyProxy
 ) -> None:
-    shared.run("snapshot", "create", "data", "--name", "first")
+    shared.run("snapshot", "create", "--wait", "data", "--name", "first")
     copied = shared.json("snapshot", "copy", "first", "--store", "shared", "--name", "away")
     assert (copied["StoreName"], copied["StoredChunks"]) == ("shared", CHUNKS)
     assert chunk_requests(proxy, "PUT") == CHUNKS
     change(shared, tmp_path, "data", 3 * 2**20)
-    second = shared.json("snapshot", "create", "data", "--name", "second")
+    second = shared.json("snapshot", "create", "--wait", "data", "--name", "second")
     assert second["StoredChunks"] == 1
     proxy.requests.clear()
     copied = shared.json("snapshot", "copy", "second", "--store", "shared", "--name", "away-2")
@@ -256,7 +270,7 @@ def test_a_copy_under_the_same_key_moves_what_is_not_there(
 def test_a_copy_under_another_key_is_encrypted_anew(
     shared: Command, tmp_path: Path, s3_server: S3Server, prefix: str
 ) -> None:
-    shared.run("snapshot", "create", "plain", "--name", "first", "--store", "shared")
+    shared.run("snapshot", "create", "--wait", "plain", "--name", "first", "--store", "shared")
     before = set(names(s3_server, prefix, "chunks/"))
     key = shared.run("kms", "create-key")
     copied = shared.json("snapshot", "copy", "first", "--kms-key-id", key, "--name", "sealed")
@@ -269,7 +283,7 @@ def test_a_copy_under_another_key_is_encrypted_anew(
 def test_a_copy_that_was_broken_off_goes_on(
     shared: Command, tmp_path: Path, proxy: FaultyProxy
 ) -> None:
-    shared.run("snapshot", "create", "data", "--name", "first")
+    shared.run("snapshot", "create", "--wait", "data", "--name", "first")
     puts: list[str] = []
 
     def fault(request: Request, forward: Callable[[], Answer]) -> Answer:
@@ -295,8 +309,8 @@ def test_a_store_that_is_away_breaks_nothing_else(
 ) -> None:
     with FaultyProxy(s3_server.port) as proxy:
         home.run("store", "create", "far", "--url", url, "--endpoint", proxy.endpoint)
-        away = home.run("snapshot", "create", "data", "--name", "away", "--store", "far")
-    here = home.run("snapshot", "create", "data", "--name", "here")
+        away = home.run("snapshot", "create", "--wait", "data", "--name", "away", "--store", "far")
+    here = home.run("snapshot", "create", "--wait", "data", "--name", "here")
     done = home.try_run("--json", "snapshot", "list")
     assert (done.returncode, here in done.stdout, away in done.stdout) == (0, True, False)
     assert f"warning: snapshot store {url}: no connection" in done.stderr
@@ -316,7 +330,7 @@ def test_a_directory_is_shared_as_a_bucket_is(
 ) -> None:
     url = (tmp_path / "exported").as_uri()
     home.run("store", "create", "nfs", "--url", url, "--digest", "sha256")
-    first = home.json("snapshot", "create", "plain", "--name", "first", "--store", "nfs")
+    first = home.json("snapshot", "create", "--wait", "plain", "--name", "first", "--store", "nfs")
     assert home.json("store", "show", "nfs")["Digest"] == "sha256"
     # Another digest: the same bytes have other names, and are named anew.
     copied = home.json("snapshot", "copy", "first", "--store", "local", "--unencrypted")
@@ -334,10 +348,10 @@ def test_regions_are_kept_apart(home: Command, tmp_path: Path, s3_server: S3Serv
     home.run("store", "create", "far", "--url", url, "--region", "eu-west-1")
     for volume in ("data", "plain"):
         assert "in a store of its region" in home.fails(
-            2, "snapshot", "create", volume, "--store", "far"
+            2, "snapshot", "create", "--wait", volume, "--store", "far"
         )
-    home.run("snapshot", "create", "data", "--name", "secret")
-    home.run("snapshot", "create", "plain", "--name", "open")
+    home.run("snapshot", "create", "--wait", "data", "--name", "secret")
+    home.run("snapshot", "create", "--wait", "plain", "--name", "open")
     complaint = home.fails(2, "snapshot", "copy", "secret", "--region", "eu-west-1")
     assert "is encrypted under a key of region eu-west-1" in complaint
     copied = home.json("snapshot", "copy", "open", "--region", "eu-west-1", "--unencrypted")
@@ -381,12 +395,12 @@ def test_credentials_that_do_not_do(
 ) -> None:
     place = ("--url", url, "--endpoint", s3_server.endpoint)
     home.run("store", "create", "good", *place)
-    home.run("snapshot", "create", "plain", "--name", "first", "--store", "good")
+    home.run("snapshot", "create", "--wait", "plain", "--name", "first", "--store", "good")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", READER_KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", READER_SECRET)
     assert home.json("snapshot", "show", "first")["StoreName"] == "good"
     assert "is denied" in home.fails(5, "store", "check", "good")
-    assert "is denied" in home.fails(5, "snapshot", "create", "plain", "--store", "good")
+    assert "is denied" in home.fails(5, "snapshot", "create", "--wait", "plain", "--store", "good")
     assert "is denied" in home.fails(5, "snapshot", "delete", "first")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     assert "does not fit the access key" in home.fails(5, "store", "check", "good")
@@ -417,7 +431,9 @@ def test_what_lies_there_already(
     objects.replace("store", document)
     home.run("store", "check", "shared")
     objects.delete(next(objects.list("certificates/")))
-    assert "not write to it" in home.fails(5, "snapshot", "create", "plain", "--store", "shared")
+    assert "not write to it" in home.fails(
+        5, "snapshot", "create", "--wait", "plain", "--store", "shared"
+    )
 
 
 def test_an_edited_place_is_refused(home: Command, s3_server: S3Server, url: str) -> None:

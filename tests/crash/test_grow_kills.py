@@ -27,7 +27,7 @@ class GrowingVolume:
         (directory / "source").write_bytes(self.content)
         command.run("init")
         command.run("volume", "import", str(directory / "source"), "--name", "data")
-        command.run("snapshot", "create", "data")
+        command.run("snapshot", "create", "--wait", "data")
 
     @property
     def grow(self) -> tuple[str, ...]:
@@ -54,11 +54,11 @@ class GrowingVolume:
         target.unlink(missing_ok=True)
         self.command.run("volume", "export", "data", target)
         assert target.read_bytes() == self.content + bytes(self.size - len(self.content))
-        made = self.command.json("snapshot", "create", "data")
+        made = self.command.json("snapshot", "create", "--wait", "data")
         self.command.forget_runtime()
         for clean in self.command.home.glob("volumes/*/change-map"):
             clean.unlink()
-        full = self.command.json("snapshot", "create", "data")
+        full = self.command.json("snapshot", "create", "--wait", "data")
         assert (full["StoredChunks"], full["Root"]) == (0, made["Root"])
 
 

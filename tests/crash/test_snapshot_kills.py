@@ -23,7 +23,7 @@ def prepared(tmp_path: Path) -> Iterator[Command]:
         command.run("init")
         (tmp_path / "image").write_bytes(os.urandom(SIZE))
         command.run("volume", "import", tmp_path / "image", "--name", "data")
-        command.run("snapshot", "create", "data", "--name", "first")
+        command.run("snapshot", "create", "--wait", "data", "--name", "first")
         change(command, tmp_path, 3 * 2**20)
         yield command
 
@@ -63,12 +63,14 @@ def test_a_killed_snapshot_is_made_by_the_next_call(
 ) -> None:
     command = prepared
     checkpoint = Checkpoint(command, tmp_path)
-    found = points_of(command, "snapshot", "create", "data", "--name", "next", log=tmp_path / "log")
+    found = points_of(
+        command, "snapshot", "create", "--wait", "data", "--name", "next", log=tmp_path / "log"
+    )
     full_root = command.json("snapshot", "show", "next")["Root"]
     for point in spread(found, points):
         checkpoint.restore()
-        kill_at(command, point, "snapshot", "create", "data", "--name", "next")
-        done = command.try_run("snapshot", "create", "data", "--name", "next")
+        kill_at(command, point, "snapshot", "create", "--wait", "data", "--name", "next")
+        done = command.try_run("snapshot", "create", "--wait", "data", "--name", "next")
         # The kill may have come after the commit: then the name is taken by what it named.
         assert done.returncode == 0 or "named next exists already" in done.stderr, done.stderr
         # Whatever became of the change map: what is stored is what reading all would store.
@@ -95,7 +97,7 @@ def test_a_killed_copy_is_continued(prepared: Command, tmp_path: Path, points: i
 @pytest.mark.parametrize("points", [QUICK_POINTS, pytest.param(10**6, marks=pytest.mark.soak)])
 def test_a_killed_deletion_is_finished(prepared: Command, tmp_path: Path, points: int) -> None:
     command = prepared
-    command.run("snapshot", "create", "data", "--name", "next")
+    command.run("snapshot", "create", "--wait", "data", "--name", "next")
     checkpoint = Checkpoint(command, tmp_path)
     found = points_of(command, "snapshot", "delete", "first", log=tmp_path / "log")
     for point in spread(found, points):
@@ -127,7 +129,7 @@ def test_writers_go_on_when_the_command_that_takes_a_snapshot_is_killed(
     try:
         for delay in (0.15, 0.2, 0.25, 0.3, 0.35):
             taking = subprocess.Popen(
-                [VOLCRYPT, "--home", command.home, "snapshot", "create", "data"],
+                [VOLCRYPT, "--home", command.home, "snapshot", "create", "--wait", "data"],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
@@ -139,6 +141,6 @@ def test_writers_go_on_when_the_command_that_takes_a_snapshot_is_killed(
     finally:
         stop.set()
         writer.join()
-    command.run("snapshot", "create", "data", "--name", "after")
+    command.run("snapshot", "create", "--wait", "data", "--name", "after")
     command.run("unmount", "data")
     check_snapshot(command, tmp_path, "after")

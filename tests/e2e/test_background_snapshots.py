@@ -429,3 +429,135 @@ def test_it_needs_little_memory_however_large_the_volume_is(
     assert int(peak) * 1024 < 150 * 2**20
     command.run("snapshot", "delete", snapshot)
     command.run("unmount", "large")
+
+
+def test_a_snapshot_is_given_up_when_the_volume_is_closed(
+    command: Command, point: Path, tmp_path: Path
+) -> None:
+    snapshot = command.run("snapshot", "create", "data", *SLOW)
+    command.fails(7, "unmount", "data")
+    command.run("unmount", "data", "--stop-snapshot")
+    assert rows(command)[snapshot]["StateReason"] == "it was stopped"
+    command.run("volume", "create", "--size", "16MiB", "--name", "disk")
+    (tmp_path / "fs").mkdir()
+    command.run("attach", "disk", "--mkfs", "ext4", "--mount", tmp_path / "fs")
+    other = command.run("snapshot", "create", "disk", *SLOW)
+    assert f"wait {other}" in command.fails(7, "detach", "disk")
+    assert os.path.ismount(tmp_path / "fs")  # nothing was taken down
+    command.run("detach", "disk", "--stop-snapshot")
+    assert rows(command)[other]["State"] == "error"
+
+
+def test_a_frozen_file_system_needs_no_journal(command: Command, tmp_path: Path) -> None:
+    command.run("volume", "create", "--size", "32MiB", "--name", "disk")
+    mounted = tmp_path / "fs"
+    mounted.mkdir()
+    command.run("attach", "disk", "--mkfs", "ext4", "--mount", mounted)
+    (mounted / "before").write_bytes(os.urandom(100_000))
+    still = command.json("snapshot", "create", "disk", "--freeze", mounted, "--wait")
+    assert still["Consistency"] == "file-system-consistent"
+    (mounted / "after").write_bytes(b"it is thawed")
+    os.sync()
+    begun = command.json("snapshot", "create", "disk", "data", "--freeze", mounted)
+    assert [each["Consistency"] for each in begun["Snapshots"]] == [
+        "file-system-consistent",
+        "crash-consistent",
+    ]
+    command.run("snapshot", "wait", *[each["SnapshotId"] for each in begun["Snapshots"]])
+    plain = command.json("snapshot", "create", "disk", "--wait")
+    assert plain["Consistency"] == "crash-consistent"
+
+    for directory, says in (
+        (tmp_path, "the home lies on the file system"),
+        ("/proc", "not on a volume"),
+        (mounted / "before", "is not a directory"),
+    ):
+        assert says in command.fails(2, "snapshot", "create", "disk", "--freeze", directory)
+    said = command.fails(2, "snapshot", "create", "data", "--freeze", mounted)
+    assert "not on a volume that the snapshot is of" in said
+    assert all(row["State"] == "completed" for row in rows(command).values())
+    command.run("detach", "disk")
+
+    def features(snapshot: str) -> str:
+        command.run("snapshot", "export", snapshot, tmp_path / "image-of-it")
+        shown = subprocess.run(
+            ["dumpe2fs", "-h", tmp_path / "image-of-it"], check=True, capture_output=True, text=True
+        ).stdout
+        (tmp_path / "image-of-it").unlink()
+        return shown.partition("Filesystem features:")[2].splitlines()[0]
+
+    assert "needs_recovery" not in features(still["SnapshotId"])
+    assert "needs_recovery" in features(plain["SnapshotId"])
+
+
+def test_a_second_file_system_of_the_volume_has_to_be_frozen_too(
+    command: Command, tmp_path: Path
+) -> None:
+    """One half of a volume that is still says nothing about the other."""
+    command.run("volume", "create", "--size", "64MiB", "--name", "disk")
+    command.run("attach", "disk")
+    device = Path("/dev/volcrypt/disk").resolve()
+    halves = [tmp_path / "one", tmp_path / "two"]
+    inner = []
+    try:
+        for number, half in enumerate(halves):
+            half.mkdir()
+            made = subprocess.run(
+                [
+                    "losetup",
+                    "--find",
+                    "--show",
+                    f"--offset={number * 2**25}",
+                    f"--sizelimit={2**25}",
+                    device,
+                ],
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout.strip()
+            inner.append(made)
+            subprocess.run(["mkfs.ext4", "-q", made], check=True)
+            subprocess.run(["mount", made, half], check=True)
+        said = command.fails(2, "snapshot", "create", "disk", "--freeze", halves[0])
+        assert f"hint: add --freeze {halves[1]}" in said
+        both = command.json(
+            "snapshot", "create", "disk", "--freeze", halves[0], "--freeze", halves[1], "--wait"
+        )
+        assert both["Consistency"] == "file-system-consistent"
+    finally:
+        for half in halves:
+            subprocess.run(["umount", half], check=False)
+        for made in inner:
+            subprocess.run(["losetup", "--detach", made], check=False)
+    command.run("detach", "disk")
+
+
+def test_a_pin_is_asked_for_once_and_before_the_command_returns(
+    tmp_path: Path, forker: Forker
+) -> None:
+    pin = "a pin that is typed"
+    (tmp_path / "pin").write_text(pin)
+    with disposable_home(tmp_path / "home", forker) as command:
+        command.run("init", "--pin-file", tmp_path / "pin")
+
+        def typing(*arguments: str) -> str:
+            child, terminal = pty.fork()
+            if child == 0:
+                os.execv(VOLCRYPT, ["volcrypt", "--home", str(command.home), *arguments])
+            shown = ""
+            while select.select([terminal], [], [], 60)[0]:
+                try:
+                    shown += os.read(terminal, 1000).decode()
+                except OSError:
+                    break
+                if shown.endswith("PIN of the token: "):
+                    os.write(terminal, pin.encode() + b"\n")
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, shown
+            os.close(terminal)
+            assert shown.count("PIN of the token") == 1
+            return shown
+
+        typing("volume", "create", "--size", "4MiB", "--name", "data", "--unencrypted")
+        shown = typing("snapshot", "create", "data", "--name", "first")
+        assert "pending" in shown
+        assert "is completed" in typing("snapshot", "wait", "first")

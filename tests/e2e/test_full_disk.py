@@ -50,7 +50,7 @@ def test_a_preallocated_volume_takes_every_write_on_a_full_disk(
     command.run("volume", "grow", "data", "--size", str(grown))
     assert command.json("volume", "show", "data")["AllocatedBytes"] >= grown
     # Nothing was written: for a snapshot there is nothing there.
-    empty = command.json("snapshot", "create", "data")
+    empty = command.json("snapshot", "create", "--wait", "data")
     assert empty["StoredChunks"] == 0
     command.run("mount", "data", point)
     disk.fill()
@@ -74,7 +74,7 @@ def test_a_preallocated_volume_takes_every_write_on_a_full_disk(
             assert os.pread(file.fileno(), MIB, offset) == content[offset : offset + MIB]
     command.run("unmount", "data")
     (disk.directory / "ballast").unlink()
-    restored = command.run("snapshot", "create", "data")
+    restored = command.run("snapshot", "create", "--wait", "data")
     volume = command.run("volume", "create", "--snapshot-id", restored, "--preallocate")
     assert command.json("volume", "show", volume)["AllocatedBytes"] >= grown
     target = point.parent / "exported"

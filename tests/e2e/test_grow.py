@@ -54,12 +54,12 @@ def data_file(command: Command) -> Path:
 
 def check_snapshot_is_as_if_all_were_read(command: Command, incremental: bool) -> None:
     """The rule of change maps; the snapshot that reads all stores nothing that is there."""
-    made = command.json("snapshot", "create", "data")
+    made = command.json("snapshot", "create", "--wait", "data")
     assert (made["ParentSnapshotId"] is not None) is incremental
     command.forget_runtime()
     for clean in command.home.glob("volumes/*/change-map"):
         clean.unlink()
-    full = command.json("snapshot", "create", "data")
+    full = command.json("snapshot", "create", "--wait", "data")
     assert (full["StoredChunks"], full["Root"]) == (0, made["Root"])
     verified = command.json("snapshot", "verify")
     assert verified["Damages"] == []
@@ -67,7 +67,7 @@ def check_snapshot_is_as_if_all_were_read(command: Command, incremental: bool) -
 
 def test_detached(command: Command, tmp_path: Path) -> None:
     content = make(command, tmp_path)
-    first = command.run("snapshot", "create", "data")
+    first = command.run("snapshot", "create", "--wait", "data")
     # A growth that was killed, or somebody else, may have left something behind the end.
     with data_file(command).open("ab") as file:
         file.write(os.urandom(2**20))
@@ -77,7 +77,7 @@ def test_detached(command: Command, tmp_path: Path) -> None:
     assert (shown["Size"], shown["State"]) == (LARGE, "available")
     assert shown["AllocatedBytes"] <= SMALL + 2**16
     assert exported(command, "data", tmp_path) == content + bytes(LARGE - SMALL)
-    second = command.json("snapshot", "create", "data", "--name", "second")
+    second = command.json("snapshot", "create", "--wait", "data", "--name", "second")
     assert second["ParentSnapshotId"] == first
     # The chunk that was short is longer now, and so another one; all others are shared.
     assert (second["StoredChunks"], second["VolumeSize"]) == (1, LARGE)
@@ -92,7 +92,7 @@ def test_detached(command: Command, tmp_path: Path) -> None:
 def test_mounted(command: Command, tmp_path: Path, point: Path) -> None:
     """Whoever has the file open can write behind the old end at once."""
     content = make(command, tmp_path)
-    command.run("snapshot", "create", "data", "--name", "before")
+    command.run("snapshot", "create", "--wait", "data", "--name", "before")
     command.run("mount", "data", point)
     with open(point / "volume", "r+b", buffering=0) as file:
         assert os.fstat(file.fileno()).st_size == SMALL
@@ -110,7 +110,7 @@ def test_mounted(command: Command, tmp_path: Path, point: Path) -> None:
     expected = bytearray(content + bytes(LARGE - SMALL))
     expected[SMALL - 500 : SMALL + 500] = b"x" * 1000
     expected[LARGE - 1000 :] = b"y" * 1000
-    after = command.json("snapshot", "create", "data", "--name", "after")
+    after = command.json("snapshot", "create", "--wait", "data", "--name", "after")
     assert (after["VolumeSize"], after["StoredChunks"]) == (LARGE, 2)
     command.run("unmount", "data")
     check_snapshot_is_as_if_all_were_read(command, incremental=True)
@@ -124,7 +124,7 @@ def test_killed_before_the_daemon_was_told(command: Command, tmp_path: Path, poi
     """The record says more than the process serves: a snapshot is one of what users see, and the
     next mount has all of it."""
     content = make(command, tmp_path)
-    command.run("snapshot", "create", "data")
+    command.run("snapshot", "create", "--wait", "data")
     command.run("mount", "data", point)
     (pid,) = command.processes()
     with open(point / "volume", "r+b", buffering=0) as file:
@@ -137,13 +137,13 @@ def test_killed_before_the_daemon_was_told(command: Command, tmp_path: Path, poi
     assert command.json("volume", "show", "data")["Size"] == SMALL, "refused before any change"
     grow_record_only(command, pid)
     assert (point / "volume").stat().st_size == SMALL
-    seen = command.json("snapshot", "create", "data", "--name", "seen")
+    seen = command.json("snapshot", "create", "--wait", "data", "--name", "seen")
     assert (seen["VolumeSize"], seen["StoredChunks"]) == (SMALL, 1)
     command.kill_processes()
     command.clear_dead_mount(point)
     command.run("mount", "data", point)
     assert (point / "volume").stat().st_size == LARGE
-    later = command.json("snapshot", "create", "data")
+    later = command.json("snapshot", "create", "--wait", "data")
     assert (later["VolumeSize"], later["ParentSnapshotId"]) == (LARGE, seen["SnapshotId"])
     command.run("unmount", "data")
     check_snapshot_is_as_if_all_were_read(command, incremental=True)
@@ -251,7 +251,7 @@ def test_under_a_file_system_in_use(
     command.run("volume", "create", "--size", f"{small}MiB", "--name", "data")
     attached = command.json("attach", "data", "--mkfs", kind, "--mount", point)
     resize = ("volume", "grow", "data", "--size", f"{large}MiB", "--resize-fs")
-    first = command.run("snapshot", "create", "data")
+    first = command.run("snapshot", "create", "--wait", "data")
     with BusyFileSystem(point) as busy:
         busy.wait_for(5)
         # The kernel resizes a mounted ext4 for those with SYS_RESOURCE, which containers lack.
@@ -278,7 +278,7 @@ def test_under_a_file_system_in_use(
         file.writelines(filler for _ in range(small))
         os.fsync(file.fileno())
     busy.check()
-    second = command.json("snapshot", "create", "data")
+    second = command.json("snapshot", "create", "--wait", "data")
     assert second["ParentSnapshotId"] == first
     command.run("detach", "data")
     check_snapshot_is_as_if_all_were_read(command, incremental=True)

@@ -122,7 +122,7 @@ def test_a_stopped_process_hangs_nobody(command: Command, point: Path) -> None:
     os.kill(pid, signal.SIGSTOP)
     try:
         assert command.json("status")["Volumes"]["InUse"] == 1
-        assert "does not answer" in command.fails(7, "snapshot", "create", "data")
+        assert "does not answer" in command.fails(7, "snapshot", "create", "--wait", "data")
     finally:
         os.kill(pid, signal.SIGCONT)
     command.run("unmount", "data")
@@ -155,7 +155,7 @@ def test_a_full_disk_keeps_nobody_from_looking_and_closing(tmp_path: Path, point
 def test_a_copy_under_the_id_of_a_deleted_one_is_never_reported(command: Command) -> None:
     """A kill leaves the cursor of a copy that is complete; the copy is deleted; the next copy."""
     command.run("volume", "create", "--size", "1MiB", "--name", "data")
-    command.run("snapshot", "create", "data", "--name", "first")
+    command.run("snapshot", "create", "--wait", "data", "--name", "first")
     key = command.json("kms", "create-key")["KeyMetadata"]["KeyId"]
     copied = command.run("snapshot", "copy", "first", "--kms-key-id", key)
     # The same cursor as that of a copy that was killed after its commit.
@@ -189,11 +189,11 @@ def test_a_copy_under_the_id_of_a_deleted_one_is_never_reported(command: Command
 
 def test_a_deleted_snapshot_does_not_get_its_name_back(command: Command, tmp_path: Path) -> None:
     command.run("volume", "create", "--size", "1MiB", "--name", "data")
-    command.run("snapshot", "create", "data", "--name", "daily")
+    command.run("snapshot", "create", "--wait", "data", "--name", "daily")
     store = command.home / "stores" / "local"
     shutil.copytree(store / "manifests", tmp_path / "manifests")
     command.run("snapshot", "delete", "daily")
-    command.run("snapshot", "create", "data", "--name", "daily")
+    command.run("snapshot", "create", "--wait", "data", "--name", "daily")
     for tombstone in (store / "tombstones").iterdir():
         tombstone.unlink()
     for manifest in (tmp_path / "manifests").iterdir():
@@ -205,10 +205,10 @@ def test_a_deleted_snapshot_does_not_get_its_name_back(command: Command, tmp_pat
 def test_a_lost_manifest_does_not_cost_its_chunks(command: Command, tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(os.urandom(2**20))
     command.run("volume", "import", tmp_path / "source", "--name", "data")
-    command.run("snapshot", "create", "data", "--name", "lost")
+    command.run("snapshot", "create", "--wait", "data", "--name", "lost")
     (lost,) = (command.home / "stores/local/manifests").iterdir()
     command.run("volume", "create", "--size", "1MiB", "--name", "other")
-    command.run("snapshot", "create", "other", "--name", "gone")
+    command.run("snapshot", "create", "--wait", "other", "--name", "gone")
     lost.rename(tmp_path / "aside")
     command.fails(6, "snapshot", "delete", "gone")
     (tmp_path / "aside").rename(lost)
@@ -218,7 +218,7 @@ def test_a_lost_manifest_does_not_cost_its_chunks(command: Command, tmp_path: Pa
 
 def test_junk_names_in_a_store(command: Command) -> None:
     command.run("volume", "create", "--size", "1MiB", "--name", "data")
-    command.run("snapshot", "create", "data", "--name", "first")
+    command.run("snapshot", "create", "--wait", "data", "--name", "first")
     store = command.home / "stores" / "local"
     signer = next((store / "manifests").iterdir()).name.split(".")[2]
     (store / "manifests" / f"foo.9999999999.{signer}").write_text("x")
@@ -230,7 +230,7 @@ def test_junk_names_in_a_store(command: Command) -> None:
     assert (done.returncode in (0, 6), "internal error" in done.stderr) == (True, False)
     (store / "manifests" / f"foo.9999999999.{signer}").unlink()
     command.run("snapshot", "list")
-    command.run("snapshot", "create", "data", "--name", "second")
+    command.run("snapshot", "create", "--wait", "data", "--name", "second")
     command.run("snapshot", "delete", "first")
     assert not (store / "pins" / "junk").exists()
 
@@ -238,7 +238,7 @@ def test_junk_names_in_a_store(command: Command) -> None:
 @pytest.mark.parametrize("what", ["pipe", "zeros", "link"])
 def test_what_is_no_file_in_the_place_of_one(command: Command, tmp_path: Path, what: str) -> None:
     command.run("volume", "create", "--size", "1MiB", "--name", "data")
-    command.run("snapshot", "create", "data", "--name", "first")
+    command.run("snapshot", "create", "--wait", "data", "--name", "first")
     volume = command.home / "volumes" / command.json("volume", "show", "data")["VolumeId"]
     (manifest,) = (command.home / "stores/local/manifests").iterdir()
     for place, ask in (
@@ -269,7 +269,7 @@ def test_a_data_file_that_leads_elsewhere(command: Command, point: Path, tmp_pat
 
 def test_status_and_lists_survive_what_is_damaged(command: Command) -> None:
     command.run("volume", "create", "--size", "1MiB", "--name", "data")
-    command.run("snapshot", "create", "data", "--name", "first")
+    command.run("snapshot", "create", "--wait", "data", "--name", "first")
     (command.home / "stores/local/store").write_text("junk")
     (owner,) = command.home.glob("volumes/*/owner")
     owner.write_text("junk")
@@ -322,12 +322,12 @@ def test_a_home_can_be_moved(command: Command, tmp_path: Path) -> None:
 
 def test_editing_the_homes_description_changes_no_signer(command: Command) -> None:
     command.run("volume", "create", "--size", "1MiB", "--name", "data")
-    command.run("snapshot", "create", "data", "--name", "first")
+    command.run("snapshot", "create", "--wait", "data", "--name", "first")
     description = command.home / "home"
     text = description.read_text()
     start = text.index('"home_id":"') + len('"home_id":"')
     description.write_text(text[:start] + "0" * 16 + text[start + 16 :])
-    command.run("snapshot", "create", "data", "--name", "second")
+    command.run("snapshot", "create", "--wait", "data", "--name", "second")
     assert command.json("snapshot", "show", "second")["Name"] == "second"
     (newest,) = (
         path

@@ -206,7 +206,7 @@ def test_commands_leave_no_trace_in_files(encrypted: Command, tmp_path: Path) ->
     run("unmount", "data")
     run("volume", "export", "data", tmp_path / "out")
     run("volume", "check", "data")
-    run("snapshot", "create", "data", "--name", "s")
+    run("snapshot", "create", "--wait", "data", "--name", "s")
     other = run("kms", "create-key")
     run("snapshot", "copy", "s", "--name", "t", "--kms-key-id", other)
     run("volume", "create", "--snapshot-id", "t", "--name", "copied")

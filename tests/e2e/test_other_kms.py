@@ -62,7 +62,7 @@ def test_keys_of_volumes_are_in_another_kms(
         command.run("mount", "a", tmp_path / "mnt")
         assert (tmp_path / "mnt" / "volume").read_bytes() == plain
         command.run("unmount", "a")
-        command.run("snapshot", "create", "a", "--name", "s")
+        command.run("snapshot", "create", "--wait", "a", "--name", "s")
         command.run("snapshot", "copy", "s", "--name", "t")
         other = command.json("kms", "create-key")["KeyMetadata"]["KeyId"]
         command.run("snapshot", "copy", "s", "--name", "u", "--kms-key-id", other)
@@ -156,7 +156,7 @@ def test_commands_go_through_the_daemon_that_holds_the_home(daemon: Served, tmp_
         command.run("mount", "a", tmp_path / "mnt")
         assert (tmp_path / "mnt" / "volume").read_bytes() == b"x" * 2**20
         command.run("unmount", "a")
-        command.run("snapshot", "create", "a", "--name", "s")
+        command.run("snapshot", "create", "--wait", "a", "--name", "s")
         command.run("snapshot", "copy", "s", "--name", "t")
         command.run("kms", "list-keys")
         assert command.json("status")["Volumes"]["Total"] == 1

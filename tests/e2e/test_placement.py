@@ -89,7 +89,7 @@ def test_a_volume_on_a_device(
     assert (shown["Size"], shown["DataPath"]) == (SIZE, str(device))
     assert shown["DataDevice"] == f"loop:{tmp_path / 'disk-1'}"
     assert exported(command, "data", tmp_path) == bytes(SIZE), "what was there is gone"
-    first = command.json("snapshot", "create", "data", "--name", "first")
+    first = command.json("snapshot", "create", "--wait", "data", "--name", "first")
     assert first["StoredChunks"] == 0
 
     loop = command.json("attach", "data", "--mkfs", "ext4", "--mount", point)["Loop"]
@@ -101,13 +101,13 @@ def test_a_volume_on_a_device(
     run("sync", "--file-system", point)
     # Nobody else gets it meanwhile.
     assert "volume data" in command.fails(4, "volume", "create", "--data", device, "--force")
-    attached = command.json("snapshot", "create", "data", "--name", "attached")
+    attached = command.json("snapshot", "create", "--wait", "data", "--name", "attached")
     assert attached["ParentSnapshotId"] == first["SnapshotId"] or attached["StoredChunks"] > 6
     command.run("detach", "data")
     assert not Path("/sys/block", Path(loop).name, "loop").exists()
     assert (content[:UNIT] in content_of(device)) is not encrypted
     # No time and no holes tell what changed on a device: all of it is read, nothing stored twice.
-    full = command.json("snapshot", "create", "data", "--name", "full")
+    full = command.json("snapshot", "create", "--wait", "data", "--name", "full")
     assert full["StoredChunks"] <= 3
     image = exported(command, "data", tmp_path)
     restored = command.run("volume", "create", "--snapshot-id", "full")
@@ -131,7 +131,7 @@ def test_a_snapshot_restores_onto_a_device(
     content = os.urandom(5 * MIB)
     (tmp_path / "source").write_bytes(content)
     command.run("volume", "import", tmp_path / "source", "--name", "source")
-    command.run("snapshot", "create", "source", "--name", "snap")
+    command.run("snapshot", "create", "--wait", "source", "--name", "snap")
     command.run("volume", "create", "--snapshot-id", "snap", "--data", device, "--name", "copy")
     assert command.json("volume", "show", "copy")["Size"] == len(content)
     assert exported(command, "copy", tmp_path) == content
@@ -187,7 +187,7 @@ def test_another_device_under_the_same_name_is_refused(
         ["volume", "check", "data"],
         ["volume", "export", "data", str(tmp_path / "exported")],
         ["volume", "grow", "data", "--size", str(SIZE + UNIT)],
-        ["snapshot", "create", "data"],
+        ["snapshot", "create", "--wait", "data"],
     ):
         assert "is another device now" in command.fails(6, *arguments)
     assert command.json("volume", "show", "data")["State"] == "error"
@@ -252,7 +252,7 @@ class TestFile:
         command.run("mount", "data", point)
         with open(point / "volume", "r+b", buffering=0) as file:
             file.write(b"somewhere else" * 1000)
-        command.run("snapshot", "create", "data")
+        command.run("snapshot", "create", "--wait", "data")
         command.run("unmount", "data")
         command.run("volume", "grow", "data", "--size=5MiB")
         assert path.stat().st_size == 5 * MIB

@@ -97,7 +97,7 @@ def test_what_returned_survives(file_system: DisposableFileSystem, tmp_path: Pat
         file_system.cut_power()
         volume = command.run("volume", "import", image, "--name", "data", "--kms-key-id", key)
         file_system.cut_power()
-        snapshot = command.run("snapshot", "create", "data")
+        snapshot = command.run("snapshot", "create", "--wait", "data")
         file_system.cut_power()
         command.forget_runtime()
 

@@ -56,7 +56,7 @@ def alice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alice]:
         command.run("kms", "create-alias", "--alias-name", "alias/b", "--target-key-id", other)
         options = ("--kms-key-id", "alias/a", "--name")
         command.run("volume", "import", root / "image", *options, "data")
-        command.run("snapshot", "create", "data", "--name", "first")
+        command.run("snapshot", "create", "--wait", "data", "--name", "first")
         command.run("volume", "create", "--size", "1MiB", "--unencrypted", "--name", "plain")
         yield Alice(command)
 

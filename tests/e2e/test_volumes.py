@@ -86,27 +86,27 @@ def test_a_snapshot_stores_only_what_changed(command: Command, image: Path, tmp_
     point = tmp_path / "point"
     point.mkdir()
     command.run("volume", "import", image, "--name", "data")
-    first = command.json("snapshot", "create", "data", "--name", "first")
+    first = command.json("snapshot", "create", "--wait", "data", "--name", "first")
     assert first["StoredChunks"] == 8
-    unchanged = command.json("snapshot", "create", "data")
+    unchanged = command.json("snapshot", "create", "--wait", "data")
     assert (unchanged["StoredChunks"], unchanged["Root"]) == (0, first["Root"])
 
     command.run("mount", "data", point)
     with open(point / "volume", "r+b") as file:
         file.seek(2 * CHUNK - 10)
         file.write(b"x" * 20)
-    mounted = command.json("snapshot", "create", "data", "--name", "mounted")
+    mounted = command.json("snapshot", "create", "--wait", "data", "--name", "mounted")
     assert mounted["StoredChunks"] == 2
     assert mounted["ParentSnapshotId"] == unchanged["SnapshotId"]
     command.run("unmount", "data")
-    detached = command.json("snapshot", "create", "data")
+    detached = command.json("snapshot", "create", "--wait", "data")
     assert (detached["StoredChunks"], detached["Root"]) == (0, mounted["Root"])
 
     # After a power cut nothing is known of what changed: all is read, nothing is stored twice.
     command.forget_runtime()
     for clean in command.home.glob("volumes/*/change-map"):
         clean.unlink()
-    void = command.json("snapshot", "create", "data")
+    void = command.json("snapshot", "create", "--wait", "data")
     assert (void["StoredChunks"], void["Root"]) == (0, mounted["Root"])
 
     for name, content in (
@@ -143,7 +143,7 @@ def test_a_snapshot_of_a_volume_in_use_is_one_point_in_time(
         names = [f"snap{n}" for n in range(3)]
         for name in names:
             stop.wait(0.2)
-            command.run("snapshot", "create", "data", "--name", name)
+            command.run("snapshot", "create", "--wait", "data", "--name", name)
     finally:
         stop.set()
         writer.join()
@@ -163,7 +163,7 @@ def test_copies_under_another_key_share_nothing(
     command: Command, image: Path, tmp_path: Path
 ) -> None:
     command.run("volume", "import", image, "--name", "data")
-    first = command.json("snapshot", "create", "data", "--name", "first")
+    first = command.json("snapshot", "create", "--wait", "data", "--name", "first")
     same = command.json("snapshot", "copy", "first", "--name", "same")
     assert (same["StoredChunks"], same["Root"]) == (0, first["Root"])
     assert same["DataEncryptionKeyId"] == first["DataEncryptionKeyId"]
@@ -186,7 +186,7 @@ def test_plain_snapshots_are_listed_or_removed(
 ) -> None:
     for name in ("left", "removed"):
         command.run("volume", "import", image, "--name", name, "--unencrypted")
-        command.run("snapshot", "create", name, "--name", f"{name}-plain")
+        command.run("snapshot", "create", "--wait", name, "--name", f"{name}-plain")
     left = command.json("snapshot", "show", "left-plain")["SnapshotId"]
     done = command.try_run("encrypt", "left", "--keep-old")
     assert done.returncode == 0

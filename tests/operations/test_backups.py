@@ -102,7 +102,7 @@ def test_snapshots_elsewhere_are_there_at_once(
     (tmp_path / "image").write_bytes(plain)
     command.run("volume", "import", tmp_path / "image", "--name", "a")
     command.run("store", "create", "away", "--url", (tmp_path / "away").as_uri())
-    made = command.run("snapshot", "create", "a", "--name", "b", "--store", "away")
+    made = command.run("snapshot", "create", "--wait", "a", "--name", "b", "--store", "away")
     (tmp_path / "word").write_text("correct horse\n")
     command.run("backup", tmp_path / "file", "--passphrase-file", tmp_path / "word")
     shutil.rmtree(command.home)

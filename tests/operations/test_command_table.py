@@ -65,7 +65,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory, forker: Forker) -> Iterat
         command.run("kms", "create-key")
         command.run("volume", "import", root / "image", "--name", "data")
         command.run("volume", "create", "--size", "1MiB", "--unencrypted", "--name", "plain")
-        command.run("snapshot", "create", "data", "--name", "first")
+        command.run("snapshot", "create", "--wait", "data", "--name", "first")
         yield Observed(command)
 
 
@@ -139,7 +139,7 @@ def test_customer_keys(observed: Observed, tmp_path: Path) -> None:
     run("volume", "export", "own", tmp_path / "out", *own)
     run("mount", "own", point, *own)
     run("unmount", "own")
-    run("snapshot", "create", "own", "--name", "own-1")
+    run("snapshot", "create", "--wait", "own", "--name", "own-1")
     run("volume", "create", "--snapshot-id", "own-1", *own)
     run("snapshot", "copy", "own-1", "--name", "own-2", *own)
     run("volume", "create", "--size", "1MiB", "--unencrypted", "--name", "to-own")
@@ -184,7 +184,7 @@ def test_volumes_from_snapshots(observed: Observed) -> None:
 
 
 def test_snapshots(observed: Observed) -> None:
-    assert observed.run("snapshot", "create", "data", "--name", "second") == []
+    assert observed.run("snapshot", "create", "--wait", "data", "--name", "second") == []
     assert observed.run("snapshot", "list") == observed.run("snapshot", "verify") == []
     assert observed.run("snapshot", "copy", "first", "--name", "same") == [
         ("DescribeKey", BY_VOLUMES, None),
@@ -215,7 +215,7 @@ def test_stores(observed: Observed, tmp_path: Path, forker: Forker) -> None:
         run("store", command, "away")
     root = run("store", "public-key", "away")
     run("store", "trust", "away", "--signer", run("store", "public-key", "away", "--signer"))
-    run("snapshot", "create", "data", "--name", "there", *store)
+    run("snapshot", "create", "--wait", "data", "--name", "there", *store)
     run("snapshot", "verify", *store)
     run("store", "list")
     with disposable_home(tmp_path / "other", forker) as other:

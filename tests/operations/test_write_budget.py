@@ -100,7 +100,7 @@ def test_what_is_not_encrypted_is_not_counted(command: Command, image: Path) -> 
     command.run("volume", "import", image, "--name", "plain", "--unencrypted")
     found = shown(command, "plain")
     assert found["WrittenBytes"] is found["WriteBudgetBytes"] is None
-    command.run("snapshot", "create", "plain", "--name", "first")
+    command.run("snapshot", "create", "--wait", "plain", "--name", "first")
     assert shown(command, "first", "snapshot")["WrittenBytes"] is None
     assert list((command.home / "written").iterdir()) == []
 
@@ -109,7 +109,7 @@ def test_of_a_lineage(command: Command, image: Path, tmp_path: Path) -> None:
     point = image.with_name("mnt")
     command.run("volume", "import", image, "--name", "data")
     key = data_key(command, "data")
-    command.run("snapshot", "create", "data", "--name", "first")
+    command.run("snapshot", "create", "--wait", "data", "--name", "first")
     assert written(command, "first", "snapshot") == 6 * CHUNK_BYTES
     command.run("volume", "create", "--snapshot-id", "first", "--name", "child")
     assert data_key(command, "child") == key
@@ -161,7 +161,7 @@ def test_a_backup_has_the_counts(command: Command, image: Path, tmp_path: Path) 
 def test_warnings(command: Command, image: Path, tmp_path: Path) -> None:
     point = image.with_name("mnt")
     command.run("volume", "import", image, "--name", "data")
-    command.run("snapshot", "create", "data", "--name", "first")
+    command.run("snapshot", "create", "--wait", "data", "--name", "first")
     command.run("volume", "create", "--snapshot-id", "first", "--name", "child")
     key = data_key(command, "data")
 
@@ -193,7 +193,7 @@ def test_warnings(command: Command, image: Path, tmp_path: Path) -> None:
     command.run("mount", "data", point)
     write(point, 0, 4096)
     command.run("unmount", "data")
-    command.run("snapshot", "create", "data", "--name", "late")
+    command.run("snapshot", "create", "--wait", "data", "--name", "late")
     assert written(command, "late", "snapshot") == BUDGET_BYTES + 4096
     default = "alias/volcrypt/ebs"
     command.run(
@@ -219,7 +219,7 @@ def test_no_volume_is_larger_than_64_tib(command: Command, image: Path, tmp_path
     assert too_large in command.fails(2, "volume", "create", "--size", str(64 * TiB + 4096))
     command.run("volume", "import", image, "--name", "data")
     assert too_large in command.fails(2, "volume", "grow", "data", "--size", "65TiB")
-    command.run("snapshot", "create", "data", "--name", "first")
+    command.run("snapshot", "create", "--wait", "data", "--name", "first")
     larger = ["volume", "create", "--snapshot-id", "first", "--size", "65TiB"]
     assert too_large in command.fails(2, *larger)
     sparse = Path("/dev/shm") / f"volcrypt-test-{os.getpid()}"

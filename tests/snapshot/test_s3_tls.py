@@ -96,7 +96,7 @@ def test_a_store_under_a_customer_key(
         home.run("volume", "create", "--size", "1MiB", "--name", "small")
         place = ("--url", f"s3://{BUCKET}/{prefix}", "--endpoint", tls_server.tls_endpoint)
         home.run("store", "create", "sealed", *place, "--sse", f"customer:{key}")
-        home.run("snapshot", "create", "small", "--store", "sealed")
+        home.run("snapshot", "create", "--wait", "small", "--store", "sealed")
         home.run("store", "check", "sealed")
         found = list(home.home.rglob("*"))
         assert not any(key.read_bytes() in path.read_bytes() for path in found if path.is_file())

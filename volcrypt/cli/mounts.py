@@ -94,14 +94,22 @@ def mount(
     session.show(document, lambda: print(f"{served} is served as {mounted.file}"))
 
 
+stop_snapshot_option = click.option(
+    "--stop-snapshot",
+    is_flag=True,
+    help="Give up a snapshot that is still being made of it, instead of refusing.",
+)
+
+
 @click.command(cls=Command)
 @click.argument("target", metavar="VOLUME|SNAPSHOT|DIR")
+@stop_snapshot_option
 @pass_session
-def unmount(session: Session, target: str) -> None:
+def unmount(session: Session, target: str, stop_snapshot: bool) -> None:
     """Flush and end a mount. Refused while a process has its file open."""
     from volcrypt.operations.mounts import unmount_volume
 
-    served = unmount_volume(session.home, target)
+    served = unmount_volume(session.home, target, stop_snapshot=stop_snapshot)
     kind = "SnapshotId" if is_snapshot_id(served) else "VolumeId"
     session.show({kind: served}, lambda: print(f"{target} ({served}) is unmounted"))
 
@@ -197,13 +205,17 @@ def attach(
 
 @click.command(cls=Command)
 @click.argument("volume", metavar="VOLUME")
+@stop_snapshot_option
 @pass_session
-def detach(session: Session, volume: str) -> None:
+def detach(session: Session, volume: str, stop_snapshot: bool) -> None:
     """Unmount the file system of VOLUME, take it off its loop device, flush and stop serving."""
     from volcrypt.operations.attachments import detach_volume
 
     volume_id = detach_volume(
-        session.home, volume, note=lambda text: print(f"note: {text}", file=sys.stderr)
+        session.home,
+        volume,
+        stop_snapshot=stop_snapshot,
+        note=lambda text: print(f"note: {text}", file=sys.stderr),
     )
     session.show({"VolumeId": volume_id}, lambda: print(f"{volume} ({volume_id}) is detached"))
 

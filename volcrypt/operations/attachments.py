@@ -269,18 +269,23 @@ def _is_volume_file(backing: Path) -> bool:
 
 
 def detach_volume(
-    home: Home, volume: str, *, note: Callable[[str], None] = lambda _text: None
+    home: Home,
+    volume: str,
+    *,
+    stop_snapshot: bool = False,
+    note: Callable[[str], None] = lambda _text: None,
 ) -> VolumeId:
     """Take down what `attach` built, and what is left of it after a kill. `note` is told what the
     user should know of a volume that was fenced.
 
     From the top: file systems, the last mounted first; loop device; links; the mount. Raises
-    VolumeInUseError that names who still uses it; then everything is as it was, unless somebody
-    began to in this moment.
+    VolumeInUseError that names who still uses it, and, unless it is to be stopped, TryAgainError
+    while a snapshot is made of the volume; then everything is as it was, unless somebody began to
+    in this moment.
     """
     served = find_served(home, volume)
     if served is not None:
-        check_no_snapshot(home, served)
+        check_no_snapshot(home, served, stop=stop_snapshot)
     known = served if served is not None else load_record(home, volume)
     point = private_mount_point(home, known.volume_id)
     if not point.exists():

@@ -340,7 +340,7 @@ def _devices_of_volumes(
     home: Home, records: Sequence[VolumeRecord]
 ) -> dict[VolumeId, frozenset[str]]:
     """The numbers of all block devices that stand on each volume: loop devices, their partitions,
-    and what was made of those."""
+    and what was made of those, loop devices again included."""
     served = {each.volume_id: Path(each.mount_directory) for each in served_volumes(home)}
     return {
         record.volume_id: frozenset(
@@ -357,7 +357,8 @@ def _numbers_above(block: Path) -> set[str]:
     numbers: set[str] = set()
     with suppress(OSError):
         numbers.add((block / "dev").read_text().strip())
-    for above in [*block.glob(f"{block.name}p*"), *block.glob("holders/*")]:
+    loops = [Path("/sys/block") / loop.name for loop in loops_of(Path("/dev") / block.name)]
+    for above in [*block.glob(f"{block.name}p*"), *block.glob("holders/*"), *loops]:
         numbers |= _numbers_above(above.resolve())
     return numbers
 

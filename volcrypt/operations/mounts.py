@@ -20,7 +20,7 @@ from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.names import SnapshotId, VolumeId, is_snapshot_id, is_volume_id
 from volcrypt.operations import workflows
 from volcrypt.operations.home import Home
-from volcrypt.operations.jobs import pending_job_of
+from volcrypt.operations.jobs import pending_job_of, stop_job
 from volcrypt.operations.keys import check_source_key
 from volcrypt.operations.lazy_volumes import (
     lazy_assignment,
@@ -186,12 +186,15 @@ def check_free(home: Home, volume_id: VolumeId, name: str) -> None:
     raise VolumeInUseError(name, str(owner), hint=hint)
 
 
-def check_no_snapshot(home: Home, served: StatusAnswer) -> None:
+def check_no_snapshot(home: Home, served: StatusAnswer, *, stop: bool) -> None:
     """Raises TryAgainError while a snapshot is made of what the volume was: it needs the process
-    that serves it."""
+    that serves it. With `stop` the snapshot ends instead."""
     if not served.capture_running:
         return
     job = pending_job_of(home, served.volume_id)
+    if job is not None and stop:
+        stop_job(home, job.snapshot_id)
+        return
     raise TryAgainError(
         f"a snapshot of volume {served.name or served.volume_id} is being made",
         hint=None if job is None else f"volcrypt snapshot wait {job.snapshot_id}",
@@ -231,14 +234,17 @@ def _canonical(target: str) -> Path:
     return Path(os.path.realpath(path.parent)) / path.name
 
 
-def unmount_volume(home: Home, target: str) -> VolumeId | SnapshotId:
+def unmount_volume(
+    home: Home, target: str, *, stop_snapshot: bool = False
+) -> VolumeId | SnapshotId:
     """End the mount of a volume or snapshot, given by name or id, or at a directory; what it was.
 
-    A mount whose process is gone is removed. Raises VolumeInUseError with who uses it, MountError.
+    A mount whose process is gone is removed. Raises VolumeInUseError with who uses it, MountError,
+    and, unless it is to be stopped, TryAgainError while a snapshot is made of the volume.
     """
     served = find_served(home, target)
     if served is not None:
-        check_no_snapshot(home, served)
+        check_no_snapshot(home, served, stop=stop_snapshot)
         with ControlClient(socket_path(home, served.volume_id), volume=target) as control:
             control.unmount()
         if served.snapshot_id is not None:
