@@ -8,6 +8,7 @@ from volcrypt.cli.access import open_home
 from volcrypt.cli.session import Session
 from volcrypt.formats.job import JobRecord
 from volcrypt.operations.background import Starter, in_background
+from volcrypt.operations.job_progress import log_path
 from volcrypt.operations.progress import SILENT
 from volcrypt.operations.snapshot_creation import SnapshotRequest, create_snapshots
 
@@ -31,7 +32,7 @@ def begin_snapshots(session: Session, request: SnapshotRequest) -> Sequence[JobR
             home.check_own_region()
 
             def begun(jobs: Sequence[JobRecord]) -> None:
-                starter.go_on(_Begun(jobs=jobs), log=home.runtime / f"{jobs[0].snapshot_id}.log")
+                starter.go_on(_Begun(jobs=jobs), log=log_path(home, jobs[0].snapshot_id))
 
             create_snapshots(home, request, progress=SILENT, begun=begun)
 

@@ -59,6 +59,18 @@ def progress_path(home: Home, snapshot_id: SnapshotId) -> Path:
     return home.runtime / f"{snapshot_id}.progress"
 
 
+def remove_runtime_files(home: Home, snapshot_id: SnapshotId) -> None:
+    """What a job has on tmpfs, the log of a failure included."""
+    progress_path(home, snapshot_id).unlink(missing_ok=True)
+    log_path(home, snapshot_id).unlink(missing_ok=True)
+
+
+def log_path(home: Home, snapshot_id: SnapshotId) -> Path:
+    """Where the process that makes a snapshot in the background complains of what nobody expected;
+    of a set, under the id of the first."""
+    return home.runtime / f"{snapshot_id}.log"
+
+
 def read_progress(home: Home, snapshot_id: SnapshotId) -> JobProgress | None:
     """What the process says; None when it said nothing yet, or what it said is gone."""
     try:

@@ -43,7 +43,7 @@ from volcrypt.errors import (
 from volcrypt.formats.job import JobRecord, decode_job
 from volcrypt.names import SnapshotId, VolumeId, is_snapshot_id
 from volcrypt.operations.home import Home
-from volcrypt.operations.job_progress import JobProgress, progress_path, read_progress
+from volcrypt.operations.job_progress import JobProgress, read_progress, remove_runtime_files
 from volcrypt.volume.owner import boot_id, start_ticks
 
 _MAX_BYTES: Final = 64 * 1024
@@ -202,7 +202,7 @@ def remove_job(home: Home, snapshot_id: SnapshotId) -> None:
             raise SnapshotNotFoundError(snapshot_id)
         if job.is_pending:
             raise job.error()
-        progress_path(home, snapshot_id).unlink(missing_ok=True)
+        remove_runtime_files(home, snapshot_id)
         remove_durably(home.jobs_path / snapshot_id)
 
 

@@ -78,7 +78,7 @@ def delete_snapshot(
         if found is None:
             return snapshot_id
         store = found
-    if _is_at_work(home, store):
+    if _at_work(home, store) is not None:
         _put_off_sweep(home, store)
         return snapshot_id
     try:
@@ -128,18 +128,18 @@ def _put_off_sweep(home: Home, store: SnapshotStore) -> None:
 def make_up_for_sweep(home: Home, store: SnapshotStore) -> None:
     """Sweep if a deletion could not, unless snapshots are being made there. What is wrong with the
     store is for those to report who need it."""
-    if _unswept(home, store).exists() and not _is_at_work(home, store):
+    if _unswept(home, store).exists() and _at_work(home, store) is None:
         with suppress(VolcryptError):
             sweep_store(home, store)
             _unswept(home, store).unlink(missing_ok=True)
 
 
-def _is_at_work(home: Home, store: SnapshotStore) -> bool:
-    """Whether a snapshot is being made in the store: nobody has to wait to find that out."""
-    return any(
-        job.is_pending and (job.record is None or job.record.store_id == store.store_id)
-        for job in load_jobs(home)
-    )
+def _at_work(home: Home, store: SnapshotStore) -> Job | None:
+    """A snapshot that is being made in the store: nobody has to wait to find that out."""
+    for job in load_jobs(home):
+        if job.is_pending and (job.record is None or job.record.store_id == store.store_id):
+            return job
+    return None
 
 
 def _unswept(home: Home, store: SnapshotStore) -> Path:
@@ -174,6 +174,16 @@ def _delete(home: Home, store: SnapshotStore, snapshot_id: SnapshotId) -> None:
 
 def sweep_store(home: Home, store: SnapshotStore) -> Swept:
     """Delete what nothing refers to. Raises TryAgainError while snapshots are being made."""
+    try:
+        return _sweep_alone(home, store)
+    except TryAgainError as error:
+        pending = _at_work(home, store)
+        if pending is not None and error.hint is None:
+            error.hint = f"volcrypt snapshot wait {pending.snapshot_id}"
+        raise
+
+
+def _sweep_alone(home: Home, store: SnapshotStore) -> Swept:
     with store_alone(home, store):
         # What a manifest that is gone refers to is not known, and must not be taken for garbage.
         check_log_is_whole(home, store)
