@@ -5,10 +5,12 @@ everything that was not synced is gone, as after a power cut; then it is mounted
 its journal. A kill of a process proves nothing about syncing, since the page cache survives it.
 """
 
+import errno
 import fcntl
 import os
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,8 +46,20 @@ class DisposableFileSystem:
 
     def come_back(self) -> None:
         """Mount again what was shut down; nobody may have a file open there."""
-        run("umount", self.directory)
-        run("mount", self.device, self.directory)
+        deadline = time.monotonic() + 60
+        while True:
+            run("umount", self.directory)
+            run("mount", self.device, self.directory)
+            try:
+                os.close(os.open(self.directory, os.O_TMPFILE | os.O_RDWR, 0o600))
+            except OSError as error:
+                # A mount namespace that somebody made meanwhile keeps the dead one alive.
+                if error.errno != errno.EIO:
+                    raise
+                assert time.monotonic() < deadline, "somebody keeps the file system mounted"
+                time.sleep(0.1)
+            else:
+                return
 
     def fill(self, *, leave_bytes: int = 0) -> None:
         """Fill the disk up to `leave_bytes`, durably, with a file named `ballast`."""
