@@ -17,10 +17,10 @@ from volcrypt.operations.home import Home, init_home
 from volcrypt.operations.images import export_volume, import_volume
 from volcrypt.operations.keys import KeyChoice
 from volcrypt.operations.lazy_fetch import fetch_rest
-from volcrypt.operations.lazy_volumes import make_whole, present_path, settle_lazy_volumes
+from volcrypt.operations.lazy_volumes import make_whole, settle_lazy_volumes
 from volcrypt.operations.placement import Placement
 from volcrypt.operations.progress import SILENT
-from volcrypt.operations.records import load_record
+from volcrypt.operations.records import load_record, present_path
 from volcrypt.operations.registration import CopySource, register_volume
 from volcrypt.operations.restore import volume_from_snapshot
 from volcrypt.operations.snapshot_creation import create_snapshot

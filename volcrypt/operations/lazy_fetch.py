@@ -8,9 +8,8 @@ import trio
 from volcrypt.formats.volume_record import LazySource, VolumeRecord
 from volcrypt.names import VolumeId
 from volcrypt.operations.home import Home
-from volcrypt.operations.lazy_volumes import present_path
 from volcrypt.operations.progress import Progress
-from volcrypt.operations.records import data_path
+from volcrypt.operations.records import data_path, present_path
 from volcrypt.operations.recryption import recryption
 from volcrypt.operations.stores import store_of
 from volcrypt.snapshot.origin import SnapshotOrigin

@@ -32,7 +32,7 @@ from volcrypt.operations.home import Home
 from volcrypt.operations.keys import unwrap_key
 from volcrypt.operations.progress import Progress
 from volcrypt.operations.record_copies import record_copies
-from volcrypt.operations.records import KIND, load_record, save_records
+from volcrypt.operations.records import KIND, load_record, present_path, save_records
 from volcrypt.operations.recryption import data_key_id
 from volcrypt.operations.scratch import mounted_snapshots
 from volcrypt.operations.stores import (
@@ -95,10 +95,6 @@ def make_present_map(home: Home, volume_id: VolumeId, source: LazySource) -> Non
     """Of a volume that is being made; durable on return."""
     header = PresentHeader(volume_id=volume_id, size_bytes=source.size_bytes, root=source.root)
     create_present_map(present_path(home, volume_id), header)
-
-
-def present_path(home: Home, volume_id: VolumeId) -> Path:
-    return home.volumes.path_of(volume_id) / PRESENT_FILE
 
 
 # ---------------------------------------------------------------- serving

@@ -24,14 +24,13 @@ from volcrypt.operations.jobs import pending_job_of, stop_job
 from volcrypt.operations.keys import check_source_key
 from volcrypt.operations.lazy_volumes import (
     lazy_assignment,
-    present_path,
     release_pin,
     source_key,
 )
 from volcrypt.operations.leases import release_lease, serving_lease
 from volcrypt.operations.mount_grants import retire_grant, serving_key
 from volcrypt.operations.record_copies import record_copies
-from volcrypt.operations.records import KIND, data_path, find_entry, load_record
+from volcrypt.operations.records import KIND, data_path, find_entry, load_record, present_path
 from volcrypt.operations.scratch import remove_scratch, scratch_path
 from volcrypt.operations.watching import Watching, order_for
 from volcrypt.operations.write_budget import count_path

@@ -22,6 +22,7 @@ from volcrypt.names import VolumeId, is_volume_id
 from volcrypt.operations.home import Home
 from volcrypt.volume.block_device import find_device
 from volcrypt.volume.directory import DATA_FILE
+from volcrypt.volume.present_file import PRESENT_FILE
 
 KIND: Final = "volume"
 
@@ -52,6 +53,11 @@ def data_path(home: Home, record: VolumeRecord) -> Path:
     """
     path = nominal_data_path(home, record)
     return path if record.device is None else find_device(path, record.device)
+
+
+def present_path(home: Home, volume_id: VolumeId) -> Path:
+    """The file that says which chunks of a lazy volume are its own."""
+    return home.volumes.path_of(volume_id) / PRESENT_FILE
 
 
 def nominal_data_path(home: Home, record: VolumeRecord) -> Path:

@@ -36,7 +36,7 @@ from volcrypt.operations.keys import (
     unwrap_key,
     volume_context,
 )
-from volcrypt.operations.lazy_volumes import make_whole, present_path, release_pin
+from volcrypt.operations.lazy_volumes import make_whole, release_pin
 from volcrypt.operations.leases import held_volume, release_lease
 from volcrypt.operations.leftovers import remove_leftovers
 from volcrypt.operations.mount_grants import retire_grant
@@ -61,6 +61,7 @@ from volcrypt.operations.records import (
     find_entry,
     load_record,
     nominal_data_path,
+    present_path,
     save_records,
     stage_record,
 )
