@@ -1,6 +1,7 @@
 """The origin of a lazy volume's chunks: what it reads, how often, and what it never gives out."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -13,18 +14,23 @@ from volcrypt.errors import (
     ChunkCorruptError,
     ChunkMissingError,
     IntegrityError,
+    KeyWipedError,
     ObjectStoreError,
     StoreNotFoundError,
 )
 from volcrypt.formats.manifest import Manifest
 from volcrypt.formats.pages import PAGE_CHUNKS
+from volcrypt.formats.present_map import PresentHeader
 from volcrypt.geometry import CHUNK_BYTES, UNIT_BYTES, UNITS_PER_CHUNK
-from volcrypt.names import SnapshotId
+from volcrypt.names import SnapshotId, VolumeId
 from volcrypt.snapshot import origin as origin_module
 from volcrypt.snapshot.checked_objects import CheckedObjects
 from volcrypt.snapshot.layout import chunk_name
 from volcrypt.snapshot.origin import SnapshotOrigin
 from volcrypt.snapshot.recryptor import Recryptor
+from volcrypt.volume.lazy import LazyChunks
+from volcrypt.volume.present import open_present_map
+from volcrypt.volume.present_file import create_present_map, is_complete
 
 CHUNKS = 5 * PAGE_CHUNKS + 2
 SIZE = (CHUNKS - 1) * CHUNK_BYTES + UNIT_BYTES
@@ -211,7 +217,7 @@ async def test_chunks_are_given_out_under_the_other_key(host: Host, volume: Memo
         assert given == plain
     recryptor.wipe()
     recryptor.wipe()
-    with pytest.raises(AssertionError, match="wiped"):
+    with pytest.raises(KeyWipedError):
         read(origin, 3)
 
 
@@ -224,3 +230,50 @@ def test_what_was_not_encrypted_is_afterwards() -> None:
     new.kernel().decrypt_sparse_units(5 * UNITS_PER_CHUNK, chunk, chunk)
     assert chunk.startswith(b"plain...")
     recryptor.wipe()
+
+
+async def test_the_first_byte_of_16_tib_costs_as_much_as_that_of_little(
+    objects: MemoryObjects, host: Host, tmp_path: Path
+) -> None:
+    size_bytes = 16 * 2**40
+    count = size_bytes // CHUNK_BYTES
+    volume = MemoryChunks(size_bytes)
+    for index in (0, count // 2, count - 1):
+        volume.fill(index, index + 1)
+    manifest = await host.snapshot(1, volume)
+    header = PresentHeader(
+        volume_id=VolumeId("vol-0123456789abcdef0"), size_bytes=size_bytes, root=manifest.root
+    )
+    create_present_map(tmp_path / "present", header)
+    objects.calls.clear()
+    present = open_present_map(
+        tmp_path / "present",
+        volume_id=header.volume_id,
+        size_bytes=size_bytes,
+        root=manifest.root,
+    )
+    written: dict[int, bytes] = {}
+
+    class Sparse:
+        def write(self, offset: int, data: memoryview) -> None:
+            written[offset // CHUNK_BYTES] = bytes(data)
+
+    lazy = LazyChunks(
+        origin_of(host, manifest),
+        present,
+        size_bytes=size_bytes,
+        data=Sparse(),
+        sync=lambda: None,
+        in_flight=4,
+    )
+    await lazy.make_readable(range(count // 2, count // 2 + 1))
+    assert written == {count // 2: volume.chunks[count // 2]}
+    assert objects.count("get") == 3  # table, page, chunk
+    # All pages of holes are known from the table: nothing is asked for empty space.
+    await lazy.make_writable(range(count // 4, count // 4 + 2))
+    assert objects.count("get") == 3
+    await lazy.fetch_all(lambda done, total: None)
+    assert written == volume.chunks
+    assert objects.count("get") == 1 + 3 + 3
+    await lazy.close()
+    assert is_complete(tmp_path / "present", header.volume_id)

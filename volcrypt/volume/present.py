@@ -167,7 +167,8 @@ class PresentMap:
     def _merged(self, sector: int, added: bytearray) -> bytes:
         start = sector * SECTOR_BITMAP_BYTES
         present = self._bits[start : start + SECTOR_BITMAP_BYTES]
-        return bytes(one | other for one, other in zip(present, added, strict=True))
+        both = int.from_bytes(present, "little") | int.from_bytes(added, "little")
+        return both.to_bytes(SECTOR_BITMAP_BYTES, "little")
 
 
 def open_present_map(
