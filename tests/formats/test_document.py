@@ -1,6 +1,10 @@
 """Sealed documents: the worked example, every damage, and every kind of seal."""
 
 import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
 from typing import NoReturn
 
 import msgspec
@@ -270,3 +274,57 @@ def test_the_signature_is_that_of_rfc_8032() -> None:
     SignatureVerifier(bytes.fromhex(public_key)).verify(b"", bytes.fromhex(signature))
     with pytest.raises(InvalidSignature):
         SignatureVerifier(bytes.fromhex(public_key)).verify(b"x", bytes.fromhex(signature))
+
+
+FIRST_USE = """
+import sys, threading
+import msgspec
+from volcrypt.formats.document import MacSeal, decode_document, encode_document, known_bodies
+
+sys.setswitchinterval(1e-6)
+seal = MacSeal(bytearray(32))
+for _ in range(300):
+    class Inner(msgspec.Struct, frozen=True):
+        number: int
+        text: str | None
+        context: dict[str, str]
+
+    class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+        inner: "Inner | None"
+        numbers: "list[int]"
+        data: "bytes" = b""
+
+    value = Body(inner=Inner(1, None, {}), numbers=[1])
+    data = encode_document("kind", 1, value, seal)
+    bodies = known_bodies({1: Body}) if sys.argv[1] == "known" else {1: Body}
+    barrier, found = threading.Barrier(8), []
+
+    def read():
+        barrier.wait()
+        found.append(decode_document(data, "kind", bodies, seal, what="it"))
+
+    threads = [threading.Thread(target=read) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [value] * 8
+"""
+
+
+@pytest.mark.parametrize("bodies", ["known", pytest.param("control", marks=pytest.mark.soak)])
+def test_a_kind_may_be_read_first_by_several_threads(bodies: str) -> None:
+    """The control crashes if the threads meet; should it never any more, msgspec learned it."""
+    done = subprocess.run([sys.executable, "-c", FIRST_USE, bodies], check=False, timeout=120)
+    assert done.returncode == (0 if bodies == "known" else -signal.SIGSEGV)
+
+
+def test_every_kind_is_known_before_there_are_threads() -> None:
+    formats = Path(document.__file__).parent
+    literal = re.compile(r"\{VERSION: \w+\}")
+    users = {path.name: path.read_text() for path in formats.glob("*.py")}
+    found = [name for name, text in users.items() if literal.search(text)]
+    assert len(found) >= 15
+    for name in found:
+        rest = re.sub(r"known_bodies\(\{VERSION: \w+\}\)", "", users[name])
+        assert not literal.search(rest), name

@@ -32,7 +32,13 @@ import msgspec
 
 from volcrypt.errors import FormatError, IntegrityError, MalformedError, UnsupportedVersionError
 from volcrypt.formats.audit_record import GENESIS_HASH, AuditHead
-from volcrypt.formats.document import Sealer, Verifier, decode_document, encode_document
+from volcrypt.formats.document import (
+    Sealer,
+    Verifier,
+    decode_document,
+    encode_document,
+    known_bodies,
+)
 
 KIND: Final = "audit-head"
 VERSION: Final = 1
@@ -110,9 +116,12 @@ def decode_file(data: bytes, verifier: Verifier, *, what: str) -> SealedHead:
     return max(found, key=lambda head: head.number)
 
 
+_BODIES: Final = known_bodies({VERSION: _Body})
+
+
 def _decode_slot(slot: bytes, offset: int, verifier: Verifier, what: str) -> SealedHead:
     document = slot.rstrip(b"\0")
-    body = decode_document(document, KIND, {VERSION: _Body}, verifier, what=what)
+    body = decode_document(document, KIND, _BODIES, verifier, what=what)
     numbers = (body.number, body.sequence, body.file - 1, body.end, body.catalogue)
     head = SealedHead(
         number=body.number,

@@ -28,6 +28,7 @@ from volcrypt.formats.document import (
     check_seal,
     decode_document,
     encode_document,
+    known_bodies,
     split_document,
 )
 from volcrypt.names import StoreId
@@ -75,9 +76,12 @@ def encode_certificate(certificate: SignerCertificate, root: Sealer) -> bytes:
     return encode_document(KIND, VERSION, certificate, root)
 
 
+_BODIES: Final = known_bodies({VERSION: SignerCertificate})
+
+
 def decode_certificate(data: bytes, root: Verifier, *, what: str) -> SignerCertificate:
     """Raises FormatError and SealError; `what` names the certificate in them."""
-    certificate = decode_document(data, KIND, {VERSION: SignerCertificate}, root, what=what)
+    certificate = decode_document(data, KIND, _BODIES, root, what=what)
     if (
         len(certificate.public_key) != PUBLIC_KEY_BYTES
         or signer_id(certificate.public_key) != certificate.signer

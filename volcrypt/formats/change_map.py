@@ -26,7 +26,13 @@ import msgspec
 
 from volcrypt.crypto.digest import DIGEST_BYTES
 from volcrypt.errors import MalformedError
-from volcrypt.formats.document import Sealer, Verifier, decode_document, encode_document
+from volcrypt.formats.document import (
+    Sealer,
+    Verifier,
+    decode_document,
+    encode_document,
+    known_bodies,
+)
 from volcrypt.geometry import CHUNK_BYTES, MAX_VOLUME_BYTES, chunk_count
 from volcrypt.names import SnapshotId, StoreId, VolumeId, is_volume_id
 
@@ -80,6 +86,9 @@ def encode_change_map(
     return encode_document(KIND, VERSION, body, sealer) + bitmap
 
 
+_BODIES: Final = known_bodies({VERSION: CleanChangeMap})
+
+
 def decode_change_map(
     data: bytes, verifier: Verifier, *, what: str
 ) -> tuple[CleanChangeMap, bytes]:
@@ -88,7 +97,7 @@ def decode_change_map(
     document_length = len(data) - len(lines[_DOCUMENT_LINES]) if len(lines) > _DOCUMENT_LINES else 0
     # A document that was cut goes to its decoder as it is, which says what is wrong with it.
     document = data[:document_length] if document_length else data
-    body = decode_document(document, KIND, {VERSION: CleanChangeMap}, verifier, what=what)
+    body = decode_document(document, KIND, _BODIES, verifier, what=what)
     bitmap = data[document_length:]
     if (
         not is_volume_id(body.volume_id)

@@ -10,7 +10,7 @@ from typing import Final
 
 from volcrypt.errors import MalformedError
 from volcrypt.formats.certificate import SignedBody, VerifierOf, decode_signed
-from volcrypt.formats.document import Sealer, encode_document
+from volcrypt.formats.document import Sealer, encode_document, known_bodies
 
 CONDEMNED_KIND: Final = "condemned"
 SWEEPING_KIND: Final = "sweeping"
@@ -35,11 +35,12 @@ def encode_condemned(condemned: CondemnedList, signer: Sealer) -> bytes:
     return encode_document(CONDEMNED_KIND, VERSION, condemned, signer)
 
 
+_CONDEMNED_LIST_BODIES: Final = known_bodies({VERSION: CondemnedList})
+
+
 def decode_condemned(data: bytes, verifier_of: VerifierOf, *, what: str) -> CondemnedList:
     """Raises FormatError and IntegrityError; `what` names the list in them."""
-    condemned = decode_signed(
-        data, CONDEMNED_KIND, {VERSION: CondemnedList}, verifier_of, what=what
-    )
+    condemned = decode_signed(data, CONDEMNED_KIND, _CONDEMNED_LIST_BODIES, verifier_of, what=what)
     # Only chunks and pages are ever swept: a list must not reach manifests or certificates.
     if any(not name.startswith(("chunks/", "pages/")) for name in condemned.names):
         raise MalformedError(what, "its values contradict each other")
@@ -50,6 +51,9 @@ def encode_sweeping(mark: SweepingMark, signer: Sealer) -> bytes:
     return encode_document(SWEEPING_KIND, VERSION, mark, signer)
 
 
+_SWEEPING_MARK_BODIES: Final = known_bodies({VERSION: SweepingMark})
+
+
 def decode_sweeping(data: bytes, verifier_of: VerifierOf, *, what: str) -> SweepingMark:
     """Raises FormatError and IntegrityError; `what` names the mark in them."""
-    return decode_signed(data, SWEEPING_KIND, {VERSION: SweepingMark}, verifier_of, what=what)
+    return decode_signed(data, SWEEPING_KIND, _SWEEPING_MARK_BODIES, verifier_of, what=what)

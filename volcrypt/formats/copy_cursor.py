@@ -16,7 +16,13 @@ import msgspec
 
 from volcrypt.crypto.digest import DIGEST_BYTES
 from volcrypt.errors import MalformedError
-from volcrypt.formats.document import Sealer, Verifier, decode_document, encode_document
+from volcrypt.formats.document import (
+    Sealer,
+    Verifier,
+    decode_document,
+    encode_document,
+    known_bodies,
+)
 from volcrypt.formats.manifest import SnapshotPoint
 from volcrypt.formats.volume_record import WrappedDataKey
 from volcrypt.names import SnapshotId, StoreId
@@ -53,9 +59,12 @@ def encode_copy_cursor(cursor: CopyCursor, sealer: Sealer) -> bytes:
     return encode_document(KIND, VERSION, cursor, sealer)
 
 
+_BODIES: Final = known_bodies({VERSION: CopyCursor})
+
+
 def decode_copy_cursor(data: bytes, verifier: Verifier, *, what: str) -> CopyCursor:
     """Raises FormatError and SealError; `what` names the cursor in them."""
-    cursor = decode_document(data, KIND, {VERSION: CopyCursor}, verifier, what=what)
+    cursor = decode_document(data, KIND, _BODIES, verifier, what=what)
     if (
         len(cursor.root) != DIGEST_BYTES
         or len(cursor.source_root) != DIGEST_BYTES

@@ -91,6 +91,19 @@ def encode_document(kind: str, version: int, body: msgspec.Struct, sealer: Seale
     return covered + sealer.seal(covered).hex().encode() + b"\n"
 
 
+def known_bodies(bodies: Mapping[int, type[Body]]) -> Mapping[int, type[Body]]:
+    """The structs of a kind of document by version, as the decoders below take them; for the module
+    of the kind, when it is imported.
+
+    msgspec finds out what a struct consists of when it first decodes one, and does not keep other
+    threads from using what is half found: they crash the process (version 0.22). So it is done
+    here, before there are threads.
+    """
+    for body in bodies.values():
+        msgspec.json.Decoder(body)
+    return bodies
+
+
 def split_document(
     data: bytes, kind: str, bodies: Mapping[int, type[Body]], *, what: str
 ) -> tuple[Body, bytes, bytes]:

@@ -17,7 +17,7 @@ from typing import Final
 
 from volcrypt.errors import MalformedError
 from volcrypt.formats.certificate import SignedBody, VerifierOf, decode_signed
-from volcrypt.formats.document import Sealer, encode_document
+from volcrypt.formats.document import Sealer, encode_document, known_bodies
 from volcrypt.names import VolumeId, is_volume_id
 
 KIND: Final = "lease"
@@ -54,9 +54,12 @@ def encode_lease(lease: Lease, signer: Sealer) -> bytes:
     return encode_document(KIND, VERSION, lease, signer)
 
 
+_LEASE_BODIES: Final = known_bodies({VERSION: Lease})
+
+
 def decode_lease(data: bytes, verifier_of: VerifierOf, *, what: str) -> Lease:
     """Raises FormatError and IntegrityError; `what` names the lease in them."""
-    lease = decode_signed(data, KIND, {VERSION: Lease}, verifier_of, what=what)
+    lease = decode_signed(data, KIND, _LEASE_BODIES, verifier_of, what=what)
     _check(lease, what)
     return lease
 
@@ -65,9 +68,12 @@ def encode_lease_release(release: LeaseRelease, signer: Sealer) -> bytes:
     return encode_document(RELEASE_KIND, VERSION, release, signer)
 
 
+_LEASE_RELEASE_BODIES: Final = known_bodies({VERSION: LeaseRelease})
+
+
 def decode_lease_release(data: bytes, verifier_of: VerifierOf, *, what: str) -> LeaseRelease:
     """Raises FormatError and IntegrityError; `what` names the release in them."""
-    release = decode_signed(data, RELEASE_KIND, {VERSION: LeaseRelease}, verifier_of, what=what)
+    release = decode_signed(data, RELEASE_KIND, _LEASE_RELEASE_BODIES, verifier_of, what=what)
     _check(release, what)
     return release
 

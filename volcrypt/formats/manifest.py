@@ -24,7 +24,7 @@ import msgspec
 from volcrypt.crypto.digest import DIGEST_BYTES, ZERO_DIGEST, DigestAlgorithm
 from volcrypt.errors import MalformedError
 from volcrypt.formats.certificate import SignedBody, VerifierOf, decode_signed
-from volcrypt.formats.document import Sealer, encode_document
+from volcrypt.formats.document import Sealer, encode_document, known_bodies
 from volcrypt.formats.volume_record import KeySource, WrappedDataKey, key_source_of
 from volcrypt.geometry import CHUNK_BYTES, MAX_VOLUME_BYTES, UNIT_BYTES, chunk_count
 from volcrypt.names import SnapshotId, StoreId, VolumeId, is_snapshot_id, is_volume_id
@@ -103,9 +103,12 @@ def encode_manifest(manifest: Manifest, signer: Sealer) -> bytes:
     return encode_document(KIND, VERSION, manifest, signer)
 
 
+_BODIES: Final = known_bodies({VERSION: Manifest})
+
+
 def decode_manifest(data: bytes, verifier_of: VerifierOf, *, what: str) -> Manifest:
     """Raises FormatError and IntegrityError; `what` names the snapshot in them."""
-    manifest = decode_signed(data, KIND, {VERSION: Manifest}, verifier_of, what=what)
+    manifest = decode_signed(data, KIND, _BODIES, verifier_of, what=what)
     if (
         not is_snapshot_id(manifest.snapshot_id)
         or not is_volume_id(manifest.volume_id)

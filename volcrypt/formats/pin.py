@@ -14,7 +14,7 @@ from typing import Final
 from volcrypt.crypto.digest import DIGEST_BYTES
 from volcrypt.errors import MalformedError
 from volcrypt.formats.certificate import SignedBody, VerifierOf, decode_signed
-from volcrypt.formats.document import Sealer, encode_document
+from volcrypt.formats.document import Sealer, encode_document, known_bodies
 from volcrypt.geometry import MAX_VOLUME_BYTES, UNIT_BYTES
 from volcrypt.names import SnapshotId, is_snapshot_id
 
@@ -41,9 +41,12 @@ def encode_pin(pin: PinBody, signer: Sealer) -> bytes:
     return encode_document(KIND, VERSION, pin, signer)
 
 
+_BODIES: Final = known_bodies({VERSION: PinBody})
+
+
 def decode_pin(data: bytes, verifier_of: VerifierOf, *, what: str) -> PinBody:
     """Raises FormatError and IntegrityError; `what` names the pin in them."""
-    pin = decode_signed(data, KIND, {VERSION: PinBody}, verifier_of, what=what)
+    pin = decode_signed(data, KIND, _BODIES, verifier_of, what=what)
     if (
         not is_snapshot_id(pin.snapshot_id)
         or any(len(root) != DIGEST_BYTES for root in pin.roots)

@@ -24,6 +24,7 @@ from volcrypt.formats.document import (
     Verifier,
     check_seal,
     encode_document,
+    known_bodies,
     split_document,
 )
 from volcrypt.formats.volume_record import VolumeRecord, check_volume_record
@@ -45,6 +46,9 @@ def encode_record_copy(record: VolumeRecord, sealer: Sealer) -> bytes:
     return encode_document(KIND, VERSION, record, sealer)
 
 
+_BODIES: Final = known_bodies({VERSION: VolumeRecord})
+
+
 class RecordCopy:
     """A copy that was parsed and not yet believed."""
 
@@ -53,9 +57,7 @@ class RecordCopy:
     def __init__(self, data: bytes, *, what: str) -> None:
         """Raises FormatError; `what` names the copy in errors. `claimed` is the record that it
         says: only what is needed to unwrap the data key may be taken from it before `checked`."""
-        self.claimed, self._covered, self._seal = split_document(
-            data, KIND, {VERSION: VolumeRecord}, what=what
-        )
+        self.claimed, self._covered, self._seal = split_document(data, KIND, _BODIES, what=what)
         self._what = what
         check_volume_record(self.claimed, what=what)
         if self.claimed.wrapped_key is None:

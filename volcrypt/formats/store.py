@@ -19,6 +19,7 @@ from volcrypt.formats.document import (
     SignatureVerifier,
     check_seal,
     encode_document,
+    known_bodies,
     split_document,
 )
 from volcrypt.geometry import CHUNK_BYTES
@@ -42,12 +43,15 @@ def encode_store_document(document: StoreDocument, root: Sealer) -> bytes:
     return encode_document(KIND, VERSION, document, root)
 
 
+_BODIES: Final = known_bodies({VERSION: StoreDocument})
+
+
 def decode_store_document(data: bytes, *, what: str) -> StoreDocument:
     """The document, whose signature holds under the key that it names itself.
 
     Raises FormatError and SealError; `what` names the store in them.
     """
-    document, covered, seal = split_document(data, KIND, {VERSION: StoreDocument}, what=what)
+    document, covered, seal = split_document(data, KIND, _BODIES, what=what)
     if len(document.root_public_key) != PUBLIC_KEY_BYTES or document.chunk_bytes != CHUNK_BYTES:
         raise MalformedError(what, "its values contradict each other")
     check_seal(covered, seal, SignatureVerifier(document.root_public_key), what=what)

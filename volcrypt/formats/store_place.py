@@ -13,7 +13,13 @@ from typing import Final
 
 import msgspec
 
-from volcrypt.formats.document import Sealer, Verifier, decode_document, encode_document
+from volcrypt.formats.document import (
+    Sealer,
+    Verifier,
+    decode_document,
+    encode_document,
+    known_bodies,
+)
 from volcrypt.names import StoreId
 
 KIND: Final = "store-place"
@@ -35,6 +41,9 @@ def encode_store_place(place: StorePlace, sealer: Sealer) -> bytes:
     return encode_document(KIND, VERSION, place, sealer)
 
 
+_BODIES: Final = known_bodies({VERSION: StorePlace})
+
+
 def decode_store_place(data: bytes, verifier: Verifier, *, what: str) -> StorePlace:
     """Raises FormatError and SealError; `what` names the place in them."""
-    return decode_document(data, KIND, {VERSION: StorePlace}, verifier, what=what)
+    return decode_document(data, KIND, _BODIES, verifier, what=what)

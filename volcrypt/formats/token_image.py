@@ -15,7 +15,7 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 
 from volcrypt.errors import MalformedError
-from volcrypt.formats.document import decode_document, encode_document
+from volcrypt.formats.document import decode_document, encode_document, known_bodies
 
 KIND: Final = "token"
 VERSION: Final = 1
@@ -42,9 +42,12 @@ def encode_token_image(image: TokenImage) -> bytes:
     return encode_document(KIND, VERSION, image, _DigestSeal())
 
 
+_BODIES: Final = known_bodies({VERSION: TokenImage})
+
+
 def decode_token_image(data: bytes, *, what: str) -> TokenImage:
     """Raises FormatError and SealError; a path that leaves the directory is malformed."""
-    image = decode_document(data, KIND, {VERSION: TokenImage}, _DigestSeal(), what=what)
+    image = decode_document(data, KIND, _BODIES, _DigestSeal(), what=what)
     for path in image.files:
         parts = path.split("/")
         if not path or any(part in ("", ".", "..") for part in parts) or "\0" in path:

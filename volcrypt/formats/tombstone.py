@@ -15,7 +15,7 @@ from typing import Final
 from volcrypt.crypto.digest import DIGEST_BYTES, ZERO_DIGEST
 from volcrypt.errors import MalformedError
 from volcrypt.formats.certificate import SignedBody, SignerId, VerifierOf, decode_signed
-from volcrypt.formats.document import Sealer, encode_document
+from volcrypt.formats.document import Sealer, encode_document, known_bodies
 from volcrypt.formats.manifest import SnapshotPoint
 from volcrypt.names import SnapshotId, VolumeId, is_snapshot_id
 
@@ -48,9 +48,12 @@ def encode_tombstone(tombstone: Tombstone, signer: Sealer) -> bytes:
     return encode_document(KIND, VERSION, tombstone, signer)
 
 
+_BODIES: Final = known_bodies({VERSION: Tombstone})
+
+
 def decode_tombstone(data: bytes, verifier_of: VerifierOf, *, what: str) -> Tombstone:
     """Raises FormatError and IntegrityError; `what` names the tombstone in them."""
-    tombstone = decode_signed(data, KIND, {VERSION: Tombstone}, verifier_of, what=what)
+    tombstone = decode_signed(data, KIND, _BODIES, verifier_of, what=what)
     if (
         not is_snapshot_id(tombstone.snapshot_id)
         or tombstone.sequence < 1

@@ -13,7 +13,13 @@ import msgspec
 
 from volcrypt.crypto.digest import DIGEST_BYTES, DigestAlgorithm
 from volcrypt.errors import MalformedError
-from volcrypt.formats.document import Sealer, Verifier, decode_document, encode_document
+from volcrypt.formats.document import (
+    Sealer,
+    Verifier,
+    decode_document,
+    encode_document,
+    known_bodies,
+)
 from volcrypt.geometry import MAX_VOLUME_BYTES, UNIT_BYTES
 from volcrypt.names import DataKeyId, SnapshotId, StoreId, VolumeId, is_volume_id
 
@@ -110,9 +116,12 @@ def encode_volume_record(record: VolumeRecord, sealer: Sealer) -> bytes:
     return encode_document(KIND, VERSION, record, sealer)
 
 
+_BODIES: Final = known_bodies({VERSION: VolumeRecord})
+
+
 def decode_volume_record(data: bytes, verifier: Verifier, *, what: str) -> VolumeRecord:
     """Raises FormatError and SealError; `what` names the record in them."""
-    record = decode_document(data, KIND, {VERSION: VolumeRecord}, verifier, what=what)
+    record = decode_document(data, KIND, _BODIES, verifier, what=what)
     check_volume_record(record, what=what)
     return record
 

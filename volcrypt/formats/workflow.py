@@ -13,7 +13,13 @@ from typing import Final
 import msgspec
 
 from volcrypt.errors import MalformedError
-from volcrypt.formats.document import Sealer, Verifier, decode_document, encode_document
+from volcrypt.formats.document import (
+    Sealer,
+    Verifier,
+    decode_document,
+    encode_document,
+    known_bodies,
+)
 from volcrypt.formats.volume_record import WrappedDataKey
 from volcrypt.names import SnapshotId, VolumeId, is_snapshot_id, is_volume_id
 
@@ -59,9 +65,12 @@ def encode_workflow(workflow: Workflow, sealer: Sealer) -> bytes:
     return encode_document(KIND, VERSION, workflow, sealer)
 
 
+_BODIES: Final = known_bodies({VERSION: Workflow})
+
+
 def decode_workflow(data: bytes, verifier: Verifier, *, what: str) -> Workflow:
     """Raises FormatError and SealError; `what` names the cursor in them."""
-    workflow = decode_document(data, KIND, {VERSION: Workflow}, verifier, what=what)
+    workflow = decode_document(data, KIND, _BODIES, verifier, what=what)
     if not (
         is_volume_id(workflow.source_id)
         and is_volume_id(workflow.target_id)
