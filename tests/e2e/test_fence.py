@@ -17,7 +17,10 @@ from tests.forked import Forker
 from tests.wire.served import Served, served
 from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.names import VolumeId
-from volcrypt.volume.control import ControlClient, StatusAnswer
+from volcrypt.volume.control import ControlClient
+from volcrypt.volume.control_messages import (
+    StatusAnswer,
+)
 
 SETTINGS = "[mounts]\nkey_check_seconds = 1\n"
 PROMISE_SECONDS = 60

@@ -17,7 +17,10 @@ from tests.command import VOLCRYPT, Command, disposable_home
 from tests.forked import Forker
 from tests.key_search import ROUNDS, found_in_files, found_in_process, mapping_flags, traces
 from volcrypt.kms.lock import SERVING
-from volcrypt.volume.control import ControlClient, StatusAnswer
+from volcrypt.volume.control import ControlClient
+from volcrypt.volume.control_messages import (
+    StatusAnswer,
+)
 
 UNWRAP = """
 import sys

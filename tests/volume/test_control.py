@@ -30,11 +30,10 @@ from volcrypt.formats.change_map import ParentPoint
 from volcrypt.formats.document import MacSeal
 from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.names import SnapshotId, StoreId, VolumeId
-from volcrypt.volume import capture, control, control_socket
+from volcrypt.volume import capture, control_messages, control_socket
 from volcrypt.volume.change_map import ChangeMap
-from volcrypt.volume.control import (
-    CapturedState,
-    ControlClient,
+from volcrypt.volume.control import CapturedState, ControlClient
+from volcrypt.volume.control_messages import (
     StatusAnswer,
     decode_answer,
     decode_request,
@@ -283,7 +282,7 @@ async def test_the_end_and_its_errors(tmp_path: Path) -> None:
             await in_thread(made.connect) as client,
             pytest.raises(VolumeError, match=r"^internal error: OSError$"),
         ):
-            await in_thread(lambda: client._ask(control.StopRequest()))
+            await in_thread(lambda: client._ask(control_messages.StopRequest()))
         made.end_error = TryAgainError("/nowhere is busy")
         with (
             await in_thread(made.connect) as client,
@@ -312,14 +311,14 @@ async def test_rubbish_gets_an_error_and_the_next_request_its_answer(
     async with served(tmp_path) as made:
         answers = (await in_thread(lambda: made.raw(line + b'{"type":"status"}\n'))).splitlines()
         error, status = map(decode_answer, answers)
-        assert isinstance(error, control.ErrorAnswer)
+        assert isinstance(error, control_messages.ErrorAnswer)
         assert error.report.kind == "MalformedError"
         assert isinstance(status, StatusAnswer)
 
 
 async def test_a_line_without_end_ends_the_connection(tmp_path: Path) -> None:
     async with served(tmp_path) as made:
-        rubbish = b"x" * (control.MAX_REQUEST_BYTES + 1)
+        rubbish = b"x" * (control_messages.MAX_REQUEST_BYTES + 1)
         (answer,) = (await in_thread(lambda: made.raw(rubbish))).splitlines()
         assert b"too long" in answer
         with await in_thread(made.connect) as client:

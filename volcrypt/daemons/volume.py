@@ -40,7 +40,9 @@ from volcrypt.formats.document import MacSeal
 from volcrypt.geometry import UNIT_BYTES
 from volcrypt.volume import fuse
 from volcrypt.volume.change_map import ChangeMap
-from volcrypt.volume.control import StatusAnswer
+from volcrypt.volume.control_messages import (
+    StatusAnswer,
+)
 from volcrypt.volume.control_server import ControlServer
 from volcrypt.volume.control_socket import listen
 from volcrypt.volume.datafile import DataFile

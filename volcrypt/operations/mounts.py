@@ -34,7 +34,10 @@ from volcrypt.operations.records import KIND, data_path, find_entry, load_record
 from volcrypt.operations.scratch import remove_scratch, scratch_path
 from volcrypt.operations.watching import Watching, order_for
 from volcrypt.operations.write_budget import count_path
-from volcrypt.volume.control import ControlClient, StatusAnswer
+from volcrypt.volume.control import ControlClient
+from volcrypt.volume.control_messages import (
+    StatusAnswer,
+)
 from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.launch import Assignment, LazyAssignment
 from volcrypt.volume.mountpoint import (

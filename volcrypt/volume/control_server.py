@@ -1,4 +1,4 @@
-"""The serving side of the control socket (`volcrypt.volume.control` has the protocol).
+"""The serving side of the control socket (`control_messages` has the protocol).
 
 Each connection is a task; one that sends rubbish or goes away harms nobody but itself.
 """
@@ -15,7 +15,7 @@ from volcrypt.errors import InvalidArgumentError, MalformedError, VolcryptError
 from volcrypt.geometry import check_volume_size, chunk_count
 from volcrypt.volume.capture import Captures, RunningCapture
 from volcrypt.volume.chunk_bits import pack_bits, unpack_bits
-from volcrypt.volume.control import (
+from volcrypt.volume.control_messages import (
     MAX_REQUEST_BYTES,
     AbortCaptureRequest,
     Answer,

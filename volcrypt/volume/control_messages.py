@@ -1,0 +1,203 @@
+"""The protocol of the control socket: requests, answers, and their lines.
+
+A Unix socket, mode 0600, that answers processes of its own user and of root (SO_PEERCRED). Each
+side sends JSON documents, one a line; every request gets one answer, in order. The member `type`
+says which one a document is.
+
+Taking a snapshot: `begin-capture` makes a point in time and answers with what has changed, and with
+descriptors (SCM_RIGHTS) of the files in which chunks are kept that are written to from now on
+(`volcrypt.volume.preserve`). The caller says once which chunks are `wanted`, reads their ciphertext
+from the data file or from there, and says `captured` for each: an error in answer to that means
+that the capture has failed, and what was read may be anything. It ends with `commit-capture` (the
+snapshot is complete) or `abort-capture`. The capture belongs to the connection: when that ends, an
+open capture is aborted. Its size is the one in the answer, whatever the volume grows to meanwhile.
+
+Several volumes at one point: `begin-capture` with `hold` for each is answered at once by `done`,
+and no write begins from then on; then `resume` for each, which is answered as `begin-capture` is
+otherwise. Writers do not wait longer than `HOLD_SECONDS`: a later `resume` gets TryAgainError.
+"""
+
+from typing import Final
+
+import msgspec
+
+from volcrypt.errors import MalformedError
+from volcrypt.formats.change_map import ParentPoint
+from volcrypt.names import SnapshotId, StoreId, VolumeId
+from volcrypt.volume.error_report import ErrorReport
+from volcrypt.volume.fence import CheckState, FenceNote
+
+MAX_REQUEST_BYTES: Final = 32 * 2**20
+"""The bitmap of the largest volume has 16 MiB, and stands in the document as text."""
+
+MAX_ANSWER_BYTES: Final = 64 * 2**20
+
+
+class _Document(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"
+):
+    """One line, in either direction."""
+
+
+class StatusRequest(_Document, frozen=True, tag="status"):
+    pass
+
+
+class BeginCaptureRequest(_Document, frozen=True, tag="begin-capture"):
+    """With `hold`, writes wait until `resume` comes on the same connection."""
+
+    hold: bool = False
+
+
+class ResumeRequest(_Document, frozen=True, tag="resume"):
+    pass
+
+
+class WantedRequest(_Document, frozen=True, tag="wanted"):
+    """The snapshot needs no chunk but those in `bitmap`, as `CaptureAnswer.changed`."""
+
+    bitmap: bytes
+
+
+class CapturedRequest(_Document, frozen=True, tag="captured"):
+    """Chunks `first` to `first + count - 1` are stored, or will not be."""
+
+    first: int
+    count: int
+
+
+class CommitCaptureRequest(_Document, frozen=True, tag="commit-capture"):
+    """The snapshot is complete and durable; changes are counted from it now."""
+
+    parent: ParentPoint
+
+
+class AbortCaptureRequest(_Document, frozen=True, tag="abort-capture"):
+    pass
+
+
+class GrowRequest(_Document, frozen=True, tag="grow"):
+    """The volume's record says `size_bytes`, and the data file is as long: serve that much."""
+
+    size_bytes: int
+
+
+class FetchRequest(_Document, frozen=True, tag="fetch"):
+    """Chunks `first` to `first + count - 1` of a lazy volume are to be readable in its data file;
+    of another volume they are."""
+
+    first: int
+    count: int
+
+
+class UnmountRequest(_Document, frozen=True, tag="unmount"):
+    """Unmount, flush and end, unless somebody uses the mount."""
+
+
+class StopRequest(_Document, frozen=True, tag="stop"):
+    """Flush, unmount and end, whoever uses the mount: what SIGTERM does."""
+
+
+Request = (
+    StatusRequest
+    | BeginCaptureRequest
+    | ResumeRequest
+    | WantedRequest
+    | CapturedRequest
+    | CommitCaptureRequest
+    | AbortCaptureRequest
+    | GrowRequest
+    | FetchRequest
+    | UnmountRequest
+    | StopRequest
+)
+
+
+class LazyProgress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much of a lazy volume is here. `total_chunks` are the snapshot's; `fill_rate` as in
+    LazySource; `problem` is why something of it cannot be had."""
+
+    store_id: StoreId
+    present_chunks: int
+    total_chunks: int
+    fill_rate: int | None
+    problem: str | None
+
+
+class StatusAnswer(_Document, frozen=True, tag="status"):
+    """`memory_locked` False: the limits of this user let key and plaintext go to swap.
+    `preserve_longest_us`: the longest that a write waited while its chunk was kept for a snapshot.
+    `sync_failed`: writes were lost, and no more are taken until the volume is opened again.
+    `checks` are those of the watcher, if there is one, whose process is `watcher_pid`.
+    `lazy` is None when every chunk is here; `snapshot_id` is there for a mounted snapshot.
+    """
+
+    volume_id: VolumeId
+    name: str | None
+    pid: int
+    size_bytes: int
+    mount_directory: str
+    read_only: bool
+    encrypted: bool
+    memory_locked: bool
+    capture_running: bool
+    parent: ParentPoint | None
+    preserve_longest_us: int = 0
+    sync_failed: bool = False
+    fenced: FenceNote | None = None
+    checks: list[CheckState] = []
+    watcher_pid: int | None = None
+    lazy: LazyProgress | None = None
+    snapshot_id: SnapshotId | None = None
+
+
+class CaptureAnswer(_Document, frozen=True, tag="capture"):
+    """`parent` and `changed` are None when every chunk has to be looked at. Writes paused for
+    `barrier_us`. With it come the descriptors of a `PreservedReader`.
+
+    `changed` has one bit a chunk, the lowest of byte 0 first, compressed by zlib. So has `absent`:
+    chunks that have to be asked for by `fetch` before they are read; None where there are none.
+    """
+
+    size_bytes: int
+    parent: ParentPoint | None
+    changed: bytes | None
+    barrier_us: int
+    absent: bytes | None = None
+
+
+class DoneAnswer(_Document, frozen=True, tag="done"):
+    pass
+
+
+class ErrorAnswer(_Document, frozen=True, tag="error"):
+    report: ErrorReport
+
+
+Answer = StatusAnswer | CaptureAnswer | DoneAnswer | ErrorAnswer
+
+_requests: Final = msgspec.json.Decoder(Request)
+_answers: Final = msgspec.json.Decoder(Answer)
+
+
+def encode(document: Request | Answer) -> bytes:
+    """The line of a document."""
+    return msgspec.json.encode(document) + b"\n"
+
+
+def decode_request(line: bytes) -> Request:
+    """Raises MalformedError."""
+    try:
+        request: Request = _requests.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedError("control request", "it does not parse") from error
+    return request
+
+
+def decode_answer(line: bytes) -> Answer:
+    """Raises MalformedError."""
+    try:
+        answer: Answer = _answers.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedError("control answer", "it does not parse") from error
+    return answer
