@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 
 from volcrypt.cli.customer_key import making_key_option
+from volcrypt.cli.key_choice import key_choice
 from volcrypt.cli.session import Command, Session, pass_session, print_fields
-from volcrypt.cli.volume import key_choice
 from volcrypt.geometry import format_size
 
 

@@ -9,6 +9,7 @@ import click
 
 from volcrypt.cli.customer_key import check_one_stdin, give_key, source_key_option
 from volcrypt.cli.exits import Exit
+from volcrypt.cli.key_choice import key_choice, key_options
 from volcrypt.cli.session import Command, JsonValue, Session, pass_session, print_table
 from volcrypt.cli.snapshot_content import diff, export
 from volcrypt.cli.snapshot_view import (
@@ -25,7 +26,6 @@ from volcrypt.cli.snapshot_view import (
     snapshot_row,
 )
 from volcrypt.cli.store import place_options
-from volcrypt.cli.volume import key_choice, key_options
 
 if TYPE_CHECKING:
     from volcrypt.errors import SweepBlockedError

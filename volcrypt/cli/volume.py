@@ -9,57 +9,29 @@ import click
 from volcrypt.cli.customer_key import (
     check_one_stdin,
     give_key,
-    making_key_option,
     opening_key_option,
-    secret_file,
     source_key_option,
 )
 from volcrypt.cli.fill_rate import fill_rate_option, parse_fill_rate
+from volcrypt.cli.key_choice import key_choice, key_options
 from volcrypt.cli.session import Command, JsonValue, Session, pass_session
-from volcrypt.cli.snapshot_content import show_exported, skip_damaged_option
-from volcrypt.cli.volume_view import key_text, volume_document, volume_fields
+from volcrypt.cli.volume_transfer import export, export_header_, import_, register
+from volcrypt.cli.volume_view import key_text, show_created, volume_document, volume_fields
 from volcrypt.geometry import format_size, parse_size
 
 if TYPE_CHECKING:
     from volcrypt.names import VolumeId
-    from volcrypt.operations.keys import KeyChoice
-    from volcrypt.operations.volumes import VolumeView
 
 Wrapped = TypeVar("Wrapped", bound=Callable[..., Any])
-
-
-def key_options(function: Wrapped) -> Wrapped:
-    """KEY OPTIONS: which key a new volume or copy is encrypted under."""
-    function = making_key_option(function)
-    function = click.option(
-        "--unencrypted", is_flag=True, help="Do not encrypt (not for a copy of what is encrypted)."
-    )(function)
-    return click.option(
-        "--kms-key-id",
-        metavar="K",
-        help="Key id, ARN, alias or alias ARN [default: the account's default key].",
-    )(function)
-
-
-def key_choice(
-    session: Session, kms_key_id: str | None, unencrypted: bool, customer_key_file: Path | None
-) -> "KeyChoice":
-    from volcrypt.operations.keys import KeyChoice
-
-    if unencrypted + (kms_key_id is not None) + (customer_key_file is not None) > 1:
-        raise click.UsageError(
-            "--kms-key-id, --customer-key-file and --unencrypted exclude each other"
-        )
-    return KeyChoice(
-        encrypted=not unencrypted,
-        kms_key=kms_key_id,
-        customer_key=give_key(session, customer_key_file),
-    )
 
 
 @click.group()
 def volume() -> None:
     """Volumes: encrypted block by block on this host."""
+
+
+for command in (import_, export, export_header_, register):
+    volume.add_command(command)
 
 
 @volume.command(cls=Command)
@@ -158,193 +130,6 @@ def create(
     else:
         raise click.UsageError("--size is needed, but for a volume from a snapshot or on a device")
     show_created(session, view_volume(session.home, record))
-
-
-def show_created(session: Session, view: "VolumeView") -> None:
-    session.show_created(view.record.volume_id, volume_document(view), volume_fields(view))
-
-
-@volume.command("import", cls=Command)
-@click.argument(
-    "source", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE|DEVICE"
-)
-@key_options
-@click.option("--name", help="A name, unique among volumes.")
-@secret_file(
-    "--luks-passphrase-file",
-    "FILE|DEVICE is encrypted by cryptsetup (LUKS2): import what is in it. A file with a "
-    "passphrase, or -.",
-)
-@click.option(
-    "--luks-header",
-    metavar="H",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Its LUKS2 header, where that is not in FILE|DEVICE itself.",
-)
-@pass_session
-def import_(
-    session: Session,
-    source: Path,
-    kms_key_id: str | None,
-    unencrypted: bool,
-    customer_key_file: Path | None,
-    name: str | None,
-    luks_passphrase_file: Path | None,
-    luks_header: Path | None,
-) -> None:
-    """Make a volume of a raw image or block device; FILE|DEVICE is only read."""
-    from volcrypt.cli.pin import read_secret
-    from volcrypt.operations.image_sources import LuksAccess
-    from volcrypt.operations.images import import_volume
-    from volcrypt.operations.volumes import view_volume
-
-    check_one_stdin(customer_key_file, luks_passphrase_file)
-    luks = None
-    if luks_passphrase_file is not None:
-        passphrase = read_secret(
-            luks_passphrase_file, "passphrase of the LUKS image", keep_line_end=True
-        )
-        luks = LuksAccess(passphrase=passphrase, header=luks_header)
-    elif luks_header is not None:
-        raise click.UsageError("--luks-header goes with --luks-passphrase-file")
-    record = import_volume(
-        session.home,
-        source,
-        name=name,
-        choice=key_choice(session, kms_key_id, unencrypted, customer_key_file),
-        progress=session.progress(),
-        luks=luks,
-    )
-    show_created(session, view_volume(session.home, record))
-
-
-@volume.command(cls=Command)
-@click.argument("volume", metavar="VOLUME")
-@click.argument("file", type=click.Path(path_type=Path))
-@skip_damaged_option
-@opening_key_option
-@pass_session
-def export(
-    session: Session, volume: str, file: Path, skip_damaged: bool, customer_key_file: Path | None
-) -> None:
-    """Write the plaintext of VOLUME to the new raw image FILE (sparse, mode 0600)."""
-    from volcrypt.operations.images import export_volume
-
-    give_key(session, customer_key_file)
-    record, skipped = export_volume(
-        session.home, volume, file, skip_damaged=skip_damaged, progress=session.progress()
-    )
-    show_exported(
-        session,
-        {"VolumeId": record.volume_id, "File": str(file), "Size": record.size_bytes},
-        f"{record.volume_id} is written, in plaintext, to {file}",
-        skipped,
-    )
-
-
-@volume.command(cls=Command)
-@click.option(
-    "--data",
-    metavar="PATH",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Where its data is: a file, or a block device.",
-)
-@click.option(
-    "--record",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="The copy of its record [default: PATH.volcrypt].",
-)
-@click.option("--store", metavar="STORE", help="The copy of its record is in this snapshot store.")
-@click.option("--volume-id", metavar="V", help="Which volume that is.")
-@click.option("--name", help="Its name here [default: as in the home that made it].")
-@click.option("--kms-key-id", metavar="K", help="Only if it is under this KMS key.")
-@opening_key_option
-@click.option("--force", is_flag=True, help="On another block device than it was made on.")
-@pass_session
-def register(
-    session: Session,
-    data: Path,
-    record: Path | None,
-    store: str | None,
-    volume_id: str | None,
-    name: str | None,
-    kms_key_id: str | None,
-    customer_key_file: Path | None,
-    force: bool,
-) -> None:
-    """Take an encrypted volume of another home into this one, by the copy of its record, or its
-    newer record if it is here already. The KMS must let this home have its data key."""
-    from volcrypt.names import parse_volume_id
-    from volcrypt.operations.registration import CopySource, register_volume
-    from volcrypt.operations.volumes import view_volume
-
-    source = CopySource(
-        record=record,
-        store=store,
-        volume_id=None if volume_id is None else parse_volume_id(volume_id),
-    )
-    give_key(session, customer_key_file)
-    done = register_volume(session.home, data, source, name=name, kms_key=kms_key_id, force=force)
-    view = view_volume(session.home, done.record)
-    fresh = "not checkable" if done.known_counter is None else "compared with the record here"
-    session.show_created(
-        done.record.volume_id,
-        {**volume_document(view), "Freshness": fresh},
-        {**volume_fields(view), "freshness": fresh},
-    )
-
-
-@volume.command("export-header", cls=Command)
-@click.argument("volume", metavar="VOLUME")
-@click.argument("file", type=click.Path(path_type=Path))
-@secret_file("--passphrase-file", "File with the header's passphrase, or - [default: ask for it].")
-@opening_key_option
-@pass_session
-def export_header_(
-    session: Session,
-    volume: str,
-    file: Path,
-    passphrase_file: Path | None,
-    customer_key_file: Path | None,
-) -> None:
-    """Write a LUKS2 header to the new FILE, with which cryptsetup opens the data of VOLUME.
-
-    All of VOLUME that was never written is written first. Whoever has FILE and its passphrase
-    reads VOLUME from then on, and all that shares its data key, whatever becomes of the KMS key.
-    """
-    from volcrypt.cli.pin import read_secret, type_secret
-    from volcrypt.operations.backups import check_new_file
-    from volcrypt.operations.header_export import export_header
-
-    check_one_stdin(customer_key_file, passphrase_file)
-    check_new_file(file)
-    give_key(session, customer_key_file)
-    what = "passphrase of the header"
-    if passphrase_file is not None:
-        passphrase = read_secret(passphrase_file, what, twice=True)
-    else:
-        passphrase = type_secret(what, twice=True)
-    made = export_header(
-        session.home, volume, file, passphrase=passphrase, progress=session.progress()
-    )
-    record, key = made.record, made.record.wrapped_key
-    document = {
-        "VolumeId": record.volume_id,
-        "File": str(made.target),
-        "DataPath": str(made.data_path),
-        "DataEncryptionKeyId": key.data_key_id if key else None,
-        "FilledBytes": made.filled_bytes,
-    }
-
-    def text() -> None:
-        print(f"{record.volume_id} opens with {made.target}, while volcrypt does not serve it:")
-        print(f"  cryptsetup open --type luks2 --header {made.target} {made.data_path} NAME")
-        print("note: that needs no KMS; keep the header like a key, and detach before you use it")
-        print("note: from now on each snapshot of the volume reads all of it")
-
-    session.show(document, text)
 
 
 @volume.command("list", cls=Command)

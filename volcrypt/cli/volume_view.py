@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from volcrypt.cli.session import JsonValue
+from volcrypt.cli.session import JsonValue, Session
 from volcrypt.cli.text import format_time, iso_time
 from volcrypt.geometry import format_size
 
@@ -124,3 +124,7 @@ def _allocated_text(view: "VolumeView") -> str:
         return "a block device"
     kind = "all, in advance" if view.record.preallocated else "thin"
     return f"{format_size(view.allocated_bytes)} ({kind})"
+
+
+def show_created(session: Session, view: "VolumeView") -> None:
+    session.show_created(view.record.volume_id, volume_document(view), volume_fields(view))

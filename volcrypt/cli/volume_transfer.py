@@ -1,0 +1,203 @@
+"""`volcrypt volume import`, `export`, `export-header`, `register`: volumes in and out."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from volcrypt.cli.customer_key import (
+    check_one_stdin,
+    give_key,
+    opening_key_option,
+    secret_file,
+)
+from volcrypt.cli.key_choice import key_choice, key_options
+from volcrypt.cli.session import Command, Session, pass_session
+from volcrypt.cli.snapshot_content import show_exported, skip_damaged_option
+from volcrypt.cli.volume_view import show_created, volume_document, volume_fields
+
+if TYPE_CHECKING:
+    pass
+
+
+@click.command("import", cls=Command)
+@click.argument(
+    "source", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE|DEVICE"
+)
+@key_options
+@click.option("--name", help="A name, unique among volumes.")
+@secret_file(
+    "--luks-passphrase-file",
+    "FILE|DEVICE is encrypted by cryptsetup (LUKS2): import what is in it. A file with a "
+    "passphrase, or -.",
+)
+@click.option(
+    "--luks-header",
+    metavar="H",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Its LUKS2 header, where that is not in FILE|DEVICE itself.",
+)
+@pass_session
+def import_(
+    session: Session,
+    source: Path,
+    kms_key_id: str | None,
+    unencrypted: bool,
+    customer_key_file: Path | None,
+    name: str | None,
+    luks_passphrase_file: Path | None,
+    luks_header: Path | None,
+) -> None:
+    """Make a volume of a raw image or block device; FILE|DEVICE is only read."""
+    from volcrypt.cli.pin import read_secret
+    from volcrypt.operations.image_sources import LuksAccess
+    from volcrypt.operations.images import import_volume
+    from volcrypt.operations.volumes import view_volume
+
+    check_one_stdin(customer_key_file, luks_passphrase_file)
+    luks = None
+    if luks_passphrase_file is not None:
+        passphrase = read_secret(
+            luks_passphrase_file, "passphrase of the LUKS image", keep_line_end=True
+        )
+        luks = LuksAccess(passphrase=passphrase, header=luks_header)
+    elif luks_header is not None:
+        raise click.UsageError("--luks-header goes with --luks-passphrase-file")
+    record = import_volume(
+        session.home,
+        source,
+        name=name,
+        choice=key_choice(session, kms_key_id, unencrypted, customer_key_file),
+        progress=session.progress(),
+        luks=luks,
+    )
+    show_created(session, view_volume(session.home, record))
+
+
+@click.command(cls=Command)
+@click.argument("volume", metavar="VOLUME")
+@click.argument("file", type=click.Path(path_type=Path))
+@skip_damaged_option
+@opening_key_option
+@pass_session
+def export(
+    session: Session, volume: str, file: Path, skip_damaged: bool, customer_key_file: Path | None
+) -> None:
+    """Write the plaintext of VOLUME to the new raw image FILE (sparse, mode 0600)."""
+    from volcrypt.operations.images import export_volume
+
+    give_key(session, customer_key_file)
+    record, skipped = export_volume(
+        session.home, volume, file, skip_damaged=skip_damaged, progress=session.progress()
+    )
+    show_exported(
+        session,
+        {"VolumeId": record.volume_id, "File": str(file), "Size": record.size_bytes},
+        f"{record.volume_id} is written, in plaintext, to {file}",
+        skipped,
+    )
+
+
+@click.command(cls=Command)
+@click.option(
+    "--data",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Where its data is: a file, or a block device.",
+)
+@click.option(
+    "--record",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The copy of its record [default: PATH.volcrypt].",
+)
+@click.option("--store", metavar="STORE", help="The copy of its record is in this snapshot store.")
+@click.option("--volume-id", metavar="V", help="Which volume that is.")
+@click.option("--name", help="Its name here [default: as in the home that made it].")
+@click.option("--kms-key-id", metavar="K", help="Only if it is under this KMS key.")
+@opening_key_option
+@click.option("--force", is_flag=True, help="On another block device than it was made on.")
+@pass_session
+def register(
+    session: Session,
+    data: Path,
+    record: Path | None,
+    store: str | None,
+    volume_id: str | None,
+    name: str | None,
+    kms_key_id: str | None,
+    customer_key_file: Path | None,
+    force: bool,
+) -> None:
+    """Take an encrypted volume of another home into this one, by the copy of its record, or its
+    newer record if it is here already. The KMS must let this home have its data key."""
+    from volcrypt.names import parse_volume_id
+    from volcrypt.operations.registration import CopySource, register_volume
+    from volcrypt.operations.volumes import view_volume
+
+    source = CopySource(
+        record=record,
+        store=store,
+        volume_id=None if volume_id is None else parse_volume_id(volume_id),
+    )
+    give_key(session, customer_key_file)
+    done = register_volume(session.home, data, source, name=name, kms_key=kms_key_id, force=force)
+    view = view_volume(session.home, done.record)
+    fresh = "not checkable" if done.known_counter is None else "compared with the record here"
+    session.show_created(
+        done.record.volume_id,
+        {**volume_document(view), "Freshness": fresh},
+        {**volume_fields(view), "freshness": fresh},
+    )
+
+
+@click.command("export-header", cls=Command)
+@click.argument("volume", metavar="VOLUME")
+@click.argument("file", type=click.Path(path_type=Path))
+@secret_file("--passphrase-file", "File with the header's passphrase, or - [default: ask for it].")
+@opening_key_option
+@pass_session
+def export_header_(
+    session: Session,
+    volume: str,
+    file: Path,
+    passphrase_file: Path | None,
+    customer_key_file: Path | None,
+) -> None:
+    """Write a LUKS2 header to the new FILE, with which cryptsetup opens the data of VOLUME.
+
+    All of VOLUME that was never written is written first. Whoever has FILE and its passphrase
+    reads VOLUME from then on, and all that shares its data key, whatever becomes of the KMS key.
+    """
+    from volcrypt.cli.pin import read_secret, type_secret
+    from volcrypt.operations.backups import check_new_file
+    from volcrypt.operations.header_export import export_header
+
+    check_one_stdin(customer_key_file, passphrase_file)
+    check_new_file(file)
+    give_key(session, customer_key_file)
+    what = "passphrase of the header"
+    if passphrase_file is not None:
+        passphrase = read_secret(passphrase_file, what, twice=True)
+    else:
+        passphrase = type_secret(what, twice=True)
+    made = export_header(
+        session.home, volume, file, passphrase=passphrase, progress=session.progress()
+    )
+    record, key = made.record, made.record.wrapped_key
+    document = {
+        "VolumeId": record.volume_id,
+        "File": str(made.target),
+        "DataPath": str(made.data_path),
+        "DataEncryptionKeyId": key.data_key_id if key else None,
+        "FilledBytes": made.filled_bytes,
+    }
+
+    def text() -> None:
+        print(f"{record.volume_id} opens with {made.target}, while volcrypt does not serve it:")
+        print(f"  cryptsetup open --type luks2 --header {made.target} {made.data_path} NAME")
+        print("note: that needs no KMS; keep the header like a key, and detach before you use it")
+        print("note: from now on each snapshot of the volume reads all of it")
+
+    session.show(document, text)
