@@ -9,7 +9,7 @@ CHANGES, LIVE, LOCK = (f"volcrypt/volume/{n}.py" for n in ("change_map", "live_m
 CONDITIONS, CAPTURE, PRESERVE = (
     f"volcrypt/volume/{n}.py" for n in ("chunk_conditions", "capture", "preserve")
 )
-FUSE, DAEMON = "volcrypt/volume/fuse.py", "volcrypt/daemons/volume.py"
+FUSE, DAEMON = "volcrypt/volume/fuse.py", "volcrypt/daemons/volume_service.py"
 
 T_DATA, T_VOLUME, T_DEVICE, T_CHANGES, T_LOCK = (
     f"tests/volume/test_{name}.py"

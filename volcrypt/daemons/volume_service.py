@@ -1,0 +1,221 @@
+"""A mounted volume from its first request to its last, and who waits to hear of it."""
+
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from volcrypt.daemons.fencing import Fencing
+from volcrypt.daemons.lazy_volume import LazyVolume
+from volcrypt.daemons.notify import notify
+from volcrypt.daemons.space_watch import watch_space
+from volcrypt.daemons.watcher import Watcher
+from volcrypt.errors import MountError, TryAgainError, VolcryptError
+from volcrypt.geometry import UNIT_BYTES
+from volcrypt.volume import fuse
+from volcrypt.volume.change_map import ChangeMap
+from volcrypt.volume.control_messages import StatusAnswer
+from volcrypt.volume.control_server import ControlServer
+from volcrypt.volume.control_socket import listen
+from volcrypt.volume.device import Device
+from volcrypt.volume.error_report import ErrorReport
+from volcrypt.volume.launch import Answer, Assignment, send_answer
+from volcrypt.volume.mountpoint import VOLUME_FILE, mount_at, unmount
+
+_FIRST_READ_SECONDS: Final = 30
+_TELL_SECONDS: Final = 5
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Starter:
+    """Whoever started this process, and waits to hear that the volume is served."""
+
+    def __init__(self, channel: socket.socket, *, foreground: bool) -> None:
+        self._channel = channel
+        self._foreground = foreground
+
+    def tell_ready(self) -> None:
+        """Raises MountError when nobody is there to hear it: then nobody would unmount either."""
+        if not self._foreground:
+            try:
+                send_answer(self._channel, Answer(pid=os.getpid()))
+            except OSError as error:
+                raise MountError("whoever asked for the mount is gone") from error
+        notify(f"READY=1\nMAINPID={os.getpid()}")
+        self._channel.close()
+
+    def tell_error(self, error: Exception) -> None:
+        report = ErrorReport.of(error)
+        if self._foreground:
+            hint = f"hint: {report.hint}\n" if report.hint else ""
+            sys.stderr.write(f"error: {report.message}\n{hint}")
+            return
+        try:
+            send_answer(self._channel, Answer(pid=os.getpid(), error=report))
+        except OSError:
+            _log.error("%s", report.message)  # it was told that all is well, or is gone
+
+
+class VolumeService:
+    """A mounted volume, from the first request to the last."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        device: Device,
+        changes: ChangeMap,
+        file_system: fuse.VolumeFileSystem,
+        *,
+        mount_directory: Path,
+        memory_locked: bool,
+        fencing: Fencing,
+        watcher: Watcher | None,
+        lazy: LazyVolume | None = None,
+    ) -> None:
+        self._lazy = lazy
+        self._assignment = assignment
+        self._device = device
+        self._changes = changes
+        self._file_system = file_system
+        self._mount_directory = mount_directory
+        self._memory_locked = memory_locked
+        self._fencing = fencing
+        self._watcher = watcher
+        self._ending = trio.Event()
+        self._finished = trio.Event()
+        self._failure: Exception | None = None
+
+    async def run(self, starter: Starter) -> None:
+        """Raises what kept the first read or the last flush from working."""
+        server = ControlServer(
+            self._device.captures,
+            status=self.status,
+            lazy=lambda: self._lazy.chunks if self._lazy is not None else None,
+            grow=self.grow,
+            end=self.end,
+        )
+        data_path = Path(self._assignment.data_path)
+        with listen(Path(self._assignment.socket_path)) as listener:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._serve_fuse)
+                nursery.start_soon(self._watch_signals)
+                if not self._device.read_only:
+                    nursery.start_soon(watch_space, data_path, lambda: self._device.size_bytes)
+                await self._first_read()
+                if self._watcher is not None:
+                    nursery.start_soon(self._watcher.run)
+                    await self._watcher.first_round()
+                nursery.start_soon(server.serve, listener)
+                nursery.start_soon(self._fill)
+                starter.tell_ready()
+                await self._ending.wait()
+                notify("STOPPING=1")
+                await self._finish()
+                with trio.move_on_after(_TELL_SECONDS):
+                    await server.all_told()
+                nursery.cancel_scope.cancel()
+        if self._failure is not None:
+            raise self._failure
+
+    def status(self) -> StatusAnswer:
+        return StatusAnswer(
+            volume_id=self._assignment.volume_id,
+            name=self._assignment.name,
+            pid=os.getpid(),
+            size_bytes=self._device.size_bytes,
+            mount_directory=str(self._mount_directory),
+            read_only=self._device.read_only,
+            encrypted=self._assignment.has_data_key,
+            memory_locked=self._memory_locked,
+            capture_running=self._device.captures.is_running,
+            parent=self._changes.parent,
+            preserve_longest_us=self._device.captures.longest_keep_us,
+            sync_failed=self._device.sync_failed,
+            fenced=self._fencing.note,
+            checks=[] if self._watcher is None else self._watcher.states(),
+            watcher_pid=None if self._watcher is None else self._watcher.pid,
+            lazy=self._lazy.progress() if self._lazy is not None else None,
+            snapshot_id=self._assignment.snapshot_id,
+        )
+
+    async def grow(self, size_bytes: int) -> None:
+        """Serve a data file that has grown to `size_bytes`."""
+        await self._device.grow(size_bytes)
+        self._file_system.size_changed()
+
+    async def end(self, forced: bool) -> None:
+        """End the service; returns when all data is safe.
+
+        Raises TryAgainError unless `forced` when somebody needs it, and what the last flush raised.
+        """
+        if not forced and not self._ending.is_set():
+            if self._device.captures.is_running:
+                raise TryAgainError("a snapshot of the volume is being taken")
+            # The kernel knows better than we who uses the mount: it refuses, or there is nobody,
+            # and then no request comes any more.
+            await trio.to_thread.run_sync(unmount, self._mount_directory)
+        self._ending.set()
+        await self._finished.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _serve_fuse(self) -> None:
+        await fuse.serve()
+        self._ending.set()
+
+    async def _fill(self) -> None:
+        """Bring what is absent, until nothing is: then this volume is one like any other."""
+        if self._lazy is not None and await self._lazy.fill():
+            self._lazy = self._device.absent = None
+
+    async def _watch_signals(self) -> None:
+        with trio.open_signal_receiver(*_STOP_SIGNALS) as signals:
+            async for _ in signals:
+                self._ending.set()
+
+    async def _first_read(self) -> None:
+        path = self._mount_directory / VOLUME_FILE
+        try:
+            with trio.fail_after(_FIRST_READ_SECONDS):
+                await trio.to_thread.run_sync(_read_first_unit, path, abandon_on_cancel=True)
+        except trio.TooSlowError as error:
+            raise MountError(f"the first read of {path} got no answer") from error
+        except OSError as error:
+            problem = self._lazy.chunks.last_error if self._lazy is not None else None
+            if problem is not None:
+                raise problem from error
+            raise MountError(f"the first read of {path} failed: {error.strerror}") from error
+
+    async def _finish(self) -> None:
+        if self._lazy is not None:
+            await self._lazy.chunks.close()
+        try:
+            await self._device.close()
+        except (VolcryptError, OSError) as error:
+            self._failure = error
+        # Nobody writes any more. After a failed flush the map is void, and this makes sure of it.
+        await trio.to_thread.run_sync(self._changes.save_clean)
+        await trio.to_thread.run_sync(unmount_if_mounted, self._mount_directory)
+        fuse.leave()
+        self._finished.set()
+
+
+def _read_first_unit(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if len(os.pread(descriptor, UNIT_BYTES, 0)) != UNIT_BYTES:
+            raise MountError(f"the first read of {path} was cut short")
+    finally:
+        os.close(descriptor)
+
+
+def unmount_if_mounted(directory: Path) -> None:
+    if mount_at(directory) is not None:
+        unmount(directory, detach=True)
