@@ -158,6 +158,30 @@ def test_each_definite_refusal_fences_its_volume_and_no_other(command: Command) 
     command.run("unmount", "disable")
 
 
+def test_a_lazy_volume_gets_no_more_of_its_snapshot(command: Command, tmp_path: Path) -> None:
+    """What it lacks is a reason to fail for a snapshot of it, and that reason is the fence."""
+    source = Fenceable(command, "source")
+    source.mount()
+    source.write(0, os.urandom(6 * 2**20))
+    command.run("unmount", "source")
+    command.run("snapshot", "create", "source", "--name", "first", "--wait")
+    command.run(
+        "volume", "create", "--snapshot-id", "first", "--name", "lazy", "--fill-rate", "0",
+        "--kms-key-id", source.key,
+    )  # fmt: skip
+    source.name, source.volume_id = "lazy", command.json("volume", "show", "lazy")["VolumeId"]
+    source.mount()
+    disable(source)
+    reason = source.until_fenced()
+    assert not source.is_usable()
+    assert reason in command.fails(1, "snapshot", "create", "lazy", "--wait")
+    command.run("unmount", "lazy")
+    command.run("kms", "enable-key", "--key-id", source.key)
+    command.run("volume", "export", "source", tmp_path / "expected")
+    command.run("volume", "export", "lazy", tmp_path / "image")
+    assert (tmp_path / "image").read_bytes() == (tmp_path / "expected").read_bytes()
+
+
 def test_keep_goes_on_and_the_next_mount_is_refused(command: Command) -> None:
     volume = Fenceable(command, "kept")
     command.run("mount", "kept", volume.point)

@@ -7,8 +7,14 @@ from random import Random
 import pytest
 
 from tests.command import disposable_home
+from volcrypt.crypto.customer_key import CustomerKey
 from volcrypt.crypto.digest import DigestAlgorithm
-from volcrypt.errors import InvalidArgumentError, ObjectStoreError, SnapshotNotFoundError
+from volcrypt.errors import (
+    InvalidArgumentError,
+    ObjectStoreError,
+    SnapshotNotFoundError,
+    TryAgainError,
+)
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.names import VolumeId, make_volume_id
@@ -213,4 +219,34 @@ def test_the_copy_of_its_record_follows_and_no_other_home_takes_it_before(
     assert load_record(home, record.volume_id).source is None
     check_volume(home, record.volume_id)
     assert content(home, record, tmp_path) == CONTENT
+    delete_volume(home, record.volume_id)
+
+
+def test_a_home_does_not_forget_what_it_alone_knows(home: Home, tmp_path: Path) -> None:
+    record = make(home, data=tmp_path / "elsewhere")
+    with pytest.raises(InvalidArgumentError, match="only this home knows what"):
+        delete_volume(home, record.volume_id, keep_data=True)
+    assert content(home, record, tmp_path) == CONTENT
+    delete_volume(home, record.volume_id, keep_data=True)
+    assert (tmp_path / "elsewhere").exists()
+
+
+def test_a_detached_snapshot_of_one_under_a_customer_provided_key(
+    home: Home, tmp_path: Path
+) -> None:
+    """The command has no such key, and needs none when all chunks are here."""
+    key = CustomerKey(bytearray(range(32)))
+    choice = KeyChoice(customer_key=key)
+    record = volume_from_snapshot(
+        home, "first", size_bytes=None, name=None, choice=choice, progress=SILENT
+    )
+    assert record.source is not None
+    with pytest.raises(TryAgainError, match="customer-provided key"):
+        create_snapshot(home, record.volume_id, name="own", store=None, progress=SILENT)
+    home.customer_keys.append(key)
+    with hold_volume(home.volumes.path_of(record.volume_id), purpose="test"):
+        fetch_rest(home, record, record.source, SILENT)
+    home.customer_keys.clear()
+    create_snapshot(home, record.volume_id, name="own", store=None, progress=SILENT)
+    delete_snapshot(home, "own")
     delete_volume(home, record.volume_id)

@@ -16,6 +16,7 @@ from tests.fakes.origin import MemoryOrigin, damaged, image_of
 from volcrypt.chunk_set import ChunkSet
 from volcrypt.errors import (
     ChunkCorruptError,
+    FencedError,
     MountError,
     NoSpaceError,
     ObjectStoreError,
@@ -391,6 +392,27 @@ async def test_the_end_gives_up_what_hangs_and_keeps_what_came(bench: Bench) -> 
     # What the store sends now goes nowhere.
     bench.origin.gate.set()
     assert bench.data.content[3 * CHUNK_BYTES : 5 * CHUNK_BYTES] == bytes(2 * CHUNK_BYTES)
+
+
+async def test_the_end_says_why(bench: Bench, nursery: trio.Nursery) -> None:
+    bench.origin.gate.clear()
+    seen: list[str] = []
+
+    async def touch() -> None:
+        try:
+            await bench.lazy.make_readable(one(3))
+        except FencedError as error:
+            seen.append(str(error))
+
+    nursery.start_soon(touch)
+    await until(lambda: len(bench.origin.asked_for("chunk")) == 1)
+    await bench.lazy.close(FencedError("the key was taken away"))
+    await until(lambda: bool(seen))
+    assert seen == ["the volume is fenced: the key was taken away"]
+    await bench.lazy.close()
+    with pytest.raises(FencedError):
+        await bench.lazy.make_writable(one(5))
+    bench.origin.gate.set()
 
 
 async def test_the_end_of_one_that_failed_is_quiet(bench: Bench) -> None:

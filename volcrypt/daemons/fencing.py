@@ -10,6 +10,7 @@
 The mount stays so that callers get errors instead of an empty directory, and so that unmounting
 goes its usual way: what was written before is flushed, and the change map is kept. Both need no
 key, nor does a snapshot, which moves ciphertext: one that runs goes on, and a new one may begin.
+Nothing is fetched any more, though: a snapshot that wants what a lazy volume lacks fails.
 """
 
 import logging
@@ -38,7 +39,7 @@ class Fencing:
         device: Device,
         *,
         wipe: Callable[[], None],
-        stop_fetching: Callable[[], Awaitable[None]] | None = None,
+        stop_fetching: Callable[[VolcryptError], Awaitable[None]] | None = None,
     ) -> None:
         """`wipe` forgets the data keys and every cipher that no request uses; `stop_fetching` ends
         what a lazy volume still fetches."""
@@ -56,11 +57,12 @@ class Fencing:
         self._device.fence(note.error())
         _log.error("%s", note.error())
         notify(f"STATUS={note.error()}")
-        with trio.move_on_after(GRACE_SECONDS):
+        async with trio.open_nursery() as nursery:
             if self._stop_fetching is not None:
-                await self._stop_fetching()
-            await self._device.drained()
-        self._wipe()
+                nursery.start_soon(self._stop_fetching, note.error())
+            with trio.move_on_after(GRACE_SECONDS):
+                await self._device.drained()
+            self._wipe()
         await self._device.drained()
         self.note = msgspec.structs.replace(note, wiped_at=time.time())
         _log.error("the data key was wiped")

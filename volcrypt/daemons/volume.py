@@ -127,7 +127,7 @@ def serve_volume(
                 assignment.lazy,
                 volume_id=assignment.volume_id,
                 data=data,
-                sync=volume.flush,
+                sync=device.sync,
                 data_key=data_key,
                 source_key=source_key,
             )

@@ -23,13 +23,13 @@ import msgspec
 from typing_extensions import Buffer
 
 from volcrypt.chunk_set import ChunkSet
-from volcrypt.errors import IntegrityError, VolcryptError
+from volcrypt.errors import IntegrityError, TryAgainError, VolcryptError
 from volcrypt.formats.change_map import ParentPoint
 from volcrypt.formats.document import MacSeal
-from volcrypt.formats.volume_record import VolumeRecord
+from volcrypt.formats.volume_record import KeySource, VolumeRecord
 from volcrypt.geometry import chunk_count
 from volcrypt.operations.home import Home
-from volcrypt.operations.lazy_volumes import make_whole
+from volcrypt.operations.lazy_volumes import is_whole, make_whole
 from volcrypt.operations.leases import held_volume
 from volcrypt.operations.mounts import live_map_path, socket_path
 from volcrypt.operations.progress import SILENT, Progress
@@ -288,7 +288,14 @@ def _detached(
         # It may have grown since the caller looked.
         size_bytes = load_record(home, record.volume_id).size_bytes
         record = msgspec.structs.replace(record, size_bytes=size_bytes)
-        make_whole(home, record, progress)
+        if not is_whole(home, record):
+            if record.key_source is KeySource.CUSTOMER:
+                raise TryAgainError(
+                    f"volume {record.name or record.volume_id} lacks chunks, which take its "
+                    "customer-provided key",
+                    hint="mount it, and take the snapshot then",
+                )
+            make_whole(home, record, progress)
         data = stack.enter_context(
             DataFile.open(data_path(home, record), size_bytes, read_only=True)
         )

@@ -45,6 +45,7 @@ from volcrypt.operations.stores import (
 from volcrypt.snapshot.pin import hold_lastingly, lasting_pins, release_lasting
 from volcrypt.snapshot.store import SnapshotStore
 from volcrypt.volume.launch import LazyAssignment
+from volcrypt.volume.owner import hold_volume
 from volcrypt.volume.present_file import PRESENT_FILE, create_present_map, is_complete
 
 # ---------------------------------------------------------------- making
@@ -133,6 +134,12 @@ def source_key(home: Home, assignment: LazyAssignment | None) -> Iterator[DataKe
 # ---------------------------------------------------------------- the end
 
 
+def is_whole(home: Home, record: VolumeRecord) -> bool:
+    """Whether all chunks of a volume are its own. Raises IntegrityError and FormatError."""
+    path = present_path(home, record.volume_id)
+    return record.source is None or is_complete(path, record.volume_id)
+
+
 def make_whole(home: Home, record: VolumeRecord, progress: Progress) -> VolumeRecord:
     """Fetch what a lazy volume lacks, for work that needs all of its data; the caller owns it.
 
@@ -140,12 +147,14 @@ def make_whole(home: Home, record: VolumeRecord, progress: Progress) -> VolumeRe
     """
     if record.source is None:
         return record
-    if not is_complete(present_path(home, record.volume_id), record.volume_id):
+    if not is_whole(home, record):
         # numpy and trio, for those alone that need them
         from volcrypt.operations.lazy_fetch import fetch_rest
 
         fetch_rest(home, record, record.source, progress)
-    return clear_source(home, record)
+    record = clear_source(home, record)
+    present_path(home, record.volume_id).unlink(missing_ok=True)
+    return record
 
 
 def settle_lazy_volumes(home: Home) -> None:
@@ -155,7 +164,12 @@ def settle_lazy_volumes(home: Home) -> None:
         volume_id = VolumeId(path.parent.name)
         with suppress(VolcryptError, OSError):
             if is_complete(path, volume_id) and home.register.get(KIND, volume_id) is not None:
-                clear_source(home, load_record(home, volume_id))
+                record = load_record(home, volume_id)
+                if record.source is not None:
+                    clear_source(home, record)
+                # A mount that is just beginning may still look for it.
+                with hold_volume(path.parent, purpose="settle"):
+                    path.unlink()
 
 
 def clear_source(home: Home, record: VolumeRecord) -> VolumeRecord:
@@ -174,7 +188,6 @@ def clear_source(home: Home, record: VolumeRecord) -> VolumeRecord:
                 copies.write(record)  # else the next mount does
     if source is not None:
         release_pin(home, record.volume_id, source.store_id)
-    present_path(home, record.volume_id).unlink(missing_ok=True)
     return record
 
 

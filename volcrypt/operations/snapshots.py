@@ -213,8 +213,8 @@ def _commit_all(
         try:
             for draft in drafts:
                 manifest, head = commit(store, draft, log.signer, log.head)
-                log.save(head)
                 manifests.append(manifest)
+                log.save(head)
         except BaseException:
             with suppress(VolcryptError):
                 for manifest in manifests:

@@ -334,6 +334,12 @@ def delete_volume(home: Home, volume: str, *, keep_data: bool = False) -> Delete
             f"the data of volume {volume} is in the home, and goes with its record",
             hint="take a snapshot of it",
         )
+    if keep_data and source is not None:
+        raise InvalidArgumentError(
+            f"some data of volume {volume} is still in snapshot {source.snapshot_id}, and only "
+            "this home knows what",
+            hint="mount the volume until status says that it is filled",
+        )
     retire_grant(home, volume_id)
     release_lease(home, volume_id)
     with ExitStack() as held:

@@ -23,11 +23,12 @@ class Recryptor:
     def __call__(self, index: int, chunk: memoryview) -> None:
         """Change the ciphertext of chunk `index` in place."""
         first_unit = index * UNITS_PER_CHUNK
-        if self._old is not None:
-            with self._old.taken() as kernel:
-                kernel.decrypt_sparse_units(first_unit, chunk, chunk)
-        with self._new.taken() as kernel:
-            kernel.encrypt_units(first_unit, chunk, chunk)
+        # Taken before anything is decrypted: what was begun ends as ciphertext.
+        with self._new.taken() as encrypt:
+            if self._old is not None:
+                with self._old.taken() as decrypt:
+                    decrypt.decrypt_sparse_units(first_unit, chunk, chunk)
+            encrypt.encrypt_units(first_unit, chunk, chunk)
 
     def wipe(self) -> None:
         """Calls that are running in other threads end normally and wipe theirs. May be called

@@ -219,6 +219,8 @@ class ControlClient:
             line = self._receive_line()
         except TimeoutError:
             raise
+        except (ConnectionResetError, BrokenPipeError) as error:
+            raise MountError(f"the process of volume {self._volume} has ended") from error
         except OSError as error:
             raise MountError(f"the process of volume {self._volume} does not answer") from error
         answer = decode_answer(line)

@@ -201,6 +201,14 @@ class Device:
             raise self._fenced
         await self._flush()
 
+    def sync(self) -> None:
+        """As `flush`, for who is in a thread; also behind a fence."""
+        try:
+            self._volume.flush()
+        except (VolcryptError, OSError):
+            self.sync_failed = True
+            raise
+
     def fence(self, error: FencedError) -> None:
         """Answer every request with `error` from now on, also those that wait."""
         self._fenced = error
@@ -244,11 +252,7 @@ class Device:
 
     async def _flush(self) -> None:
         async with self._sync_lock:
-            try:
-                await self._run(self._volume.flush)
-            except (VolcryptError, OSError):
-                self.sync_failed = True
-                raise
+            await self._run(self.sync)
 
     def _is_idle(self, offset: int, size: int, *, exclusive: bool) -> bool:
         """Whether nothing keeps these bytes from being served at once."""

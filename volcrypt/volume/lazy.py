@@ -111,7 +111,7 @@ class LazyChunks:
         self._touches = trio.CapacityLimiter(in_flight)
         self._fills = trio.CapacityLimiter(max(1, in_flight // 4))
         self._buffers: list[memoryview] = []
-        self._closing = False
+        self._ended: VolcryptError | None = None
         self._closed = False
         self._reported: dict[int, str] = {}
         self.last_error: VolcryptError | None = None
@@ -192,7 +192,7 @@ class LazyChunks:
         while not self.is_complete:
             before = self.present_count
             error = await self._fetch_absent(rate, self._fills, go_around=True)
-            if isinstance(error, MountError):
+            if self._ended is not None:
                 return
             await self._commit()
             if error is None:
@@ -202,7 +202,9 @@ class LazyChunks:
             pause = FIRST_PAUSE_SECONDS if self.present_count > before else pause
             await trio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-        await trio.to_thread.run_sync(self._present.finish)
+        async with self._commit_lock:
+            if not self._closed:
+                await trio.to_thread.run_sync(self._present.finish)
 
     async def fetch_all(self, progress: Callable[[int, int], None]) -> None:
         """Fetch all that is absent, now; returns when every chunk is present, durably.
@@ -227,16 +229,19 @@ class LazyChunks:
             raise error
         await trio.to_thread.run_sync(self._present.finish)
 
-    async def close(self) -> None:
-        """Give up what is being fetched, and keep what was; nothing is fetched from now on."""
-        self._closing = True
-        await self._shared.give_up()
+    async def close(self, reason: VolcryptError | None = None) -> None:
+        """Give up what is being fetched, and keep what was; nothing is fetched from now on, for
+        this `reason`. May be called twice."""
+        if self._ended is None:
+            self._ended = reason or MountError("the volume is being unmounted")
+        await self._shared.give_up(self._ended)
         # What is not kept is fetched again.
         with suppress(VolcryptError, OSError):
             await self._commit()
-            if self.is_complete:
-                await trio.to_thread.run_sync(self._present.finish)
         async with self._commit_lock:
+            if not self._closed and self.is_complete:
+                with suppress(VolcryptError, OSError):
+                    await trio.to_thread.run_sync(self._present.finish)
             self._closed = True
             self._present.close()
 
@@ -244,8 +249,8 @@ class LazyChunks:
 
     async def _fetch(self, chunk: int, limiter: trio.CapacityLimiter) -> None:
         """Make one chunk readable."""
-        if self._closing:
-            raise MountError("the volume is being unmounted")
+        if self._ended is not None:
+            raise self._ended
         try:
             await self._shared.run(chunk, lambda: self._fetch_alone(chunk, limiter))
         except VolcryptError as error:
@@ -301,7 +306,7 @@ class LazyChunks:
 
     def _report(self, chunk: int, error: VolcryptError) -> None:
         """Once for each chunk and reason; a store that is away is one reason for all."""
-        if isinstance(error, MountError):
+        if error is self._ended:
             return
         key = chunk if isinstance(error, IntegrityError) else _ANY_CHUNK
         self.last_error = error
@@ -326,7 +331,8 @@ class LazyChunks:
             if chunks is not None and self.may_write(chunks):
                 return
             if self._closed:
-                raise MountError("the volume is being unmounted")
+                assert self._ended is not None, "internal error: closed without a reason"
+                raise self._ended
             batch = sorted(self._fetched)
             await trio.to_thread.run_sync(self._keep, batch)
             self._present.mark(batch)

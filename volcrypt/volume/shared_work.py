@@ -5,11 +5,11 @@ from collections.abc import Awaitable, Callable, Hashable
 
 import trio
 
-from volcrypt.errors import MountError, VolcryptError
+from volcrypt.errors import VolcryptError
 
 
 class SharedWork:
-    """Raises what the work raises, and MountError when it was given up."""
+    """Raises what the work raises, and the reason when it was given up."""
 
     def __init__(self) -> None:
         self._under_way: dict[Hashable, _Work] = {}
@@ -33,10 +33,11 @@ class SharedWork:
         if shared.error is not None:
             raise shared.error
 
-    async def give_up(self) -> None:
+    async def give_up(self, reason: VolcryptError) -> None:
         """End all that is under way; returns when it has ended."""
         under_way = list(self._under_way.values())
         for work in under_way:
+            work.error = reason
             work.scope.cancel()
         for work in under_way:
             await work.done.wait()
@@ -46,4 +47,4 @@ class _Work:
     def __init__(self) -> None:
         self.scope = trio.CancelScope()
         self.done = trio.Event()
-        self.error: VolcryptError | OSError | None = MountError("the volume is being unmounted")
+        self.error: VolcryptError | OSError | None = None
