@@ -75,7 +75,7 @@ def test_two_homes_with_a_volume_of_one_name(command: Command, tmp_path: Path) -
         for each in (command, other):
             each.run("volume", "create", "--size", "32MiB", "--name", "same")
         command.run("attach", "same", "--mkfs", "ext4")
-        assert "another home" in other.fails(4, "attach", "same", "--mkfs", "ext4")
+        assert "another volume, or home" in other.fails(4, "attach", "same", "--mkfs", "ext4")
         assert Path("/dev/volcrypt/same").exists()
         command.run("detach", "same")
         other.run("attach", "same", "--mkfs", "ext4")

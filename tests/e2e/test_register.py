@@ -177,6 +177,20 @@ class TestFiles:
         homes.second.run("mount", "b", tmp_path / "other")
         homes.second.run("unmount", "b")
 
+    def test_an_attached_volume_is_left_alone_by_another_home(
+        self, homes: TwoHomes, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "data"
+        homes.first.run("volume", "create", "--size=1MiB", "--data", path, "--name", "orders")
+        homes.second.run("volume", "register", "--data", path)
+        homes.first.run("attach", "orders")
+        device = Path("/dev/volcrypt/orders").resolve()
+        assert "another volume, or home" in homes.second.fails(4, "attach", "orders")
+        assert Path("/dev/volcrypt/orders").resolve() == device
+        said = homes.second.fails(4, "volume", "delete", "orders", "--keep-data")
+        assert "is in use by the process that serves it" in said
+        homes.first.run("detach", "orders")
+
     def test_an_older_copy_is_refused_where_that_can_be_known(
         self, homes: TwoHomes, tmp_path: Path, point: Path
     ) -> None:
@@ -444,6 +458,7 @@ class TestDevices:
             "volume", "register", "--data", device, "--store=shared", "--volume-id", volume_id
         )
         first.run("mount", "orders", point)
+        assert "is on this host" in second.fails(4, "mount", "orders", tmp_path, "--take-over")
         held = first.json("status")["InUse"][0]
         assert [check["Check"] for check in held["Checks"]] == ["lease"]
         with open(point / "volume", "r+b", buffering=0) as file:

@@ -157,6 +157,9 @@ def test_without_its_passphrase_an_image_is_bytes(scene: Scene) -> None:
     """Somebody may want to keep the image as it is."""
     size = SIZE + HEADER_BYTES
     assert scene.imported(scene.inline, size=size) == scene.inline.read_bytes()
+    done = scene.command.try_run("volume", "import", scene.inline, "--name", "as-it-is")
+    assert "is a LUKS container" in done.stderr
+    scene.command.run("volume", "delete", "as-it-is")
 
 
 def test_what_was_never_written_reads_zeros(scene: Scene, tmp_path: Path) -> None:

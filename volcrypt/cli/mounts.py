@@ -115,8 +115,9 @@ def unmount(session: Session, target: str, stop_snapshot: bool) -> None:
 
 
 def _take_over(session: Session, volume: str) -> None:
-    from volcrypt.operations.leases import take_over_lease
+    from volcrypt.operations.leases import check_data_is_free, take_over_lease
 
+    check_data_is_free(session.home, volume)
     taken = take_over_lease(session.home, volume)
     if taken is not None and not taken.stopped:
         host = taken.lease.host_name

@@ -1,5 +1,6 @@
 """`volcrypt volume import`, `export`, `export-header`, `register`: volumes in and out."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,7 @@ def import_(
 ) -> None:
     """Make a volume of a raw image or block device; FILE|DEVICE is only read."""
     from volcrypt.cli.pin import read_secret
-    from volcrypt.operations.image_sources import LuksAccess
+    from volcrypt.operations.image_sources import LuksAccess, is_luks
     from volcrypt.operations.images import import_volume
     from volcrypt.operations.volumes import view_volume
 
@@ -63,6 +64,12 @@ def import_(
         luks = LuksAccess(passphrase=passphrase, header=luks_header)
     elif luks_header is not None:
         raise click.UsageError("--luks-header goes with --luks-passphrase-file")
+    elif is_luks(source):
+        print(
+            f"warning: {source} is a LUKS container, and becomes the volume as it is; with "
+            "--luks-passphrase-file its content does",
+            file=sys.stderr,
+        )
     record = import_volume(
         session.home,
         source,

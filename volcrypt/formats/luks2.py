@@ -34,7 +34,7 @@ BINARY_BYTES: Final = 4096
 MAX_HEADER_BYTES: Final = 4 * 2**20
 MAX_AREAS_BYTES: Final = 256 * 2**20
 """Both copies and the keyslots; cryptsetup makes at most 136 MiB."""
-_MAGIC: Final = b"LUKS\xba\xbe"
+LUKS_MAGIC: Final = b"LUKS\xba\xbe"
 _CIPHER: Final = "aes-xts-plain64"
 _CHECKSUM: Final = slice(448, 512)
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
@@ -87,7 +87,7 @@ def header_length(start: bytes, *, what: str) -> int:
 
     Raises InvalidArgumentError for LUKS1 and what is no LUKS at all, MalformedError.
     """
-    if start[:6] != _MAGIC:
+    if start[:6] != LUKS_MAGIC:
         raise InvalidArgumentError(f"{what} has no LUKS header")
     version = int.from_bytes(start[6:8], "big")
     if version != 2:

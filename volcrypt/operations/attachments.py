@@ -134,11 +134,11 @@ def attach_volume(
         with home.exclusive():
             check_free(home, record.volume_id, volume)
             remove_false_links(_is_volume_file)
-            _take_over_link(device_name(record), record.volume_id)
+            _take_over_link(device_name(record), point)
             # A process that was killed leaves its loop device, on which nothing works any more.
             detach_dead_loops(point / VOLUME_FILE, volume=volume)
             for link in partition_links(device_name(record)):
-                _take_over_link(link, record.volume_id)
+                _take_over_link(link, point)
             point.mkdir(mode=0o700, exist_ok=True)
             undo.callback(_remove_empty, point)
             mounted = mount_volume(
@@ -235,16 +235,16 @@ def holds_data(path: Path, size_bytes: int, plaintext: Path) -> bool:
     return False
 
 
-def _take_over_link(name: str, volume_id: VolumeId) -> None:
+def _take_over_link(name: str, point: Path) -> None:
     """`/dev/volcrypt/NAME` may be there still, on a loop device whose process was killed; or it
-    belongs to another volume. Raises VolumeInUseError."""
+    belongs to another volume, or home, than what is served at `point`. Raises VolumeInUseError."""
     linked = linked_device(name)
     if linked is None:
         return
     backing = backing_file(linked)
     if backing == _LOST_FILE:
         detach_loop(loop_of(linked), volume=name)
-    elif backing is not None and backing.parent.name != f"{volume_id}.mnt":
+    elif backing is not None and backing.parent != point:
         raise _is_anothers(name, linked, backing)
     unlink_device(name)
 

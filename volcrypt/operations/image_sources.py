@@ -18,7 +18,13 @@ from volcrypt.errors import (
     VolumeInUseError,
     WrongPassphraseError,
 )
-from volcrypt.formats.luks2 import BINARY_BYTES, LuksSegment, decode_luks2, header_length
+from volcrypt.formats.luks2 import (
+    BINARY_BYTES,
+    LUKS_MAGIC,
+    LuksSegment,
+    decode_luks2,
+    header_length,
+)
 from volcrypt.geometry import UNIT_BYTES
 from volcrypt.volume.cryptsetup import open_volume_key
 
@@ -34,6 +40,12 @@ class ImageSource(Protocol):
         ...
 
     def read_into(self, offset: int, buffer: memoryview) -> int: ...
+
+
+def is_luks(source: Path) -> bool:
+    """Whether there is a LUKS header at its beginning. Raises OSError."""
+    with source.open("rb") as file:
+        return file.read(len(LUKS_MAGIC)) == LUKS_MAGIC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from volcrypt.crypto.xts import is_zero
 from volcrypt.durable import no_space_named, sync_directory
-from volcrypt.errors import InvalidArgumentError
+from volcrypt.errors import NameTakenError
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.geometry import CHUNK_BYTES, UNIT_BYTES, check_volume_size, chunk_range
 from volcrypt.names import make_volume_id
@@ -95,9 +95,9 @@ def export_volume(
 
 
 def check_is_new(target: Path) -> None:
-    """Raises InvalidArgumentError; before a data key is asked for."""
+    """Raises NameTakenError; before a data key is asked for."""
     if os.path.lexists(target):
-        raise InvalidArgumentError(f"{target} exists already")
+        raise NameTakenError("file", os.fspath(target))
 
 
 @contextmanager

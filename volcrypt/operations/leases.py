@@ -39,7 +39,7 @@ from volcrypt.kms.register import RegisterEntry
 from volcrypt.names import StoreId, VolumeId
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import unwrap_key
-from volcrypt.operations.records import load_record
+from volcrypt.operations.records import data_path, load_record
 from volcrypt.operations.stores import (
     LOCAL_STORE,
     check_may_sign,
@@ -48,6 +48,7 @@ from volcrypt.operations.stores import (
     store_of,
 )
 from volcrypt.snapshot.lease import Host, VolumeLease
+from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.owner import current_owner, hold_volume, machine_id
 
 LEASE_FILE: Final = "lease"
@@ -125,6 +126,18 @@ def take_over_lease(
         lease = _lease_of(home, record)
         other = _take(home, record, lease, take_over=True)
         return None if other is None else _wait_for(lease, other, sleep)
+
+
+def check_data_is_free(home: Home, volume: str) -> None:
+    """Raises VolumeInUseError when another home of this very host uses the data: its lease could be
+    taken over, and the data not be had."""
+    record = load_record(home, volume)
+    try:
+        DataFile.open(data_path(home, record), record.size_bytes).close()
+    except VolumeInUseError as error:
+        raise VolumeInUseError(
+            volume, error.holder, hint="detach or unmount it there: it is on this host"
+        ) from error
 
 
 def lease_loss(home: Home, volume_id: VolumeId) -> str | None:

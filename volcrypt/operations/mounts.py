@@ -199,7 +199,9 @@ def check_no_snapshot(home: Home, served: StatusAnswer, *, stop: bool) -> None:
         return
     raise TryAgainError(
         f"a snapshot of volume {served.name or served.volume_id} is being made",
-        hint=None if job is None else f"volcrypt snapshot wait {job.snapshot_id}",
+        hint=None
+        if job is None
+        else f"volcrypt snapshot wait {job.snapshot_id}, or --stop-snapshot to give it up",
     )
 
 

@@ -18,7 +18,13 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from volcrypt.errors import ComponentMissingError, MountError, PrivilegeError, TryAgainError
+from volcrypt.errors import (
+    ComponentMissingError,
+    MountError,
+    PrivilegeError,
+    TryAgainError,
+    VolumeInUseError,
+)
 
 VOLUME_FILE: Final = "volume"
 """The one file of a mount: the volume's plaintext."""
@@ -135,7 +141,7 @@ def remove_dead_mounts_of(source: str) -> None:
         directory = Path(mount.mount_point)
         if mount.fs_type == FS_TYPE and mount.source == source:
             if liveness(directory) is Liveness.ALIVE:
-                raise MountError(f"{source} is mounted at {directory} already")
+                raise VolumeInUseError(source, f"the process that serves it at {directory}")
             remove_dead_mount(directory)
 
 
