@@ -5,6 +5,7 @@ import select
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,23 @@ def work(starter):
         program.wait_for("ended")
 
 
+def test_nor_before_it_goes_on(tmp_path: Path) -> None:
+    program = Program(
+        tmp_path,
+        """
+def work(starter):
+    try:
+        tell_pid()
+        time.sleep(600)
+    finally:
+        tell("ended")
+""",
+    )
+    with program.start(preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)):
+        os.kill(program.pid(), signal.SIGTERM)
+        program.wait_for("ended")
+
+
 def test_ctrl_c_before_it_goes_on_ends_both(tmp_path: Path) -> None:
     program = Program(
         tmp_path,
@@ -191,7 +209,9 @@ def work(starter):
         tell("ended")
 """,
     )
-    with program.start(start_new_session=True) as process:
+    # Whoever runs the tests may ignore interrupts himself.
+    listen = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    with program.start(start_new_session=True, preexec_fn=listen) as process:
         pid = program.pid()
         os.killpg(process.pid, signal.SIGINT)
         assert process.communicate(timeout=30)[0] == "interrupted\n"

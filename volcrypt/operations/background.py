@@ -167,6 +167,8 @@ def stoppable() -> Iterator[None]:
     that is what trio's loop knows to deliver where it harms nothing."""
 
     def interrupt(_number: int, _frame: object) -> None:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts `command &`
+            raise KeyboardInterrupt
         signal.raise_signal(signal.SIGINT)
 
     before = signal.signal(signal.SIGTERM, interrupt)
