@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import select
 import signal
 import subprocess
@@ -155,6 +156,12 @@ def test_the_end_of_the_process_that_thaws_thaws(ext4: DisposableFileSystem) -> 
             still.begin_thaw()
 
 
+def may_be_spared() -> bool:
+    """Whether a process here may ask to be spared when memory is short (CAP_SYS_RESOURCE)."""
+    (effective,) = re.findall(r"CapEff:\s+([0-9a-f]+)", Path("/proc/self/status").read_text())
+    return bool(int(effective, 16) >> 24 & 1)
+
+
 def test_it_is_deaf_to_all_other_signals_and_all_in_memory(ext4: DisposableFileSystem) -> None:
     with Freeze([ext4.directory], [], seconds=LONG) as still:
         still.freeze()
@@ -165,7 +172,8 @@ def test_it_is_deaf_to_all_other_signals_and_all_in_memory(ext4: DisposableFileS
         assert not select.select([descriptor], [], [], 0.2)[0]
         os.close(descriptor)
         assert kib(freezer, "VmLck") > 0.9 * kib(freezer, "VmRSS") > 0
-        assert Path(f"/proc/{freezer}/oom_score_adj").read_text().strip() == "-1000"
+        spared = Path(f"/proc/{freezer}/oom_score_adj").read_text().strip() == "-1000"
+        assert spared == may_be_spared()
         still.begin_thaw()
         still.finish_thaw()
 
