@@ -23,8 +23,10 @@ from volcrypt.errors import (
     KeyDisabledError,
     KeyNotFoundError,
     KmsError,
+    LimitExceededError,
 )
 from volcrypt.kms.model import DAY_SECONDS
+from volcrypt.kms.rotation_operations import MAX_ON_DEMAND_ROTATIONS
 
 Refusal = type[KmsError] | None
 
@@ -138,6 +140,9 @@ class KeyLife(RuleBasedStateMachine):
     @rule(key=keys)
     def rotate_now(self, key: Key) -> None:
         refusal = key.why_not(in_state="E")
+        on_demand = sum(kind == "ON_DEMAND" for _, kind in key.rotations)
+        if refusal is None and on_demand == MAX_ON_DEMAND_ROTATIONS:
+            refusal = LimitExceededError
         self.call("RotateKeyOnDemand", refusal, KeyId=key.id)
         if refusal is None:
             key.rotations.append((self.day, "ON_DEMAND"))
