@@ -69,7 +69,7 @@ MADE: list[tuple[VolcryptError, str, str | None]] = [
     (
         errors.FencedError("key k is disabled"),
         "the volume is fenced: key k is disabled",
-        "unmount or detach it; it can be mounted again when its key can be used again",
+        "unmount or detach it; it can be mounted again when its key, or lease, can be had again",
     ),
     (
         errors.VolumeInUseError("data", "process 7 (mount)", hint="unmount it"),
@@ -92,6 +92,16 @@ MADE: list[tuple[VolcryptError, str, str | None]] = [
         ),
     ),
     (errors.ObjectNotFoundError("chunks/ab"), "object chunks/ab does not exist", None),
+    (
+        errors.SnapshotPendingError("monday"),
+        "snapshot monday is still being made",
+        "volcrypt snapshot wait monday",
+    ),
+    (
+        errors.SnapshotFailedError("monday", "it was stopped"),
+        "snapshot monday was not completed: it was stopped",
+        "'volcrypt snapshot delete monday' removes what is left of it",
+    ),
     (errors.StoreNotFoundError("local"), "snapshot store local does not exist", None),
     (
         errors.BucketNotFoundError("b"),
@@ -117,7 +127,7 @@ def test_messages_fit_behind_error() -> None:
         for text in [str(error), hint or "x"]:
             assert "\n" not in text
             assert not text.endswith(".")
-            assert re.match(r"[a-z/]", text)
+            assert re.match(r"[a-z/']", text)
 
 
 IAM_ERRORS = (
