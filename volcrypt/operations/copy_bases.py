@@ -51,6 +51,7 @@ def previous_copy(
             manifest.captured_at <= source.captured_at,
             manifest.captured_at,
             manifest.completed_at,
+            manifest.sequence,  # several may be of one second
         ),
         default=None,
     )
@@ -105,6 +106,6 @@ def newest_under_key(store: SnapshotStore, source: Manifest, key_id: str | None)
             and manifest.digest is store.digest
             and data_key_id(manifest.wrapped_key) == key_id
         ),
-        key=lambda manifest: (manifest.captured_at, manifest.completed_at),
+        key=lambda manifest: (manifest.captured_at, manifest.completed_at, manifest.sequence),
         default=None,
     )
