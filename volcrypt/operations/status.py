@@ -1,15 +1,13 @@
 """What is there, what is in use, what deserves attention."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from volcrypt.errors import (
     AccessDeniedError,
     FormatError,
     IntegrityError,
-    MountError,
-    TryAgainError,
     VolcryptError,
 )
 from volcrypt.formats.manifest import Manifest
@@ -21,14 +19,13 @@ from volcrypt.operations.attachments import device_name, private_mount_point
 from volcrypt.operations.home import Home
 from volcrypt.operations.jobs import Job, load_jobs
 from volcrypt.operations.key_states import TroubledKey, troubled_keys
-from volcrypt.operations.mounts import served_volumes, socket_path
+from volcrypt.operations.mounts import served_volumes
 from volcrypt.operations.records import load_records
 from volcrypt.operations.snapshot_lookup import list_snapshots
 from volcrypt.operations.space import space_warnings
 from volcrypt.operations.stores import LOCAL_STORE, check_log_is_whole, find_local_store
 from volcrypt.operations.workflows import load_workflows
 from volcrypt.operations.write_budget import budget_warnings
-from volcrypt.volume.control import ControlClient
 from volcrypt.volume.control_messages import (
     LazyProgress,
     StatusAnswer,
@@ -123,7 +120,8 @@ def read_status(home: Home) -> Status:
         damaged += [str(error)] if str(error) not in damaged else []
     except VolcryptError as error:
         problems += [f"the keys of volumes cannot be looked at: {error}"] if not problems else []
-    in_use = [used for record in records if (used := _use_of(home, record)) is not None]
+    served = {each.volume_id: each for each in served_volumes(home)}
+    in_use = [used for record in records if (used := _use_of(home, record, served)) is not None]
     space = os.statvfs(home.path)
     warnings = damaged + problems
     warnings += space_warnings(home, records)
@@ -147,7 +145,7 @@ def read_status(home: Home) -> Status:
         damaged=damaged,
         snapshots=len(manifests) + len(damaged_snapshots),
         unencrypted_snapshots=sum(not manifest.is_encrypted for manifest in manifests),
-        in_use=[*in_use, *_mounted_snapshots(home)],
+        in_use=[*in_use, *_mounted_snapshots(served.values())],
         workflows=[(w.source_id, w.step.value) for w in load_workflows(home)],
         pending=[job for job in jobs if job.is_pending],
         failed=[job for job in jobs if not job.is_pending],
@@ -177,20 +175,18 @@ def count_keys(home: Home) -> int:
         marker = response.next_marker
 
 
-def _use_of(home: Home, record: VolumeRecord) -> InUse | None:
+def _use_of(
+    home: Home, record: VolumeRecord, served: Mapping[VolumeId, StatusAnswer]
+) -> InUse | None:
+    """`served` is what the processes that serve answered; one that has just ended, or hangs, is not
+    among them."""
     owner = owner_of(home, record.volume_id)
     if owner is None:
         return None
-    mount_point = device = None
+    device = None
     answer: StatusAnswer | None = None
     if owner.purpose == "mount":
-        try:
-            path = socket_path(home, record.volume_id)
-            with ControlClient(path, volume=record.volume_id) as control:
-                answer = control.status()
-                mount_point = answer.mount_directory
-        except (MountError, TryAgainError):
-            pass  # it has just ended, or hangs
+        answer = served.get(record.volume_id)
         linked = linked_device(device_name(record))
         file = private_mount_point(home, record.volume_id) / VOLUME_FILE
         if linked is not None and backing_file(linked) == file:
@@ -200,7 +196,7 @@ def _use_of(home: Home, record: VolumeRecord) -> InUse | None:
         name=record.name,
         purpose=owner.purpose,
         pid=owner.pid,
-        mount_point=mount_point,
+        mount_point=None if answer is None else answer.mount_directory,
         device=device,
         sync_failed=answer is not None and answer.sync_failed,
         fenced=None if answer is None else answer.fenced,
@@ -209,18 +205,18 @@ def _use_of(home: Home, record: VolumeRecord) -> InUse | None:
     )
 
 
-def _mounted_snapshots(home: Home) -> list[InUse]:
+def _mounted_snapshots(served: Iterable[StatusAnswer]) -> list[InUse]:
     return [
         InUse(
             volume_id=None,
-            name=served.name,
+            name=each.name,
             purpose="mount",
-            pid=served.pid,
-            mount_point=served.mount_directory,
+            pid=each.pid,
+            mount_point=each.mount_directory,
             device=None,
-            snapshot_id=served.snapshot_id,
-            lazy=served.lazy,
+            snapshot_id=each.snapshot_id,
+            lazy=each.lazy,
         )
-        for served in served_volumes(home)
-        if served.snapshot_id is not None
+        for each in served
+        if each.snapshot_id is not None
     ]
