@@ -130,3 +130,11 @@ def remove_durably(path: Path) -> None:
 
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.new")
+
+
+def write_fully(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+    """All of `data` at `offset`; a short write is continued."""
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(descriptor, view, offset)
+        view, offset = view[count:], offset + count

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from volcrypt.crypto.xts import is_zero
-from volcrypt.durable import no_space_named, sync_directory
+from volcrypt.durable import no_space_named, sync_directory, write_fully
 from volcrypt.errors import NameTakenError
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.geometry import CHUNK_BYTES, UNIT_BYTES, check_volume_size, chunk_range
@@ -158,10 +158,3 @@ def _read_units(volume: Volume, offset: int, piece: memoryview) -> Iterator[Skip
             lost = Skipped(offset=offset + at, length=len(unit), reason=reason)
     if lost is not None:
         yield lost
-
-
-def write_fully(descriptor: int, data: memoryview, offset: int) -> None:
-    """All of `data` at `offset`; a short write is continued."""
-    while data:
-        written = os.pwrite(descriptor, data, offset)
-        data, offset = data[written:], offset + written

@@ -9,12 +9,13 @@ import trio
 from typing_extensions import Buffer
 
 from volcrypt.crypto.xts import is_zero
+from volcrypt.durable import write_fully
 from volcrypt.errors import FormatError, IntegrityError, UnsupportedVersionError
 from volcrypt.formats.manifest import Manifest
 from volcrypt.formats.pages import PAGE_CHUNKS, all_holes, page_range
 from volcrypt.geometry import CHUNK_BYTES, chunk_range
 from volcrypt.operations.home import Home
-from volcrypt.operations.images import Skipped, check_is_new, new_image, write_fully
+from volcrypt.operations.images import Skipped, check_is_new, new_image
 from volcrypt.operations.keys import check_source_key
 from volcrypt.operations.progress import ChunkCounter, Progress
 from volcrypt.operations.recryption import decryption
@@ -22,7 +23,7 @@ from volcrypt.operations.snapshot_lookup import load_snapshot
 from volcrypt.operations.stores import store_in_use, store_of
 from volcrypt.snapshot.store import SnapshotStore
 from volcrypt.snapshot.table import ChunkTable
-from volcrypt.snapshot.transfer import ChunkSink, restore_chunks
+from volcrypt.snapshot.transfer import ChunkSink, chunk_table, restore_chunks
 
 
 def export_snapshot(
@@ -43,7 +44,7 @@ def export_snapshot(
         decryption(home, manifest.wrapped_key) as step,
         new_image(target, manifest.size_bytes) as image,
     ):
-        table = _TolerantTable(store, manifest) if skip_damaged else _table(store, manifest)
+        table = _TolerantTable(store, manifest) if skip_damaged else chunk_table(store, manifest)
         progress.begin(f"exporting {snapshot}", manifest.data_chunks * CHUNK_BYTES)
         trio.run(
             partial(
@@ -55,11 +56,6 @@ def export_snapshot(
             )
         )
     return manifest, table.skipped() if isinstance(table, _TolerantTable) else []
-
-
-def _table(store: SnapshotStore, manifest: Manifest) -> ChunkTable:
-    where = f"snapshot {manifest.snapshot_id}"
-    return ChunkTable(store, manifest.root, size_bytes=manifest.size_bytes, where=where)
 
 
 class _TolerantTable(ChunkTable):

@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final
 
-from volcrypt.durable import no_space_named, open_regular, sync_directory
+from volcrypt.durable import no_space_named, open_regular, sync_directory, write_fully
 from volcrypt.errors import FormatError, IntegrityError, RecordMissingError
 from volcrypt.formats.present_map import (
     SECTOR_BITMAP_BYTES,
@@ -43,23 +43,17 @@ class PresentFile:
             for _, run in groupby(enumerate(sectors), key=lambda each: each[1][0] - each[0]):
                 numbered = [sector for _, sector in run]
                 data = b"".join(encode_sector(self._header, *sector) for sector in numbered)
-                self._write_at(data, sector_offset(numbered[0][0]))
+                write_fully(self._descriptor, data, sector_offset(numbered[0][0]))
             os.fdatasync(self._descriptor)
 
     def finish(self) -> None:
-        self._write_at(encode_header(replace(self._header, complete=True)), 0)
+        write_fully(self._descriptor, encode_header(replace(self._header, complete=True)), 0)
         os.fdatasync(self._descriptor)
 
     def close(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-    def _write_at(self, data: bytes, offset: int) -> None:
-        view = memoryview(data)
-        while view:
-            count = os.pwrite(self._descriptor, view, offset)
-            view, offset = view[count:], offset + count
 
 
 def create_present_map(path: Path, header: PresentHeader) -> None:

@@ -29,7 +29,7 @@ from typing_extensions import Buffer
 
 from volcrypt.crypto.digest import DigestAlgorithm
 from volcrypt.crypto.xts import is_zero
-from volcrypt.durable import no_space_named
+from volcrypt.durable import no_space_named, write_fully
 from volcrypt.errors import IntegrityError
 from volcrypt.geometry import CHUNK_BYTES, ByteRange, chunk_count, chunk_range
 
@@ -118,9 +118,7 @@ class PreservedChunks:
     def _write(self, offset: int, view: memoryview) -> None:
         segment, offset = divmod(offset, SEGMENT_BYTES)
         with no_space_named(self._directory):
-            while view:
-                count = os.pwrite(self._descriptors[1 + segment], view, offset)
-                view, offset = view[count:], offset + count
+            write_fully(self._descriptors[1 + segment], view, offset)
 
 
 class PreservedReader:
