@@ -7,11 +7,9 @@ runtime directory or data files lie on.
 """
 
 import errno
-import fcntl
 import os
 import select
 import socket
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -36,6 +34,7 @@ from volcrypt.snapshot.store import SnapshotStore
 from volcrypt.volume.freezing import thaw
 from volcrypt.volume.loop import loops_of
 from volcrypt.volume.mountpoint import VOLUME_FILE, Mount, mounts
+from volcrypt.volume.process_start import start_process
 
 FREEZER_MODULE: Final = "volcrypt.daemons.freezer"
 DEADLINE_SECONDS: Final = 10.0
@@ -128,7 +127,16 @@ class _Freezer:
         try:
             ours, theirs = socket.socketpair()
             with theirs:
-                self._pid = _start(theirs, self._descriptor, seconds)
+                self._pid = start_process(
+                    FREEZER_MODULE,
+                    [
+                        f"--channel-fd={_CHANNEL_FD}",
+                        f"--directory-fd={_DIRECTORY_FD}",
+                        f"--seconds={seconds}",
+                    ],
+                    environment={},
+                    descriptors={_CHANNEL_FD: theirs.fileno(), _DIRECTORY_FD: self._descriptor},
+                )
         except BaseException:
             os.close(self._descriptor)
             raise
@@ -209,33 +217,6 @@ class _Freezer:
         if number in (errno.EOPNOTSUPP, errno.ENOTTY):
             return InvalidArgumentError(f"the file system at {where} cannot be frozen")
         return MountError(f"cannot freeze {where}: {os.strerror(number)}")
-
-
-def _start(channel: socket.socket, directory: int, seconds: float) -> int:
-    # Out of the way of the numbers that they get, one of which the other may have.
-    high_channel = fcntl.fcntl(channel.fileno(), fcntl.F_DUPFD_CLOEXEC, 16)
-    high_directory = fcntl.fcntl(directory, fcntl.F_DUPFD_CLOEXEC, 16)
-    arguments = [sys.executable, "-I", "-m", FREEZER_MODULE, f"--channel-fd={_CHANNEL_FD}"]
-    arguments += [f"--directory-fd={_DIRECTORY_FD}", f"--seconds={seconds}"]
-    try:
-        return os.posix_spawn(
-            sys.executable,
-            arguments,
-            {},
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, high_channel, _CHANNEL_FD),
-                (os.POSIX_SPAWN_DUP2, high_directory, _DIRECTORY_FD),
-                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
-                (os.POSIX_SPAWN_DUP2, 0, 1),
-                (os.POSIX_SPAWN_DUP2, 0, 2),
-            ],
-            setsid=True,
-        )
-    except OSError as error:
-        raise MountError(f"cannot start {sys.executable}: {error.strerror}") from error
-    finally:
-        os.close(high_channel)
-        os.close(high_directory)
 
 
 # ---------------------------------------------------------------- what may be frozen

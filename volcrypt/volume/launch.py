@@ -12,7 +12,6 @@ and one line of JSON comes back, an Answer. So the process never has the PIN of 
 keys are never in an argument, the environment or a file.
 """
 
-import fcntl
 import os
 import socket
 import struct
@@ -23,7 +22,7 @@ from typing import Final, NamedTuple, NoReturn
 import msgspec
 
 from volcrypt.crypto.data_key import DATA_KEY_BYTES, DataKey
-from volcrypt.errors import MalformedError, MountError, VolumeError
+from volcrypt.errors import MalformedError, VolumeError
 from volcrypt.formats.document import MAC_KEY_BYTES
 from volcrypt.formats.store_place import StorePlace
 from volcrypt.formats.volume_record import LazySource
@@ -31,6 +30,7 @@ from volcrypt.names import SnapshotId, VolumeId
 from volcrypt.volume.error_report import ErrorReport
 from volcrypt.volume.fence import WatchOrder
 from volcrypt.volume.owner import OwnerLock
+from volcrypt.volume.process_start import python_arguments, start_process
 
 DAEMON_MODULE: Final = "volcrypt.daemons.volume"
 
@@ -153,7 +153,8 @@ def exec_daemon(
     theirs.set_inheritable(True)
     os.set_inheritable(owner.descriptor, True)
     arguments = [*_arguments(theirs.fileno(), owner.descriptor), "--foreground"]
-    os.execve(sys.executable, arguments, _environment())  # noqa: S606 - there is no shell
+    command = python_arguments(DAEMON_MODULE, arguments)
+    os.execve(sys.executable, command, _environment())  # noqa: S606 - there is no shell
 
 
 class Received(NamedTuple):
@@ -193,40 +194,20 @@ def _start(assignment: Assignment, channel: socket.socket, owner: OwnerLock) -> 
     environment = _environment()
     environment.pop("NOTIFY_SOCKET", None)
     log = os.open(assignment.log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    # Out of the way of the numbers that they get, one of which the other may have.
-    high_channel = fcntl.fcntl(channel.fileno(), fcntl.F_DUPFD_CLOEXEC, 16)
-    high_owner = fcntl.fcntl(owner.descriptor, fcntl.F_DUPFD_CLOEXEC, 16)
     try:
-        return os.posix_spawn(
-            sys.executable,
+        return start_process(
+            DAEMON_MODULE,
             _arguments(_CHANNEL_FD, _OWNER_FD),
-            environment,
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, high_channel, _CHANNEL_FD),
-                (os.POSIX_SPAWN_DUP2, high_owner, _OWNER_FD),
-                (os.POSIX_SPAWN_DUP2, log, 2),
-                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
-                (os.POSIX_SPAWN_DUP2, 0, 1),
-            ],
-            setsid=True,
+            environment=environment,
+            descriptors={_CHANNEL_FD: channel.fileno(), _OWNER_FD: owner.descriptor},
+            errors=log,
         )
-    except OSError as error:
-        raise MountError(f"cannot start {sys.executable}: {error.strerror}") from error
     finally:
-        for descriptor in (log, high_channel, high_owner):
-            os.close(descriptor)
+        os.close(log)
 
 
 def _arguments(channel: int, owner: int) -> list[str]:
-    # -I: neither the working directory nor PYTHON* variables decide what code gets the key.
-    return [
-        sys.executable,
-        "-I",
-        "-m",
-        DAEMON_MODULE,
-        f"--assignment-fd={channel}",
-        f"--owner-fd={owner}",
-    ]
+    return [f"--assignment-fd={channel}", f"--owner-fd={owner}"]
 
 
 def _environment() -> dict[str, str]:
