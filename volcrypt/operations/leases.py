@@ -74,37 +74,41 @@ def held_volume(home: Home, record: VolumeRecord, *, purpose: str) -> Iterator[N
 
     Raises VolumeInUseError, TryAgainError, StoreNotFoundError, ObjectStoreError.
     """
-    with hold_volume(home.volumes.path_of(record.volume_id), purpose=purpose):
-        if record.lease is None:
-            _forget_changes(home, record)
-            yield
-            return
-        lease = _lease_of(home, record)
-        _take(home, record, lease)
-        try:
-            yield
-        finally:
-            # Somebody who does not get it sees a lease that needs --take-over, and no wrong data.
-            with suppress(VolcryptError, OSError):
-                _give_back(home, record.volume_id, lease)
+    directory = home.volumes.path_of(record.volume_id)
+    with hold_volume(directory, purpose=purpose), _taken_lease(home, record) as lease:
+        yield
+        if lease is not None:
+            _try_to_give_back(home, record, lease)
 
 
 @contextmanager
 def serving_lease(home: Home, record: VolumeRecord) -> Iterator[None]:
     """Take the lease for a process that is about to serve the volume; the caller has the owner
     lock. Given back when the block fails, and kept otherwise. Raises as `held_volume`."""
+    with _taken_lease(home, record):
+        yield
+
+
+@contextmanager
+def _taken_lease(home: Home, record: VolumeRecord) -> Iterator[VolumeLease | None]:
+    """The lease, for a volume that has one; given back when the block fails."""
     if record.lease is None:
         _forget_changes(home, record)
-        yield
+        yield None
         return
     lease = _lease_of(home, record)
     _take(home, record, lease)
     try:
-        yield
+        yield lease
     except BaseException:
-        with suppress(VolcryptError, OSError):
-            _give_back(home, record.volume_id, lease)
+        _try_to_give_back(home, record, lease)
         raise
+
+
+def _try_to_give_back(home: Home, record: VolumeRecord, lease: VolumeLease) -> None:
+    # Somebody who does not get it sees a lease that needs --take-over, and no wrong data.
+    with suppress(VolcryptError, OSError):
+        _give_back(home, record.volume_id, lease)
 
 
 def take_over_lease(

@@ -114,23 +114,25 @@ def copy_place(home: Home, record: VolumeRecord) -> CopyPlace | None:
     """None for a volume that has no copy. Raises as `store_of`."""
     if record.wrapped_key is None or record.data_path is None:
         return None
-    if record.device is None:
-        return FileCopy(copy_beside(Path(record.data_path)))
-    if record.lease is not None:
+    if record.device is not None and record.lease is not None:
         return StoreCopy(store_of(home, record.lease), record.volume_id)
-    return FileCopy(home.volumes.path_of(record.volume_id) / COPY_FILE)
+    return FileCopy(_copy_file(home, record, record.data_path))
 
 
 def copy_location(home: Home, record: VolumeRecord) -> str | None:
     """Where the copy lies, for people; no store is asked."""
     if record.wrapped_key is None or record.data_path is None:
         return None
-    if record.device is None:
-        return str(copy_beside(Path(record.data_path)))
-    if record.lease is not None:
+    if record.device is not None and record.lease is not None:
         name = store_names(home).get(record.lease, record.lease)
         return f"{record_name(record.volume_id)} in snapshot store {name}"
-    return str(home.volumes.path_of(record.volume_id) / COPY_FILE)
+    return str(_copy_file(home, record, record.data_path))
+
+
+def _copy_file(home: Home, record: VolumeRecord, data_path: str) -> Path:
+    if record.device is None:
+        return copy_beside(Path(data_path))
+    return home.volumes.path_of(record.volume_id) / COPY_FILE
 
 
 class RecordCopies:
@@ -183,16 +185,26 @@ def record_copies(
     """The copy of a volume's record; its data key is unwrapped for it where the caller has not got
     it. Raises KmsError."""
     place = copy_place(home, record)
-    if place is None or record.wrapped_key is None:
+    if place is None:
         yield RecordCopies(None, None)
         return
+    with copy_seal(home, record, data_key) as seal:
+        yield RecordCopies(place, seal)
+
+
+@contextmanager
+def copy_seal(
+    home: Home, record: VolumeRecord, data_key: DataKey | None = None
+) -> Iterator[MacSeal]:
+    """What the copy of the record of an encrypted volume is sealed with; as `record_copies`."""
     if data_key is not None:
         key = copy_seal_key(data_key.view(), record.volume_id)
     else:
+        assert record.wrapped_key is not None, "internal error: copies are of encrypted volumes"
         with unwrap_key(home, record.wrapped_key) as unwrapped:
             key = copy_seal_key(unwrapped.view(), record.volume_id)
     try:
-        yield RecordCopies(place, MacSeal(key))
+        yield MacSeal(key)
     finally:
         key[:] = bytes(len(key))
 

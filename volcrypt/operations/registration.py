@@ -14,8 +14,7 @@ What is believed, and why:
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,14 +31,14 @@ from volcrypt.errors import (
     VolumeNotFoundError,
 )
 from volcrypt.formats.document import MAX_DOCUMENT_BYTES, MacSeal
-from volcrypt.formats.record_copy import RecordCopy, copy_seal_key, decode_record_copy, portable
+from volcrypt.formats.record_copy import RecordCopy, decode_record_copy, portable
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.names import VolumeId
 from volcrypt.operations.home import Home
-from volcrypt.operations.keys import check_source_key, resolve_key, unwrap_key, volume_context
+from volcrypt.operations.keys import check_source_key, resolve_key, volume_context
 from volcrypt.operations.leftovers import remove_leftovers
 from volcrypt.operations.placement import Placement, check_unused
-from volcrypt.operations.record_copies import copy_beside, copy_place
+from volcrypt.operations.record_copies import copy_beside, copy_place, copy_seal
 from volcrypt.operations.records import KIND, adopt_record, data_path, load_record
 from volcrypt.operations.stores import open_store, store_names
 from volcrypt.operations.volumes import check_name_is_free
@@ -96,7 +95,7 @@ def register_volume(
             hint="take a snapshot of it into a store, and copy that across",
         )
     _check_key(home, claimed, what, kms_key)
-    with _seal_of(home, claimed) as seal:
+    with copy_seal(home, claimed) as seal:
         copied = _newest(home, copy.checked(seal), seal)
     if copied.source is not None:
         raise InvalidArgumentError(
@@ -174,17 +173,6 @@ def _check_key(home: Home, claimed: VolumeRecord, what: str, kms_key: str | None
 
 def _account_of(arn: str) -> str:
     return arn.split(":")[4]
-
-
-@contextmanager
-def _seal_of(home: Home, claimed: VolumeRecord) -> Iterator[MacSeal]:
-    assert claimed.wrapped_key is not None, "internal error: copies are of encrypted volumes"
-    with unwrap_key(home, claimed.wrapped_key) as data_key:
-        key = copy_seal_key(data_key.view(), claimed.volume_id)
-    try:
-        yield MacSeal(key)
-    finally:
-        key[:] = bytes(len(key))
 
 
 def _newest(home: Home, copied: VolumeRecord, seal: MacSeal) -> VolumeRecord:
