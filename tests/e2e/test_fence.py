@@ -18,9 +18,7 @@ from tests.wire.served import Served, served
 from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.names import VolumeId
 from volcrypt.volume.control import ControlClient
-from volcrypt.volume.control_messages import (
-    StatusAnswer,
-)
+from volcrypt.volume.control_messages import StatusAnswer
 
 SETTINGS = "[mounts]\nkey_check_seconds = 1\n"
 PROMISE_SECONDS = 60

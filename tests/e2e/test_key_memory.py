@@ -18,9 +18,7 @@ from tests.forked import Forker
 from tests.key_search import ROUNDS, found_in_files, found_in_process, mapping_flags, traces
 from volcrypt.kms.lock import SERVING
 from volcrypt.volume.control import ControlClient
-from volcrypt.volume.control_messages import (
-    StatusAnswer,
-)
+from volcrypt.volume.control_messages import StatusAnswer
 
 UNWRAP = """
 import sys

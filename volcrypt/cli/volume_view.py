@@ -10,9 +10,7 @@ if TYPE_CHECKING:
     from volcrypt.formats.manifest import Manifest
     from volcrypt.formats.volume_record import VolumeRecord
     from volcrypt.operations.volumes import VolumeView
-    from volcrypt.volume.control_messages import (
-        LazyProgress,
-    )
+    from volcrypt.volume.control_messages import LazyProgress
 
 
 def volume_document(view: "VolumeView") -> dict[str, JsonValue]:

@@ -19,9 +19,7 @@ from volcrypt.snapshot.local import LocalObjects
 from volcrypt.snapshot.origin import SnapshotOrigin
 from volcrypt.snapshot.pace import Pace
 from volcrypt.snapshot.recryptor import Recryptor
-from volcrypt.volume.control_messages import (
-    LazyProgress,
-)
+from volcrypt.volume.control_messages import LazyProgress
 from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.launch import LazyAssignment
 from volcrypt.volume.lazy import LazyChunks

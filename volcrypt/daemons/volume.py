@@ -46,10 +46,7 @@ from volcrypt.volume.launch import (
     receive_assignment,
     remove_runtime_files,
 )
-from volcrypt.volume.mountpoint import (
-    check_mount_point,
-    remove_dead_mounts_of,
-)
+from volcrypt.volume.mountpoint import check_mount_point, remove_dead_mounts_of
 from volcrypt.volume.owner import OwnerLock
 from volcrypt.volume.preserve import PreservedChunks
 from volcrypt.volume.volume import Volume

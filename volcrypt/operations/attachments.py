@@ -39,9 +39,7 @@ from volcrypt.operations.mounts import (
 )
 from volcrypt.operations.records import data_path, load_record
 from volcrypt.operations.watching import Watching
-from volcrypt.volume.control_messages import (
-    StatusAnswer,
-)
+from volcrypt.volume.control_messages import StatusAnswer
 from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.loop import (
     PROBE_BYTES,

@@ -31,7 +31,7 @@ from volcrypt.geometry import chunk_count
 from volcrypt.operations.home import Home
 from volcrypt.operations.lazy_volumes import is_whole, make_whole
 from volcrypt.operations.leases import held_volume
-from volcrypt.operations.mounts import live_map_path, socket_path
+from volcrypt.operations.mounts import socket_path
 from volcrypt.operations.progress import SILENT, Progress
 from volcrypt.operations.records import data_path, load_record
 from volcrypt.volume.change_map import Capture, ChangeMap
@@ -300,7 +300,7 @@ def _detached(
             DataFile.open(data_path(home, record), size_bytes, read_only=True)
         )
         changes = ChangeMap.open(
-            live_map_path(home, record.volume_id),
+            home.live_map_path(record.volume_id),
             directory / CHANGE_MAP_FILE,
             volume_id=record.volume_id,
             size_bytes=record.size_bytes,

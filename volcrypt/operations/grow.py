@@ -36,7 +36,7 @@ from volcrypt.operations.file_systems import MountedFileSystem, find_growable, r
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import check_source_key
 from volcrypt.operations.leases import held_volume
-from volcrypt.operations.mounts import live_map_path, socket_path
+from volcrypt.operations.mounts import socket_path
 from volcrypt.operations.record_copies import record_copies
 from volcrypt.operations.records import data_path, load_record, save_records
 from volcrypt.volume.allocation import extend
@@ -131,7 +131,7 @@ def _find_file_system(loops: list[Path], volume: str) -> MountedFileSystem:
 def _grow_detached(home: Home, record: VolumeRecord, size_bytes: int) -> VolumeRecord:
     """With its change map, which would not fit the data file any more."""
     changes = ChangeMap.open(
-        live_map_path(home, record.volume_id),
+        home.live_map_path(record.volume_id),
         home.volumes.path_of(record.volume_id) / CHANGE_MAP_FILE,
         volume_id=record.volume_id,
         size_bytes=record.size_bytes,

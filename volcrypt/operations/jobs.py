@@ -29,10 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from volcrypt.durable import (
-    open_regular,
-    remove_durably,
-)
+from volcrypt.durable import open_regular, remove_durably
 from volcrypt.errors import (
     FormatError,
     SnapshotFailedError,

@@ -35,9 +35,7 @@ from volcrypt.operations.scratch import remove_scratch, scratch_path
 from volcrypt.operations.watching import Watching, order_for
 from volcrypt.operations.write_budget import count_path
 from volcrypt.volume.control import ControlClient
-from volcrypt.volume.control_messages import (
-    StatusAnswer,
-)
+from volcrypt.volume.control_messages import StatusAnswer
 from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.launch import Assignment, LazyAssignment
 from volcrypt.volume.mountpoint import (
@@ -83,11 +81,6 @@ def socket_path(home: Home, volume_id: VolumeId) -> Path:
     return home.runtime / f"{volume_id}.sock"
 
 
-def live_map_path(home: Home, volume_id: VolumeId) -> Path:
-    """The change map of an open volume, on tmpfs."""
-    return home.live_map_path(volume_id)
-
-
 def mount_volume(
     home: Home,
     volume: str,
@@ -127,7 +120,7 @@ def mount_volume(
             has_data_key=record.is_encrypted,
             volume_directory=str(home.volumes.path_of(volume_id)),
             mount_directory=str(directory),
-            live_map_path=str(live_map_path(home, volume_id)),
+            live_map_path=str(home.live_map_path(volume_id)),
             socket_path=str(socket_path(home, volume_id)),
             log_path=str(home.runtime / f"{volume_id}.log"),
             exported=record.exported_at is not None,

@@ -83,13 +83,17 @@ def create_snapshots(
             manifests = store_snapshots(
                 home,
                 [
-                    Wanted(record=record, snapshot_id=job.snapshot_id, name=job.name)
+                    Wanted(
+                        record=record,
+                        snapshot_id=job.snapshot_id,
+                        name=job.name,
+                        consistency=job.consistency,
+                    )
                     for record, job in zip(records, jobs, strict=True)
                 ],
                 store=store,
                 observer=observer,
                 freeze=freeze,
-                consistency={job.snapshot_id: job.consistency for job in jobs},
                 rate=request.rate,
             )
         except BaseException as error:

@@ -18,7 +18,6 @@ from volcrypt.operations.mounts import (
     Launch,
     Mounted,
     checked_directory,
-    live_map_path,
     socket_path,
 )
 from volcrypt.operations.scratch import make_scratch, remove_scratch, scratch_path
@@ -64,7 +63,7 @@ def mount_snapshot(
                 has_data_key=data_key is not None,
                 volume_directory=str(scratch),
                 mount_directory=str(directory),
-                live_map_path=str(live_map_path(home, volume_id)),
+                live_map_path=str(home.live_map_path(volume_id)),
                 socket_path=str(socket_path(home, volume_id)),
                 log_path=str(home.runtime / f"{volume_id}.log"),
                 lazy=lazy_assignment(

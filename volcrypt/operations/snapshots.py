@@ -1,10 +1,9 @@
 """Snapshots of volumes: captured, stored, and completed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Protocol
 
 import trio
 
@@ -28,8 +27,6 @@ from volcrypt.snapshot.pace import Pace
 from volcrypt.snapshot.pin import Pin
 from volcrypt.snapshot.store import SnapshotStore
 
-_CRASH_CONSISTENT: Final[Mapping[SnapshotId, Consistency]] = MappingProxyType({})
-
 
 def now() -> int:
     """Seconds since 1970-01-01 UTC."""
@@ -45,6 +42,7 @@ class Wanted:
     snapshot_id: SnapshotId
     name: str | None
     held: bool = False
+    consistency: Consistency = Consistency.CRASH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +107,6 @@ def store_snapshots(
     store: SnapshotStore,
     observer: Observer,
     freeze: Freeze | None = None,
-    consistency: Mapping[SnapshotId, Consistency] = _CRASH_CONSISTENT,
     rate: int | None = None,
 ) -> list[Manifest]:
     """Snapshots of several volumes at one point in time, in one store; completed, and durable, on
@@ -172,7 +169,7 @@ def store_snapshots(
                 key_source=each.record.key_source,
                 wrapped_key=each.record.wrapped_key,
                 account=each.record.account,
-                consistency=consistency.get(each.snapshot_id, Consistency.CRASH),
+                consistency=each.consistency,
                 captured_at=captured_at,
                 completed_at=now(),
                 written_bytes=written_bytes(home, each.record.wrapped_key),

@@ -26,10 +26,7 @@ from volcrypt.operations.space import space_warnings
 from volcrypt.operations.stores import LOCAL_STORE, check_log_is_whole, find_local_store
 from volcrypt.operations.workflows import load_workflows
 from volcrypt.operations.write_budget import budget_warnings
-from volcrypt.volume.control_messages import (
-    LazyProgress,
-    StatusAnswer,
-)
+from volcrypt.volume.control_messages import LazyProgress, StatusAnswer
 from volcrypt.volume.fence import CheckState, FenceNote
 from volcrypt.volume.loop import DEVICE_DIRECTORY, backing_file, linked_device
 from volcrypt.volume.mountpoint import VOLUME_FILE

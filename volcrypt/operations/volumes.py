@@ -66,9 +66,7 @@ from volcrypt.operations.records import (
     stage_record,
 )
 from volcrypt.operations.write_budget import write_counter, written_bytes
-from volcrypt.volume.control_messages import (
-    LazyProgress,
-)
+from volcrypt.volume.control_messages import LazyProgress
 from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.directory import KEEP_DATA_FILE
 from volcrypt.volume.mountpoint import remove_dead_mounts_of

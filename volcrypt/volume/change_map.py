@@ -56,10 +56,7 @@ import numpy as np
 
 from volcrypt.durable import remove_durably, write_durably
 from volcrypt.errors import NoSpaceError
-from volcrypt.formats.change_map import (
-    ParentPoint,
-    encode_change_map,
-)
+from volcrypt.formats.change_map import ParentPoint, encode_change_map
 from volcrypt.formats.document import MacSeal
 from volcrypt.geometry import chunk_count
 from volcrypt.names import VolumeId
