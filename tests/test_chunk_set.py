@@ -3,7 +3,6 @@
 import itertools
 import tracemalloc
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,22 +33,12 @@ def test_a_set_is_what_was_put_in(choice: tuple[int, set[int]]) -> None:
 
 
 @given(chosen())
-def test_marks_and_bits_say_the_same(choice: tuple[int, set[int]]) -> None:
+def test_bits_say_the_same(choice: tuple[int, set[int]]) -> None:
     count, members = choice
-    marks = np.zeros(count, dtype=np.uint8)
-    marks[list(members)] = 1
-    chunks = ChunkSet.of_marks(marks)
+    chunks = ChunkSet(count, members)
     assert set(chunks) == members
     assert chunks.chunk_count == count
     assert set(ChunkSet.of_packed(chunks.packed(), count)) == members
-
-
-@given(chosen())
-def test_gaps_are_all_that_is_not_in_it(choice: tuple[int, set[int]]) -> None:
-    count, members = choice
-    gaps = list(ChunkSet(count, members).gaps())
-    assert [index for gap in gaps for index in gap] == sorted(set(range(count)) - members)
-    assert all(before.stop < after.start for before, after in itertools.pairwise(gaps))
 
 
 @given(chosen())
@@ -107,7 +96,7 @@ def test_a_volume_of_16_tib_takes_a_bit_a_chunk() -> None:
     try:
         chunks = ChunkSet(count, range(0, count, 2**15))
         assert sum(1 for _ in chunks) == sum(1 for _ in chunks.groups(1024)) == 1024
-        assert sum(len(gap) for gap in chunks.gaps()) == count - 1024
+        assert sum(len(run) for run in chunks.runs()) == 1024
         assert len(chunks) == 1024
         peak = tracemalloc.get_traced_memory()[1]
     finally:

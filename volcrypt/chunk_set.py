@@ -13,39 +13,31 @@ import numpy.typing as npt
 
 _BLOCK_BYTES: Final = 2**13
 """Bits are expanded by 64 Ki at a time."""
+_STEP_BYTES: Final = 2**20
 
 
 class ChunkSet:
     """Some of the chunks 0 to `chunk_count` - 1; empty at first."""
 
-    __slots__ = ("_bits", "chunk_count")
+    __slots__ = ("_bits", "_bytes", "chunk_count")
 
     def __init__(self, chunk_count: int, members: Iterable[int] = ()) -> None:
         self.chunk_count = chunk_count
         self._bits = np.zeros(-(-chunk_count // 8), dtype=np.uint8)
+        # Indexing a memoryview gives an int several times faster than indexing the array.
+        self._bytes = memoryview(self._bits.data)
         for index in members:
             self.add(index)
-
-    @classmethod
-    def of_marks(cls, marks: npt.NDArray[np.bool_] | npt.NDArray[np.uint8]) -> Self:
-        """From one element a chunk, where anything but zero is a member."""
-        made = cls(0)
-        made.chunk_count = len(marks)
-        made._bits = np.packbits(marks, bitorder="little")
-        return made
 
     @classmethod
     def of_packed(cls, packed: bytes | bytearray, chunk_count: int) -> Self:
         """From one bit a chunk, the lowest of byte 0 first, as `packed` gives it. Raises ValueError
         for another length; bits behind the last chunk do not matter."""
-        bits = np.frombuffer(packed, dtype=np.uint8).copy()
-        if len(bits) != -(-chunk_count // 8):
+        made = cls(chunk_count)
+        if len(packed) != len(made._bits):
             raise ValueError("the bitmap has the wrong length")
-        made = cls(0)
-        made.chunk_count = chunk_count
-        made._bits = bits
-        if chunk_count % 8:
-            bits[-1] &= (1 << chunk_count % 8) - 1
+        made._bits[:] = np.frombuffer(packed, dtype=np.uint8)
+        made._clear_padding()
         return made
 
     def packed(self) -> bytes:
@@ -54,7 +46,29 @@ class ChunkSet:
 
     def add(self, index: int) -> None:
         self._check(index)
-        self._bits[index >> 3] |= 1 << (index & 7)
+        self._bytes[index >> 3] |= 1 << (index & 7)
+
+    def add_run(self, chunks: range) -> None:
+        assert chunks.step == 1, "internal error: chunks are a run"
+        assert 0 <= chunks.start <= chunks.stop <= self.chunk_count, "internal error: no such chunk"
+        first_whole, last_whole = -(-chunks.start // 8), chunks.stop // 8
+        if first_whole < last_whole:
+            self._bits[first_whole:last_whole] = 0xFF
+        for chunk in (
+            *range(chunks.start, min(first_whole * 8, chunks.stop)),
+            *range(max(last_whole * 8, chunks.start), chunks.stop),
+        ):
+            self._bytes[chunk >> 3] |= 1 << (chunk & 7)
+
+    def add_others(self, packed: bytes) -> Iterator[None]:
+        """Add what is clear in `packed`, one bit a chunk. In steps of a fraction of a millisecond
+        each: other calls may come between them."""
+        assert len(packed) == len(self._bits), "internal error: bits of another volume"
+        for first in range(0, len(packed), _STEP_BYTES):
+            step = np.frombuffer(packed[first : first + _STEP_BYTES], dtype=np.uint8)
+            self._bits[first : first + len(step)] |= ~step
+            self._clear_padding()
+            yield
 
     def remove_from(self, first: int) -> None:
         """Remove `first` and all that follow."""
@@ -64,7 +78,7 @@ class ChunkSet:
 
     def __contains__(self, index: int) -> bool:
         self._check(index)
-        return bool(self._bits[index >> 3] >> (index & 7) & 1)
+        return bool(self._bytes[index >> 3] >> (index & 7) & 1)
 
     def __len__(self) -> int:
         blocks = range(0, len(self._bits), _BLOCK_BYTES)
@@ -83,16 +97,6 @@ class ChunkSet:
             if first + len(flags) > start:
                 flags[: max(0, start - first)] = 0
                 yield from (np.flatnonzero(flags) + first).tolist()
-
-    def gaps(self) -> Iterator[range]:
-        """The runs of chunks that are not members, ascending."""
-        following = 0
-        for run in self.runs():
-            if run.start > following:
-                yield range(following, run.start)
-            following = run.stop
-        if following < self.chunk_count:
-            yield range(following, self.chunk_count)
 
     def runs(self) -> Iterator[range]:
         """The runs of chunks that are members, ascending."""
@@ -124,6 +128,10 @@ class ChunkSet:
             block = self._bits[at : at + _BLOCK_BYTES]
             if block.any():
                 yield at * 8, np.unpackbits(block, bitorder="little")
+
+    def _clear_padding(self) -> None:
+        if self.chunk_count % 8:
+            self._bits[-1] &= (1 << self.chunk_count % 8) - 1
 
     def _check(self, index: int) -> None:
         if not 0 <= index < self.chunk_count:

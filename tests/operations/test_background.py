@@ -161,30 +161,14 @@ def work(starter):
     assert not (tmp_path / "log").exists()
 
 
-def test_a_shell_that_ignores_interrupts_does_not_make_it_deaf(tmp_path: Path) -> None:
-    """As `command &` in a script does."""
+@pytest.mark.parametrize("begin", ['starter.go_on(Result(text="begun"), log=log)', "pass"])
+def test_a_shell_that_ignores_interrupts_does_not_make_it_deaf(tmp_path: Path, begin: str) -> None:
+    """As `command &` in a script does: neither when it goes on by itself, nor before."""
     program = Program(
         tmp_path,
-        """
+        f"""
 def work(starter):
-    starter.go_on(Result(text="begun"), log=log)
-    try:
-        tell_pid()
-        time.sleep(600)
-    finally:
-        tell("ended")
-""",
-    )
-    with program.start(preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)):
-        os.kill(program.pid(), signal.SIGTERM)
-        program.wait_for("ended")
-
-
-def test_nor_before_it_goes_on(tmp_path: Path) -> None:
-    program = Program(
-        tmp_path,
-        """
-def work(starter):
+    {begin}
     try:
         tell_pid()
         time.sleep(600)

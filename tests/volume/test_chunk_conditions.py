@@ -6,46 +6,47 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from volcrypt.chunk_set import ChunkSet
 from volcrypt.errors import MalformedError
 from volcrypt.geometry import CHUNK_BYTES
-from volcrypt.volume.chunk_bits import ChunkBits, pack_bits, unpack_bits
 from volcrypt.volume.chunk_conditions import ChunkConditions
+from volcrypt.volume.control_messages import pack_bits, unpack_bits
 
 CHUNKS = 21
 SIZE = CHUNKS * CHUNK_BYTES - 4096
 
 
-class TestChunkBits:
+class TestTablesOfBits:
     @given(st.lists(st.tuples(st.integers(0, CHUNKS), st.integers(0, CHUNKS))))
     def test_equal_a_list(self, runs: list[tuple[int, int]]) -> None:
-        bits = ChunkBits(CHUNKS)
+        bits = ChunkSet(CHUNKS)
         model = [False] * CHUNKS
         for first, second in runs:
             chunks = range(min(first, second), max(first, second))
-            bits.set(chunks)
+            bits.add_run(chunks)
             model[chunks.start : chunks.stop] = [True] * len(chunks)
-        assert [bits[chunk] for chunk in range(CHUNKS)] == model
+        assert [chunk in bits for chunk in range(CHUNKS)] == model
 
     @pytest.mark.parametrize("chunks", [range(-1, 1), range(20, 22), range(0, 4, 2)])
     def test_chunks_that_are_not_there(self, chunks: range) -> None:
         with pytest.raises(AssertionError, match="internal error"):
-            ChunkBits(CHUNKS).set(chunks)
+            ChunkSet(CHUNKS).add_run(chunks)
 
     def test_a_large_table_in_steps(self) -> None:
         chunks = 3 * 2**23 + 5
-        bits = ChunkBits(chunks)
-        bits.set(range(7, 9))
+        bits = ChunkSet(chunks)
+        bits.add_run(range(7, 9))
         others = bytearray(b"\xff" * (chunks // 8 + 1))
         others[0] = 0b11110111
         others[-1] = 0b11101111
-        steps = sum(1 for _ in bits.set_where_clear(bytes(others)))
+        steps = sum(1 for _ in bits.add_others(bytes(others)))
         assert steps == 4
-        found = [chunk for chunk in (*range(20), 2**23, chunks - 1) if bits[chunk]]
+        found = [chunk for chunk in (*range(20), 2**23, chunks - 1) if chunk in bits]
         assert found == [3, 7, 8, chunks - 1]
 
     def test_bits_of_another_volume(self) -> None:
         with pytest.raises(AssertionError, match="of another volume"):
-            next(ChunkBits(CHUNKS).set_where_clear(bytes(2)))
+            next(ChunkSet(CHUNKS).add_others(bytes(2)))
 
     @pytest.mark.parametrize("count", [1, 7, 8, 9, 1000])
     def test_survive_packing(self, count: int) -> None:

@@ -19,8 +19,8 @@ waking those who wait, is `device`'s business.
 
 from collections.abc import Iterator
 
+from volcrypt.chunk_set import ChunkSet
 from volcrypt.geometry import chunk_count
-from volcrypt.volume.chunk_bits import ChunkBits
 
 
 class ChunkConditions:
@@ -32,7 +32,7 @@ class ChunkConditions:
     def __init__(self) -> None:
         self.is_free = True
         self.is_held = False
-        self._released: ChunkBits | None = None
+        self._released: ChunkSet | None = None
 
     def may_write(self, chunks: range) -> bool:
         return self.is_free or (not self.is_held and not any(map(self.is_captured, chunks)))
@@ -41,12 +41,12 @@ class ChunkConditions:
         """Whether a running capture still needs the bytes of `chunk`."""
         released = self._released
         # A chunk behind its end came with a growth.
-        return released is not None and chunk < released.chunks and not released[chunk]
+        return released is not None and chunk < released.chunk_count and chunk not in released
 
     def begin_capture(self, size_bytes: int, *, hold: bool) -> None:
         """All chunks of a volume of this size are captured; with `hold` all writes wait."""
         assert self._released is None, "internal error: a capture is running"
-        self._released = ChunkBits(chunk_count(size_bytes))
+        self._released = ChunkSet(chunk_count(size_bytes))
         self.is_held = hold
         self.is_free = False
 
@@ -57,12 +57,12 @@ class ChunkConditions:
     def release(self, chunks: range) -> None:
         """The capture does not need `chunks` any more; no capture runs: does nothing."""
         if self._released is not None:
-            self._released.set(chunks)
+            self._released.add_run(chunks)
 
     def release_unwanted(self, wanted: bytes) -> Iterator[None]:
-        """`release` of what is clear in `wanted`; in steps, see `ChunkBits.set_where_clear`."""
+        """`release` of what is clear in `wanted`; in steps, see `ChunkSet.add_others`."""
         if self._released is not None:
-            yield from self._released.set_where_clear(wanted)
+            yield from self._released.add_others(wanted)
 
     def end_capture(self) -> None:
         """Nothing is captured or held any more."""

@@ -42,6 +42,8 @@ from volcrypt.volume.control_messages import (
     WantedRequest,
     decode_answer,
     encode,
+    pack_bits,
+    unpack_bits,
 )
 from volcrypt.volume.control_socket import with_short_path
 from volcrypt.volume.loop import loops_of
@@ -138,8 +140,6 @@ class ControlClient:
 
     def wanted(self, wanted: "ChunkSet") -> None:
         """No other chunks will be read. Raises what made the capture fail."""
-        from volcrypt.volume.chunk_bits import pack_bits
-
         self._ask(WantedRequest(bitmap=pack_bits(wanted.packed())))
 
     def captured(self, chunks: range) -> None:
@@ -194,7 +194,6 @@ class ControlClient:
 
     def _captured_state(self, answer: Answer) -> CapturedState:
         from volcrypt.chunk_set import ChunkSet
-        from volcrypt.volume.chunk_bits import unpack_bits
 
         assert isinstance(answer, CaptureAnswer), "internal error: not the answer to a capture"
 

@@ -17,12 +17,14 @@ and no write begins from then on; then `resume` for each, which is answered as `
 otherwise. Writers do not wait longer than `HOLD_SECONDS`: a later `resume` gets TryAgainError.
 """
 
+import zlib
 from typing import Final
 
 import msgspec
 
 from volcrypt.errors import MalformedError
 from volcrypt.formats.change_map import ParentPoint
+from volcrypt.geometry import chunk_count
 from volcrypt.names import SnapshotId, StoreId, VolumeId
 from volcrypt.volume.error_report import ErrorReport
 from volcrypt.volume.fence import CheckState, FenceNote
@@ -201,3 +203,21 @@ def decode_answer(line: bytes) -> Answer:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedError("control answer", "it does not parse") from error
     return answer
+
+
+def pack_bits(bits: bytes | bytearray) -> bytes:
+    """A volume of 64 TiB has 16 MiB of bits, nearly all of them alike."""
+    return zlib.compress(bits, level=1)
+
+
+def unpack_bits(packed: bytes, size_bytes: int) -> bytes:
+    """The bits of all chunks of a volume of this size. Raises MalformedError."""
+    length = -(-chunk_count(size_bytes) // 8)
+    inflater = zlib.decompressobj()
+    try:
+        bits = inflater.decompress(packed, length)
+    except zlib.error as error:
+        raise MalformedError("control document", "its bitmap is damaged") from error
+    if len(bits) != length or inflater.unconsumed_tail:
+        raise MalformedError("control document", "its bitmap has the wrong length")
+    return bits

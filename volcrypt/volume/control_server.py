@@ -14,7 +14,6 @@ import trio
 from volcrypt.errors import InvalidArgumentError, MalformedError, VolcryptError
 from volcrypt.geometry import check_volume_size, chunk_count
 from volcrypt.volume.capture import Captures, RunningCapture
-from volcrypt.volume.chunk_bits import pack_bits, unpack_bits
 from volcrypt.volume.control_messages import (
     MAX_REQUEST_BYTES,
     AbortCaptureRequest,
@@ -35,6 +34,8 @@ from volcrypt.volume.control_messages import (
     WantedRequest,
     decode_request,
     encode,
+    pack_bits,
+    unpack_bits,
 )
 from volcrypt.volume.control_socket import check_peer
 from volcrypt.volume.error_report import ErrorReport

@@ -146,8 +146,8 @@ class LazyChunks:
         return all(self._present.has(chunk) for chunk in chunks)
 
     def absent_bits(self, size_bytes: int) -> bytes:
-        """One bit for each chunk of a volume of this size, as `chunk_bits` has them: 1 where the
-        chunk has to be fetched, or may turn out to be a hole."""
+        """One bit for each chunk of a volume of this size, as `ChunkSet.packed` has them: 1 where
+        the chunk has to be fetched, or may turn out to be a hole."""
         bits = self._present.absent_bits(size_bytes)
         for chunk in self._fetched:
             bits[chunk >> 3] &= ~(1 << (chunk & 7))
