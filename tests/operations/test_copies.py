@@ -7,6 +7,7 @@ import pytest
 
 from tests.command import disposable_home
 from tests.fakes.kms import ACCOUNT, memory_kms
+from tests.snapshots import create_snapshot
 from volcrypt.crypto.digest import DigestAlgorithm
 from volcrypt.errors import InvalidArgumentError
 from volcrypt.formats.manifest import Manifest
@@ -16,7 +17,6 @@ from volcrypt.operations.copies import copy_snapshot
 from volcrypt.operations.home import Home, init_home
 from volcrypt.operations.keys import KeyChoice
 from volcrypt.operations.progress import SILENT
-from volcrypt.operations.snapshot_creation import create_snapshot
 from volcrypt.operations.store_admin import create_store
 from volcrypt.operations.vault import Access
 from volcrypt.operations.volumes import create_volume

@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.snapshots import create_snapshot
 from volcrypt.crypto.customer_key import CustomerKey
 from volcrypt.errors import (
     CustomerKeyMissingError,
@@ -29,7 +30,6 @@ from volcrypt.operations.images import export_volume, import_volume
 from volcrypt.operations.keys import KeyChoice
 from volcrypt.operations.progress import SILENT, Progress
 from volcrypt.operations.records import load_record
-from volcrypt.operations.snapshot_creation import create_snapshot
 
 SIZE = 40 * CHUNK_BYTES
 

@@ -17,6 +17,7 @@ from tests.command import Command, disposable_home
 from tests.crash.kills import CALLS, Point, spread
 from tests.cryptsetup import CHEAP_PBKDF, decrypt
 from tests.forked import Forker
+from tests.snapshots import create_snapshot
 from volcrypt.crypto.customer_key import CustomerKey
 from volcrypt.crypto.xts import XtsKernel
 from volcrypt.errors import (
@@ -35,7 +36,6 @@ from volcrypt.operations.keys import KeyChoice, unwrap_key
 from volcrypt.operations.progress import SILENT
 from volcrypt.operations.records import data_path, load_record
 from volcrypt.operations.restore import volume_from_snapshot
-from volcrypt.operations.snapshot_creation import create_snapshot
 from volcrypt.operations.volumes import create_volume, delete_volume
 from volcrypt.operations.write_budget import written_bytes
 from volcrypt.settings import runtime_root

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.snapshots import create_snapshot
 from volcrypt.crypto.digest import DigestAlgorithm
 from volcrypt.errors import SnapshotNotFoundError
 from volcrypt.formats.manifest import Manifest
@@ -18,7 +19,6 @@ from volcrypt.operations.home import Home
 from volcrypt.operations.keys import KeyChoice, unwrap_key
 from volcrypt.operations.progress import SILENT
 from volcrypt.operations.records import load_record
-from volcrypt.operations.snapshot_creation import create_snapshot
 from volcrypt.operations.snapshot_deletion import delete_snapshot
 from volcrypt.operations.store_admin import create_store
 from volcrypt.operations.stores import open_store, store_of

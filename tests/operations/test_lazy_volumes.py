@@ -7,6 +7,7 @@ from random import Random
 import pytest
 
 from tests.command import disposable_home
+from tests.snapshots import create_snapshot
 from volcrypt.crypto.customer_key import CustomerKey
 from volcrypt.crypto.digest import DigestAlgorithm
 from volcrypt.errors import (
@@ -29,7 +30,6 @@ from volcrypt.operations.progress import SILENT
 from volcrypt.operations.records import load_record, present_path
 from volcrypt.operations.registration import CopySource, register_volume
 from volcrypt.operations.restore import volume_from_snapshot
-from volcrypt.operations.snapshot_creation import create_snapshot
 from volcrypt.operations.snapshot_deletion import delete_snapshot, sweep_store
 from volcrypt.operations.snapshot_lookup import load_snapshot
 from volcrypt.operations.store_admin import create_store

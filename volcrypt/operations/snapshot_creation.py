@@ -110,14 +110,6 @@ def create_snapshots(
     return manifests
 
 
-def create_snapshot(
-    home: Home, volume: str, *, name: str | None, store: str | None, progress: Progress
-) -> Manifest:
-    """A snapshot of one volume, as `create_snapshots`."""
-    request = SnapshotRequest(volumes=[volume], name=name, store=store)
-    return create_snapshots(home, request, progress=progress)[0]
-
-
 def forget_completed_jobs(home: Home) -> None:
     """Remove what was left of jobs by processes that were killed when all was done. Whatever is
     wrong with a store is for others to report."""
