@@ -189,8 +189,8 @@ def test_sources_and_targets(command: Command, tmp_path: Path) -> None:
     command.fails(2, "volume", "import", tmp_path)
     (tmp_path / "empty").touch()
     command.fails(2, "volume", "import", tmp_path / "empty")
-    command.fails(2, "volume", "export", "data", tmp_path / "empty")
-    command.fails(1, "volume", "export", "data", tmp_path / "no" / "such" / "directory")
+    command.fails(4, "volume", "export", "data", tmp_path / "empty")
+    command.fails(2, "volume", "export", "data", tmp_path / "no" / "such" / "directory")
 
 
 def test_plaintext_never_on_the_command_line(command: Command) -> None:
@@ -275,7 +275,7 @@ def test_a_short_data_file(broken: Command, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["chunks", "pages", "manifests"])
 @pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])
-def test_a_damaged_store(broken: Command, place: str, damage: object) -> None:
+def test_a_damaged_store(broken: Command, tmp_path: Path, place: str, damage: object) -> None:
     assert callable(damage)
     objects = [p for p in (broken.home / "stores/local" / place).rglob("*") if p.is_file()]
     assert objects
@@ -284,9 +284,19 @@ def test_a_damaged_store(broken: Command, place: str, damage: object) -> None:
     assert done.returncode == 6
     assert "Traceback" not in done.stderr
     before = listing(broken)
-    code = 3 if (place, damage) == ("manifests", Path.unlink) else 6
-    broken.fails(code, "volume", "create", "--snapshot-id", "snap")
-    assert listing(broken) == before
+    made = broken.try_run("volume", "create", "--snapshot-id", "snap")
+    if made.returncode == 0:
+        # A chunk, or the page that lists it, is found when it is fetched: said of that range.
+        assert place != "manifests"
+        volume_id = made.stdout.strip()
+        complaint = broken.fails(6, "volume", "export", volume_id, tmp_path / "image")
+        assert objects[0].name in complaint
+        broken.run("volume", "delete", volume_id)
+    else:
+        gone = (place, damage) == ("manifests", Path.unlink)
+        assert (made.returncode, place == "chunks") == (3 if gone else 6, False)
+    volumes = [name for name in listing(broken) if name.startswith("volumes")]
+    assert volumes == [name for name in before if name.startswith("volumes")]
 
 
 def in_namespace(script: str, command: Command, *arguments: str) -> tuple[int, str]:

@@ -36,7 +36,8 @@ def backup(
 
     The data of volumes and snapshots is not in it. A key that is deleted later lives on in FILE.
     """
-    from volcrypt.operations.backups import back_up, check_new_file
+    from volcrypt.operations.backups import back_up
+    from volcrypt.operations.new_files import check_new_file
 
     if passphrase_file is not None and kms_key_id is not None:
         raise click.UsageError("--passphrase-file and --kms-key-id exclude each other")

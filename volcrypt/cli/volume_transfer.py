@@ -178,8 +178,8 @@ def export_header_(
     reads VOLUME from then on, and all that shares its data key, whatever becomes of the KMS key.
     """
     from volcrypt.cli.pin import read_secret, type_secret
-    from volcrypt.operations.backups import check_new_file
     from volcrypt.operations.header_export import export_header
+    from volcrypt.operations.new_files import check_new_file
 
     check_one_stdin(customer_key_file, passphrase_file)
     check_new_file(file)

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
-from volcrypt.durable import no_space_named, sync_directory
-from volcrypt.errors import InvalidArgumentError, NameTakenError, TryAgainError
+from volcrypt.durable import no_space_named
+from volcrypt.errors import InvalidArgumentError, TryAgainError
 from volcrypt.formats.audit_record import AuditHead
 from volcrypt.formats.backup import (
     SALT_BYTES,
@@ -41,6 +41,7 @@ from volcrypt.kms.clock import host_time
 from volcrypt.kms.lock import SERVING, WriterLock
 from volcrypt.kms.messages.data import GenerateDataKeyRequest
 from volcrypt.operations.home import Home
+from volcrypt.operations.new_files import check_new_file, put_in_place
 
 ACTION: Final = "volcrypt:Backup"
 LOG_N: Final = 17
@@ -112,25 +113,6 @@ def back_up(
         audit_head=head,
         has_pin=(home.path / "kms" / "pin").exists(),
     )
-
-
-def check_new_file(target: Path) -> None:
-    """Raises NameTakenError, InvalidArgumentError unless `target` can be made; nothing is ever
-    overwritten."""
-    if os.path.lexists(target):
-        raise NameTakenError("file", os.fspath(target))
-    if not target.absolute().parent.is_dir():
-        raise InvalidArgumentError(f"{target.parent} is not a directory")
-
-
-def put_in_place(temporary: Path, target: Path) -> None:
-    """A link, unlike a rename, never replaces what somebody made meanwhile."""
-    try:
-        os.link(temporary, target)
-    except FileExistsError:
-        raise NameTakenError("file", os.fspath(target)) from None
-    temporary.unlink()
-    sync_directory(target.absolute().parent)
 
 
 def _new_secret(

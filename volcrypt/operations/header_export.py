@@ -38,12 +38,12 @@ from volcrypt.geometry import (
 )
 from volcrypt.kms.clock import host_time
 from volcrypt.operations import workflows
-from volcrypt.operations.backups import check_new_file, put_in_place
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import check_source_key, unwrap_key
 from volcrypt.operations.lazy_volumes import make_whole
 from volcrypt.operations.leases import held_volume
 from volcrypt.operations.mounts import check_free
+from volcrypt.operations.new_files import check_new_file, put_in_place
 from volcrypt.operations.progress import Progress
 from volcrypt.operations.record_copies import record_copies
 from volcrypt.operations.records import data_path, load_record, save_records

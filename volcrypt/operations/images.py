@@ -1,14 +1,11 @@
 """Raw images and volumes: import and export."""
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from volcrypt.crypto.xts import is_zero
-from volcrypt.durable import no_space_named, sync_directory, write_fully
-from volcrypt.errors import NameTakenError
+from volcrypt.durable import write_fully
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.geometry import CHUNK_BYTES, UNIT_BYTES, check_volume_size, chunk_range
 from volcrypt.names import make_volume_id
@@ -21,9 +18,11 @@ from volcrypt.operations.keys import (
     volume_context,
 )
 from volcrypt.operations.leases import held_volume
+from volcrypt.operations.new_files import check_new_file, new_image
 from volcrypt.operations.progress import Progress
 from volcrypt.operations.records import load_record
 from volcrypt.operations.volumes import check_name_is_free, new_volume, opened_volume
+from volcrypt.operations.write_budget import counted_anew
 from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.volume import Volume
 
@@ -45,9 +44,12 @@ def import_volume(
     with open_image(source, luks) as image:
         size_bytes = check_volume_size(-(-image.size_bytes // UNIT_BYTES) * UNIT_BYTES)
         wrapped = choose_key(home, choice, volume_context(volume_id))
-        with new_volume(
-            home, size_bytes=size_bytes, name=name, wrapped_key=wrapped, volume_id=volume_id
-        ) as record:
+        with (
+            counted_anew(home, wrapped),
+            new_volume(
+                home, size_bytes=size_bytes, name=name, wrapped_key=wrapped, volume_id=volume_id
+            ) as record,
+        ):
             with opened_volume(home, record, read_only=False) as (volume, data):
                 progress.begin(f"importing {source}", image.size_bytes)
                 _copy_in(image, volume, progress)
@@ -83,7 +85,7 @@ def export_volume(
     `skip_damaged`, data units that cannot be read are left out, and are in the answer."""
     record = load_record(home, volume)
     check_source_key(home, record.wrapped_key, f"volume {volume}")
-    check_is_new(target)
+    check_new_file(target)
     with (
         held_volume(home, record, purpose="export"),
         opened_volume(home, record, read_only=True, progress=progress) as (opened, data),
@@ -92,29 +94,6 @@ def export_volume(
         progress.begin(f"exporting {volume}", record.size_bytes)
         skipped = _copy_out(opened, data, image, progress, skip_damaged=skip_damaged)
     return record, skipped
-
-
-def check_is_new(target: Path) -> None:
-    """Raises NameTakenError; before a data key is asked for."""
-    if os.path.lexists(target):
-        raise NameTakenError("file", os.fspath(target))
-
-
-@contextmanager
-def new_image(target: Path, size_bytes: int) -> Iterator[int]:
-    """A new sparse file of this size, open for writing: durable afterwards, or gone."""
-    with (
-        no_space_named(target),
-        open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", 0) as image,
-    ):
-        try:
-            os.ftruncate(image.fileno(), size_bytes)
-            yield image.fileno()
-            os.fsync(image.fileno())
-            sync_directory(target.absolute().parent)
-        except BaseException:
-            target.unlink()
-            raise
 
 
 def _copy_out(

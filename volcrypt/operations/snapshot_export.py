@@ -15,8 +15,9 @@ from volcrypt.formats.manifest import Manifest
 from volcrypt.formats.pages import PAGE_CHUNKS, all_holes, page_range
 from volcrypt.geometry import CHUNK_BYTES, chunk_range
 from volcrypt.operations.home import Home
-from volcrypt.operations.images import Skipped, check_is_new, new_image
+from volcrypt.operations.images import Skipped
 from volcrypt.operations.keys import check_source_key
+from volcrypt.operations.new_files import check_new_file, new_image
 from volcrypt.operations.progress import ChunkCounter, Progress
 from volcrypt.operations.recryption import decryption
 from volcrypt.operations.snapshot_lookup import load_snapshot
@@ -37,7 +38,7 @@ def export_snapshot(
     """
     manifest = load_snapshot(home, snapshot)
     check_source_key(home, manifest.wrapped_key, f"snapshot {snapshot}")
-    check_is_new(target)
+    check_new_file(target)
     store = store_of(home, manifest.store_id)
     with (
         store_in_use(home, store),

@@ -8,7 +8,8 @@ starts at the count that the snapshot has.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from volcrypt.durable import make_directory_durably
@@ -30,6 +31,17 @@ def note_written(home: Home, wrapped: WrappedDataKey | None, size_bytes: int) ->
     be encrypted at once. Durable on return."""
     if wrapped is not None and size_bytes:
         raise_count(count_path(home, wrapped), size_bytes)
+
+
+@contextmanager
+def counted_anew(home: Home, wrapped: WrappedDataKey | None) -> Iterator[None]:
+    """For the first volume under a new data key: without the volume, no count of it is left."""
+    try:
+        yield
+    except BaseException:
+        if wrapped is not None:
+            _count_path(home, wrapped.data_key_id).unlink(missing_ok=True)
+        raise
 
 
 def write_counter(home: Home, wrapped: WrappedDataKey | None) -> WriteCounter | None:
