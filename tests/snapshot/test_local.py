@@ -1,6 +1,7 @@
 """What only a store in a directory can get wrong: modes, leftovers, full disks, failed syncs."""
 
 import errno
+import mmap
 import os
 import stat
 import subprocess
@@ -24,11 +25,43 @@ class FailingSync(LocalObjects):
 class WithoutUnnamedFiles(LocalObjects):
     """A store on a file system that has no O_TMPFILE, as on NFS."""
 
-    def _open_unnamed(self, directory: str) -> int:
+    def _open_unnamed(self, directory: str, *, direct: bool) -> int:
         raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
 
 KINDS = pytest.mark.parametrize("kind", [LocalObjects, WithoutUnnamedFiles])
+
+
+@pytest.mark.parametrize("refused_by", ["nobody", "open", "write"])
+def test_batched_objects_go_past_the_page_cache_where_they_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused_by: str
+) -> None:
+    direct: list[bool] = []
+    real_open = os.open
+
+    def spy(path: str, flags: int, *arguments: int, **options: int) -> int:
+        is_new = flags & os.O_TMPFILE == os.O_TMPFILE
+        if is_new and refused_by == "open" and flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        descriptor = real_open(path, flags, *arguments, **options)
+        if is_new:
+            direct.append(bool(flags & os.O_DIRECT))
+        return descriptor
+
+    monkeypatch.setattr(os, "open", spy)
+    # A buffer that does not lie on a boundary is refused by the write itself.
+    shift = 1 if refused_by == "write" else 0
+    with mmap.mmap(-1, 2**20) as memory, LocalObjects.create(tmp_path / "store") as objects:
+        for number in range(2):
+            data = memoryview(memory)[shift : shift + 2**19]
+            data[:] = os.urandom(2**19)
+            assert objects.put_if_absent(f"chunks/{number}", data, batched=True)
+            assert objects.get(f"chunks/{number}") == data
+            data.release()
+        assert objects.put_if_absent("pages/odd", bytes(4097), batched=True)
+        assert objects.put_if_absent("document", bytes(4096))
+        objects.sync()
+    assert direct == [refused_by != "open"] * 2 + [False, False]
 
 
 @pytest.fixture

@@ -4,9 +4,10 @@ An object is a file: written without a name, then linked to it, which fails when
 where a file system has no files without names (O_TMPFILE) it is written under `tmp/`, as is what
 replaces another. Objects that are put one by one are synced before they are linked, and their
 directory after it, so a document is there whole or not at all. Batched objects are linked at once
-and made durable together by one syncfs: fsync for each chunk costs half of the throughput. Until
-then a power cut can leave an empty or short file under a final name, so an object that exists
-counts as stored only after its content was checked.
+and made durable together by one syncfs: fsync for each chunk costs half of the throughput. They go
+past the page cache where the file system lets them: nobody is about to read them, and what they
+would push out of it is of more use. Until the syncfs a power cut can leave an empty or short file
+under a final name, so an object that exists counts as stored only after its content was checked.
 
 syncfs reports every failed write-back since its descriptor was opened. After a failure the kernel
 holds lost pages for clean, and later syncs would succeed: so the names put since the last good sync
@@ -47,6 +48,8 @@ STAGING: Final = "tmp"
 _NAME = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]*")
 # Directories of names; ours have at most two.
 _MAX_DEPTH: Final = 4
+_DIRECT_BYTES: Final = 4096
+"""What is a multiple of this is written directly; where that is not enough, the system says so."""
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -69,6 +72,7 @@ class LocalObjects:
         self._unsynced: list[str] = []
         self._failed = False
         self._has_unnamed = True
+        self._has_direct = True
 
     @classmethod
     def create(cls, path: Path) -> Self:
@@ -199,12 +203,13 @@ class LocalObjects:
         if not self._has_unnamed:
             return False
         parent = os.path.dirname(target)
+        direct = not durable and memoryview(data).nbytes % _DIRECT_BYTES == 0
         try:
             try:
-                descriptor = self._open_unnamed(parent)
+                descriptor = self._open_unnamed(parent, direct=direct)
             except FileNotFoundError:
                 self._make_parents(target, durable=durable)
-                descriptor = self._open_unnamed(parent)
+                descriptor = self._open_unnamed(parent, direct=direct)
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
                 raise
@@ -221,8 +226,16 @@ class LocalObjects:
             sync_directory(Path(parent))
         return True
 
-    def _open_unnamed(self, directory: str) -> int:
-        return os.open(directory, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+    def _open_unnamed(self, directory: str, *, direct: bool) -> int:
+        flags = os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC
+        if direct and self._has_direct:
+            try:
+                return os.open(directory, flags | os.O_DIRECT, 0o600)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                self._has_direct = False
+        return os.open(directory, flags, 0o600)
 
     def _put_staged(self, data: Buffer, target: str, *, durable: bool) -> None:
         """Write a file in the staging directory and link it. Raises FileExistsError."""
@@ -259,7 +272,12 @@ class LocalObjects:
     def _fill(self, descriptor: int, data: Buffer, *, durable: bool) -> None:
         rest = memoryview(data).cast("B")
         while rest:
-            rest = rest[os.write(descriptor, rest) :]
+            try:
+                rest = rest[os.write(descriptor, rest) :]
+            except OSError as error:
+                # A buffer that does not lie on a boundary of the memory, or larger blocks.
+                if error.errno != errno.EINVAL or not _stop_direct(descriptor):
+                    raise
         if durable:
             self._sync_file(descriptor)
 
@@ -325,6 +343,15 @@ class LocalObjects:
             raise ObjectStoreError(
                 f"object {name} in {self._path}: {error.strerror or error}"
             ) from error
+
+
+def _stop_direct(descriptor: int) -> bool:
+    """Write through the page cache from now on; False where that was so already."""
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    if not flags & os.O_DIRECT:
+        return False
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+    return True
 
 
 def _lock_directory(path: str) -> int | None:

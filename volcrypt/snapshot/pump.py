@@ -1,8 +1,10 @@
-"""Work on many chunks at once: one producer, a bounded channel, workers that each keep one buffer.
+"""Work on many chunks at once: one producer, a bounded channel, workers that each keep one buffer,
+which lies on a page boundary, as direct I/O wants it.
 
 The first failure cancels all, and is what the caller sees.
 """
 
+import mmap
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -68,7 +70,7 @@ async def _worker(
     work: Callable[[int, memoryview], Awaitable[None]],
     size_bytes: int,
 ) -> None:
-    buffer = memoryview(bytearray(CHUNK_BYTES))
+    buffer = memoryview(mmap.mmap(-1, CHUNK_BYTES))
     async with receive:
         async for index in receive:
             await work(index, buffer[: chunk_range(index, size_bytes).length])
