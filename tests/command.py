@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tests.forked import Forker
+from tests.forked import FORKER
 from volcrypt.operations.home import runtime_directory
 from volcrypt.settings import runtime_root
 from volcrypt.volume.owner import start_ticks
@@ -23,10 +23,10 @@ VOLCRYPT = Path(sys.executable).with_name("volcrypt")
 class Command:
     """Runs `volcrypt --home HOME ...` and says what came of it."""
 
-    def __init__(self, home: Path, forker: Forker | None = None) -> None:
-        """`forker` starts commands quickly, where their start is not the point."""
+    def __init__(self, home: Path, *, forked: bool = True) -> None:
+        """`forked`: their start is not the point, and may be quick."""
         self.home = home
-        self._forker = forker
+        self._forked = forked
 
     @property
     def runtime(self) -> Path:
@@ -37,9 +37,8 @@ class Command:
     ) -> subprocess.CompletedProcess[str]:
         """Run to the end, whatever the exit code; `prefix` is a program to run it under."""
         text = stdin.decode(errors="surrogateescape")
-        if self._forker is not None and not prefix:
-            given = ["--home", *map(str, (self.home, *arguments))]
-            return self._forker.run(given, stdin=text)
+        if self._forked and not prefix:
+            return FORKER.run(["--home", *map(str, (self.home, *arguments))], stdin=text)
         return subprocess.run(
             [*prefix, VOLCRYPT, "--home", self.home, *arguments],
             check=False,
@@ -147,9 +146,9 @@ class Started:
 
 
 @contextmanager
-def disposable_home(home: Path, forker: Forker | None = None) -> Iterator[Command]:
+def disposable_home(home: Path, *, forked: bool = True) -> Iterator[Command]:
     """A command on a home; afterwards nothing that it made outside of it is left."""
-    command = Command(home, forker)
+    command = Command(home, forked=forked)
     try:
         yield command
     finally:

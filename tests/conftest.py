@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.file_system import DisposableFileSystem, disposable_file_system
-from tests.forked import Forker
+from tests.forked import FORKER
 from tests.s3_server import BUCKET, S3Server
 
 
@@ -26,11 +26,11 @@ def ext4(tmp_path: Path) -> Iterator[DisposableFileSystem]:
         yield made
 
 
-@pytest.fixture(scope="session")
-def forker() -> Iterator[Forker]:
-    """Starts commands quickly."""
-    with Forker() as running:
-        yield running
+@pytest.fixture(scope="session", autouse=True)
+def forker() -> Iterator[None]:
+    """The processes that start commands quickly, at the end."""
+    yield
+    FORKER.close()
 
 
 @pytest.fixture(scope="session")

@@ -16,31 +16,18 @@ import select
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 TIMEOUT_SECONDS = 120
 
 
 class Forker:
-    """The process, while the context is open. One command runs at a time."""
+    """Such processes: as many as commands run at a time, begun when they are needed."""
 
-    def __enter__(self) -> Self:
-        self._lock = threading.Lock()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=Path(__file__).parents[1],
-            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
-        )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.communicate()
+    def __init__(self) -> None:
+        self._idle: list[subprocess.Popen[bytes]] = []
 
     def run(self, arguments: Sequence[str], *, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """As `subprocess.run` with the output captured, in this process's environment."""
@@ -55,20 +42,50 @@ class Forker:
                     "files": files,
                 }
             )
-            out, err = Path(files[1]).read_text(), Path(files[2]).read_text()
+            out, err = (
+                Path(name).read_text(errors="surrogateescape") if os.path.exists(name) else ""
+                for name in files[1:]
+            )
         return subprocess.CompletedProcess(list(arguments), code, out, err)
 
     def _ask(self, request: dict[str, Any]) -> int:
-        requests, answers = self._process.stdin, self._process.stdout
+        # Lists push and pop atomically: the callers may be threads.
+        try:
+            process = self._idle.pop()
+        except IndexError:
+            process = _start()
+        requests, answers = process.stdin, process.stdout
         assert requests is not None
         assert answers is not None
-        with self._lock:
-            requests.write(json.dumps(request).encode() + b"\n")
-            requests.flush()
-            if not select.select([answers], [], [], TIMEOUT_SECONDS)[0]:
-                self._process.kill()  # nobody is to take the late answer for his own
-                raise subprocess.TimeoutExpired(request["arguments"], TIMEOUT_SECONDS)
-            return int(answers.readline())
+        requests.write(json.dumps(request).encode() + b"\n")
+        requests.flush()
+        if not select.select([answers], [], [], TIMEOUT_SECONDS)[0]:
+            process.kill()  # nobody is to take the late answer for his own
+            process.communicate()
+            raise subprocess.TimeoutExpired(request["arguments"], TIMEOUT_SECONDS)
+        code = int(answers.readline())
+        self._idle.append(process)
+        return code
+
+    def close(self) -> None:
+        """When no command runs."""
+        while self._idle:
+            process = self._idle.pop()
+            process.kill()
+            process.communicate()
+
+
+FORKER = Forker()
+
+
+def _start() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", __name__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[1],
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+    )
 
 
 def _serve() -> None:

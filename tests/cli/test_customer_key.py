@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from tests.command import Command, disposable_home
-from tests.forked import Forker
 from volcrypt.crypto.customer_key import CustomerKey
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import unwrap_key
@@ -62,7 +61,7 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory, forker: Forker) -> Iterator[Scene]:
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     root = tmp_path_factory.mktemp("customer")
     content = bytearray(os.urandom(SIZE))
     content[2**19 : 2**20] = bytes(2**19)
@@ -74,7 +73,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory, forker: Forker) -> Iterator[
     (root / "short").write_bytes(key[:31])
     (root / "long").write_bytes(key + b"\n")
     (root / "empty").write_bytes(b"")
-    with disposable_home(root / "home", forker) as command:
+    with disposable_home(root / "home") as command:
         command.run("init")
         kms_key = command.run("kms", "create-key")
         for name, options in (

@@ -8,20 +8,19 @@ from pathlib import Path
 import pytest
 
 from tests.command import Command, disposable_home
-from tests.forked import Forker
 
 SIZE = 2 * 2**20
 
 
 @pytest.fixture
-def homes(tmp_path: Path, forker: Forker) -> Iterator[tuple[Command, Command]]:
+def homes(tmp_path: Path) -> Iterator[tuple[Command, Command]]:
     """Two, with a KMS each that the other knows nothing of."""
     (tmp_path / "right").write_bytes(os.urandom(32))
     (tmp_path / "wrong").write_bytes(os.urandom(32))
     (tmp_path / "mnt").mkdir()
     with (
-        disposable_home(tmp_path / "one" / "home", forker) as first,
-        disposable_home(tmp_path / "two" / "home", forker) as second,
+        disposable_home(tmp_path / "one" / "home") as first,
+        disposable_home(tmp_path / "two" / "home") as second,
     ):
         for command in (first, second):
             command.home.parent.mkdir(exist_ok=True)

@@ -13,7 +13,7 @@ from volcrypt.cli.main import COMMANDS
 
 @pytest.fixture
 def command(tmp_path: Path) -> Command:
-    return Command(tmp_path / "home")
+    return Command(tmp_path / "home", forked=False)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

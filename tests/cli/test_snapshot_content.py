@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.command import Command, disposable_home
-from tests.forked import Forker
 from volcrypt.geometry import CHUNK_BYTES, UNIT_BYTES
 
 SIZE = 5 * CHUNK_BYTES + UNIT_BYTES
@@ -26,9 +25,9 @@ def image(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def command(tmp_path: Path, image: Path, forker: Forker) -> Iterator[Command]:
+def command(tmp_path: Path, image: Path) -> Iterator[Command]:
     """Volume `data` of the image, and snapshot `first` of it."""
-    with disposable_home(tmp_path / "home", forker) as made:
+    with disposable_home(tmp_path / "home") as made:
         made.run("init")
         made.run("volume", "import", image, "--name", "data")
         made.run("snapshot", "create", "data", "--name", "first", "--wait")

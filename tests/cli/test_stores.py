@@ -9,7 +9,6 @@ import pytest
 
 from tests.command import Command, disposable_home
 from tests.faulty_proxy import Answer, FaultyProxy, Request, failure
-from tests.forked import Forker
 from tests.s3_server import BUCKET, READER_KEY, READER_SECRET, S3Server
 
 SIZE = 8 * 2**20
@@ -38,10 +37,10 @@ def url(prefix: str) -> str:
 
 
 @pytest.fixture
-def home(tmp_path: Path, forker: Forker) -> Iterator[Command]:
+def home(tmp_path: Path) -> Iterator[Command]:
     """A home with an encrypted volume `data` and an unencrypted one `plain`."""
     (tmp_path / "image").write_bytes(os.urandom(SIZE))
-    with disposable_home(tmp_path / "home", forker) as command:
+    with disposable_home(tmp_path / "home") as command:
         command.run("init")
         command.run("volume", "import", tmp_path / "image", "--name", "data")
         command.run("volume", "import", tmp_path / "image", "--name", "plain", "--unencrypted")
@@ -49,17 +48,17 @@ def home(tmp_path: Path, forker: Forker) -> Iterator[Command]:
 
 
 @pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory, forker: Forker) -> Iterator[Command]:
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     """A home that nothing is made in."""
-    with disposable_home(tmp_path_factory.mktemp("bare") / "home", forker) as command:
+    with disposable_home(tmp_path_factory.mktemp("bare") / "home") as command:
         command.run("init")
         yield command
 
 
 @pytest.fixture
-def other(tmp_path: Path, forker: Forker) -> Iterator[Command]:
+def other(tmp_path: Path) -> Iterator[Command]:
     """A home on another host."""
-    with disposable_home(tmp_path / "other", forker) as command:
+    with disposable_home(tmp_path / "other") as command:
         command.run("init")
         yield command
 
@@ -204,14 +203,14 @@ def test_two_homes_share_a_bucket(
 
 
 def test_anybody_can_verify_with_the_public_key_alone(
-    home: Command, forker: Forker, tmp_path: Path, s3_server: S3Server, prefix: str, url: str
+    home: Command, tmp_path: Path, s3_server: S3Server, prefix: str, url: str
 ) -> None:
     home.run("store", "create", "shared", "--url", url, "--endpoint", s3_server.endpoint)
     snapshot = home.run(
         "snapshot", "create", "--wait", "data", "--name", "one", "--store", "shared"
     )
     key = home.run("store", "public-key", "shared")
-    anybody = Command(tmp_path / "no-home", forker)
+    anybody = Command(tmp_path / "no-home")
     look = ("snapshot", "verify", "--store-url", url, "--endpoint", s3_server.endpoint)
     found = anybody.json(*look, "--public-key", key)
     assert (found["Snapshots"], found["ChunksRead"], found["Damages"]) == ([snapshot], CHUNKS, [])

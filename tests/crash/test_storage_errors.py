@@ -17,7 +17,6 @@ import pytest
 
 from tests.command import disposable_home
 from tests.file_system import run
-from tests.forked import Forker
 from tests.served_volume import ServedVolume, served_volume
 from tests.strace import injection, strace
 from volcrypt.errors import MountError, ReadOnlyError
@@ -124,10 +123,10 @@ def test_a_failed_sync_is_never_forgotten(
     volume.unmount()
 
 
-def test_status_says_that_writes_were_lost(tmp_path: Path, forker: Forker) -> None:
+def test_status_says_that_writes_were_lost(tmp_path: Path) -> None:
     point = tmp_path / "point"
     point.mkdir()
-    with disposable_home(tmp_path / "home", forker) as command:
+    with disposable_home(tmp_path / "home") as command:
         command.run("init")
         command.run("volume", "create", "--size", "1MiB", "--name", "ledger")
         pid = command.json("mount", "ledger", point)["Pid"]

@@ -12,7 +12,6 @@ import pytest
 from tests.command import Command, disposable_home, kill_and_wait
 from tests.failing_programs import FailingPrograms
 from tests.file_system import run
-from tests.forked import Forker
 from volcrypt.volume.loop import DEVICE_DIRECTORY
 from volcrypt.volume.mountpoint import mounts
 
@@ -22,8 +21,8 @@ DOS = "label: dos\n,16M\n,24M\n"
 
 
 @pytest.fixture
-def command(tmp_path: Path, forker: Forker) -> Iterator[Command]:
-    with disposable_home(tmp_path / "home", forker) as made:
+def command(tmp_path: Path) -> Iterator[Command]:
+    with disposable_home(tmp_path / "home") as made:
         made.run("init")
         yield made
 

@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 
 from tests.command import VOLCRYPT, Command, disposable_home
-from tests.forked import Forker
 from volcrypt.file_lock import locked_within
 
 CHUNK = 512 * 1024
@@ -28,9 +27,9 @@ SLOW = ("--rate", "1KiB")
 
 
 @pytest.fixture
-def command(tmp_path: Path, forker: Forker) -> Iterator[Command]:
+def command(tmp_path: Path) -> Iterator[Command]:
     """A home with the volume `data`, full of random bytes."""
-    with disposable_home(tmp_path / "home", forker) as made:
+    with disposable_home(tmp_path / "home") as made:
         made.run("init")
         (tmp_path / "image").write_bytes(os.urandom(SIZE))
         made.run("volume", "import", tmp_path / "image", "--name", "data")
@@ -367,12 +366,12 @@ def test_who_waits_at_a_terminal_sees_a_bar(command: Command) -> None:
     assert "newly stored" in shown
 
 
-def test_a_full_disk_fails_the_snapshot_and_says_so(tmp_path: Path, forker: Forker) -> None:
+def test_a_full_disk_fails_the_snapshot_and_says_so(tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", small], check=True)
     try:
-        with disposable_home(small / "home", forker) as command:
+        with disposable_home(small / "home") as command:
             command.run("init")
             (tmp_path / "image").write_bytes(os.urandom(2 * SIZE))
             command.run("volume", "import", tmp_path / "image", "--name", "data")
@@ -532,12 +531,10 @@ def test_a_second_file_system_of_the_volume_has_to_be_frozen_too(
     command.run("detach", "disk")
 
 
-def test_a_pin_is_asked_for_once_and_before_the_command_returns(
-    tmp_path: Path, forker: Forker
-) -> None:
+def test_a_pin_is_asked_for_once_and_before_the_command_returns(tmp_path: Path) -> None:
     pin = "a pin that is typed"
     (tmp_path / "pin").write_text(pin)
-    with disposable_home(tmp_path / "home", forker) as command:
+    with disposable_home(tmp_path / "home") as command:
         command.run("init", "--pin-file", tmp_path / "pin")
 
         def typing(*arguments: str) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from tests.command import Command, disposable_home
-from tests.forked import Forker
 from tests.wire.served import Served, served
 from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.names import VolumeId
@@ -25,8 +24,8 @@ PROMISE_SECONDS = 60
 
 
 @pytest.fixture
-def command(tmp_path: Path, forker: Forker) -> Iterator[Command]:
-    with disposable_home(tmp_path / "home", forker) as made:
+def command(tmp_path: Path) -> Iterator[Command]:
+    with disposable_home(tmp_path / "home") as made:
         made.run("init")
         (made.home / "config.toml").write_text(SETTINGS)
         yield made
@@ -372,12 +371,10 @@ def _shown(seconds: float | None) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
 
 
-def test_a_pin_from_a_file_is_enough_and_one_from_a_program_is_not(
-    tmp_path: Path, forker: Forker
-) -> None:
+def test_a_pin_from_a_file_is_enough_and_one_from_a_program_is_not(tmp_path: Path) -> None:
     (tmp_path / "pin").write_text("correct horse")
     (tmp_path / "pin").chmod(0o600)
-    with disposable_home(tmp_path / "home", forker) as command:
+    with disposable_home(tmp_path / "home") as command:
         command.run("init", "--pin-file", tmp_path / "pin")
         settings = command.home / "config.toml"
         by_file = SETTINGS + f"[kms]\npin_file = '{tmp_path / 'pin'}'\n"

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from tests.command import VOLCRYPT, Command, disposable_home
-from tests.forked import Forker
 from tests.key_search import ROUNDS, found_in_files, found_in_process, mapping_flags, traces
 from volcrypt.kms.lock import SERVING
 from volcrypt.volume.control import ControlClient
@@ -87,9 +86,9 @@ def status(command: Command, volume_id: str) -> StatusAnswer:
         return control.status()
 
 
-def test_a_key_is_where_it_should_be_and_nowhere_afterwards(tmp_path: Path, forker: Forker) -> None:
+def test_a_key_is_where_it_should_be_and_nowhere_afterwards(tmp_path: Path) -> None:
     """One volume is fenced, and its process stays; one is unmounted; the KMS saw both keys."""
-    with disposable_home(tmp_path / "home", forker) as command:
+    with disposable_home(tmp_path / "home") as command:
         command.run("init")
         (command.home / "config.toml").write_text("[mounts]\nkey_check_seconds = 1\n")
         key = command.run("kms", "create-key")
@@ -163,8 +162,8 @@ def are_debuggable(pids: list[int]) -> list[bool]:
 
 
 @pytest.fixture
-def encrypted(tmp_path: Path, forker: Forker) -> Iterator[Command]:
-    with disposable_home(tmp_path / "home", forker) as command:
+def encrypted(tmp_path: Path) -> Iterator[Command]:
+    with disposable_home(tmp_path / "home") as command:
         command.run("init")
         command.run("volume", "create", "--size", "1MiB", "--name", "data")
         yield command

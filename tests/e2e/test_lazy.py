@@ -15,7 +15,6 @@ from blake3 import blake3
 
 from tests.command import Command, disposable_home, kill_and_wait
 from tests.faulty_proxy import Answer, FaultyProxy, Request, failure
-from tests.forked import Forker
 from tests.s3_server import BUCKET, S3Server
 from volcrypt.geometry import CHUNK_BYTES
 
@@ -36,12 +35,12 @@ IMAGE = image_bytes()
 
 
 @pytest.fixture(scope="module")
-def command(tmp_path_factory: pytest.TempPathFactory, forker: Forker) -> Iterator[Command]:
+def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     """A home with volume `data`, its snapshot `first`, and one that is not encrypted, `plain`."""
     root = tmp_path_factory.mktemp("lazy")
     (root / "image").write_bytes(IMAGE)
     (root / "mnt").mkdir()
-    with disposable_home(root / "home", forker) as made:
+    with disposable_home(root / "home") as made:
         made.run("init")
         made.run("volume", "import", root / "image", "--name", "data")
         made.run("snapshot", "create", "--wait", "data", "--name", "first")

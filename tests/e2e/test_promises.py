@@ -11,7 +11,6 @@ import msgspec
 import pytest
 
 from tests.command import Command, disposable_home
-from tests.forked import Forker
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.operations.home import Home
 from volcrypt.operations.records import load_record, save_records
@@ -23,8 +22,8 @@ KINDS = {"encrypted": [], "unencrypted": ["--unencrypted"]}
 
 
 @pytest.fixture
-def command(tmp_path: Path, forker: Forker) -> Iterator[Command]:
-    with disposable_home(tmp_path / "home", forker) as made:
+def command(tmp_path: Path) -> Iterator[Command]:
+    with disposable_home(tmp_path / "home") as made:
         made.run("init")
         yield made
 
@@ -126,12 +125,10 @@ def test_a_record_of_another_volume_is_refused(volumes: Volumes) -> None:
     volumes.is_good()
 
 
-def test_a_record_of_another_home_is_refused(
-    volumes: Volumes, tmp_path: Path, forker: Forker
-) -> None:
+def test_a_record_of_another_home_is_refused(volumes: Volumes, tmp_path: Path) -> None:
     """Made by somebody with a volcrypt of his own, for the same id."""
     right = volumes.path("one").read_bytes()
-    with disposable_home(tmp_path / "other" / "home", forker) as other:
+    with disposable_home(tmp_path / "other" / "home") as other:
         other.run("init")
         with Home(volumes.command.home, runtime_root()) as home:
             record = load_record(home, "one")

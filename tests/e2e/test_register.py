@@ -10,7 +10,6 @@ import pytest
 
 from tests.command import Command, disposable_home
 from tests.file_system import run
-from tests.forked import Forker
 from tests.wire.served import Served, served
 from tests.wire.signing import ACCESS_KEY, SECRET
 from volcrypt.operations import leases
@@ -50,9 +49,7 @@ class TwoHomes:
 
 
 @pytest.fixture
-def homes(
-    kms: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forker: Forker
-) -> Iterator[TwoHomes]:
+def homes(kms: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TwoHomes]:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
@@ -61,7 +58,7 @@ def homes(
     with ExitStack() as stack:
         commands = []
         for name in ("first", "second"):
-            command = stack.enter_context(disposable_home(tmp_path / name / "home", forker))
+            command = stack.enter_context(disposable_home(tmp_path / name / "home"))
             command.run("init")
             (command.home / "config.toml").write_text(
                 f"[profiles.default]\nkms = '{kms.url}'\nregion = 'us-east-1'\n"

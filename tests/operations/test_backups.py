@@ -12,7 +12,6 @@ import pytest
 from tests.command import VOLCRYPT, Command, disposable_home
 from tests.crash.kills import kill_at, points_of, spread
 from tests.fakes.kms import ROOT, memory_kms
-from tests.forked import Forker
 from volcrypt.errors import AccessDeniedError, NameTakenError, WrongPassphraseError
 from volcrypt.formats.backup import PassphraseKey, stretch_passphrase
 from volcrypt.kms.audit import AuditLog
@@ -95,9 +94,7 @@ def test_a_volume_opens_on_another_machine(command: Command, tmp_path: Path) -> 
         )
 
 
-def test_snapshots_elsewhere_are_there_at_once(
-    command: Command, tmp_path: Path, forker: Forker
-) -> None:
+def test_snapshots_elsewhere_are_there_at_once(command: Command, tmp_path: Path) -> None:
     plain = os.urandom(2**20)
     (tmp_path / "image").write_bytes(plain)
     command.run("volume", "import", tmp_path / "image", "--name", "a")
@@ -106,7 +103,7 @@ def test_snapshots_elsewhere_are_there_at_once(
     (tmp_path / "word").write_text("correct horse\n")
     command.run("backup", tmp_path / "file", "--passphrase-file", tmp_path / "word")
     shutil.rmtree(command.home)
-    with disposable_home(tmp_path / "new", forker) as other:
+    with disposable_home(tmp_path / "new") as other:
         other.run("restore", tmp_path / "file", "--passphrase-file", tmp_path / "word")
         done = other.try_run("--json", "snapshot", "list")
         assert (done.returncode, made in done.stdout) == (0, True)

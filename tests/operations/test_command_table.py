@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from tests.command import Command, disposable_home
-from tests.forked import Forker
 
 ROOT = "arn:aws:iam::000000000000:root"
 
@@ -56,11 +55,11 @@ def _named(parameters: dict[str, Any]) -> str | None:
 
 
 @pytest.fixture(scope="module")
-def observed(tmp_path_factory: pytest.TempPathFactory, forker: Forker) -> Iterator[Observed]:
+def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
     root = tmp_path_factory.mktemp("table")
     (root / "image").write_bytes(os.urandom(2**20))
     (root / "mnt").mkdir()
-    with disposable_home(root / "home", forker) as command:
+    with disposable_home(root / "home") as command:
         command.run("init")
         command.run("kms", "create-key")
         command.run("volume", "import", root / "image", "--name", "data")
@@ -206,7 +205,7 @@ def test_snapshots(observed: Observed) -> None:
     assert observed.run("snapshot", "delete", "second") == []
 
 
-def test_stores(observed: Observed, tmp_path: Path, forker: Forker) -> None:
+def test_stores(observed: Observed, tmp_path: Path) -> None:
     run = observed.command.run
     store, url = ("--store", "away"), (tmp_path / "store").as_uri()
     observed.asked()
@@ -218,7 +217,7 @@ def test_stores(observed: Observed, tmp_path: Path, forker: Forker) -> None:
     run("snapshot", "create", "--wait", "data", "--name", "there", *store)
     run("snapshot", "verify", *store)
     run("store", "list")
-    with disposable_home(tmp_path / "other", forker) as other:
+    with disposable_home(tmp_path / "other") as other:
         other.run("init")
         other.run("store", "trust", "away", "--url", url, "--public-key", root)
         assert Observed(other).asked() == []

@@ -16,7 +16,6 @@ import pytest
 from tests.command import Command, disposable_home
 from tests.crash.kills import CALLS, Point, spread
 from tests.cryptsetup import CHEAP_PBKDF, decrypt
-from tests.forked import Forker
 from tests.snapshots import create_snapshot
 from volcrypt.crypto.customer_key import CustomerKey
 from volcrypt.crypto.xts import XtsKernel
@@ -292,8 +291,8 @@ def forget_maps(home: Home, command: Command) -> None:
 
 
 @pytest.fixture
-def command(tmp_path: Path, forker: Forker) -> Iterator[Command]:
-    with disposable_home(tmp_path / "made", forker) as made:
+def command(tmp_path: Path) -> Iterator[Command]:
+    with disposable_home(tmp_path / "made") as made:
         made.run("init")
         (tmp_path / "word").write_bytes(WORD + b"\n")
         yield made

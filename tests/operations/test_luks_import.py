@@ -20,7 +20,6 @@ from tests.cryptsetup import (
     make_sparse,
     run_cryptsetup,
 )
-from tests.forked import Forker
 from volcrypt.crypto.xts import XtsKernel
 from volcrypt.volume.cryptsetup import open_volume_key
 
@@ -69,7 +68,7 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory, forker: Forker) -> Iterator[Scene]:
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     root = tmp_path_factory.mktemp("luks")
     for name in ("inline", "detached"):
         (root / name).mkdir()
@@ -84,7 +83,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory, forker: Forker) -> Iterator[
         header=None,
     )
     os.truncate(root / "inline" / "data", SIZE + HEADER_BYTES)
-    with disposable_home(root / "home", forker) as command:
+    with disposable_home(root / "home") as command:
         command.run("init")
         yield Scene(command, root)
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from tests.command import Command, disposable_home
-from tests.forked import Forker
 from volcrypt.formats.write_count import WriteCount, encode_write_count
 from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.names import DataKeyId
@@ -21,8 +20,8 @@ TiB = 2**40
 
 
 @pytest.fixture
-def command(tmp_path: Path, forker: Forker) -> Iterator[Command]:
-    with disposable_home(tmp_path / "home", forker) as made:
+def command(tmp_path: Path) -> Iterator[Command]:
+    with disposable_home(tmp_path / "home") as made:
         made.run("init")
         yield made
 

@@ -39,13 +39,14 @@ from volcrypt.operations.keys import (
     KeyChoice,
     check_source_key,
     choose_key,
+    data_key_id,
     rebind_key,
     resolve_key,
     snapshot_context,
 )
 from volcrypt.operations.leftovers import is_decided, remove_leftovers
 from volcrypt.operations.progress import ChunkCounter, Progress
-from volcrypt.operations.recryption import data_key_id, recryption
+from volcrypt.operations.recryption import recryption
 from volcrypt.operations.snapshot_lookup import check_snapshot_name, load_snapshot
 from volcrypt.operations.snapshots import commit_snapshot, now
 from volcrypt.operations.stores import (

@@ -19,7 +19,7 @@ from volcrypt.formats.manifest import Manifest, SnapshotPoint
 from volcrypt.formats.volume_record import WrappedDataKey
 from volcrypt.geometry import CHUNK_BYTES, chunk_count
 from volcrypt.operations.home import Home
-from volcrypt.operations.recryption import data_key_id
+from volcrypt.operations.keys import data_key_id
 from volcrypt.operations.snapshot_lookup import manifests_of
 from volcrypt.operations.stores import home_signer, store_of
 from volcrypt.snapshot.diff import changed_chunks

@@ -171,6 +171,11 @@ def check_source_key(
         raise InvalidArgumentError(f"{what} is not under a customer-provided key")
 
 
+def data_key_id(wrapped_key: WrappedDataKey | None) -> str | None:
+    """Which data key it is; None for no encryption."""
+    return wrapped_key.data_key_id if wrapped_key is not None else None
+
+
 def unwrap_key(home: Home, wrapped: WrappedDataKey) -> DataKey:
     """The plaintext data key; the caller wipes it. From here on this process is not dumped and its
     memory not swapped. Raises KmsError, with the KMS's reason; WrongCustomerKeyError and

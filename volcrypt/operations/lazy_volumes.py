@@ -29,11 +29,10 @@ from volcrypt.formats.volume_record import LazySource, VolumeRecord, WrappedData
 from volcrypt.kms.clock import host_time
 from volcrypt.names import StoreId, VolumeId
 from volcrypt.operations.home import Home
-from volcrypt.operations.keys import unwrap_key
+from volcrypt.operations.keys import data_key_id, unwrap_key
 from volcrypt.operations.progress import Progress
 from volcrypt.operations.record_copies import record_copies
 from volcrypt.operations.records import KIND, load_record, present_path, save_records
-from volcrypt.operations.recryption import data_key_id
 from volcrypt.operations.scratch import mounted_snapshots
 from volcrypt.operations.stores import (
     LOCAL_STORE,

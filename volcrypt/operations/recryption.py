@@ -5,14 +5,8 @@ from contextlib import ExitStack, contextmanager
 
 from volcrypt.formats.volume_record import WrappedDataKey
 from volcrypt.operations.home import Home
-from volcrypt.operations.keys import unwrap_key
-from volcrypt.snapshot.mover import Step
+from volcrypt.operations.keys import data_key_id, unwrap_key
 from volcrypt.snapshot.recryptor import Decryptor, Recryptor
-
-
-def data_key_id(wrapped_key: WrappedDataKey | None) -> str | None:
-    """Which data key it is; None for no encryption."""
-    return wrapped_key.data_key_id if wrapped_key is not None else None
 
 
 @contextmanager
@@ -34,7 +28,7 @@ def recryption(
 
 
 @contextmanager
-def decryption(home: Home, wrapped_key: WrappedDataKey | None) -> Iterator[Step | None]:
+def decryption(home: Home, wrapped_key: WrappedDataKey | None) -> Iterator[Decryptor | None]:
     """What turns a chunk of ciphertext into plaintext, in place; None when it is that already. For
     who asked for plaintext. The data key is wiped at the end."""
     if wrapped_key is None:

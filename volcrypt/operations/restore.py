@@ -21,6 +21,7 @@ from volcrypt.operations.keys import (
     KeyChoice,
     check_source_key,
     choose_key,
+    data_key_id,
     is_under_customer_key,
     rebind_key,
     volume_context,
@@ -30,7 +31,7 @@ from volcrypt.operations.mount_grants import check_may_open
 from volcrypt.operations.placement import THIN, Placement, check_placement
 from volcrypt.operations.progress import ChunkCounter, Progress
 from volcrypt.operations.records import data_path
-from volcrypt.operations.recryption import data_key_id, recryption
+from volcrypt.operations.recryption import recryption
 from volcrypt.operations.snapshot_lookup import load_snapshot
 from volcrypt.operations.stores import store_in_use, store_of
 from volcrypt.operations.volumes import check_name_is_free, new_volume

@@ -7,7 +7,7 @@ from volcrypt.errors import InvalidArgumentError
 from volcrypt.formats.manifest import Manifest
 from volcrypt.geometry import chunk_count
 from volcrypt.operations.home import Home
-from volcrypt.operations.recryption import data_key_id
+from volcrypt.operations.keys import data_key_id
 from volcrypt.operations.snapshot_lookup import load_snapshot
 from volcrypt.operations.stores import store_of
 from volcrypt.snapshot.diff import changed_chunks
