@@ -94,3 +94,26 @@ def test_init_refuses_a_directory_with_something_else_in_it(tmp_path: Path) -> N
     (tmp_path / "home" / "letters").write_text("dear")
     Command(tmp_path / "home").fails(2, "init")
     assert [path.name for path in (tmp_path / "home").iterdir()] == ["letters"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("volume", "list"),
+        ("volume", "create", "--size=1MiB"),
+        ("snapshot", "list"),
+        ("status",),
+        ("kms", "list-keys"),
+        ("mount", "nothing", "/nowhere"),
+    ],
+)
+def test_what_is_slow_to_import_is_left_to_those_who_need_it(
+    command: Command, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    with disposable_home(command.home):
+        command.run("init")
+        monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+        report = command.try_run(*arguments).stderr
+    imported = {line.rpartition("|")[2].strip() for line in report.splitlines()}
+    assert "volcrypt.operations.home" in imported
+    assert not imported & {"numpy", "trio", "botocore", "obstore", "uvicorn", "rich"}

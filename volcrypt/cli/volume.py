@@ -83,7 +83,6 @@ def create(
     from the snapshot when they are touched, and the others one after the other. The snapshot may be
     deleted meanwhile."""
     from volcrypt.operations.placement import Placement, device_size
-    from volcrypt.operations.restore import volume_from_snapshot
     from volcrypt.operations.volumes import create_volume, view_volume
 
     if snapshot_id is None and source_customer_key_file is not None:
@@ -103,6 +102,8 @@ def create(
     if size_bytes is None and snapshot_id is None:
         size_bytes = device_size(placement)
     if snapshot_id is not None:
+        from volcrypt.operations.restore import volume_from_snapshot
+
         choice = None
         if kms_key_id or unencrypted or customer_key_file:
             choice = key_choice(session, kms_key_id, unencrypted, customer_key_file)
