@@ -146,8 +146,8 @@ class RollbackError(IntegrityError):
 class RecordMissingError(IntegrityError):
     """Something the register knows is not on disk."""
 
-    def __init__(self, what: str) -> None:
-        super().__init__(f"{what} is registered, and missing on disk")
+    def __init__(self, what: str, *, hint: str | None = None) -> None:
+        super().__init__(f"{what} is registered, and missing on disk", hint=hint)
         self.what = what
 
 

@@ -440,3 +440,39 @@ def test_one_read_is_one_chunk_from_s3_and_an_outage_is_an_error(
 
 def count(proxy: FaultyProxy, kind: str) -> int:
     return proxy.count("GET", f"/{kind}/")
+
+
+def test_a_home_restored_from_a_backup_of_while_it_was_lazy(
+    command: Command, point: Path, tmp_path: Path
+) -> None:
+    """The data that is put into the new home was filled after the backup, or was not."""
+    volume_id = make(command, "moved")
+    (tmp_path / "passphrase").write_text("correct horse battery staple")
+    secret = ("--passphrase-file", tmp_path / "passphrase")
+    command.run("backup", tmp_path / "backup", *secret)
+    old, new = (place / "volumes" / volume_id for place in (command.home, tmp_path / "new"))
+    with mounted(command, "moved", point) as file:
+        write(file, 3 * CHUNK_BYTES + 77, b"written since")
+    with disposable_home(tmp_path / "new") as restored:
+        restored.run("restore", tmp_path / "backup", *secret)
+        shutil.copytree(
+            command.home / "stores/local", restored.home / "stores/local", dirs_exist_ok=True
+        )
+        shutil.copy(old / "data", new)
+        complaint = restored.fails(6, "volume", "export", "moved", tmp_path / "image")
+        assert "volume check VOLUME --assume-whole" in complaint
+        # It was not filled, and that is seen.
+        complaint = restored.fails(6, "volume", "check", "moved", "--assume-whole")
+        assert "is not whole" in complaint
+        shutil.copy(old / "present", new)
+        complaint = restored.fails(2, "volume", "check", "moved", "--assume-whole")
+        assert "which says what is missing" in complaint
+        (new / "present").unlink()
+        command.run("volume", "export", "moved", tmp_path / "image")
+        shutil.copy(old / "data", new)
+        restored.run("volume", "check", "moved", "--assume-whole")
+        assert restored.json("volume", "show", "moved")["Initialization"] is None
+        restored.run("volume", "export", "moved", tmp_path / "again")
+        assert (tmp_path / "again").read_bytes() == (tmp_path / "image").read_bytes()
+        assert b"written since" in (tmp_path / "image").read_bytes()
+    command.run("volume", "delete", "moved")

@@ -255,13 +255,24 @@ def delete(session: Session, volume: str, keep_data: bool) -> None:
 
 @volume.command(cls=Command)
 @click.argument("volume", metavar="VOLUME")
+@click.option(
+    "--assume-whole",
+    is_flag=True,
+    help="All chunks of a volume from a snapshot are in its data: it was filled elsewhere.",
+)
 @opening_key_option
 @pass_session
-def check(session: Session, volume: str, customer_key_file: Path | None) -> None:
+def check(
+    session: Session, volume: str, assume_whole: bool, customer_key_file: Path | None
+) -> None:
     """Check record, register entry, data file and key of VOLUME."""
     from volcrypt.operations.volumes import check_volume
 
     give_key(session, customer_key_file)
+    if assume_whole:
+        from volcrypt.operations import lazy_fetch
+
+        lazy_fetch.assume_whole(session.home, volume)
     record = check_volume(session.home, volume)
     session.show(
         {"VolumeId": record.volume_id, "Result": "ok"},

@@ -172,15 +172,12 @@ def settle_lazy_volumes(home: Home) -> None:
 
 
 def clear_source(home: Home, record: VolumeRecord) -> VolumeRecord:
-    """The volume has all its chunks; durable on return, with the copy of its record, by which other
-    homes know that. Raises NoSpaceError, TryAgainError, KmsError."""
+    """The volume has all its chunks, as the caller knows; durable on return, with the copy of its
+    record, by which other homes know that. Raises NoSpaceError, TryAgainError, KmsError."""
     with record_copies(home, record) as copies, home.exclusive():
         record = load_record(home, record.volume_id)
         source = record.source
         if source is not None:
-            assert is_complete(present_path(home, record.volume_id), record.volume_id), (
-                "internal error: chunks are absent"
-            )
             record = msgspec.structs.replace(record, source=None, counter=record.counter + 1)
             save_records(home, put=[record])
             with suppress(VolcryptError, OSError):

@@ -91,7 +91,11 @@ def open_checked(path: Path, what: str, flags: int) -> tuple[int, PresentHeader]
     try:
         descriptor = open_regular(path, flags)
     except FileNotFoundError as error:
-        raise RecordMissingError(what) from error
+        raise RecordMissingError(
+            what,
+            hint=f"put the file {path.name} beside the data, from where that comes; if there was "
+            "none, the data is whole: volcrypt volume check VOLUME --assume-whole",
+        ) from error
     try:
         return descriptor, decode_header(os.pread(descriptor, SECTOR_BYTES, 0), what=what)
     except BaseException:
