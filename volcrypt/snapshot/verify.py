@@ -5,8 +5,9 @@ tombstones, certificates; then the logs of all signers for gaps, for two entries
 and for being shorter than, or different from, the head that somebody kept.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from volcrypt.crypto.digest import ZERO_DIGEST
 from volcrypt.errors import (
@@ -20,6 +21,7 @@ from volcrypt.errors import (
 from volcrypt.formats.certificate import NO_ENTRY, SignerId
 from volcrypt.formats.manifest import Manifest, SnapshotPoint
 from volcrypt.formats.pages import PAGE_CHUNKS, digest_at, page_range, stored_positions
+from volcrypt.formats.tombstone import Tombstone
 from volcrypt.geometry import CHUNK_BYTES, chunk_range
 from volcrypt.names import SnapshotId
 from volcrypt.snapshot import layout
@@ -29,6 +31,8 @@ from volcrypt.snapshot.log import SignerLog
 from volcrypt.snapshot.signer import LogHead, empty_log
 from volcrypt.snapshot.store import SnapshotStore
 from volcrypt.snapshot.table import ChunkTable
+
+Entry = TypeVar("Entry", Manifest, Tombstone)
 
 
 def verify(
@@ -130,14 +134,12 @@ class _Verifier:
         snapshot_id = point.snapshot_id
         what = f"snapshot {snapshot_id}"
         for name in self.store.tombstone_names(snapshot_id):
-            if self._check_entry(name):
-                tombstone = self.store.read_tombstone(name)[0]
+            if (tombstone := self._read_entry(name, self.store.read_tombstone)) is not None:
                 if point.root not in (b"", tombstone.root) and not tombstone.damaged:
                     self._report(DamageKind.SUBSTITUTED, what, name.text)
                 return None, tombstone.parent
         for name in self.store.manifest_names(snapshot_id):
-            if self._check_entry(name):
-                manifest = self.store.read_manifest(name)[0]
+            if (manifest := self._read_entry(name, self.store.read_manifest)) is not None:
                 if point.root not in (b"", manifest.root):
                     self._report(DamageKind.SUBSTITUTED, what, name.text)
                 return manifest, manifest.parent
@@ -210,19 +212,24 @@ class _Verifier:
         except ChunkMissingError:
             self._report(DamageKind.MISSING, what, name)
         except ChunkCorruptError:
-            self._report_bytes(self.store.objects.get(name), what, name, prefix=layout.CHUNKS)
+            self._report_bytes(what, name, prefix=layout.CHUNKS)
 
     def _report_page(self, error: Exception, what: str, digest: bytes) -> None:
         name = layout.page_name(digest)
         if isinstance(error, ChunkMissingError):
             self._report(DamageKind.MISSING, what, name)
         elif isinstance(error, ChunkCorruptError):
-            self._report_bytes(self.store.objects.get(name), what, name, prefix=layout.PAGES)
+            self._report_bytes(what, name, prefix=layout.PAGES)
         else:
             self._report(DamageKind.SUBSTITUTED, what, name)
 
-    def _report_bytes(self, data: bytes, what: str, name: str, *, prefix: str) -> None:
+    def _report_bytes(self, what: str, name: str, *, prefix: str) -> None:
         """Damaged, or the bytes of another object of this store?"""
+        try:
+            data = self.store.objects.get(name)
+        except ObjectNotFoundError:  # swept, or being replaced, in this moment
+            self._report(DamageKind.MISSING, what, name)
+            return
         digest = self.store.digest.digest(data)
         other = layout.chunk_name(digest) if prefix == layout.CHUNKS else layout.page_name(digest)
         substituted = digest != ZERO_DIGEST and other in self.store.objects.list(other)
@@ -302,22 +309,31 @@ class _Verifier:
 
     def _check_entry(self, name: EntryName) -> bool:
         """Whether a manifest or tombstone is sound; reported when it is not."""
+        if name.deleted is None:
+            return self._read_entry(name, self.store.read_manifest) is not None
+        return self._read_entry(name, self.store.read_tombstone) is not None
+
+    def _read_entry(
+        self, name: EntryName, read: Callable[[EntryName], tuple[Entry, bytes]]
+    ) -> Entry | None:
+        """A sound entry; None when it is not, which is reported."""
         if not self._check_certificate(name.place.signer):
-            return False
+            return None
         kind = "manifest" if name.deleted is None else "tombstone"
         what = f"{kind} of snapshot {name.snapshot_id}"
         try:
-            if name.deleted is None:
-                self.store.read_manifest(name)
-            else:
-                self.store.read_tombstone(name)
+            return read(name)[0]
         except ObjectNotFoundError:
             self._report(DamageKind.MISSING, what, name.text)
         except (IntegrityError, FormatError):
             self._report_entry(name, what)
-        else:
-            return True
-        return False
+        return None
+
+    def _bytes_of(self, name: EntryName) -> bytes | None:
+        try:
+            return self.store.objects.get(name.text)
+        except ObjectNotFoundError:
+            return None
 
     def _check_certificate(self, signer: SignerId) -> bool:
         what = f"certificate of signer {signer}"
@@ -332,9 +348,9 @@ class _Verifier:
 
     def _report_entry(self, name: EntryName, what: str) -> None:
         """Damaged, or the valid bytes of another entry?"""
-        data = self.store.objects.get(name.text)
+        data = self._bytes_of(name)
         for other in self._entries():
-            if other != name and self.store.objects.get(other.text) == data:
+            if other != name and data is not None and self._bytes_of(other) == data:
                 self._report(DamageKind.SUBSTITUTED, what, name.text)
                 return
         self._report(DamageKind.DAMAGED, what, name.text)
