@@ -31,6 +31,7 @@ from volcrypt.snapshot.pin import Pin
 from volcrypt.snapshot.plan import mark_grown, plan_store
 from volcrypt.snapshot.signer import LogHead, Signer
 from volcrypt.snapshot.store import SnapshotStore
+from volcrypt.snapshot.sweep import Swept, condemn, delete_condemned
 from volcrypt.snapshot.transfer import (
     chunk_table,
     find_parent,
@@ -92,13 +93,20 @@ class Host:
     now: int = NOW
     points: dict[SnapshotId, SnapshotPoint] = field(default_factory=dict)
 
+    def clock(self) -> int:
+        return self.now
+
+    def pause(self, seconds: float) -> None:
+        """Time does not matter here."""
+
     def pin(self, number: int, size_bytes: int) -> Pin:
         return Pin(
             self.store,
             snapshot_id=snapshot_id(number),
             size_bytes=size_bytes,
             signer=self.signer,
-            clock=lambda: self.now,
+            clock=self.clock,
+            pause=self.pause,
         )
 
     async def store_volume(
@@ -175,8 +183,8 @@ class Host:
             wrapped_key=wrapped_key(),
             account="000000000000",
             consistency=Consistency.CRASH,
-            captured_at=self.now,
-            completed_at=self.now,
+            captured_at=self.clock(),
+            completed_at=self.clock(),
             origin=origin,
         )
 
@@ -187,7 +195,16 @@ class Host:
 
     def delete(self, number: int) -> None:
         self.head = log.delete(
-            self.store, snapshot_id(number), self.signer, self.head, now=self.now
+            self.store, snapshot_id(number), self.signer, self.head, now=self.clock()
+        )
+
+    def condemn(self) -> int:
+        return condemn(self.store, self.signer)
+
+    def delete_condemned(self, *, later: int = 0) -> Swept:
+        """`later`: by this host's clock, than it is now."""
+        return delete_condemned(
+            self.store, self.signer, clock=lambda: self.clock() + later, pause=self.pause
         )
 
     def cursor(self, source: Manifest, number: int) -> CopyCursor:

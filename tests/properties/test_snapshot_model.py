@@ -34,7 +34,7 @@ from tests.fakes.snapshots import (
 from volcrypt.errors import ObjectStoreError, SnapshotNotFoundError, TryAgainError
 from volcrypt.formats.manifest import SnapshotPoint
 from volcrypt.geometry import CHUNK_BYTES
-from volcrypt.snapshot.sweep import condemn, delete_condemned, sweep
+from volcrypt.snapshot.sweep import sweep
 from volcrypt.snapshot.verify import verify
 
 SIZE = 1500 * CHUNK_BYTES - 4096
@@ -189,13 +189,13 @@ class SnapshotModel(RuleBasedStateMachine):
 
     @rule(host=st.integers(0, 1))
     def condemn(self, host: int) -> None:
-        condemn(self.hosts[host].store, self.hosts[host].signer)
+        self.hosts[host].condemn()
 
     @rule(host=st.integers(0, 1))
     def delete_condemned(self, host: int) -> None:
         at_work = self.hosts[host]
         try:
-            delete_condemned(at_work.store, at_work.signer, now=at_work.now)
+            at_work.delete_condemned()
         except TryAgainError:
             # The pin of a maker who was killed: only time, or the sweep alone, removes it.
             assert list(self.objects.list("pins/")) or list(self.objects.list("sweeping"))

@@ -11,12 +11,12 @@ from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.names import VolumeId
 from volcrypt.snapshot import layout
 from volcrypt.snapshot.pin import (
-    PIN_LIFETIME_SECONDS,
     hold_lastingly,
     lasting_pins,
     release_lasting,
 )
-from volcrypt.snapshot.sweep import condemn, delete_condemned, sweep
+from volcrypt.snapshot.sweep import sweep
+from volcrypt.snapshot.sweep_mark import PIN_LIFETIME_SECONDS
 
 LAZY = VolumeId("vol-0123456789abcdef0")
 SIZE = 2048 * CHUNK_BYTES
@@ -86,14 +86,14 @@ async def test_others_sweep_beside_it_for_ever(
     _, pin = await host.store_volume(3, garbage)
     pin.release()
     for later in (0, 10 * PIN_LIFETIME_SECONDS):
-        condemn(other.store, other.signer)
-        swept = delete_condemned(other.store, other.signer, now=other.now + later)
+        other.condemn()
+        swept = other.delete_condemned(later=later)
         assert swept.object_count == (3 if later == 0 else 0)
     assert await restore(host.store, kept) == volume.image()
     assert [volume_id for volume_id, _ in lasting_pins(host.store)] == [LAZY]
     release_lasting(host.store, LAZY)
-    condemn(other.store, other.signer)
-    delete_condemned(other.store, other.signer, now=other.now)
+    other.condemn()
+    other.delete_condemned()
     assert stored(objects) == 0
 
 
@@ -103,9 +103,9 @@ async def test_what_was_condemned_before_the_pin_is_not_deleted_after_it(
     """The snapshot was deleted, and looked at just before: the pin comes between the phases."""
     kept, volume = await snapshot(host, 1, 1)
     host.delete(1)
-    assert condemn(other.store, other.signer) == 3
+    assert other.condemn() == 3
     hold(host, kept)
-    assert delete_condemned(other.store, other.signer, now=other.now).object_count == 0
+    assert other.delete_condemned().object_count == 0
     assert await restore(host.store, kept) == volume.image()
 
 
@@ -115,7 +115,7 @@ async def test_it_gives_way_to_a_sweep_that_deletes(
     kept, _ = await snapshot(host, 1, 1)
     await snapshot(host, 2, 2)
     host.delete(2)
-    condemn(other.store, other.signer)
+    other.condemn()
     met = False
 
     class Watching(MemoryObjects):
@@ -132,7 +132,7 @@ async def test_it_gives_way_to_a_sweep_that_deletes(
     watching = Watching()
     watching.objects = objects.objects
     other.store.objects = watching
-    delete_condemned(other.store, other.signer, now=other.now)
+    other.delete_condemned()
     assert met
     assert list(lasting_pins(host.store)) == []
     hold(host, kept)
@@ -146,7 +146,7 @@ async def test_a_forged_pin_stops_sweeps_of_others_and_holds_nothing(
     name = layout.lasting_pin_name(LAZY)
     objects.objects[name] = objects.objects[name].replace(b'"lasting":true', b'"lasting":false')
     with pytest.raises(SealError, match="pin of volume vol-0123456789abcdef0"):
-        condemn(other.store, other.signer)
+        other.condemn()
     host.delete(1)
     sweep(host.store)
     assert stored(objects) == 0

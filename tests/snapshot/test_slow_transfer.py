@@ -13,8 +13,9 @@ from volcrypt.formats.pin import decode_pin
 from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.snapshot import layout
 from volcrypt.snapshot.pace import Pace
-from volcrypt.snapshot.pin import PIN_LIFETIME_SECONDS, Pin
+from volcrypt.snapshot.pin import Pin
 from volcrypt.snapshot.plan import StorePlan
+from volcrypt.snapshot.sweep_mark import PIN_LIFETIME_SECONDS
 from volcrypt.snapshot.transfer import store_chunks
 
 CHUNKS = 60

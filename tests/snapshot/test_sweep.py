@@ -1,5 +1,7 @@
 """Garbage goes, everything else stays: alone, and beside others at every interleaving."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests.fakes.chunks import MemoryChunks
@@ -13,11 +15,17 @@ from tests.fakes.snapshots import (
     restore,
     snapshot_id,
 )
-from volcrypt.errors import FormatError, IntegrityError, ObjectStoreError, TryAgainError
+from volcrypt.errors import (
+    FormatError,
+    IntegrityError,
+    ObjectStoreError,
+    SweepBlockedError,
+    TryAgainError,
+)
 from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.snapshot import layout
-from volcrypt.snapshot.pin import PIN_LIFETIME_SECONDS
-from volcrypt.snapshot.sweep import condemn, delete_condemned, sweep
+from volcrypt.snapshot.sweep import sweep
+from volcrypt.snapshot.sweep_mark import PIN_LIFETIME_SECONDS
 from volcrypt.snapshot.verify import verify
 
 SIZE = 2048 * CHUNK_BYTES
@@ -107,6 +115,27 @@ async def test_what_cannot_be_read_stops_a_sweep(
     assert {n for n in before if n.startswith("chunks/")} <= set(objects.objects)
 
 
+async def test_a_manifest_that_is_only_gone_is_not_taken_for_deleted(
+    objects: MemoryObjects, host: Host
+) -> None:
+    """A service that lists what it cannot give: what that referred to is not known."""
+    await host.snapshot(1, volume_of(1))
+    (name,) = objects.list("manifests/")
+    lost = objects.objects[name]
+
+    class Listing(MemoryObjects):
+        def list(self, prefix: str) -> Iterator[str]:
+            yield from {*super().list(prefix), *([name] if name.startswith(prefix) else [])}
+
+    listing = Listing()
+    listing.objects = {each: data for each, data in objects.objects.items() if each != name}
+    host.store.objects = listing
+    with pytest.raises(SweepBlockedError):
+        sweep(host.store)
+    listing.objects[name] = lost
+    assert sweep(host.store).object_count == 0
+
+
 def test_a_false_tombstone_does_not_let_a_sweep_delete(objects: MemoryObjects, host: Host) -> None:
     pin = host.pin(1, SIZE)
     pin.hold()
@@ -133,9 +162,9 @@ async def test_foreign_files_in_the_store_are_left_alone(
 async def test_two_phases_delete_what_stayed_garbage(objects: MemoryObjects, host: Host) -> None:
     await host.snapshot(1, volume_of(1, 2))
     host.delete(1)
-    assert condemn(host.store, SIGNER) == 4
+    assert host.condemn() == 4
     assert stored(objects) == 4
-    assert delete_condemned(host.store, SIGNER, now=host.now).object_count == 4
+    assert host.delete_condemned().object_count == 4
     assert stored(objects) == 0
     assert list(objects.list("condemned/")) + list(objects.list("sweeping")) == []
 
@@ -146,13 +175,13 @@ async def test_found_by_a_maker_swept_by_another_host_then_committed(
     volume = volume_of(1, 2)
     await host.snapshot(1, volume)
     host.delete(1)
-    condemn(host.store, SIGNER)
+    host.condemn()
     # "Exists" is answered for every chunk; none of them is referred to by a manifest.
     draft, pin = await other.store_volume(2, volume)
     with pytest.raises(TryAgainError, match=r"snapshot snap-.* is being made"):
-        delete_condemned(host.store, SIGNER, now=host.now)
+        host.delete_condemned()
     manifest = other.commit(draft, pin)
-    assert delete_condemned(host.store, SIGNER, now=host.now).object_count == 0
+    assert host.delete_condemned().object_count == 0
     assert await restore(host.store, manifest) == volume.image()
     assert verify(host.store).damages == []
     assert list(objects.list("sweeping")) == []
@@ -164,7 +193,7 @@ async def test_a_maker_who_comes_during_the_deletions_has_to_wait(
     volume = volume_of(1, 2, 3)
     await host.snapshot(1, volume)
     host.delete(1)
-    condemn(host.store, SIGNER)
+    host.condemn()
     refused = 0
     delete = objects.delete
 
@@ -177,7 +206,7 @@ async def test_a_maker_who_comes_during_the_deletions_has_to_wait(
         delete(name)
 
     objects.delete = delete_beside_a_maker  # type: ignore[method-assign]
-    delete_condemned(host.store, SIGNER, now=host.now)
+    host.delete_condemned()
     assert refused == 3
     assert list(objects.list("pins/")) == []
     manifest = await other.snapshot(2, volume)
@@ -193,8 +222,8 @@ async def test_a_pin_that_a_power_cut_left_unreadable_is_dead(
     if phases == 1:
         sweep(other.store, resumable=[pin.snapshot_id])
     else:
-        condemn(other.store, other.signer)
-        delete_condemned(other.store, other.signer, now=other.now)
+        other.condemn()
+        other.delete_condemned()
     assert stored(objects) == 0
     with pytest.raises(TryAgainError, match="lost its hold"):
         host.commit(draft, pin)
@@ -205,9 +234,8 @@ async def test_a_pin_that_was_not_renewed_is_dead_and_its_commit_fails(
 ) -> None:
     volume = volume_of(1, 2)
     draft, pin = await other.store_volume(2, volume)
-    condemn(host.store, SIGNER)
-    later = host.now + PIN_LIFETIME_SECONDS
-    assert delete_condemned(host.store, SIGNER, now=later).object_count == 4
+    host.condemn()
+    assert host.delete_condemned(later=PIN_LIFETIME_SECONDS).object_count == 4
     with pytest.raises(TryAgainError, match="lost its hold"):
         other.commit(draft, pin)
     assert host.store.snapshot_ids() == []
@@ -217,9 +245,9 @@ async def test_a_renewed_pin_lives(host: Host, other: Host) -> None:
     _, pin = await other.store_volume(2, volume_of(1))
     other.now += PIN_LIFETIME_SECONDS
     pin.renew()
-    condemn(host.store, SIGNER)
+    host.condemn()
     with pytest.raises(TryAgainError):
-        delete_condemned(host.store, SIGNER, now=host.now + PIN_LIFETIME_SECONDS)
+        host.delete_condemned(later=PIN_LIFETIME_SECONDS)
 
 
 async def test_the_mark_of_a_dead_sweep_is_removed_and_the_sweep_notices(
@@ -227,7 +255,7 @@ async def test_the_mark_of_a_dead_sweep_is_removed_and_the_sweep_notices(
 ) -> None:
     await host.snapshot(1, volume_of(1, 2, 3))
     host.delete(1)
-    condemn(host.store, SIGNER)
+    host.condemn()
     other.now += PIN_LIFETIME_SECONDS
     get = objects.get
 
@@ -239,20 +267,20 @@ async def test_the_mark_of_a_dead_sweep_is_removed_and_the_sweep_notices(
 
     objects.get = get_after_sleep  # type: ignore[method-assign]
     with pytest.raises(TryAgainError, match="given up"):
-        delete_condemned(host.store, SIGNER, now=host.now)
+        host.delete_condemned()
     assert objects.count("delete", "chunks/") == 0
 
 
 async def test_two_sweeps_do_not_run_beside_each_other(
     objects: MemoryObjects, host: Host, other: Host
 ) -> None:
-    condemn(host.store, SIGNER)
+    host.condemn()
     objects.writes_until_failure = 1
     with pytest.raises(ObjectStoreError):
-        delete_condemned(host.store, SIGNER, now=host.now)
+        host.delete_condemned()
     objects.writes_until_failure = None
     with pytest.raises(TryAgainError, match="another sweep"):
-        delete_condemned(other.store, OTHER_SIGNER, now=host.now)
+        other.delete_condemned()
     # Whoever holds the store alone ends it.
     sweep(host.store)
     assert list(objects.list("sweeping")) == []

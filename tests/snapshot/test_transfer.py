@@ -155,6 +155,7 @@ async def test_cost_follows_what_changed_not_the_size() -> None:
         "pages",
         "pages",
         "pins",
+        "pins",
     ]
     assert objects.count("get") <= 12
     # The change map of the test itself is 32 MiB.

@@ -41,7 +41,7 @@ from volcrypt.operations.stores import (
     store_names,
     store_of,
 )
-from volcrypt.snapshot.pin import hold_lastingly, lasting_pins, release_lasting
+from volcrypt.snapshot.pin import hold_lastingly, release_lasting
 from volcrypt.snapshot.store import SnapshotStore
 from volcrypt.volume.launch import LazyAssignment
 from volcrypt.volume.owner import hold_volume
@@ -208,13 +208,3 @@ def volumes_that_pin(home: Home) -> set[VolumeId]:
         except VolcryptError:
             needed.add(volume_id)
     return needed
-
-
-def release_abandoned_pins(home: Home, store: SnapshotStore) -> None:
-    """Remove the lasting pins of this home in a shared store that nothing needs. The caller holds
-    the store alone. Raises FormatError, IntegrityError, ObjectStoreError."""
-    signer = home_signer(home).id
-    needed = volumes_that_pin(home)
-    for volume_id, pin in lasting_pins(store):
-        if pin.signer == signer and volume_id not in needed:
-            release_lasting(store, volume_id)

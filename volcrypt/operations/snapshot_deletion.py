@@ -9,7 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from volcrypt.errors import (
-    ObjectNotFoundError,
     ObjectStoreError,
     SnapshotFailedError,
     SnapshotInUseError,
@@ -24,7 +23,7 @@ from volcrypt.formats.manifest import Manifest
 from volcrypt.names import SnapshotId, is_snapshot_id
 from volcrypt.operations.home import Home
 from volcrypt.operations.jobs import Job, find_job, load_jobs, remove_job, stop_job
-from volcrypt.operations.lazy_volumes import release_abandoned_pins, volumes_that_pin
+from volcrypt.operations.lazy_volumes import volumes_that_pin
 from volcrypt.operations.snapshot_lookup import load_snapshot, store_holding
 from volcrypt.operations.snapshots import now
 from volcrypt.operations.stores import (
@@ -39,10 +38,10 @@ from volcrypt.operations.stores import (
     store_of,
 )
 from volcrypt.operations.workflows import load_workflows, resumable_copies
-from volcrypt.snapshot.layout import pin_name
 from volcrypt.snapshot.log import delete
+from volcrypt.snapshot.pin import release_pin
 from volcrypt.snapshot.store import SnapshotStore
-from volcrypt.snapshot.sweep import Swept, condemn, delete_condemned, sweep
+from volcrypt.snapshot.sweep import Swept, sweep, sweep_shared
 
 
 def delete_snapshot(
@@ -113,7 +112,7 @@ def _delete_job(home: Home, job: Job) -> SnapshotStore | None:
             store = store_of(home, job.record.store_id)
         with suppress(SnapshotNotFoundError):
             _delete(home, store, job.snapshot_id)
-        store.objects.delete(pin_name(job.snapshot_id))
+        release_pin(store, job.snapshot_id)
     with suppress(SnapshotNotFoundError):  # it was completed after all, and cleared its record
         remove_job(home, job.snapshot_id)
     return store
@@ -187,15 +186,7 @@ def _sweep_alone(home: Home, store: SnapshotStore) -> Swept:
     with store_alone(home, store):
         # What a manifest that is gone refers to is not known, and must not be taken for garbage.
         check_log_is_whole(home, store)
+        lazy, resumable = volumes_that_pin(home), resumable_copies(home)
         if not is_shared(home, store):
-            lazy = volumes_that_pin(home)
-            return sweep(store, resumable=resumable_copies(home), lazy=lazy)
-        release_abandoned_pins(home, store)
-        signer = home_signer(home)
-        try:
-            condemn(store, signer)
-            return delete_condemned(store, signer, now=now())
-        except ObjectNotFoundError as error:
-            raise TryAgainError(
-                f"another home is sweeping {store.objects.location} at the same time"
-            ) from error
+            return sweep(store, resumable=resumable, lazy=lazy)
+        return sweep_shared(store, home_signer(home), resumable=resumable, lazy=lazy, clock=now)

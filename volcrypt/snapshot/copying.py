@@ -21,10 +21,11 @@ from volcrypt.formats.manifest import Manifest
 from volcrypt.formats.pages import PAGE_CHUNKS, page_count
 from volcrypt.snapshot.draft import StoredTable
 from volcrypt.snapshot.mover import ChunkMover, Progress, Step
-from volcrypt.snapshot.pin import PIN_LIFETIME_SECONDS, Pin
+from volcrypt.snapshot.pin import Pin
 from volcrypt.snapshot.plan import unsaved_chunks
 from volcrypt.snapshot.pump import in_thread, only_failure
 from volcrypt.snapshot.store import SnapshotStore
+from volcrypt.snapshot.sweep_mark import PIN_LIFETIME_SECONDS
 from volcrypt.snapshot.table import ChunkTable, FrozenTable, TableWriter
 from volcrypt.snapshot.transfer import chunk_table, limiter_of
 

@@ -5,7 +5,8 @@
     manifests/SNAPSHOT.SEQUENCE.SIGNER             presence is `completed`
     tombstones/SNAPSHOT.SEQUENCE.SIGNER.DELETED-SEQUENCE.DELETED-SIGNER
     chunks/XX/DIGEST, pages/XX/DIGEST              XX: first two digits; tables lie with the pages
-    pins/SNAPSHOT                                  a snapshot on its way in
+    pins/SNAPSHOT                                  a snapshot on its way in, and what it stands on
+    pins/SNAPSHOT.hold                             nobody has taken that pin for dead
     pins/VOLUME                                    a lazy volume, or a mounted snapshot
     condemned/NUMBER, sweeping                     a sweep on its way
     probes/NUMBER                                  somebody tries whether this can be a store
@@ -35,6 +36,7 @@ PROBES: Final = "probes/"
 RECORDS: Final = "records/"
 LEASES: Final = "leases/"
 _RELEASED: Final = ".released"
+_HOLD: Final = ".hold"
 
 
 def certificate_name(signer: SignerId) -> str:
@@ -60,6 +62,16 @@ def digest_in_name(name: str) -> bytes | None:
 
 def pin_name(snapshot: SnapshotId) -> str:
     return f"{PINS}{snapshot}"
+
+
+def hold_name(snapshot: SnapshotId) -> str:
+    return f"{PINS}{snapshot}{_HOLD}"
+
+
+def pinned_snapshot(name: str) -> SnapshotId | None:
+    """Whose pin, or hold, has this name; None for a lasting pin."""
+    text = name.removeprefix(PINS)
+    return None if is_volume_id(text) else SnapshotId(text.removesuffix(_HOLD))
 
 
 def lasting_pin_name(volume: VolumeId) -> str:

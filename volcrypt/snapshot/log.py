@@ -29,6 +29,7 @@ from volcrypt.errors import (
 )
 from volcrypt.formats.certificate import NO_ENTRY, SignerId, entry_digest
 from volcrypt.formats.manifest import Manifest, encode_manifest
+from volcrypt.formats.pin import PinBody, encode_pin
 from volcrypt.formats.tombstone import Tombstone, encode_tombstone
 from volcrypt.names import SnapshotId
 from volcrypt.snapshot import layout
@@ -163,10 +164,6 @@ def commit(
         if manifest.root != draft.root or manifest.signer != signer.id:
             raise InvalidArgumentError(f"snapshot {draft.snapshot_id} exists already")
         return manifest, head
-    # Without its pin a sweep may have taken what this snapshot shares with deleted ones.
-    pin = layout.pin_name(draft.snapshot_id)
-    if pin not in store.objects.list(pin):
-        raise TryAgainError(f"snapshot {draft.snapshot_id} lost its hold on the store")
     manifest = draft.manifest(
         store=store.document,
         signer=signer.id,
@@ -174,8 +171,33 @@ def commit(
         previous=head.digest,
     )
     data = encode_manifest(manifest, signer.seal)
+    # Without its pin a sweep may have taken what this snapshot shares with deleted ones.
+    _secure(store, draft, signer)
     place = LogPlace(signer.id, manifest.sequence)
     return manifest, _append(store, EntryName(draft.snapshot_id, place), data)
+
+
+def _secure(store: SnapshotStore, draft: SnapshotDraft, signer: Signer) -> None:
+    """Keep all of a snapshot that has a pin until its manifest is there, whatever anybody's clock
+    says (see `snapshot.pin`); durable on return. Raises TryAgainError when the hold was lost."""
+    body = PinBody(
+        store_id=store.store_id,
+        signer=signer.id,
+        snapshot_id=draft.snapshot_id,
+        size_bytes=draft.size_bytes,
+        roots=[draft.root] if draft.root != ZERO_DIGEST else [],
+        renewed_at=draft.completed_at,
+        lasting=True,
+    )
+    store.objects.replace(layout.pin_name(draft.snapshot_id), encode_pin(body, signer.seal))
+    # Say first, look second; a sweep removes the hold first and reads the pin second.
+    hold = layout.hold_name(draft.snapshot_id)
+    if hold not in store.objects.list(hold):
+        store.objects.delete(layout.pin_name(draft.snapshot_id))
+        raise TryAgainError(
+            f"snapshot {draft.snapshot_id} lost its hold on the store",
+            hint="another host swept the store and took this one for dead; are their clocks right?",
+        )
 
 
 def delete(
@@ -202,6 +224,8 @@ def delete(
             manifest, data = store.read_manifest(names[0])
         except UnsupportedVersionError:
             raise
+        except ObjectNotFoundError as error:  # by another signer, just now
+            raise SnapshotNotFoundError(snapshot_id) from error
         except (FormatError, IntegrityError):
             known = [*known_heads, head]
             tombstone = _damaged_tombstone(store, names[0], signer, head, known, now)

@@ -1,30 +1,53 @@
 """Pin: the hold of a snapshot in the making on what it stands on; see `snapshot.sweep` for why.
 
 The pin lies in the store under the id of the snapshot to be, so it outlives a kill: a copy that
-resumes finds it, and knows that what it had stored was kept.
+resumes finds it, and knows that what it had stored was kept. It is two objects:
 
-A lasting pin is the hold of a lazy volume on the snapshot that its chunks still come from, or of a
-mounted snapshot on its own: under the id of the volume, and there until it is released.
+    pins/SNAPSHOT         what the snapshot stands on, and when that was renewed: replaced at will
+    pins/SNAPSHOT.hold    put once, and never again: who takes the pin for dead removes it first
+
+So a pin that was taken for dead, rightly or because somebody's clock was wrong, does not come back
+when it is renewed. And a snapshot is committed in three steps, none of which asks a clock:
+
+    maker       1  the pin names the root of what will be committed, as lasting (`snapshot.log`)
+                2  is the hold there?   if not, the snapshot failed
+                3  the manifest
+    sweep       1  the hold is removed
+                2  does the pin last?   if so, what it names is kept
+                3  manifests are read, and what none of them needs is deleted
+
+Either the maker misses his hold, or the sweep finds the root, however long one of them sleeps in
+between. The price: a host that is killed between steps 1 and 3, and never sweeps again itself,
+leaves that snapshot's chunks behind.
+
+A lasting pin is also the hold of a lazy volume on the snapshot that its chunks still come from, or
+of a mounted snapshot on its own: under the id of the volume, and there until it is released.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import secrets
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 
-from volcrypt.errors import ObjectNotFoundError, TryAgainError
-from volcrypt.formats.condemned import decode_sweeping
+from volcrypt.errors import (
+    FormatError,
+    IntegrityError,
+    ObjectNotFoundError,
+    UnsupportedVersionError,
+)
+from volcrypt.formats.certificate import SignerId
 from volcrypt.formats.manifest import Manifest
 from volcrypt.formats.pin import PinBody, decode_pin, encode_pin
 from volcrypt.names import SnapshotId, VolumeId
 from volcrypt.snapshot import layout
 from volcrypt.snapshot.signer import Signer
 from volcrypt.snapshot.store import SnapshotStore
-
-PIN_LIFETIME_SECONDS = 3600
-"""A pin, or the mark of a sweep, that was not renewed for so long belongs to a dead process."""
+from volcrypt.snapshot.sweep_mark import being_swept, is_swept
 
 
 class Pin:
-    """A pin of one snapshot in one store. `clock` counts seconds since 1970-01-01 UTC."""
+    """A pin of one snapshot in one store. `clock` counts seconds since 1970-01-01 UTC; `pause`
+    waits for so many seconds."""
 
     def __init__(
         self,
@@ -34,33 +57,44 @@ class Pin:
         size_bytes: int,
         signer: Signer,
         clock: Callable[[], int],
+        pause: Callable[[float], object] = time.sleep,
     ) -> None:
         self.store = store
         self.snapshot_id = snapshot_id
         self.size_bytes = size_bytes
         self._signer = signer
         self._clock = clock
+        self._pause = pause
         self._roots: list[bytes] = []
 
     def hold(self, roots: Sequence[bytes] = (), *, size_bytes: int | None = None) -> bool:
         """Take hold, durably: everything under `roots`, and all that is put from now on, stays.
         `size_bytes`: of the snapshots that the roots are of, where they are smaller.
 
-        True when this snapshot had a pin already. Raises TryAgainError while a sweep of another
-        host deletes objects. What `roots` came from must be looked up again after this: a sweep
+        True when this snapshot had a pin already: then nothing that was put under it was swept, and
+        what it names is kept, instead of `roots`, until `renew` says what is needed now.
+        Raises TryAgainError while a sweep of another host deletes objects; one that seems dead is
+        watched for some minutes. What `roots` came from must be looked up again after this: a sweep
         may have taken it just before.
         """
-        name = layout.pin_name(self.snapshot_id)
-        self._roots = list(roots)
-        self.size_bytes = size_bytes or self.size_bytes
-        was_held = not self.store.objects.put_if_absent(name, self._encode())
-        if was_held:
-            self.store.objects.replace(name, self._encode())
+        before = self._read()
+        self._roots = list(roots) if before is None else before.roots
+        self.size_bytes = (size_bytes or self.size_bytes) if before is None else before.size_bytes
+        name, data = layout.pin_name(self.snapshot_id), self._encode()
+        if not self.store.objects.put_if_absent(name, data):
+            self.store.objects.replace(name, data)
+        was_held = self._put_hold() and before is not None
         # Pin first, look second; a sweep marks first and looks for pins second.
-        if _is_swept(self.store, self._clock()):
+        try:
+            swept = is_swept(self.store, now=self._clock(), pause=self._pause)
+        except BaseException:
             if not was_held:
                 self.release()
-            raise _being_swept(self.store)
+            raise
+        if swept:
+            if not was_held:
+                self.release()
+            raise being_swept(self.store)
         return was_held
 
     def renew(
@@ -80,7 +114,28 @@ class Pin:
 
     def release(self) -> None:
         """Give up the hold: the snapshot was committed, or will not be."""
-        self.store.objects.delete(layout.pin_name(self.snapshot_id))
+        release_pin(self.store, self.snapshot_id)
+
+    def _read(self) -> PinBody | None:
+        """The pin that an earlier attempt left, if it is of use."""
+        try:
+            return _decoded(self.store, self.snapshot_id)
+        except UnsupportedVersionError:
+            raise
+        except (ObjectNotFoundError, FormatError, IntegrityError):
+            # Without it a sweep did not know what to keep.
+            self.store.objects.delete(layout.hold_name(self.snapshot_id))
+            return None
+
+    def _put_hold(self) -> bool:
+        """Whether it was there."""
+        name = layout.hold_name(self.snapshot_id)
+        # Of its own for each try: False may be the answer to an earlier one, and not to be trusted.
+        data = secrets.token_hex(16).encode()
+        while not self.store.objects.put_if_absent(name, data):
+            with suppress(ObjectNotFoundError):
+                return self.store.objects.get(name) != data
+        return False
 
     def _encode(self) -> bytes:
         body = PinBody(
@@ -94,8 +149,85 @@ class Pin:
         return encode_pin(body, self._signer.seal)
 
 
+def release_pin(store: SnapshotStore, snapshot_id: SnapshotId) -> None:
+    """Remove the pin of a snapshot that nobody is making. Again is fine."""
+    # In this order: a pin that lasts must not be left alone by a kill.
+    store.objects.delete(layout.pin_name(snapshot_id))
+    store.objects.delete(layout.hold_name(snapshot_id))
+
+
+# ---------------------------------------------------------------- as a sweep sees them
+
+
+def unfinished_pins(store: SnapshotStore) -> Iterator[tuple[SnapshotId, PinBody]]:
+    """The pins of snapshots that are not there yet; those of completed ones are removed.
+
+    So is one that cannot be read: a power cut may leave one that was just renewed so. Its maker,
+    should he live, misses his hold when he commits.
+    """
+    names = list(store.objects.list(layout.PINS))
+    ids = {layout.pinned_snapshot(name) for name in names} - {None}
+    for snapshot_id in sorted(each for each in ids if each is not None):
+        if (
+            next(store.manifest_names(snapshot_id), None) is not None
+            # Deleted again, before its maker had released the pin.
+            or next(store.tombstone_names(snapshot_id), None) is not None
+        ):
+            release_pin(store, snapshot_id)
+            continue
+        try:
+            pin = _decoded(store, snapshot_id)
+        except UnsupportedVersionError:
+            raise
+        except (ObjectNotFoundError, FormatError, IntegrityError):
+            bury_pin(store, snapshot_id)
+            continue
+        yield snapshot_id, pin
+
+
+def bury_pin(store: SnapshotStore, snapshot_id: SnapshotId) -> PinBody | None:
+    """Take the maker of a snapshot for dead; should he live, he fails. The answer is what has to be
+    kept nevertheless: he may be committing it just now."""
+    store.objects.delete(layout.hold_name(snapshot_id))
+    store.objects.sync()
+    try:
+        pin = _decoded(store, snapshot_id)
+    except UnsupportedVersionError:
+        raise
+    except (ObjectNotFoundError, FormatError, IntegrityError):
+        pin = None
+    if pin is not None and pin.lasting:
+        return pin
+    store.objects.delete(layout.pin_name(snapshot_id))
+    return None
+
+
+def release_own_pins(
+    store: SnapshotStore, signer: SignerId, *, but: Collection[SnapshotId]
+) -> None:
+    """Remove what killed processes of this signer left, when none is at work, `but` for snapshots
+    that will be continued. Raises UnsupportedVersionError, ObjectStoreError."""
+    for snapshot_id, pin in unfinished_pins(store):
+        if pin.signer == signer and snapshot_id not in but:
+            release_pin(store, snapshot_id)
+
+
+def _decoded(store: SnapshotStore, snapshot_id: SnapshotId) -> PinBody:
+    data = store.objects.get(layout.pin_name(snapshot_id))
+    return decode_pin(data, store.verifier_of, what=f"pin of snapshot {snapshot_id}")
+
+
+# ---------------------------------------------------------------- lazy volumes
+
+
 def hold_lastingly(
-    store: SnapshotStore, volume: VolumeId, manifest: Manifest, *, signer: Signer, now: int
+    store: SnapshotStore,
+    volume: VolumeId,
+    manifest: Manifest,
+    *,
+    signer: Signer,
+    now: int,
+    pause: Callable[[float], object] = time.sleep,
 ) -> None:
     """Keep the chunks of a snapshot for a volume, durably, also when the snapshot is deleted.
 
@@ -113,9 +245,9 @@ def hold_lastingly(
         lasting=True,
     )
     store.objects.replace(name, encode_pin(body, signer.seal))
-    if _is_swept(store, now):
+    if is_swept(store, now=now, pause=pause):
         store.objects.delete(name)
-        raise _being_swept(store)
+        raise being_swept(store)
 
 
 def release_lasting(store: SnapshotStore, volume: VolumeId) -> None:
@@ -124,27 +256,9 @@ def release_lasting(store: SnapshotStore, volume: VolumeId) -> None:
 
 
 def lasting_pins(store: SnapshotStore) -> Iterator[tuple[VolumeId, PinBody]]:
-    """All of a store. Raises FormatError and IntegrityError."""
+    """All of lazy volumes. Raises FormatError and IntegrityError."""
     for name in list(store.objects.list(f"{layout.PINS}vol-")):
         if (volume := layout.pinning_volume(name)) is not None:
             with suppress(ObjectNotFoundError):
                 what = f"pin of volume {volume}"
                 yield volume, decode_pin(store.objects.get(name), store.verifier_of, what=what)
-
-
-def _being_swept(store: SnapshotStore) -> TryAgainError:
-    return TryAgainError(f"snapshot store {store.objects.location} is being swept")
-
-
-def _is_swept(store: SnapshotStore, now: int) -> bool:
-    try:
-        data = store.objects.get(layout.SWEEPING)
-    except ObjectNotFoundError:
-        return False
-    mark = decode_sweeping(data, store.verifier_of, what="mark of a sweep")
-    if now - mark.renewed_at < PIN_LIFETIME_SECONDS:
-        return True
-    # A dead sweep; should it only have slept, it finds its mark gone and stops.
-    store.objects.delete(layout.SWEEPING)
-    store.objects.sync()
-    return False

@@ -10,8 +10,8 @@ interrupted leaves unreferenced objects and no trace of itself.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
-from functools import partial
 from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -137,17 +137,25 @@ class SnapshotStore(CheckedObjects):
         listed = {entry.snapshot_id for entry in self.manifest_names()}
         # Both are there only while a deletion is under way, or when somebody forged a tombstone.
         doubtful = listed & {entry.snapshot_id for entry in self.tombstone_names()}
-        return sorted(listed - {each for each in doubtful if self._is_deleted(each)})
+        return sorted(listed - {each for each in doubtful if self.is_deleted(each)})
 
-    def _is_deleted(self, snapshot_id: SnapshotId) -> bool:
+    def is_deleted(self, snapshot_id: SnapshotId) -> bool:
+        """Whether there is a sound record of its deletion."""
         try:
             return self.tombstone(snapshot_id) is not None
         except (FormatError, IntegrityError):
             return False
 
-    def manifests(self) -> list[Manifest]:
-        """All snapshots, by id. Raises what `manifest` raises."""
-        return [self.manifest(snapshot_id) for snapshot_id in self.snapshot_ids()]
+    @contextmanager
+    def reading(self, snapshot_id: SnapshotId) -> Iterator[None]:
+        """While the block reads a snapshot that it has no pin on: what is missing since another
+        host deleted it meanwhile is no damage. Raises SnapshotNotFoundError then."""
+        try:
+            yield
+        except (FormatError, IntegrityError) as error:
+            if self.is_deleted(snapshot_id):
+                raise SnapshotNotFoundError(snapshot_id) from error
+            raise
 
     def manifest(self, snapshot_id: SnapshotId) -> Manifest:
         """A completed snapshot, checked. Raises SnapshotNotFoundError, FormatError, IntegrityError.
@@ -234,18 +242,17 @@ class SnapshotStore(CheckedObjects):
         return digest, self._put(layout.page_name(digest), digest, data)
 
     def _put(self, name: str, digest: bytes, data: Buffer) -> Stored:
-        put = partial(self.objects.put_if_absent, name, data, batched=True)
-        if put():
-            return Stored.NEW
-        # A power cut or a bad writer leaves wrong bytes under a final name: the name is no proof.
-        try:
-            present = self.objects.get(name)
-        except ObjectNotFoundError:
-            return Stored.NEW if put() else Stored.PRESENT
-        if len(present) == memoryview(data).nbytes and self.digest.digest(present) == digest:
-            return Stored.PRESENT
-        self.objects.replace(name, data)
-        return Stored.REPAIRED
+        while not self.objects.put_if_absent(name, data, batched=True):
+            # A power cut or a bad writer leaves wrong bytes under a final name: that is no proof.
+            try:
+                present = self.objects.get(name)
+            except ObjectNotFoundError:
+                continue  # a sweep took what nobody held
+            if len(present) == memoryview(data).nbytes and self.digest.digest(present) == digest:
+                return Stored.PRESENT
+            self.objects.replace(name, data)
+            return Stored.REPAIRED
+        return Stored.NEW
 
 
 def read_store_document(objects: ObjectStore) -> StoreDocument:

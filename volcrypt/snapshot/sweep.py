@@ -17,46 +17,48 @@ made meanwhile: it refers to objects that it put or found, and no manifest says 
 - A lasting pin (of a lazy volume, or of a mounted snapshot) puts nobody off, and is never dead:
   what is under it counts as referenced until its holder releases it. It is put as the others are,
   and gives way to a mark. A caller who holds the store alone names those whose holders are there.
-- A pin that was not renewed for an hour is taken for dead and removed; its maker, should he live,
-  misses it when he commits, and fails. A mark that old is removed by the next maker; its sweep,
-  should it live, misses it before its next deletions, and stops.
+- A pin that was not renewed for an hour is taken for dead and buried; its maker, should he live,
+  fails, or is found committing and what he needs is kept (`snapshot.pin`): clocks that differ or
+  jump cost him his snapshot, and never one that was committed.
+- A mark that old is watched, and removed when it does not change; its sweep, should it live, stops
+  before its next deletion (`snapshot.sweep_mark`). Here it is time that decides, though no clock
+  that anybody sets: a deletion that a sweep began must not take longer than minutes.
 
 Deleting twice is harmless, so a sweep that was killed is simply run again.
 """
 
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import suppress
+import time
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from volcrypt.crypto.digest import ZERO_DIGEST
-from volcrypt.errors import (
-    ChunkMissingError,
-    FormatError,
-    IntegrityError,
-    ObjectNotFoundError,
-    SnapshotNotFoundError,
-    SweepBlockedError,
-    TryAgainError,
-    UnsupportedVersionError,
-)
+from volcrypt.errors import ObjectNotFoundError, TryAgainError
 from volcrypt.formats.condemned import (
     MAX_NAMES,
     CondemnedList,
-    SweepingMark,
     decode_condemned,
     encode_condemned,
-    encode_sweeping,
 )
-from volcrypt.formats.pin import PinBody, decode_pin
+from volcrypt.formats.pin import PinBody
 from volcrypt.names import SnapshotId, VolumeId
 from volcrypt.snapshot import layout
-from volcrypt.snapshot.pin import PIN_LIFETIME_SECONDS, lasting_pins
-from volcrypt.snapshot.plan import LiveDigests
+from volcrypt.snapshot.garbage import (
+    find_live,
+    garbage,
+    garbage_among,
+    remove_deleted_manifests,
+)
+from volcrypt.snapshot.pin import (
+    bury_pin,
+    lasting_pins,
+    release_lasting,
+    release_own_pins,
+    unfinished_pins,
+)
 from volcrypt.snapshot.signer import Signer
 from volcrypt.snapshot.store import SnapshotStore
-from volcrypt.snapshot.table import ChunkTable
+from volcrypt.snapshot.sweep_mark import HeldMark, is_recent, steady_seconds
 
 _DELETIONS_PER_LOOK: Final = 256
 
@@ -80,20 +82,49 @@ def sweep(
     pins are needed. Durable on return.
     Raises SweepBlockedError, FormatError, IntegrityError, ObjectStoreError.
     """
-    _remove_deleted_manifests(store)
+    remove_deleted_manifests(store)
     for name in list(store.objects.list(layout.PINS)):
         # Junk under the name of a pin is a leftover like any other.
-        if name.removeprefix(layout.PINS) not in {*resumable, *lazy}:
+        if (
+            layout.pinned_snapshot(name) not in resumable
+            and layout.pinning_volume(name) not in lazy
+        ):
             store.objects.delete(name)
-    pins = _all_pins(store)
     count = 0
-    for name in _garbage(store, pins):
+    for name in garbage(store, find_live(store, _all_pins(store))):
         store.objects.delete(name)
         count += 1
     for name in [*store.objects.list(layout.CONDEMNED), layout.SWEEPING]:
         store.objects.delete(name)
     store.objects.sync()
     return Swept(count)
+
+
+def sweep_shared(
+    store: SnapshotStore,
+    signer: Signer,
+    *,
+    resumable: Collection[SnapshotId],
+    lazy: Collection[VolumeId],
+    clock: Callable[[], int],
+    steady: Callable[[], float] = steady_seconds,
+    pause: Callable[[float], object] = time.sleep,
+) -> Swept:
+    """Delete all garbage in both phases, for a caller who keeps everything else that this signer
+    does in the store from going on meanwhile. Of its own pins those stay that are named, as with
+    `sweep`. Raises as `delete_condemned`, of which the arguments are.
+    """
+    release_own_pins(store, signer.id, but=resumable)
+    for volume_id, pin in lasting_pins(store):
+        if pin.signer == signer.id and volume_id not in lazy:
+            release_lasting(store, volume_id)
+    try:
+        condemn(store, signer)
+        return delete_condemned(store, signer, clock=clock, steady=steady, pause=pause)
+    except ObjectNotFoundError as error:
+        raise TryAgainError(
+            f"another home is sweeping {store.objects.location} at the same time"
+        ) from error
 
 
 def condemn(store: SnapshotStore, signer: Signer) -> int:
@@ -104,10 +135,10 @@ def condemn(store: SnapshotStore, signer: Signer) -> int:
     """
     for name in list(store.objects.list(layout.CONDEMNED)):
         store.objects.delete(name)
-    garbage = _garbage(store, _all_pins(store))
+    found = garbage(store, find_live(store, _all_pins(store)))
     count = 0
     for number in range(1_000_000_000):
-        names = list(islice(garbage, MAX_NAMES))
+        names = list(islice(found, MAX_NAMES))
         if not names:
             break
         body = CondemnedList(store_id=store.store_id, signer=signer.id, names=names)
@@ -118,146 +149,60 @@ def condemn(store: SnapshotStore, signer: Signer) -> int:
     return count
 
 
-def delete_condemned(store: SnapshotStore, signer: Signer, *, now: int) -> Swept:
+def delete_condemned(
+    store: SnapshotStore,
+    signer: Signer,
+    *,
+    clock: Callable[[], int],
+    steady: Callable[[], float] = steady_seconds,
+    pause: Callable[[float], object] = time.sleep,
+) -> Swept:
     """Second phase: delete what was condemned and is still garbage. Durable on return.
 
-    `now` counts seconds since 1970-01-01 UTC. Raises TryAgainError when a snapshot is in the making
-    or another sweep at work, FormatError, IntegrityError, ObjectStoreError.
+    `clock` counts seconds since 1970-01-01 UTC, `steady` from any moment on, and is never set;
+    `pause` waits for so many. The caller keeps sweeps of one signer apart. Raises TryAgainError
+    when a snapshot is in the making or another sweep at work, SweepBlockedError, FormatError,
+    IntegrityError, ObjectStoreError.
     """
-    mark = SweepingMark(store_id=store.store_id, signer=signer.id, renewed_at=now)
-    data = encode_sweeping(mark, signer.seal)
-    if (
-        not store.objects.put_if_absent(layout.SWEEPING, data)
-        and store.objects.get(layout.SWEEPING) != data
-    ):
-        raise TryAgainError(f"another sweep of {store.objects.location} is under way")
+    mark = HeldMark(store, signer, clock=clock, steady=steady)
+    mark.take(pause)
     try:
-        for snapshot_id, pin in _pins(store):
-            if now - pin.renewed_at < PIN_LIFETIME_SECONDS:
+        unfinished = list(unfinished_pins(store))
+        for snapshot_id, pin in unfinished:
+            if is_recent(pin.renewed_at, clock()):
                 raise TryAgainError(f"snapshot {snapshot_id} is being made")
-            store.objects.delete(layout.pin_name(snapshot_id))
+        mark.check()
+        buried = [bury_pin(store, snapshot_id) for snapshot_id, _ in unfinished]
+        kept = [pin for pin in buried if pin is not None]
         store.objects.sync()
-        _remove_deleted_manifests(store)
+        remove_deleted_manifests(store, tick=mark.tick)
         count = 0
         for list_name in list(store.objects.list(layout.CONDEMNED)):
-            count += _delete_list(store, list_name, mark=data)
+            count += _delete_list(store, list_name, mark, kept)
             store.objects.delete(list_name)
     finally:
-        with suppress(ObjectNotFoundError):
-            if store.objects.get(layout.SWEEPING) == data:
-                store.objects.delete(layout.SWEEPING)
-                store.objects.sync()
+        mark.release()
     return Swept(count)
 
 
-def _delete_list(store: SnapshotStore, list_name: str, *, mark: bytes) -> int:
+def _delete_list(
+    store: SnapshotStore, list_name: str, mark: HeldMark, kept: Collection[PinBody]
+) -> int:
+    mark.tick()
     condemned = decode_condemned(
         store.objects.get(list_name), store.verifier_of, what=f"sweep list {list_name}"
     )
-    held = [pin for _, pin in lasting_pins(store)]
-    names = _garbage_among(store, condemned.names, _live(store, held))
+    held = [*kept, *(pin for _, pin in lasting_pins(store))]
+    names = garbage_among(condemned.names, find_live(store, held, tick=mark.tick))
     count = 0
     while some := list(islice(names, _DELETIONS_PER_LOOK)):
-        try:
-            if store.objects.get(layout.SWEEPING) != mark:
-                raise TryAgainError("the sweep was overtaken by another")
-        except ObjectNotFoundError as error:
-            raise TryAgainError("the sweep was given up, it took too long") from error
+        mark.check()
         for name in some:
+            mark.tick()
             store.objects.delete(name)
         count += len(some)
     return count
 
 
-def _pins(store: SnapshotStore) -> Iterator[tuple[SnapshotId, PinBody]]:
-    """The pins of snapshots that are not there yet; those of completed ones are removed.
-
-    So is one that cannot be read: a power cut may leave one that was just renewed so. Its maker,
-    should he live, misses it when he commits.
-    """
-    for name in list(store.objects.list(layout.PINS)):
-        if layout.pinning_volume(name) is not None:
-            continue
-        snapshot_id = SnapshotId(name.removeprefix(layout.PINS))
-        if next(store.manifest_names(snapshot_id), None) is not None:
-            store.objects.delete(name)
-            continue
-        what = f"pin of snapshot {snapshot_id}"
-        try:
-            pin = decode_pin(store.objects.get(name), store.verifier_of, what=what)
-        except ObjectNotFoundError:
-            continue
-        except UnsupportedVersionError:
-            raise
-        except (FormatError, IntegrityError):
-            store.objects.delete(name)
-            continue
-        yield snapshot_id, pin
-
-
 def _all_pins(store: SnapshotStore) -> list[PinBody]:
-    return [pin for _, pin in (*_pins(store), *lasting_pins(store))]
-
-
-def _remove_deleted_manifests(store: SnapshotStore) -> None:
-    """Finish deletions that were killed between tombstone and manifest."""
-    for tombstone in list(store.tombstone_names()):
-        for manifest in list(store.manifest_names(tombstone.snapshot_id)):
-            store.read_tombstone(tombstone)
-            store.objects.delete(manifest.text)
-
-
-def _garbage(store: SnapshotStore, pins: Iterable[PinBody]) -> Iterator[str]:
-    live = _live(store, pins)
-    for prefix in (layout.CHUNKS, layout.PAGES):
-        # Directory by directory, so that a listing of millions is never held at once.
-        for first in range(256):
-            names = list(store.objects.list(f"{prefix}{first:02x}/"))
-            yield from _garbage_among(store, names, live)
-
-
-def _garbage_among(
-    store: SnapshotStore, names: Iterable[str], live: tuple[LiveDigests, LiveDigests]
-) -> Iterator[str]:
-    chunks, pages = live
-    for prefix, digests, name_of in (
-        (layout.CHUNKS, chunks, layout.chunk_name),
-        (layout.PAGES, pages, layout.page_name),
-    ):
-        named = (layout.digest_in_name(name) for name in names if name.startswith(prefix))
-        for digest in digests.garbage(digest for digest in named if digest is not None):
-            yield name_of(digest)
-
-
-def _live(store: SnapshotStore, pins: Iterable[PinBody]) -> tuple[LiveDigests, LiveDigests]:
-    """What is referred to: chunks, and pages with tables."""
-    chunks, pages = LiveDigests(), LiveDigests()
-    seen: set[bytes] = set()
-
-    def add(root: bytes, size_bytes: int, where: str) -> None:
-        if root == ZERO_DIGEST:
-            return
-        pages.add(root)
-        table = ChunkTable(store, root, size_bytes=size_bytes, where=where)
-        pages.add(table.page_digests)
-        for number in table.stored_pages():
-            if table.page_digest(number) not in seen:
-                seen.add(table.page_digest(number))
-                chunks.add(table.page(number))
-
-    for snapshot_id in store.snapshot_ids():
-        try:
-            manifest = store.manifest(snapshot_id)
-            add(manifest.root, manifest.size_bytes, f"snapshot {snapshot_id}")
-        except SnapshotNotFoundError:
-            continue  # deleted just now
-        except UnsupportedVersionError:
-            raise
-        except (FormatError, IntegrityError) as error:
-            raise SweepBlockedError(store.objects.location, snapshot_id, str(error)) from error
-    for pin in pins:
-        for root in pin.roots:
-            # A maker who was killed early may have pinned what was gone already.
-            with suppress(ChunkMissingError):
-                add(root, pin.size_bytes, f"pin of snapshot {pin.snapshot_id}")
-    return chunks, pages
+    return [pin for _, pin in (*unfinished_pins(store), *lasting_pins(store))]

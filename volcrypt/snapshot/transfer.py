@@ -24,10 +24,11 @@ from volcrypt.names import DataKeyId, VolumeId
 from volcrypt.snapshot.draft import StoredTable
 from volcrypt.snapshot.mover import ChunkMover, ChunkSource, Progress, Step
 from volcrypt.snapshot.pace import Pace
-from volcrypt.snapshot.pin import PIN_LIFETIME_SECONDS, Pin
+from volcrypt.snapshot.pin import Pin
 from volcrypt.snapshot.plan import MAX_BATCH_CHUNKS, StorePlan, is_parent
 from volcrypt.snapshot.pump import in_thread, only_failure, pump
 from volcrypt.snapshot.store import SnapshotStore
+from volcrypt.snapshot.sweep_mark import PIN_LIFETIME_SECONDS
 from volcrypt.snapshot.table import ChunkTable, TableWriter
 
 _RENEW_SECONDS: Final = PIN_LIFETIME_SECONDS / 6
