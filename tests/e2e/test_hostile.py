@@ -162,7 +162,7 @@ def test_a_copy_under_the_id_of_a_deleted_one_is_never_reported(command: Command
     with Home(command.home, runtime_root()) as home:
         from volcrypt.crypto.digest import ZERO_DIGEST
         from volcrypt.formats.copy_cursor import CopyCursor
-        from volcrypt.operations.copies import _cursor_file
+        from volcrypt.operations.copy_cursors import cursor_file
         from volcrypt.operations.snapshot_lookup import load_snapshot
 
         source, copy = load_snapshot(home, "first"), load_snapshot(home, copied)
@@ -179,7 +179,7 @@ def test_a_copy_under_the_id_of_a_deleted_one_is_never_reported(command: Command
             stored_chunks=0,
             stored_bytes=0,
         )
-        _cursor_file(home, copy.snapshot_id).write(cursor)
+        cursor_file(home, copy.snapshot_id).write(cursor)
     command.run("snapshot", "delete", copied)
     again = command.run("snapshot", "copy", "first", "--kms-key-id", key)
     assert again != copied

@@ -22,7 +22,6 @@ from volcrypt.errors import (
     VolcryptError,
 )
 from volcrypt.formats.copy_cursor import CopyCursor
-from volcrypt.formats.document import MacSeal
 from volcrypt.formats.manifest import Manifest, Origin, SnapshotPoint
 from volcrypt.formats.volume_record import WrappedDataKey, key_source_of
 from volcrypt.geometry import CHUNK_BYTES
@@ -33,6 +32,7 @@ from volcrypt.operations.copy_bases import (
     newest_under_key,
     previous_copy,
 )
+from volcrypt.operations.copy_cursors import copies_of_workflows, cursor_file
 from volcrypt.operations.copy_targets import target_store
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import (
@@ -56,14 +56,9 @@ from volcrypt.operations.stores import (
     store_in_use,
     store_of,
 )
-from volcrypt.operations.workflows import (
-    copy_cursor_path,
-    load_workflows,
-    resumable_copies,
-)
+from volcrypt.operations.workflows import resumable_copies
 from volcrypt.operations.write_budget import written_bytes
 from volcrypt.snapshot.copying import CopyBase, copy_chunks, grown_table, restarted
-from volcrypt.snapshot.cursor import CursorFile
 from volcrypt.snapshot.draft import SnapshotDraft, StoredTable
 from volcrypt.snapshot.mover import Step
 from volcrypt.snapshot.pin import Pin
@@ -193,27 +188,16 @@ def copy_into(
         base = None
         if step is not None or origin is not store:
             base = previous or newest_under_key(store, source, data_key_id(wrapped_key))
-        was_held, base_table = _hold(pin, origin, source, base)
-        # A sweep may have been faster than the pin.
-        origin.manifest(source.snapshot_id)
-        if step is None and origin is store:
-            stored = StoredTable(
-                root=source.root, data_chunks=source.data_chunks, stored_chunks=0, stored_bytes=0
-            )
-            continued = None
-        else:
-            stored, continued = _copy_chunks(
-                home,
-                origin,
-                pin,
-                source,
-                wrapped_key,
-                None if base_table is None else base,
-                base_table,
-                step,
-                resume=was_held,
-                progress=progress,
-            )
+        try:
+            with origin.reading(source.snapshot_id):
+                stored, continued = _put_copy(
+                    home, origin, pin, source, wrapped_key, base, step, progress
+                )
+        except SnapshotNotFoundError:
+            # Nobody will go on with a copy of what was deleted.
+            pin.release()
+            cursor_file(home, snapshot_id).remove()
+            raise
         manifest = commit_snapshot(
             home,
             store,
@@ -240,7 +224,7 @@ def copy_into(
             ),
         )
         pin.release()
-        _cursor_file(home, snapshot_id).remove()
+        cursor_file(home, snapshot_id).remove()
         return manifest
 
 
@@ -255,6 +239,39 @@ def _written_bytes(
         known = max(previous.written_bytes, written_bytes(home, previous.wrapped_key))
         return known + stored.stored_bytes
     return stored.data_chunks * CHUNK_BYTES
+
+
+def _put_copy(
+    home: Home,
+    origin: SnapshotStore,
+    pin: Pin,
+    source: Manifest,
+    wrapped_key: WrappedDataKey | None,
+    base: Manifest | None,
+    step: Step | None,
+    progress: Progress,
+) -> tuple[StoredTable, SnapshotPoint | None]:
+    """What was put under the pin, and the copy that it continues, if it does. Raises
+    SnapshotNotFoundError when a sweep may have been faster than the pin."""
+    was_held, base_table = _hold(pin, origin, source, base)
+    origin.manifest(source.snapshot_id)
+    if step is None and origin is pin.store:
+        stored = StoredTable(
+            root=source.root, data_chunks=source.data_chunks, stored_chunks=0, stored_bytes=0
+        )
+        return stored, None
+    return _copy_chunks(
+        home,
+        origin,
+        pin,
+        source,
+        wrapped_key,
+        None if base_table is None else base,
+        base_table,
+        step,
+        resume=was_held,
+        progress=progress,
+    )
 
 
 def _hold(
@@ -273,7 +290,9 @@ def _hold(
         roots.append(table.root)
     except (SnapshotNotFoundError, FormatError, IntegrityError):
         table = None
-    pin.renew(roots, size_bytes=source.size_bytes)
+    if not was_held or pin.size_bytes != source.size_bytes:
+        # Else it names what a cursor stands on, which must not be lost by another kill.
+        pin.renew(roots, size_bytes=source.size_bytes)
     return was_held, table
 
 
@@ -291,7 +310,7 @@ def _copy_chunks(
     progress: Progress,
 ) -> tuple[StoredTable, SnapshotPoint | None]:
     """What was put, and the copy that it continues, if it does."""
-    file = _cursor_file(home, pin.snapshot_id)
+    file = cursor_file(home, pin.snapshot_id)
     cursor = file.read() if resume else None
     changed = None
     if base is not None and step is not None and (cursor is None or cursor.base == base.point):
@@ -342,11 +361,6 @@ def _copy_chunks(
     return stored, continued
 
 
-def _cursor_file(home: Home, snapshot_id: SnapshotId) -> CursorFile:
-    seal = MacSeal(home.vault.derive_home_key(b"volcrypt copy cursor\0" + snapshot_id.encode()))
-    return CursorFile(copy_cursor_path(home, snapshot_id), seal)
-
-
 def _begun_copy(
     home: Home,
     source: Manifest,
@@ -355,10 +369,10 @@ def _begun_copy(
 ) -> CopyCursor | None:
     """The cursor of an unfinished copy of this snapshot to this store under this key that no
     workflow owns."""
-    owned = {workflow.copy_snapshot_id for workflow in load_workflows(home)}
+    owned = copies_of_workflows(home)
     for snapshot_id in resumable_copies(home):
         with suppress(VolcryptError):
-            cursor = _cursor_file(home, snapshot_id).read()
+            cursor = cursor_file(home, snapshot_id).read()
             if (
                 cursor is not None
                 and snapshot_id not in owned
@@ -370,5 +384,5 @@ def _begun_copy(
             ):
                 if not is_decided(target, snapshot_id):
                     return cursor
-                _cursor_file(home, snapshot_id).remove()
+                cursor_file(home, snapshot_id).remove()
     return None

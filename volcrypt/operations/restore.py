@@ -71,7 +71,8 @@ def volume_from_snapshot(
     check_source_key(home, manifest.wrapped_key, f"snapshot {snapshot}", choice=choice)
     check_name_is_free(home, name)
     store = store_of(home, manifest.store_id)
-    chunk_table(store, manifest)  # is there, and sound: said now, and not by the first read
+    with store.reading(manifest.snapshot_id):
+        chunk_table(store, manifest)  # is there, and sound: said now, and not by the first read
     volume_id = make_volume_id(home.random_id_bytes())
     context = volume_context(volume_id)
     wrapped: WrappedDataKey | None = None
@@ -132,8 +133,12 @@ def fill_from_snapshot(
     progress.begin(f"restoring {manifest.snapshot_id}", manifest.data_chunks * CHUNK_BYTES)
 
     store = store_of(home, manifest.store_id)
-    table = chunk_table(store, manifest)
-    with store_in_use(home, store), recryption(home, manifest.wrapped_key, wrapped_key) as step:
+    with (
+        store_in_use(home, store),
+        store.reading(manifest.snapshot_id),
+        recryption(home, manifest.wrapped_key, wrapped_key) as step,
+    ):
+        table = chunk_table(store, manifest)
         trio.run(
             partial(restore_chunks, table, _Sink(data), step=step, progress=ChunkCounter(progress))
         )

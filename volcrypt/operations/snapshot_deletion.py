@@ -21,6 +21,7 @@ from volcrypt.errors import (
 )
 from volcrypt.formats.manifest import Manifest
 from volcrypt.names import SnapshotId, is_snapshot_id
+from volcrypt.operations.copy_cursors import give_up_lost_copies
 from volcrypt.operations.home import Home
 from volcrypt.operations.jobs import Job, find_job, load_jobs, remove_job, stop_job
 from volcrypt.operations.lazy_volumes import volumes_that_pin
@@ -186,6 +187,7 @@ def _sweep_alone(home: Home, store: SnapshotStore) -> Swept:
     with store_alone(home, store):
         # What a manifest that is gone refers to is not known, and must not be taken for garbage.
         check_log_is_whole(home, store)
+        give_up_lost_copies(home, store)
         lazy, resumable = volumes_that_pin(home), resumable_copies(home)
         if not is_shared(home, store):
             return sweep(store, resumable=resumable, lazy=lazy)

@@ -1,5 +1,6 @@
 """What differs between two snapshots: told by digests, without any data key."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from volcrypt.chunk_set import ChunkSet
@@ -42,9 +43,12 @@ def diff_snapshots(home: Home, first: str, second: str) -> Difference:
             hint="copy one to the store of the other and compare the copy",
         )
     size_bytes = max(older.size_bytes, newer.size_bytes)
-    tables = [
-        chunk_table(store_of(home, each.store_id), each, grown_to=size_bytes)
-        for each in (older, newer)
-    ]
-    changed = ChunkSet(chunk_count(size_bytes), changed_chunks(*tables))
+    stores = {each.store_id: store_of(home, each.store_id) for each in (older, newer)}
+    with ExitStack() as reading:
+        for each in (older, newer):
+            reading.enter_context(stores[each.store_id].reading(each.snapshot_id))
+        tables = [
+            chunk_table(stores[each.store_id], each, grown_to=size_bytes) for each in (older, newer)
+        ]
+        changed = ChunkSet(chunk_count(size_bytes), changed_chunks(*tables))
     return Difference(first=older, second=newer, size_bytes=size_bytes, changed=changed)

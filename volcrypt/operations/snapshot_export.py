@@ -10,7 +10,12 @@ from typing_extensions import Buffer
 
 from volcrypt.crypto.xts import is_zero
 from volcrypt.durable import write_fully
-from volcrypt.errors import FormatError, IntegrityError, UnsupportedVersionError
+from volcrypt.errors import (
+    FormatError,
+    IntegrityError,
+    SnapshotNotFoundError,
+    UnsupportedVersionError,
+)
 from volcrypt.formats.manifest import Manifest
 from volcrypt.formats.pages import PAGE_CHUNKS, all_holes, page_range
 from volcrypt.geometry import CHUNK_BYTES, chunk_range
@@ -42,6 +47,7 @@ def export_snapshot(
     store = store_of(home, manifest.store_id)
     with (
         store_in_use(home, store),
+        store.reading(manifest.snapshot_id),
         decryption(home, manifest.wrapped_key) as step,
         new_image(target, manifest.size_bytes) as image,
     ):
@@ -56,7 +62,10 @@ def export_snapshot(
                 progress=ChunkCounter(progress),
             )
         )
-    return manifest, table.skipped() if isinstance(table, _TolerantTable) else []
+        skipped = table.skipped() if isinstance(table, _TolerantTable) else []
+        if skipped and store.is_deleted(manifest.snapshot_id):
+            raise SnapshotNotFoundError(manifest.snapshot_id)  # by another home, meanwhile
+    return manifest, skipped
 
 
 class _TolerantTable(ChunkTable):
