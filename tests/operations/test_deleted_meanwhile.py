@@ -8,7 +8,7 @@ import pytest
 
 from tests.snapshots import create_snapshot
 from volcrypt.crypto.digest import DigestAlgorithm
-from volcrypt.errors import SnapshotNotFoundError
+from volcrypt.errors import InvalidArgumentError, SnapshotNotFoundError
 from volcrypt.formats.manifest import Manifest
 from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.kms.messages.keys import CreateKeyRequest
@@ -21,8 +21,8 @@ from volcrypt.operations.restore import fill_from_snapshot
 from volcrypt.operations.snapshot_deletion import delete_snapshot
 from volcrypt.operations.snapshot_diff import diff_snapshots
 from volcrypt.operations.snapshot_export import export_snapshot
-from volcrypt.operations.store_admin import create_store
-from volcrypt.operations.stores import open_store, store_log
+from volcrypt.operations.store_admin import certify_signer, create_store
+from volcrypt.operations.stores import LOCAL_STORE, home_signer, open_store, store_log
 from volcrypt.operations.volumes import create_volume, opened_volume
 from volcrypt.operations.workflows import resumable_copies
 from volcrypt.snapshot import layout
@@ -172,3 +172,8 @@ def test_a_comparison_with_it(home: Home, store: SnapshotStore, snapshot: Manife
         pytest.raises(SnapshotNotFoundError),
     ):
         diff_snapshots(home, "first", "second")
+
+
+def test_the_local_store_takes_no_other_signer(home: Home) -> None:
+    with pytest.raises(InvalidArgumentError, match="is this home's alone"):
+        certify_signer(home, LOCAL_STORE, home_signer(home).public_key)

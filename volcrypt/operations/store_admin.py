@@ -127,8 +127,14 @@ def trust_store(
 def certify_signer(home: Home, name: str, public_key: bytes) -> StoreDescription:
     """Let the home with this signing key write to a store that was made here.
 
-    Raises StoreAccessError when this home has not the store's root key.
+    Raises StoreAccessError when this home has not the store's root key, InvalidArgumentError for
+    the local store.
     """
+    if name == LOCAL_STORE:
+        raise InvalidArgumentError(
+            f"snapshot store {LOCAL_STORE} is this home's alone, which sweeps it without asking",
+            hint="make one that homes can share: volcrypt store create NAME --url URL",
+        )
     store = open_store(home, name)
     key = root_key(home, store.store_id)
     if key.public_key().public_bytes_raw() != store.document.root_public_key:
