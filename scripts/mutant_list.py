@@ -1,8 +1,9 @@
 """The bugs that `scripts/mutants` plants, and the quick tests that must notice them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from scripts.mutant import mutant
+from scripts.mutant_list_store import STORE
 
 DATA, VOLUME, DEVICE = (f"volcrypt/volume/{n}.py" for n in ("datafile", "volume", "device"))
 CHANGES, LIVE, LOCK = (f"volcrypt/volume/{n}.py" for n in ("change_map", "live_map", "range_lock"))
@@ -28,29 +29,6 @@ T_MOUNT, T_OVERLAP, T_EXERCISER = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mutant:
-    """`changes` are (old text, new text), each old one exactly once in `file`."""
-
-    name: str
-    file: str
-    changes: Sequence[tuple[str, str]]
-    tests: Sequence[str]
-
-    def mutate(self, source: str) -> str:
-        """Raises LookupError when the text to change is not there once: then it has to be looked
-        at anew, since the engine has changed."""
-        for old, new in self.changes:
-            if source.count(old) != 1:
-                raise LookupError(f"{self.name}: found {source.count(old)} times: {old!r}")
-            source = source.replace(old, new)
-        return source
-
-
-def _mutant(name: str, file: str, tests: Sequence[str], *changes: tuple[str, str]) -> Mutant:
-    return Mutant(name=name, file=file, changes=changes, tests=tests)
-
-
 MARK: Final = """        if self._changes is not None:
             self._changes.mark(chunks_of(extent))
 """
@@ -66,19 +44,19 @@ UNIT_HOLES: Final = """        for at in range(0, view.nbytes, UNIT_BYTES):
 """
 
 SYNCING: Final = [
-    _mutant(
+    mutant(
         "a sync is dropped",
         DATA,
         [f"{T_STACK}::test_a_sync_above_is_a_sync_below"],
         ("os.fdatasync(self._descriptor)", "pass"),
     ),
-    _mutant(
+    mutant(
         "fsync of the mount is dropped",
         FUSE,
         [f"{T_STACK}::test_synced_files_survive"],
         ("await self._device.flush()", "pass"),
     ),
-    _mutant(
+    mutant(
         "the last flush is dropped",
         DEVICE,
         [f"{T_STACK}::test_what_was_written_before_an_unmount_is_safe"],
@@ -87,37 +65,37 @@ SYNCING: Final = [
             "            pass",
         ),
     ),
-    _mutant(
+    mutant(
         "a sync error is forgotten",
         DATA,
         [f"{T_ERRORS}::test_a_failed_sync_is_never_forgotten"],
         ("self._failed = True", "self._failed = False"),
     ),
-    _mutant(
+    mutant(
         "writes go on after a failed sync",
         DATA,
         [f"{T_ERRORS}::test_a_failed_sync_is_never_forgotten"],
         ('reading only")\n        self._check_not_failed()', 'reading only")'),
     ),
-    _mutant(
+    mutant(
         "a sync error is swallowed by the mount",
         FUSE,
         [f"{T_ERRORS}::test_a_failed_sync_is_never_forgotten"],
         ("raise OSError(errno.EIO, str(error)) from error", "return"),
     ),
-    _mutant(
+    mutant(
         "a sync error leaves the map",
         VOLUME,
         [f"{T_ERRORS}::test_a_failed_sync_is_never_forgotten", T_VOLUME],
         ("self._changes.distrust()", "pass"),
     ),
-    _mutant(
+    mutant(
         "syncs overtake each other",
         DATA,
         [T_DATA],
         ("with self._sync_lock:", "if self._sync_lock:"),
     ),
-    _mutant(
+    mutant(
         "the kernel's pages are believed at opening",
         DATA,
         [T_DATA],
@@ -129,7 +107,7 @@ SYNCING: Final = [
 ]
 
 WRITING: Final = [
-    _mutant(
+    mutant(
         "a short write is taken for a whole one",
         DATA,
         [T_DATA],
@@ -138,7 +116,7 @@ WRITING: Final = [
             "count = os.pwrite(self._descriptor, view, offset)\n                if count <=",
         ),
     ),
-    _mutant(
+    mutant(
         "a short read is taken for a whole one",
         DATA,
         [T_DATA],
@@ -147,25 +125,25 @@ WRITING: Final = [
             "if count or not view.nbytes:\n                return\n            if",
         ),
     ),
-    _mutant(
+    mutant(
         "a read that would block is taken for a whole one",
         DATA,
         [T_DATA],
         ("os.RWF_NOWAIT) == view.nbytes", "os.RWF_NOWAIT) > 0"),
     ),
-    _mutant(
+    mutant(
         "the wrong unit is merged with",
         VOLUME,
         [f"{T_VOLUME}::test_reads_back_what_was_written_and_nothing_else_changed"],
         ("self._read_units(lane, unit, buffer[", "self._read_units(lane, units.offset, buffer["),
     ),
-    _mutant(
+    mutant(
         "the last unit is not merged with",
         VOLUME,
         [f"{T_VOLUME}::test_reads_back_what_was_written_and_nothing_else_changed"],
         ("if tail < extent.end and tail != head:", "if False:"),
     ),
-    _mutant(
+    mutant(
         "a piece of a long write has another's tweak",
         VOLUME,
         [T_VOLUME],
@@ -174,7 +152,7 @@ WRITING: Final = [
             "lane.cipher.encrypt_units(extent.offset //",
         ),
     ),
-    _mutant(
+    mutant(
         "a hole is a unit",
         VOLUME,
         [f"{T_VOLUME}::test_hole_is_a_sector"],
@@ -183,7 +161,7 @@ WRITING: Final = [
             UNIT_HOLES,
         ),
     ),
-    _mutant(
+    mutant(
         "writes go beyond the end",
         VOLUME,
         [T_VOLUME],
@@ -192,25 +170,25 @@ WRITING: Final = [
 ]
 
 LOCKING: Final = [
-    _mutant(
+    mutant(
         "ranges are not locked",
         LOCK,
         [f"{T_OVERLAP}::test_no_sector_is_a_mixture_and_no_neighbour_changes", T_DEVICE_MODEL],
         ("return (exclusive or self.exclusive) and self.extent.overlaps(extent)", "return False"),
     ),
-    _mutant(
+    mutant(
         "readers do not wait for writers",
         LOCK,
         [T_LOCK],
         ("return (exclusive or self.exclusive) and", "return (exclusive and self.exclusive) and"),
     ),
-    _mutant(
+    mutant(
         "parts of units are not locked",
         DEVICE,
         [T_DEVICE_MODEL],
         ("self._ranges.hold(align_to_units(extent)", "self._ranges.hold(extent"),
     ),
-    _mutant(
+    mutant(
         "what runs inline asks nobody",
         DEVICE,
         [f"{T_OVERLAP}::test_no_sector_is_a_mixture_and_no_neighbour_changes", T_DEVICE],
@@ -222,7 +200,7 @@ LOCKING: Final = [
 ]
 
 COUNTING: Final = [
-    _mutant(
+    mutant(
         "a bit is set after the write",
         VOLUME,
         [f"{T_VOLUME}::test_all_chunks_are_marked_before_the_first_byte"],
@@ -232,49 +210,49 @@ COUNTING: Final = [
             f"        finally:\n            self._return_lane(lane)\n{MARK}\n    def flush",
         ),
     ),
-    _mutant(
+    mutant(
         "a bit is not set",
         VOLUME,
         [f"{T_VOLUME}::test_all_chunks_are_marked_before_the_first_byte"],
         (MARK, ""),
     ),
-    _mutant(
+    mutant(
         "only the first bit is set",
         VOLUME,
         [f"{T_VOLUME}::test_all_chunks_are_marked_before_the_first_byte"],
         ("mark(chunks_of(extent))", "mark(chunks_of(extent)[:1])"),
     ),
-    _mutant(
+    mutant(
         "a capture does not swap the generations",
         CHANGES,
         [T_CHANGES],
         ("self._live.state ^ CURRENT", "self._live.state"),
     ),
-    _mutant(
+    mutant(
         "an aborted capture forgets its bits",
         CHANGES,
         [T_CHANGES],
         ("            self._live.merge_older()\n", ""),
     ),
-    _mutant(
+    mutant(
         "a killed capture forgets its bits",
         CHANGES,
         [T_CHANGES],
         ("                live.merge_older()\n", ""),
     ),
-    _mutant(
+    mutant(
         "a snapshot is the parent before its data is synced",
         CHANGES,
         [T_CHANGES],
         ("        if not self._sync_data():\n", "        if False:\n"),
     ),
-    _mutant(
+    mutant(
         "the clean copy stays while the volume is open",
         CHANGES,
         [T_CHANGES],
         ("remove_durably(clean_path)", "pass"),
     ),
-    _mutant(
+    mutant(
         "the removal of the clean copy is not durable",
         "volcrypt/durable.py",
         [T_CHANGES],
@@ -283,25 +261,25 @@ COUNTING: Final = [
             "    path.unlink(missing_ok=True)",
         ),
     ),
-    _mutant(
+    mutant(
         "distrust does not last",
         CHANGES,
         [T_CHANGES],
         ("self._is_distrusted = True", "pass"),
     ),
-    _mutant(
+    mutant(
         "a clean copy is believed though the file was written since",
         "volcrypt/volume/clean_map.py",
         [T_CHANGES],
         ("        or body.data_mtime_ns != data.st_mtime_ns\n", ""),
     ),
-    _mutant(
+    mutant(
         "a map on a disk is believed",
         LIVE,
         [T_CHANGES],
         ("or not _is_in_memory(descriptor)", ""),
     ),
-    _mutant(
+    mutant(
         "a map of another boot is believed",
         LIVE,
         [T_CHANGES],
@@ -310,13 +288,13 @@ COUNTING: Final = [
 ]
 
 CAPTURING: Final = [
-    _mutant(
+    mutant(
         "a captured chunk is not kept before it is written",
         CONDITIONS,
         [T_CAPTURE],
         ("return self.is_free or (", "return True or ("),
     ),
-    _mutant(
+    mutant(
         "writes under way at the barrier are in no capture",
         CHANGES,
         [T_CAPTURE, T_CAPTURE_MODEL],
@@ -325,25 +303,25 @@ CAPTURING: Final = [
             "                pass\n            self._live",
         ),
     ),
-    _mutant(
+    mutant(
         "a capture is shown while writes are under way",
         CAPTURE,
         [T_CAPTURE],
         ("await self._ranges.outlast_writers()\n        self.check", "self.check"),
     ),
-    _mutant(
+    mutant(
         "a chunk is kept beside a write to it",
         CAPTURE,
         [T_CAPTURE],
         ("async with self._ranges.hold(extent, exclusive=False):", "if extent:"),
     ),
-    _mutant(
+    mutant(
         "writers do not wait for a set",
         CAPTURE,
         [T_CAPTURE],
         ("if self._conditions.is_held:", "if False:"),
     ),
-    _mutant(
+    mutant(
         "a reader does not look whether a chunk was kept",
         PRESERVE,
         ["tests/volume/test_preserve.py"],
@@ -352,31 +330,31 @@ CAPTURING: Final = [
 ]
 
 SERVING: Final = [
-    _mutant(
+    mutant(
         "the kernel caches the plaintext",
         FUSE,
         [f"{T_ERRORS}::test_the_kernel_keeps_no_plaintext_for_a_dead_process"],
         ("direct_io=True", "direct_io=False"),
     ),
-    _mutant(
+    mutant(
         "the kernel is told that syncs do not exist",
         FUSE,
         [f"{T_ERRORS}::test_a_failed_sync_is_never_forgotten"],
         ("frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.EINTR})", "frozenset()"),
     ),
-    _mutant(
+    mutant(
         "the file can be truncated",
         FUSE,
         [f"{T_EXERCISER}::test_on_the_file_of_a_mount"],
         ("if resized or fields", "if fields"),
     ),
-    _mutant(
+    mutant(
         "the file keeps its size when it grows",
         FUSE,
         ["tests/e2e/test_grow.py::test_mounted"],
         ("pyfuse3.invalidate_inode(_VOLUME_INODE, attr_only=True)", "pass"),
     ),
-    _mutant(
+    mutant(
         "the map is saved as clean before the last flush",
         DAEMON,
         [T_MOUNT],
@@ -385,7 +363,7 @@ SERVING: Final = [
             CLEAN_TOO_EARLY,
         ),
     ),
-    _mutant(
+    mutant(
         "two processes own a volume",
         "volcrypt/volume/owner.py",
         ["tests/volume/test_owner.py"],
@@ -393,4 +371,4 @@ SERVING: Final = [
     ),
 ]
 
-MUTANTS: Final = [*SYNCING, *WRITING, *LOCKING, *COUNTING, *CAPTURING, *SERVING]
+MUTANTS: Final = [*SYNCING, *WRITING, *LOCKING, *COUNTING, *CAPTURING, *SERVING, *STORE]

@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from scripts.mutant_list import MUTANTS, Mutant
+from scripts.mutant import Mutant
+from scripts.mutant_list import MUTANTS
 
 ROOT: Final = Path(__file__).parents[1]
 LONGEST_SECONDS: Final = 300

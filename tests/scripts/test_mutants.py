@@ -4,7 +4,8 @@ import ast
 
 import pytest
 
-from scripts.mutant_list import MUTANTS, Mutant
+from scripts.mutant import Mutant
+from scripts.mutant_list import MUTANTS
 from scripts.mutants import ROOT
 
 
