@@ -6,11 +6,13 @@ single sign-on, container and instance roles. They are used and never kept.
 
 import ipaddress
 import os
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
 CUSTOMER_KEY_BYTES: Final = 32
 _ENDPOINT_VARIABLES: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _CREDENTIAL_LIFETIME = timedelta(minutes=5)
-"""So often a temporary credential is asked for again; botocore renews it in good time."""
+"""So often credentials are asked for again: botocore renews temporary ones in good time, and files
+may have changed."""
 
 
 def checked_place(place: StorePlace) -> StorePlace:
@@ -154,8 +157,11 @@ def aws_credentials() -> "Callable[[], AwsCredential]":
 
     from volcrypt.snapshot.s3 import AwsCredential
 
+    def look() -> Any:
+        return botocore.session.Session().get_credentials()
+
     try:
-        found = botocore.session.Session().get_credentials()
+        found = look()
     except BotoCoreError as error:
         raise ConfigurationError(f"AWS credentials: {error}") from error
     if found is None:
@@ -163,15 +169,22 @@ def aws_credentials() -> "Callable[[], AwsCredential]":
             "there are no AWS credentials, which a store in S3 needs",
             hint="give them as for the aws command: AWS_ACCESS_KEY_ID, ~/.aws/credentials, a role",
         )
+    looked_at = time.monotonic()
 
     def provide() -> AwsCredential:
+        nonlocal found, looked_at
+        is_old = time.monotonic() - looked_at >= _CREDENTIAL_LIFETIME.total_seconds()
+        if is_old and not isinstance(found, RefreshableCredentials):
+            # A process may serve a volume for months: somebody has put new ones into the file.
+            with suppress(BotoCoreError):
+                found = look() or found
+            looked_at = time.monotonic()
         credentials = found.get_frozen_credentials()
-        temporary = isinstance(found, RefreshableCredentials)
         return AwsCredential(
             access_key_id=credentials.access_key,
             secret_access_key=credentials.secret_key,
             token=credentials.token,
-            expires_at=datetime.now(UTC) + _CREDENTIAL_LIFETIME if temporary else None,
+            expires_at=datetime.now(UTC) + _CREDENTIAL_LIFETIME,
         )
 
     return provide
