@@ -167,6 +167,19 @@ class ChunkCorruptError(IntegrityError):
         self.digest = digest
 
 
+class ObjectLostError(IntegrityError):
+    """A service said that it stored an object, and has not, or not all of it."""
+
+    hint = "nothing that was complete is lost; do not rely on this service before you know why"
+
+    def __init__(self, location: str, name: str, length: int | None) -> None:
+        found = "there is none" if length is None else f"it has {length} bytes"
+        super().__init__(
+            f"snapshot store {location}: the service said that it stored object {name}, and {found}"
+        )
+        self.name = name
+
+
 class VerificationError(IntegrityError):
     """Data read back does not equal the data that was written."""
 

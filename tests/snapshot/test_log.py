@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from typing_extensions import Buffer
 
 from tests.fakes.chunks import MemoryChunks
 from tests.fakes.objects import MemoryObjects
@@ -20,6 +21,7 @@ from tests.fakes.snapshots import (
 from volcrypt.crypto.digest import ZERO_DIGEST
 from volcrypt.errors import (
     InvalidArgumentError,
+    ObjectLostError,
     ObjectStoreError,
     RollbackError,
     SealError,
@@ -284,3 +286,56 @@ def test_tombstones_say_when_and_what(host: Host) -> None:
     tombstone = host.store.tombstone(snapshot_id(1))
     assert tombstone is not None
     assert (tombstone.deleted_at, tombstone.deleted_sequence) == (NOW, 1)
+
+
+class DoubtfulObjects(MemoryObjects):
+    """Of entries of the log, the put stores or not, and answers or not, as it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stores = self.answers = self.is_there = self.stays = True
+
+    def put_if_absent(self, name: str, data: Buffer, *, batched: bool = False) -> bool:
+        if not name.startswith(("manifests/", "tombstones/")):
+            return super().put_if_absent(name, data, batched=batched)
+        is_new = not self.stores or super().put_if_absent(name, data, batched=batched)
+        self.is_there = self.stays
+        if not self.answers:
+            raise ObjectStoreError("the store fails")
+        return is_new
+
+    def get(self, name: str) -> bytes:
+        if name.startswith(("manifests/", "tombstones/")) and not self.is_there:
+            raise ObjectStoreError("the store is away")
+        return super().get(name)
+
+
+def test_an_entry_is_read_back_before_it_is_believed() -> None:
+    objects = DoubtfulObjects()
+    host = Host(create_store(objects))
+    objects.stores = False
+    with pytest.raises(
+        ObjectLostError, match=r"stored object manifests/snap-.*, and there is none"
+    ):
+        commit_empty(host, 1)
+    objects.answers = False
+    with pytest.raises(ObjectStoreError, match="the store fails"):
+        commit_empty(host, 1)
+    # An error, and yet it is there: both halves of a deletion too.
+    objects.stores = True
+    commit_empty(host, 1)
+    assert host.store.snapshot_ids() == [snapshot_id(1)]
+    host.delete(1)
+    assert host.store.snapshot_ids() == []
+    assert host.head is not None
+    assert host.head.sequence == 2
+    objects.stores, objects.answers = False, True
+    with pytest.raises(ObjectLostError):
+        commit_empty(host, 2)
+    # Not even that can be asked: the next operation finds it.
+    objects.stores, objects.stays = True, False
+    with pytest.raises(ObjectStoreError, match=r"whether manifests/snap-.* is stored is not known"):
+        commit_empty(host, 2)
+    objects.is_there = objects.stays = True
+    commit_empty(host, 2)
+    assert verify(host.store, expected_head=host.head).damages == []

@@ -21,7 +21,9 @@ from volcrypt.errors import (
     FormatError,
     IntegrityError,
     InvalidArgumentError,
+    ObjectLostError,
     ObjectNotFoundError,
+    ObjectStoreError,
     RollbackError,
     SnapshotNotFoundError,
     TryAgainError,
@@ -72,7 +74,7 @@ class SignerLog:
         Raises FormatError and IntegrityError; RollbackError when a number is there twice.
         """
         if sequence in self.manifests and sequence in self.tombstones:
-            raise RollbackError(f"log of signer {self.signer}")
+            raise self._rollback()
         try:
             if (name := self.tombstones.get(sequence)) is not None:
                 tombstone, data = self._store.read_tombstone(name)
@@ -94,6 +96,9 @@ class SignerLog:
                 return self._store.read_tombstone(name)[0].deleted_digest, None
         return None
 
+    def _rollback(self) -> RollbackError:
+        return _rollback(self._store, self.signer)
+
     def missing(self, head: LogHead) -> list[int]:
         """The numbers up to a head that somebody kept of which the store lists nothing: lost
         manifests, or tombstones that were taken away so that deleted snapshots come back."""
@@ -106,11 +111,11 @@ class SignerLog:
         if current.signer != self.signer:
             raise InvalidArgumentError("the log head is another signer's")
         if current.sequence > 0 and not self._is_at(current):
-            raise RollbackError(f"log of signer {self.signer}")
+            raise self._rollback()
         while current.sequence < self.last:
             entry = self.entry(current.sequence + 1)
             if entry is None or not _follows(current, entry[1]):
-                raise RollbackError(f"log of signer {self.signer}")
+                raise self._rollback()
             current = LogHead(self.signer, current.sequence + 1, entry[0])
         return current
 
@@ -137,6 +142,13 @@ class SignerLog:
         except (FormatError, IntegrityError):
             return NO_ENTRY
         return NO_ENTRY if following is None or following[1] is None else following[1]
+
+
+def _rollback(store: SnapshotStore, signer: SignerId) -> RollbackError:
+    return RollbackError(
+        f"log of signer {signer} in {store.objects.location}",
+        hint="'volcrypt snapshot verify --store NAME' says what is missing, or is another",
+    )
 
 
 def _follows(head: LogHead, previous: bytes | None) -> bool:
@@ -291,7 +303,29 @@ def _damaged_tombstone(
 
 
 def _append(store: SnapshotStore, name: EntryName, data: bytes) -> LogHead:
+    """Put an entry; what the store answers is not believed before the entry was read back."""
+    failure: ObjectStoreError | None = None
+    is_new = False
+    try:
+        is_new = store.objects.put_if_absent(name.text, data)
+    except ObjectStoreError as error:
+        failure = error  # and yet it may be there
+    try:
+        found = store.objects.get(name.text)
+    except ObjectNotFoundError as error:
+        if failure is not None:
+            raise failure from None
+        raise ObjectLostError(store.objects.location, name.text, None) from error
+    except ObjectStoreError as error:
+        if failure is None and not is_new:
+            raise
+        raise ObjectStoreError(
+            f"{failure or error}; whether {name.text} is stored is not known",
+            hint="'volcrypt snapshot list' tells when the store can be reached again",
+        ) from error
     # An entry that is there with just these bytes is ours: an answer was lost on its way.
-    if not store.objects.put_if_absent(name.text, data) and store.objects.get(name.text) != data:
-        raise RollbackError(f"log of signer {name.place.signer}")
+    if found != data:
+        if is_new:
+            raise ObjectLostError(store.objects.location, name.text, len(found))
+        raise _rollback(store, name.place.signer)
     return LogHead(name.place.signer, name.place.sequence, entry_digest(data))
