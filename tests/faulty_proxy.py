@@ -46,6 +46,8 @@ class FaultyProxy:
 
     port: int
     fault: Fault | None = None
+    trickle: float | None = None
+    """Bodies go out byte by byte, with so many seconds before each."""
     requests: list[Request] = field(default_factory=list)
 
     def __enter__(self) -> Self:
@@ -106,10 +108,14 @@ class FaultyProxy:
                 if name.lower() not in ("content-length", "transfer-encoding", "connection"):
                     handler.send_header(name, value)
             length = len(answer.body) if answer.length is None else answer.length
+            if handler.command == "HEAD":  # there it is the length of a body that is not sent
+                length = int(answer.headers.get("Content-Length", length))
             handler.send_header("Content-Length", str(length))
             handler.end_headers()
             if handler.command != "HEAD":
-                handler.wfile.write(answer.body)
+                for piece in [answer.body] if self.trickle is None else _bytes_of(answer.body):
+                    time.sleep(self.trickle or 0)
+                    handler.wfile.write(piece)
         except OSError:
             handler.close_connection = True  # who asked has lost patience
         if answer.length is not None:
@@ -124,6 +130,10 @@ class FaultyProxy:
             return Answer(response.status, dict(response.getheaders()), response.read())
         finally:
             connection.close()
+
+
+def _bytes_of(body: bytes) -> list[bytes]:
+    return [body[at : at + 1] for at in range(len(body))]
 
 
 def stalled(seconds: float) -> Fault:

@@ -1,23 +1,27 @@
 """S3Objects: an object store in a bucket of S3, or of what speaks its protocol, below a prefix.
 
-A put that S3 answered is durable, so `sync` has nothing to do; a put is conditional on the absence
-of the name (`If-None-Match: *`), which the service decides, so that of any number of hosts one
-wins. A service that ignores the condition is found out by `snapshot.probe` before a store is made
-there. What the service answers is not believed: callers check digests and signatures.
+A put is conditional on the absence of the name (`If-None-Match: *`), which the service decides, so
+that of any number of hosts one wins. A service that ignores the condition is found out by
+`snapshot.probe` before a store is made there. What the service answers is not believed: callers
+check digests and signatures, and `sync` asks, by a HEAD, for each batched object that the service
+said it stored since the last one, and is not content with another length.
 
-Requests are bounded in time and repeated a few times when the service is busy or the network fails;
-what remains is one of our errors (`s3_errors`). A put whose first answer was lost is
+Requests are bounded in time and repeated a few times when the service is busy or the network fails
+(`Patience`); what remains is one of our errors (`s3_errors`). A put whose first answer was lost is
 repeated and finds itself: False means that there is such an object, not whose it is.
 
-obstore is used by its synchronous half, from worker threads: its asynchronous one wants asyncio.
+obstore is used by its synchronous half, from worker threads: its asynchronous one wants asyncio. It
+reads options from variables of the environment that no other program knows; those that decide where
+requests go, and whether they are signed and conditional, are given here, which counts more.
 """
 
+import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final, TypedDict, cast
+from typing import TYPE_CHECKING, Final, TypedDict, TypeVar, cast
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
@@ -31,8 +35,9 @@ from volcrypt.errors import (
     ObjectStoreError,
 )
 from volcrypt.formats.document import MAX_DOCUMENT_BYTES
+from volcrypt.snapshot.acknowledged import Acknowledged
 from volcrypt.snapshot.objects import ObjectStore
-from volcrypt.snapshot.s3_errors import brief, error_code, translated
+from volcrypt.snapshot.s3_errors import brief, is_there_already, is_to_be_repeated, translated
 
 if TYPE_CHECKING:
     from obstore import GetResult
@@ -40,10 +45,14 @@ if TYPE_CHECKING:
 
 IN_FLIGHT: Final = 16
 """Requests at once that hide the latency of a service some tens of milliseconds away."""
+LONGEST_PAUSE_SECONDS: Final = 5
 _LIST_NAMES: Final = 1000
-_CONFLICT_TRIES: Final = 5
+_PAUSES: Final = (0.05, 0.1, 0.2, 0.4)
+"""Seconds between the tries of a request that the service wants to see again."""
 _BROKEN_TRIES: Final = 3
 _NAME_CHARACTERS: Final = "-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
+
+Result = TypeVar("Result")
 
 
 class AwsCredential(TypedDict):
@@ -68,7 +77,8 @@ class BucketEncryption:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """How long to wait for a service, and how often to ask again, before giving up."""
+    """How long to wait for a service, and how often to ask again, before giving up: a call ends
+    after `retry_seconds`, `request_seconds` and `LONGEST_PAUSE_SECONDS` at the latest."""
 
     connect_seconds: float = 5
     request_seconds: float = 60
@@ -86,7 +96,7 @@ class Bucket:
     prefix: str
     region: str
     endpoint: str | None = None
-    """None: AWS itself, or what AWS_ENDPOINT_URL_S3 says."""
+    """None: AWS itself."""
     encryption: BucketEncryption | None = None
     ca_certificates: bytes | None = None
     """PEM of authorities that are trusted besides those of the system."""
@@ -110,10 +120,18 @@ class S3Objects:
     ) -> None:
         self.location = bucket.url
         self._bucket = bucket
+        self._acknowledged = Acknowledged(bucket.url)
         patience = patience or Patience()
-        config: S3Config = {"region": bucket.region, "disable_bulk_delete": True}
-        if bucket.endpoint is not None:
-            config["aws_endpoint_url_s3"] = bucket.endpoint
+        self._retry_seconds = patience.retry_seconds
+        endpoint = bucket.endpoint or f"https://s3.{bucket.region}.amazonaws.com"
+        config: S3Config = {
+            "region": bucket.region,
+            "disable_bulk_delete": True,
+            "aws_endpoint_url_s3": endpoint,
+            "skip_signature": False,
+            "unsigned_payload": False,
+            "conditional_put": "etag",
+        }
         if (encryption := bucket.encryption) is not None:
             config["server_side_encryption"] = encryption.algorithm
             if encryption.kms_key_id is not None:
@@ -122,7 +140,7 @@ class S3Objects:
                 config["sse_customer_key_base64"] = b64encode(encryption.customer_key).decode()
         client: ClientConfig = {
             # Where plain HTTP is allowed at all is decided where the URL comes from.
-            "allow_http": bucket.endpoint is not None and bucket.endpoint.startswith("http:"),
+            "allow_http": endpoint.startswith("http:"),
             "connect_timeout": timedelta(seconds=patience.connect_seconds),
             "timeout": timedelta(seconds=patience.request_seconds),
         }
@@ -139,7 +157,7 @@ class S3Objects:
                     "retry_timeout": timedelta(seconds=patience.retry_seconds),
                     "backoff": {
                         "init_backoff": timedelta(seconds=0.2),
-                        "max_backoff": timedelta(seconds=5),
+                        "max_backoff": timedelta(seconds=LONGEST_PAUSE_SECONDS),
                         "base": 2,
                     },
                 },
@@ -152,23 +170,28 @@ class S3Objects:
         """Nothing is held open that has to be given back."""
 
     def put_if_absent(self, name: str, data: Buffer, *, batched: bool = False) -> bool:
-        for _ in range(_CONFLICT_TRIES):
+        view = memoryview(data)
+
+        def put() -> bool:
             try:
-                with self._errors_translated(name):
-                    obstore.put(
-                        self._store, name, memoryview(data), mode="create", use_multipart=False
-                    )
+                obstore.put(self._store, name, view, mode="create", use_multipart=False)
             except AlreadyExistsError as error:
                 # Two puts at once may both be told to come again: then none of them has won yet.
-                if error_code(error) != "ConditionalRequestConflict":
+                if is_there_already(error):
                     return False
-            else:
-                return True
-        raise ObjectStoreError(f"object {name} in {self.location}: others keep writing it")
+                raise
+            return True
+
+        is_new = self._put(name, put)
+        if is_new and batched:
+            self._acknowledged.add(name, view.nbytes)
+        return is_new
 
     def replace(self, name: str, data: Buffer, *, batched: bool = False) -> None:
-        with self._errors_translated(name):
-            obstore.put(self._store, name, memoryview(data), use_multipart=False)
+        view = memoryview(data)
+        self._put(name, lambda: obstore.put(self._store, name, view, use_multipart=False))
+        if batched:
+            self._acknowledged.add(name, view.nbytes)
 
     def get(self, name: str) -> bytes:
         pieces, length = self._read(name, MAX_DOCUMENT_BYTES)
@@ -184,7 +207,8 @@ class S3Objects:
 
     def list(self, prefix: str) -> Iterator[str]:
         directory, _, begun = prefix.rpartition("/")
-        with self._errors_translated(prefix):
+        seen: set[str] = set()
+        with self._errors_translated(f"the list of {prefix}*"):
             batches = obstore.list(
                 self._store,
                 directory or None,
@@ -192,6 +216,12 @@ class S3Objects:
                 chunk_size=_LIST_NAMES,
             )
             for batch in batches:
+                # Its first name, of a list that goes round in circles.
+                if batch and batch[0]["path"] in seen:
+                    raise ConfigurationError(
+                        f"snapshot store {self.location}: the service lists the same over and over"
+                    )
+                seen.update(entry["path"] for entry in batch[:1])
                 for entry in batch:
                     name = entry["path"]
                     if name.startswith(prefix):
@@ -200,41 +230,70 @@ class S3Objects:
                         return  # S3 lists in order
 
     def delete(self, name: str) -> None:
-        with suppress(ObjectNotFoundError), self._errors_translated(name):
-            obstore.delete(self._store, name)
+        self._acknowledged.forget(name)
+        with suppress(ObjectNotFoundError):
+            self._ask(name, lambda: obstore.delete(self._store, name))
 
     def sync(self) -> None:
-        """What S3 acknowledged is durable."""
+        """What S3 acknowledged is durable, where it is there. Raises ObjectLostError."""
+        self._acknowledged.check(self._length)
 
     # ------------------------------------------------------------ requests
 
     def _read(self, name: str, limit: int) -> tuple[bytes, int]:
         """The first `limit` bytes of an object, and the length that the service says it has."""
+        give_up_at = time.monotonic() + self._retry_seconds
         for rest in reversed(range(_BROKEN_TRIES)):
-            with self._errors_translated(name):
-                response = obstore.get(self._store, name)
-                length = response.meta["size"]
-            # obstore repeats requests that fail, and not those whose answer breaks off.
+            response = self._ask(name, lambda: obstore.get(self._store, name))
+            length = response.meta["size"]
+            # obstore repeats requests that fail, and not all of those whose answer breaks off.
             try:
-                with self._errors_translated(name):
+                with self._errors_translated(f"object {name}", name):
                     data = _first_bytes(response, min(limit, length))
             except ObjectStoreError:
-                if rest == 0:
+                if rest == 0 or time.monotonic() > give_up_at:
                     raise
             else:
                 return data, length
         raise AssertionError("internal error: the last try returns or raises")
 
+    def _length(self, name: str) -> int | None:
+        """Of an object, None when it is not there."""
+        try:
+            return self._ask(name, lambda: obstore.head(self._store, name)["size"])
+        except ObjectNotFoundError:
+            return None
+
+    def _ask(self, name: str, request: Callable[[], Result]) -> Result:
+        """The answer to a request for an object that is there, or raises ObjectNotFoundError."""
+        with self._errors_translated(f"object {name}", name):
+            return self._repeated(request)
+
+    def _put(self, name: str, request: Callable[[], Result]) -> Result:
+        """The answer to a request for which no object need be there."""
+        with self._errors_translated(f"object {name}"):
+            return self._repeated(request)
+
+    def _repeated(self, request: Callable[[], Result]) -> Result:
+        for pause in _PAUSES:
+            try:
+                return request()
+            except BaseError as error:
+                if not is_to_be_repeated(error):
+                    raise
+            time.sleep(pause)
+        return request()
+
     @contextmanager
-    def _errors_translated(self, name: str) -> Iterator[None]:
+    def _errors_translated(self, what: str, name: str | None = None) -> Iterator[None]:
+        """`name`: of the object that may be missing."""
         try:
             yield
-        except AlreadyExistsError:
-            raise
         except (BaseError, FileNotFoundError, ValueError, OSError) as error:
             raise translated(
                 error,
-                name,
+                what,
+                name=name,
                 bucket=self._bucket.name,
                 region=self._bucket.region,
                 url=self.location,
