@@ -3,10 +3,16 @@
 Everything that a digest or a signature covers is checked: chunks, pages, tables, manifests,
 tombstones, certificates; then the logs of all signers for gaps, for two entries with one number,
 and for being shorter than, or different from, the head that somebody kept.
+
+As many reads are in flight as the store makes good use of, each with one buffer; findings come in
+the order of the chunks all the same. What was found hides nothing that comes after it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 from volcrypt.crypto.digest import ZERO_DIGEST
@@ -22,12 +28,13 @@ from volcrypt.formats.certificate import NO_ENTRY, SignerId
 from volcrypt.formats.manifest import Manifest, SnapshotPoint
 from volcrypt.formats.pages import PAGE_CHUNKS, digest_at, page_range, stored_positions
 from volcrypt.formats.tombstone import Tombstone
-from volcrypt.geometry import CHUNK_BYTES, chunk_range
+from volcrypt.geometry import chunk_range
 from volcrypt.names import SnapshotId
 from volcrypt.snapshot import layout
 from volcrypt.snapshot.damage import Damage, DamageKind, Verification, name_affected
 from volcrypt.snapshot.layout import EntryName
 from volcrypt.snapshot.log import SignerLog
+from volcrypt.snapshot.read_ahead import InOrder, StoreView, read_ahead, readers
 from volcrypt.snapshot.signer import LogHead, empty_log
 from volcrypt.snapshot.store import SnapshotStore
 from volcrypt.snapshot.table import ChunkTable
@@ -65,36 +72,54 @@ def _verify_once(
     lineage: bool,
     heads: Sequence[LogHead],
 ) -> Verification:
-    verifier = _Verifier(store)
-    wanted = store.snapshot_ids() if snapshot_ids is None else list(snapshot_ids)
-    for snapshot_id in wanted:
-        verifier.verify_snapshot(snapshot_id, lineage=lineage)
-    verifier.verify_logs({head.signer: head for head in heads})
-    return Verification(
-        snapshots=sorted(verifier.verified),
-        chunk_count=verifier.chunk_count,
-        freshness_checked=bool(heads),
-        damages=name_affected(store, verifier.manifests, verifier.damages),
-        heads=verifier.heads,
-    )
+    with readers(store.objects.in_flight) as pool:
+        view = StoreView(store, pool)
+        verifier = _Verifier(view, pool)
+        wanted = view.snapshot_ids() if snapshot_ids is None else list(snapshot_ids)
+        for snapshot_id in wanted:
+            verifier.verify_snapshot(snapshot_id, lineage=lineage)
+        verifier.verify_logs({head.signer: head for head in heads})
+        return Verification(
+            snapshots=sorted(verifier.verified),
+            chunk_count=verifier.chunk_count,
+            freshness_checked=bool(heads),
+            damages=name_affected(view, verifier.manifests, verifier.finish()),
+            heads=verifier.heads,
+        )
 
 
 @dataclass(slots=True)
 class _Verifier:
     store: SnapshotStore
-    damages: list[Damage] = field(default_factory=list)
+    pool: ThreadPoolExecutor
     verified: set[SnapshotId] = field(default_factory=set)
     chunk_count: int = 0
     heads: list[LogHead] = field(default_factory=list)
     manifests: list[Manifest] = field(default_factory=list)
+    _damages: dict[Damage, None] = field(default_factory=dict)
+    """In order; each once."""
+    _found: InOrder[Damage | None] = field(init=False)
     _pages: set[bytes] = field(default_factory=set)
     _bad_pages: set[bytes] = field(default_factory=set)
-    _buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(CHUNK_BYTES)))
+
+    def __post_init__(self) -> None:
+        self._found = InOrder(self.pool, self._take, in_flight=self._in_flight)
+
+    @property
+    def _in_flight(self) -> int:
+        return self.store.objects.in_flight
+
+    def finish(self) -> list[Damage]:
+        """All findings."""
+        self._found.finish()
+        return list(self._damages)
+
+    def _take(self, damage: Damage | None) -> None:
+        if damage is not None:
+            self._damages[damage] = None
 
     def _report(self, kind: DamageKind, what: str, name: str = "") -> None:
-        damage = Damage(kind=kind, what=what, name=name)
-        if damage not in self.damages:
-            self.damages.append(damage)
+        self._found.add(Damage(kind=kind, what=what, name=name))
 
     # ------------------------------------------------------------ snapshots
 
@@ -158,10 +183,16 @@ class _Verifier:
             return None
         held = 0
         complete = True
-        for number in table.stored_pages():
+        pages = read_ahead(
+            self.pool,
+            lambda number: _read_page(table, older, number),
+            table.stored_pages(),
+            count=self._in_flight,
+        )
+        for number, page in pages:
             digest = table.page_digest(number)
             try:
-                digests = table.page(number)
+                digests = page.result()
             except (IntegrityError, FormatError) as error:
                 # Another snapshot that has it too is named with the finding.
                 if digest not in self._bad_pages:
@@ -201,40 +232,44 @@ class _Verifier:
                 continue
             length = chunk_range(first + position, manifest.size_bytes).length
             what = f"chunk {number * PAGE_CHUNKS + position} of snapshot {manifest.snapshot_id}"
-            self._verify_chunk(digest, length, what)
+            self.chunk_count += 1
+            self._found.begin(partial(self._look_at_chunk, digest, length, what))
 
-    def _verify_chunk(self, digest: bytes, length: int, what: str) -> None:
-        self.chunk_count += 1
+    def _look_at_chunk(
+        self, digest: bytes, length: int, what: str, buffer: memoryview
+    ) -> Damage | None:
+        """Runs in several threads."""
         name = layout.chunk_name(digest)
-        view = self._buffer[:length]
         try:
-            self.store.get_chunk(digest, view, where=what)
+            self.store.get_chunk(digest, buffer[:length], where=what)
         except ChunkMissingError:
-            self._report(DamageKind.MISSING, what, name)
+            return Damage(kind=DamageKind.MISSING, what=what, name=name)
         except ChunkCorruptError:
-            self._report_bytes(what, name, prefix=layout.CHUNKS)
+            kind = self._kind_of_damage(name, prefix=layout.CHUNKS)
+            return Damage(kind=kind, what=what, name=name)
+        return None
 
     def _report_page(self, error: Exception, what: str, digest: bytes) -> None:
         name = layout.page_name(digest)
         if isinstance(error, ChunkMissingError):
             self._report(DamageKind.MISSING, what, name)
         elif isinstance(error, ChunkCorruptError):
-            self._report_bytes(what, name, prefix=layout.PAGES)
+            self._report(self._kind_of_damage(name, prefix=layout.PAGES), what, name)
         else:
             self._report(DamageKind.SUBSTITUTED, what, name)
 
-    def _report_bytes(self, what: str, name: str, *, prefix: str) -> None:
+    def _kind_of_damage(self, name: str, *, prefix: str) -> DamageKind:
         """Damaged, or the bytes of another object of this store?"""
         try:
             data = self.store.objects.get(name)
-        except ObjectNotFoundError:  # swept, or being replaced, in this moment
-            self._report(DamageKind.MISSING, what, name)
-            return
+        except ObjectNotFoundError:
+            return DamageKind.MISSING
+        except FormatError:  # longer than anything of ours
+            return DamageKind.DAMAGED
         digest = self.store.digest.digest(data)
         other = layout.chunk_name(digest) if prefix == layout.CHUNKS else layout.page_name(digest)
         substituted = digest != ZERO_DIGEST and other in self.store.objects.list(other)
-        kind = DamageKind.SUBSTITUTED if substituted else DamageKind.DAMAGED
-        self._report(kind, what, name)
+        return DamageKind.SUBSTITUTED if substituted else DamageKind.DAMAGED
 
     # ------------------------------------------------------------ logs
 
@@ -332,7 +367,7 @@ class _Verifier:
     def _bytes_of(self, name: EntryName) -> bytes | None:
         try:
             return self.store.objects.get(name.text)
-        except ObjectNotFoundError:
+        except (ObjectNotFoundError, FormatError):
             return None
 
     def _check_certificate(self, signer: SignerId) -> bool:
@@ -349,8 +384,16 @@ class _Verifier:
     def _report_entry(self, name: EntryName, what: str) -> None:
         """Damaged, or the valid bytes of another entry?"""
         data = self._bytes_of(name)
-        for other in self._entries():
-            if other != name and data is not None and self._bytes_of(other) == data:
-                self._report(DamageKind.SUBSTITUTED, what, name.text)
-                return
-        self._report(DamageKind.DAMAGED, what, name.text)
+        others = (other for other in self._entries() if other != name)
+        copied = data is not None and any(self._bytes_of(other) == data for other in others)
+        kind = DamageKind.SUBSTITUTED if copied else DamageKind.DAMAGED
+        self._report(kind, what, name.text)
+
+
+def _read_page(table: ChunkTable, older: ChunkTable | None, number: int) -> bytes:
+    """Read ahead: also the page that it will be compared with. Raises as `table.page`."""
+    digests = table.page(number)
+    if older is not None and older.size_bytes == table.size_bytes:
+        with suppress(IntegrityError, FormatError):
+            older.page(number)
+    return digests
