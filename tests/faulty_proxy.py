@@ -1,13 +1,14 @@
 """A proxy in front of an S3 server that fails, stalls and lies as it is told."""
 
 import http.client
+import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 
 @dataclass
@@ -40,6 +41,12 @@ def failure(status: int, code: str) -> Answer:
     return Answer(status, {"Content-Type": "application/xml"}, body)
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # who asked has gone
+            super().handle_error(request, client_address)
+
+
 @dataclass
 class FaultyProxy:
     """Forwards to `port`; `fault`, while there is one, sees every request first."""
@@ -65,7 +72,7 @@ class FaultyProxy:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()

@@ -127,9 +127,10 @@ def store_snapshots(
                 signer=home_signer(home),
                 clock=now,
             )
-            # Before the point in time is fixed: what keeps us from the store is found here.
-            pin.hold()
+            # Before the point in time is fixed: what keeps us from the store is found here. What is
+            # answered with an error may be stored all the same.
             stack.callback(_release, pin)
+            pin.hold()
             pins.append(pin)
         targets = [Target(record=each.record, held=each.held) for each in wanted]
         if freeze is not None:
