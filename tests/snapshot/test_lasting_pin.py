@@ -5,7 +5,7 @@ import pytest
 from tests.fakes.chunks import MemoryChunks
 from tests.fakes.objects import MemoryObjects
 from tests.fakes.snapshots import OTHER_SIGNER, Host, create_store, open_store, restore
-from volcrypt.errors import SealError, TryAgainError
+from volcrypt.errors import ObjectLostError, SealError, TryAgainError
 from volcrypt.formats.manifest import Manifest
 from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.names import VolumeId
@@ -156,3 +156,19 @@ def test_names_of_pins() -> None:
     name = layout.lasting_pin_name(LAZY)
     assert layout.pinning_volume(name) == LAZY
     assert layout.pinning_volume("pins/snap-0123456789abcdef0") is None
+
+
+@pytest.mark.parametrize("instead", [None, b"", b"an older one"])
+async def test_a_pin_that_was_not_stored_is_none(
+    objects: MemoryObjects, host: Host, monkeypatch: pytest.MonkeyPatch, instead: bytes | None
+) -> None:
+    """Nobody would miss it until the chunks of a volume were swept."""
+    manifest, _ = await snapshot(host, 1, 1)
+
+    def pretend(_self: MemoryObjects, name: str, _data: bytes, *, batched: bool = False) -> None:
+        if instead is not None:
+            objects.objects[name] = instead
+
+    monkeypatch.setattr(MemoryObjects, "replace", pretend)
+    with pytest.raises(ObjectLostError, match=rf"stored object pins/{LAZY}"):
+        hold(host, manifest)

@@ -32,6 +32,7 @@ from contextlib import suppress
 from volcrypt.errors import (
     FormatError,
     IntegrityError,
+    ObjectLostError,
     ObjectNotFoundError,
     UnsupportedVersionError,
 )
@@ -231,8 +232,8 @@ def hold_lastingly(
 ) -> None:
     """Keep the chunks of a snapshot for a volume, durably, also when the snapshot is deleted.
 
-    Raises TryAgainError while a sweep of another host deletes objects. The snapshot must be looked
-    up again after this: a sweep may have taken it just before.
+    Raises TryAgainError while a sweep of another host deletes objects, and ObjectLostError. The
+    snapshot must be looked up again after this: a sweep may have taken it just before.
     """
     name = layout.lasting_pin_name(volume)
     body = PinBody(
@@ -244,7 +245,15 @@ def hold_lastingly(
         renewed_at=now,
         lasting=True,
     )
-    store.objects.replace(name, encode_pin(body, signer.seal))
+    data = encode_pin(body, signer.seal)
+    store.objects.replace(name, data)
+    # Nobody asks for it again before its chunks are gone.
+    try:
+        found = store.objects.get(name)
+    except ObjectNotFoundError as error:
+        raise ObjectLostError(store.objects.location, name, None) from error
+    if found != data:
+        raise ObjectLostError(store.objects.location, name, len(found))
     if is_swept(store, now=now, pause=pause):
         store.objects.delete(name)
         raise being_swept(store)
