@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from volcrypt.errors import (
+    ConfigurationError,
     ObjectStoreError,
     SnapshotFailedError,
     SnapshotInUseError,
@@ -106,7 +107,13 @@ def _delete_job(home: Home, job: Job) -> SnapshotStore | None:
     """Delete what a job that ended left: here, and in the store if that can be reached, which is
     the answer. What cannot be deleted there is a leftover that no home takes for a snapshot."""
     store: SnapshotStore | None = None
-    with suppress(ObjectStoreError, StoreAccessError, StoreNotFoundError, SnapshotFailedError):
+    with suppress(
+        ConfigurationError,
+        ObjectStoreError,
+        StoreAccessError,
+        StoreNotFoundError,
+        SnapshotFailedError,
+    ):
         if job.record is None:
             store = store_holding(home, job.snapshot_id)
         else:

@@ -9,16 +9,13 @@ while it was completed left in the store is no snapshot either.
 """
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from volcrypt.errors import (
     IntegrityError,
     InvalidArgumentError,
     NameTakenError,
-    ObjectStoreError,
     SnapshotNotFoundError,
-    StoreAccessError,
     VolcryptError,
 )
 from volcrypt.formats.manifest import Manifest
@@ -115,8 +112,12 @@ def check_name_in_stores(home: Home, name: str | None, store: SnapshotStore) -> 
     check_name_in(store, name)
     for _, other in open_stores(home):
         if isinstance(other, SnapshotStore) and other.store_id != store.store_id:
-            with suppress(ObjectStoreError, StoreAccessError):
+            try:
                 check_name_in(other, name)
+            except NameTakenError:
+                raise
+            except VolcryptError:
+                continue  # it hides what it holds, whatever is wrong with it
 
 
 def check_name_in(store: SnapshotStore, name: str | None) -> None:
