@@ -225,12 +225,41 @@ def test_a_service_that_fails_while_it_is_asked_is_no_liar(
 # ---------------------------------------------------------------- what a place must be able to do
 
 
+def older_versions() -> Fault:
+    """What was read once is read again."""
+    seen: dict[str, Answer] = {}
+
+    def fault(request: Request, forward: Callable[[], Answer]) -> Answer:
+        if request.method == "GET" and "list-type" not in request.path:
+            return seen.setdefault(request.path, forward())
+        return forward()
+
+    return fault
+
+
+def undeleted(request: Request, forward: Callable[[], Answer]) -> Answer:
+    return Answer(204, {}, b"") if request.method == "DELETE" else forward()
+
+
+def unlisted(request: Request, forward: Callable[[], Answer]) -> Answer:
+    answer = forward()
+    if "list-type" in request.path:
+        answer.body = answer.body.replace(b"<Contents>", b"<Hidden>").replace(
+            b"</Contents>", b"</Hidden>"
+        )
+    return answer
+
+
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
         (pretending("probes/"), "does not keep what it is given"),
         (always(failure(501, "NotImplemented")), "does not know this request"),
+        (older_versions(), "older versions of an object"),
+        (undeleted, "a deleted object is not gone at once"),
+        (unlisted, "a new object is not listed at once"),
     ],
+    ids=["forgets", "unknown", "older", "undeleted", "unlisted"],
 )
 def test_a_place_that_cannot_hold_a_store(
     objects: S3Objects, proxy: FaultyProxy, fault: Fault, says: str
