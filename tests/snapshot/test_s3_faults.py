@@ -1,6 +1,9 @@
 """What a service may answer besides the usual, and what becomes of it: no error that is not ours,
 no call that lasts longer than it is said to, no put that is believed and was none."""
 
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -168,6 +171,25 @@ def test_a_list_without_an_end_ends(objects: S3Objects, proxy: FaultyProxy) -> N
     proxy.fault = repeat
     with pytest.raises(ConfigurationError, match="lists the same over and over"):
         list(objects.list("b/"))
+
+
+@every_call
+def test_ctrl_c_does_not_wait_for_an_answer(
+    objects: S3Objects, proxy: FaultyProxy, call: Callable[[S3Objects], object]
+) -> None:
+    answered = threading.Event()
+
+    def interrupt(_request: Request, _forward: Callable[[], Answer]) -> None:
+        os.kill(os.getpid(), signal.SIGINT)  # as a terminal does: the main thread has it
+        answered.wait(30)
+
+    proxy.fault = interrupt
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            call(objects)
+        assert len(proxy.requests) == 2  # nothing was asked again, nor answered
+    finally:
+        answered.set()
 
 
 # ---------------------------------------------------------------- puts that were none

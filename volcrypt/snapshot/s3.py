@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypedDict, TypeVar, cast
 
 import obstore
@@ -36,6 +37,7 @@ from volcrypt.errors import (
 )
 from volcrypt.formats.document import MAX_DOCUMENT_BYTES
 from volcrypt.snapshot.acknowledged import Acknowledged
+from volcrypt.snapshot.interruptible import interruptibly
 from volcrypt.snapshot.objects import ObjectStore
 from volcrypt.snapshot.s3_errors import brief, is_there_already, is_to_be_repeated, translated
 
@@ -215,13 +217,13 @@ class S3Objects:
                 offset=_just_before(prefix) if begun else None,
                 chunk_size=_LIST_NAMES,
             )
-            for batch in batches:
+            while batch := interruptibly(partial(next, batches, None)):
                 # Its first name, of a list that goes round in circles.
-                if batch and batch[0]["path"] in seen:
+                if batch[0]["path"] in seen:
                     raise ConfigurationError(
                         f"snapshot store {self.location}: the service lists the same over and over"
                     )
-                seen.update(entry["path"] for entry in batch[:1])
+                seen.add(batch[0]["path"])
                 for entry in batch:
                     name = entry["path"]
                     if name.startswith(prefix):
@@ -249,7 +251,7 @@ class S3Objects:
             # obstore repeats requests that fail, and not all of those whose answer breaks off.
             try:
                 with self._errors_translated(f"object {name}", name):
-                    data = _first_bytes(response, min(limit, length))
+                    data = interruptibly(partial(_first_bytes, response, min(limit, length)))
             except ObjectStoreError:
                 if rest == 0 or time.monotonic() > give_up_at:
                     raise
@@ -277,12 +279,12 @@ class S3Objects:
     def _repeated(self, request: Callable[[], Result]) -> Result:
         for pause in _PAUSES:
             try:
-                return request()
+                return interruptibly(request)
             except BaseError as error:
                 if not is_to_be_repeated(error):
                     raise
             time.sleep(pause)
-        return request()
+        return interruptibly(request)
 
     @contextmanager
     def _errors_translated(self, what: str, name: str | None = None) -> Iterator[None]:
