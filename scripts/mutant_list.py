@@ -3,7 +3,7 @@
 from typing import Final
 
 from scripts.mutant import mutant
-from scripts.mutant_list_store import STORE
+from scripts.mutant_list_store import BUCKETS, STORE
 
 DATA, VOLUME, DEVICE = (f"volcrypt/volume/{n}.py" for n in ("datafile", "volume", "device"))
 CHANGES, LIVE, LOCK = (f"volcrypt/volume/{n}.py" for n in ("change_map", "live_map", "range_lock"))
@@ -371,4 +371,4 @@ SERVING: Final = [
     ),
 ]
 
-MUTANTS: Final = [*SYNCING, *WRITING, *LOCKING, *COUNTING, *CAPTURING, *SERVING, *STORE]
+MUTANTS: Final = [*SYNCING, *WRITING, *LOCKING, *COUNTING, *CAPTURING, *SERVING, *STORE, *BUCKETS]

@@ -1,4 +1,4 @@
-"""Bugs in what several hosts do in one snapshot store."""
+"""Bugs in what several hosts do in one snapshot store, and in what a bucket is believed."""
 
 from typing import Final
 
@@ -140,5 +140,38 @@ STORE: Final = [
         MARK,
         [f"{T_HOSTS}::test_the_mark_of_a_killed_sweep_is_not_in_the_way_for_ever"],
         ("if mark.signer == self._signer.id:", "if False:"),
+    ),
+]
+
+BUCKETS: Final = [
+    mutant(
+        "a bucket is believed what it stored",
+        "volcrypt/snapshot/s3.py",
+        ["tests/snapshot/test_s3_faults.py"],
+        ("self._acknowledged.check(self._length)", "pass"),
+    ),
+    mutant(
+        "a bucket is believed the length of what it stored",
+        "volcrypt/snapshot/acknowledged.py",
+        ["tests/snapshot/test_s3_faults.py"],
+        ("if length != lengths[name]:", "if length is None:"),
+    ),
+    mutant(
+        "a conflict in a bucket is taken for an object",
+        "volcrypt/snapshot/s3_errors.py",
+        ["tests/snapshot/test_s3_faults.py"],
+        ("return _status(error) != 409", "return True"),
+    ),
+    mutant(
+        "a bucket is believed that it has an entry of the log",
+        "volcrypt/snapshot/log.py",
+        ["tests/snapshot/test_log.py::test_an_entry_is_read_back_before_it_is_believed"],
+        ("        found = store.objects.get(name.text)\n", "        found = data\n"),
+    ),
+    mutant(
+        "findings in a bucket come as they are found",
+        "volcrypt/snapshot/read_ahead.py",
+        ["tests/snapshot/test_verify_in_flight.py"],
+        ("first = self._waiting.popleft()", "first = self._waiting.pop()"),
     ),
 ]

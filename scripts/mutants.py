@@ -47,6 +47,8 @@ class Laboratory:
         command = self.python.with_name("volcrypt")
         command.write_text(f"#!{self.python}\nfrom volcrypt.cli.main import main\nmain()\n")
         command.chmod(0o755)
+        server = Path(sys.executable).with_name("weed")  # the S3 server of tests
+        self.python.with_name(server.name).symlink_to(server)
 
     def run(self, tests: Sequence[str]) -> tuple[bool, str]:
         """Whether they all passed, and the first that did not."""

@@ -38,6 +38,8 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server with the bucket `BUCKET`."""
     with S3Server(tmp_path_factory.mktemp("s3") / "server") as server:
         server.make_bucket(BUCKET)
+        # The first put takes it seconds, which tests with little patience do not have.
+        server.objects("warm").replace("a", b"a")
         yield server
 
 
