@@ -11,6 +11,7 @@ unless the test lets it pass.
 import random
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +21,7 @@ import trio
 from typing_extensions import Buffer
 
 from tests.fakes.objects import MemoryObjects
+from volcrypt.snapshot import read_ahead
 from volcrypt.snapshot.objects import ObjectStore
 
 PAUSE: Final = "pause"
@@ -241,6 +243,24 @@ class GatedObjects:
         self._objects.sync()
 
 
+class _Here:
+    """In the place of a pool of threads: what is begun is done at once."""
+
+    def __init__(self, count: int) -> None:
+        pass
+
+    def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(work(*arguments))
+        except BaseException as error:
+            done.set_exception(error)
+        return done
+
+    def shutdown(self, *, cancel_futures: bool) -> None:
+        pass
+
+
 @contextmanager
 def one_thread_a_host() -> Iterator[None]:
     """What the engine does in worker threads is done in the host's own, in an order that does not
@@ -252,6 +272,7 @@ def one_thread_a_host() -> Iterator[None]:
     run: Any = trio._core._run
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trio.to_thread, "run_sync", here)
+        patch.setattr(read_ahead, "ThreadPoolExecutor", _Here)
         patch.setattr(run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
         patch.setattr(run, "_r", random.Random(0))
         yield
