@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faulty_proxy import FaultyProxy
 from tests.file_system import DisposableFileSystem, disposable_file_system
 from tests.forked import FORKER
 from tests.s3_server import BUCKET, S3Server
@@ -41,6 +42,19 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         # The first put takes it seconds, which tests with little patience do not have.
         server.objects("warm").replace("a", b"a")
         yield server
+
+
+@pytest.fixture
+def s3_proxy(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+    """A proxy in front of the S3 server. The server's credentials are where the aws command looks
+    for them, and none of this machine's."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in s3_server.environment.items():
+        if name.startswith("AWS_"):
+            monkeypatch.setenv(name, value)
+    with FaultyProxy(s3_server.port) as running:
+        yield running
 
 
 @pytest.fixture

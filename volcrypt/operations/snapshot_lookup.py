@@ -51,19 +51,30 @@ def list_snapshots(home: Home, store: str | None = None) -> Listing:
         stores: dict[str, SnapshotStore | VolcryptError] = {store: open_store(home, store)}
     else:
         stores = dict(open_stores(home))
-    jobs = load_jobs(home)  # first: one that ends now is completed when we come to the manifests
+    # The jobs first, and the manifests last: what is whole in between, also a set whose jobs end
+    # one by one, is then listed as a whole.
+    jobs = [
+        job
+        for job in load_jobs(home)
+        if (store is None or job.record is None or job.record.store_name == store)
+        and not _is_done(job, stores)
+    ]
     found = _sorted_listing(stores)
     for job in jobs:
-        if store is None or job.record is None or job.record.store_name == store:
-            _merge(found, job, stores)
+        _merge(found, job)
     return found
 
 
-def _merge(found: Listing, job: Job, stores: Mapping[str, SnapshotStore | VolcryptError]) -> None:
-    if not job.is_pending and job.record is not None:
-        store = stores.get(job.record.store_name)
-        if isinstance(store, SnapshotStore) and is_whole(store, job):
-            return
+def _is_done(job: Job, stores: Mapping[str, SnapshotStore | VolcryptError]) -> bool:
+    """Whether a job is only what is left of one; not for all that can be told, where the store
+    cannot be read."""
+    store = None if job.record is None else stores.get(job.record.store_name)
+    with suppress(VolcryptError):
+        return isinstance(store, SnapshotStore) and is_whole(store, job)
+    return False
+
+
+def _merge(found: Listing, job: Job) -> None:
     others = [each for each in found.manifests if each.snapshot_id != job.snapshot_id]
     is_alone = job.record is not None and not job.record.together
     if job.is_pending and is_alone and len(others) < len(found.manifests):

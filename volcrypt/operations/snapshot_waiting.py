@@ -7,7 +7,7 @@ from volcrypt.formats.manifest import Manifest
 from volcrypt.names import SnapshotId
 from volcrypt.operations.home import Home
 from volcrypt.operations.jobs import find_job, wait_for_job
-from volcrypt.operations.progress import Progress
+from volcrypt.operations.progress import SILENT, Progress
 from volcrypt.operations.snapshot_lookup import load_snapshot
 
 
@@ -33,6 +33,9 @@ def wait_for_snapshots(
             home.rest()
             snapshot = job.snapshot_id
             _wait(home, job.snapshot_id, deadline, progress)
+            for other in () if job.record is None else job.record.together:
+                # Of a set all are completed at once, and their jobs end one by one.
+                _wait(home, other, deadline, SILENT)
         found.append(load_snapshot(home, snapshot))
     return found
 

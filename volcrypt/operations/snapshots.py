@@ -203,7 +203,13 @@ def commit_snapshot(home: Home, store: SnapshotStore, draft: SnapshotDraft) -> M
 def _commit_all(
     home: Home, store: SnapshotStore, drafts: Sequence[SnapshotDraft]
 ) -> list[Manifest]:
-    """Complete several, all or none unless we are killed or the store fails for good."""
+    """Complete several, all or none: the set is whole exactly when its last manifest is there.
+
+    So until that is begun what was committed can be taken back. From then on it may be there,
+    whatever comes of us (a signal, an answer of the store that was lost), and nothing is taken
+    back: tombstones of some would make a set of the others. A part that stays is no snapshot, since
+    none of it is while one was never there.
+    """
     manifests: list[Manifest] = []
     with store_log(home, store) as log:
         for draft in drafts:
@@ -215,7 +221,7 @@ def _commit_all(
                 log.save(head)
         except BaseException:
             with suppress(VolcryptError):
-                for manifest in manifests:
+                for manifest in manifests if len(manifests) < len(drafts) - 1 else ():
                     log.save(delete(store, manifest.snapshot_id, log.signer, log.head, now=now()))
             raise
     return manifests

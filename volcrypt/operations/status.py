@@ -94,8 +94,12 @@ def read_status(home: Home) -> Status:
         if store is not None:
             local = list_snapshots(home, LOCAL_STORE)
             manifests, damaged_snapshots = local.manifests, local.damaged
-            done = {manifest.snapshot_id for manifest in manifests}
-            jobs = [job for job in jobs if job.snapshot_id not in done]
+            # Those of the other stores as they are, since a store that is away would keep us.
+            jobs = local.jobs + [
+                job
+                for job in jobs
+                if job.record is not None and job.record.store_name != LOCAL_STORE
+            ]
             check_log_is_whole(home, store)
     except VolcryptError as error:
         damaged.append(str(error))
