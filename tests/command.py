@@ -95,6 +95,10 @@ class Command:
         for pid in self.workers():
             _kill(pid)
 
+    def kill_workers_of(self, snapshot: str) -> None:
+        """The same, of the one that makes this snapshot."""
+        _kill(json.loads((self.runtime / f"{snapshot}.progress").read_bytes())["pid"])
+
     def workers(self) -> list[int]:
         """The processes that make snapshots; not this one, where a test makes them itself."""
         reports = [json.loads(path.read_bytes()) for path in self.runtime.glob("snap-*.progress")]

@@ -542,12 +542,19 @@ class SnapshotPendingError(TryAgainError):
 
 
 class SnapshotFailedError(SnapshotError):
-    """The snapshot was begun, and will never be completed."""
+    """The snapshot was begun and is not completed; one that is no unfinished copy never will be."""
 
-    def __init__(self, snapshot: str, reason: str) -> None:
+    def __init__(
+        self, snapshot: str, reason: str, *, unfinished_copy_of: str | None = None
+    ) -> None:
+        """`unfinished_copy_of`: the snapshot that has to be copied again for this one to go on."""
+        removal = f"'volcrypt snapshot delete {snapshot}' removes what is left of it"
         super().__init__(
             f"snapshot {snapshot} was not completed: {reason}",
-            hint=f"'volcrypt snapshot delete {snapshot}' removes what is left of it",
+            hint=removal
+            if unfinished_copy_of is None
+            else f"the same 'volcrypt snapshot copy {unfinished_copy_of} ...' goes on where it "
+            f"stopped; {removal}",
         )
         self.snapshot = snapshot
 

@@ -92,12 +92,12 @@ OPENING = {
     "mount": ["mount", "own", "ROOT/mnt"],
     "attach": ["attach", "own"],
     "volume from a snapshot": ["volume", "create", "--name", "new", "--snapshot-id", "own-1"],
-    "copy under the default key": ["snapshot", "copy", "own-1", "--name", "new"],
+    "copy under the default key": ["snapshot", "copy", "--wait", "own-1", "--name", "new"],
 }
 MAKING = {
     "create": ["volume", "create", "--name", "new", "--size", "1MiB"],
     "import": ["volume", "import", "ROOT/image", "--name", "new"],
-    "copy": ["snapshot", "copy", "plain-1", "--name", "new"],
+    "copy": ["snapshot", "copy", "--wait", "plain-1", "--name", "new"],
     "volume from a snapshot": ["volume", "create", "--name", "new", "--snapshot-id", "kms-1"],
     "encrypt": ["encrypt", "plain"],
 }
@@ -216,7 +216,7 @@ def test_encrypt_under_the_key(scene: Scene) -> None:
 def test_only_one_thing_comes_from_standard_input(scene: Scene) -> None:
     for command in (
         ["volume", "create", "--snapshot-id", "own-1"],
-        ["snapshot", "copy", "own-1"],
+        ["snapshot", "copy", "--wait", "own-1"],
     ):
         complaint = scene.command.fails(
             2, *command, *BY_CUSTOMER, "-", *SOURCE_BY_CUSTOMER, "-", stdin=b"k" * 32
@@ -238,12 +238,15 @@ def test_the_same_key_shares_the_data_key(scene: Scene) -> None:
         assert scene.show("volume", "new")["DataEncryptionKeyId"] == data_key
         assert scene.exported("new", *BY_CUSTOMER, right) == scene.content
         scene.command.run("volume", "delete", "new")
-    scene.command.run("snapshot", "copy", "own-1", "--name", "new", *BY_CUSTOMER, right)
+    scene.command.run("snapshot", "copy", "--wait", "own-1", "--name", "new", *BY_CUSTOMER, right)
     shown = scene.show("snapshot", "new")
     assert (shown["DataEncryptionKeyId"], shown["StoredBytes"]) == (data_key, 0)
     scene.command.run("snapshot", "delete", "new")
     # Without the right key nothing is shared, even though no plaintext is needed for it.
-    for wrong in (["volume", "create", "--snapshot-id", "own-1"], ["snapshot", "copy", "own-1"]):
+    for wrong in (
+        ["volume", "create", "--snapshot-id", "own-1"],
+        ["snapshot", "copy", "--wait", "own-1"],
+    ):
         scene.command.fails(5, *wrong, *BY_CUSTOMER, scene.key("wrong"))
 
 
@@ -252,9 +255,22 @@ def test_from_the_customer_s_key_to_a_kms_key_and_back(scene: Scene) -> None:
     under_kms = ["--kms-key-id", scene.kms_key]
     (scene.root / "second").write_bytes(os.urandom(32))
     second = scene.key("second")
-    run("snapshot", "copy", "own-1", "--name", "a", *SOURCE_BY_CUSTOMER, right, *under_kms)
-    run("snapshot", "copy", "a", "--name", "b", *BY_CUSTOMER, second)
-    run("snapshot", "copy", "b", "--name", "c", *SOURCE_BY_CUSTOMER, second, *BY_CUSTOMER, right)
+    run(
+        "snapshot", "copy", "--wait", "own-1", "--name", "a", *SOURCE_BY_CUSTOMER, right, *under_kms
+    )
+    run("snapshot", "copy", "--wait", "a", "--name", "b", *BY_CUSTOMER, second)
+    run(
+        "snapshot",
+        "copy",
+        "--wait",
+        "b",
+        "--name",
+        "c",
+        *SOURCE_BY_CUSTOMER,
+        second,
+        *BY_CUSTOMER,
+        right,
+    )
     shown = [scene.show("snapshot", name) for name in ("own-1", "a", "b", "c")]
     assert [s["KeySource"] for s in shown] == ["customer", "kms", "customer", "customer"]
     assert len({s["DataEncryptionKeyId"] for s in shown}) == 4
@@ -285,7 +301,7 @@ def test_encrypted_never_becomes_unencrypted(scene: Scene) -> None:
     right = scene.key("right")
     for command in (
         ["volume", "create", "--snapshot-id", "own-1"],
-        ["snapshot", "copy", "own-1"],
+        ["snapshot", "copy", "--wait", "own-1"],
     ):
         complaint = scene.command.fails(2, *command, "--unencrypted", *SOURCE_BY_CUSTOMER, right)
         assert "always encrypted" in complaint
@@ -301,7 +317,7 @@ def test_no_kms_key_is_needed(scene: Scene) -> None:
     scene.command.run("mount", "own", scene.root / "mnt", *BY_CUSTOMER, right)
     assert (scene.root / "mnt/volume").read_bytes() == scene.content
     scene.command.run("unmount", "own")
-    scene.command.run("snapshot", "copy", "own-1", "--name", "new", *BY_CUSTOMER, right)
+    scene.command.run("snapshot", "copy", "--wait", "own-1", "--name", "new", *BY_CUSTOMER, right)
     scene.command.run("snapshot", "delete", "new")
     assert len(scene.command.json("audit", "list")["Records"]) == between > asked
     scene.command.run("kms", "enable-key", "--key-id", scene.kms_key)

@@ -247,21 +247,25 @@ def test_a_copy_under_the_same_key_moves_what_is_not_there(
     shared: Command, tmp_path: Path, proxy: FaultyProxy
 ) -> None:
     shared.run("snapshot", "create", "--wait", "data", "--name", "first")
-    copied = shared.json("snapshot", "copy", "first", "--store", "shared", "--name", "away")
+    copied = shared.json(
+        "snapshot", "copy", "--wait", "first", "--store", "shared", "--name", "away"
+    )
     assert (copied["StoreName"], copied["StoredChunks"]) == ("shared", CHUNKS)
     assert chunk_requests(proxy, "PUT") == CHUNKS
     change(shared, tmp_path, "data", 3 * 2**20)
     second = shared.json("snapshot", "create", "--wait", "data", "--name", "second")
     assert second["StoredChunks"] == 1
     proxy.requests.clear()
-    copied = shared.json("snapshot", "copy", "second", "--store", "shared", "--name", "away-2")
+    copied = shared.json(
+        "snapshot", "copy", "--wait", "second", "--store", "shared", "--name", "away-2"
+    )
     assert copied["StoredChunks"] == 1
     assert (chunk_requests(proxy, "PUT"), chunk_requests(proxy, "GET")) == (1, 0)
     assert copied["DataEncryptionKeyId"] == second["DataEncryptionKeyId"]
     for name in ("first", "second"):
         shared.run("snapshot", "delete", name)
     assert restored(shared, tmp_path, "away-2") == content(shared, tmp_path, "data")
-    back = shared.json("snapshot", "copy", "away", "--store", "local", "--name", "back")
+    back = shared.json("snapshot", "copy", "--wait", "away", "--store", "local", "--name", "back")
     assert (back["StoreName"], back["StoredChunks"]) == ("local", CHUNKS)
     assert restored(shared, tmp_path, "back") == (tmp_path / "image").read_bytes()
 
@@ -272,7 +276,9 @@ def test_a_copy_under_another_key_is_encrypted_anew(
     shared.run("snapshot", "create", "--wait", "plain", "--name", "first", "--store", "shared")
     before = set(names(s3_server, prefix, "chunks/"))
     key = shared.run("kms", "create-key")
-    copied = shared.json("snapshot", "copy", "first", "--kms-key-id", key, "--name", "sealed")
+    copied = shared.json(
+        "snapshot", "copy", "--wait", "first", "--kms-key-id", key, "--name", "sealed"
+    )
     assert (copied["StoreName"], copied["Encrypted"]) == ("shared", True)
     assert copied["StoredChunks"] == CHUNKS
     assert len(set(names(s3_server, prefix, "chunks/")) - before) == CHUNKS
@@ -293,11 +299,17 @@ def test_a_copy_that_was_broken_off_goes_on(
         return forward()
 
     proxy.fault = fault
-    assert "is denied" in shared.fails(5, "snapshot", "copy", "first", "--store", "shared")
-    assert shared.json("snapshot", "list", "--store", "shared")["Snapshots"] == []
+    assert "is denied" in shared.fails(
+        5, "snapshot", "copy", "--wait", "first", "--store", "shared"
+    )
+    (broken_off,) = shared.json("snapshot", "list", "--store", "shared")["Snapshots"]
+    assert (broken_off["State"], "is denied" in broken_off["StateReason"]) == ("error", True)
     proxy.fault = None
     proxy.requests.clear()
-    copied = shared.run("snapshot", "copy", "first", "--store", "shared", "--name", "away")
+    copied = shared.run(
+        "snapshot", "copy", "--wait", "first", "--store", "shared", "--name", "away"
+    )
+    assert copied == broken_off["SnapshotId"]
     assert chunk_requests(proxy, "PUT") < CHUNKS
     assert restored(shared, tmp_path, copied) == (tmp_path / "image").read_bytes()
     assert list((shared.home / "work").iterdir()) == []
@@ -332,7 +344,7 @@ def test_a_directory_is_shared_as_a_bucket_is(
     first = home.json("snapshot", "create", "--wait", "plain", "--name", "first", "--store", "nfs")
     assert home.json("store", "show", "nfs")["Digest"] == "sha256"
     # Another digest: the same bytes have other names, and are named anew.
-    copied = home.json("snapshot", "copy", "first", "--store", "local", "--unencrypted")
+    copied = home.json("snapshot", "copy", "--wait", "first", "--store", "local", "--unencrypted")
     assert copied["StoredChunks"] == CHUNKS
     assert copied["Root"] != first["Root"]
     key = home.run("store", "public-key", "nfs")
@@ -353,10 +365,21 @@ def test_regions_are_kept_apart(home: Command, tmp_path: Path, s3_server: S3Serv
     home.run("snapshot", "create", "--wait", "plain", "--name", "open")
     complaint = home.fails(2, "snapshot", "copy", "secret", "--region", "eu-west-1")
     assert "is encrypted under a key of region eu-west-1" in complaint
-    copied = home.json("snapshot", "copy", "open", "--region", "eu-west-1", "--unencrypted")
+    copied = home.json(
+        "snapshot", "copy", "--wait", "open", "--region", "eu-west-1", "--unencrypted"
+    )
     assert (copied["StoreName"], copied["Region"]) == ("far", "eu-west-1")
     assert "is in region eu-west-1, not in mars" in home.fails(
-        2, "snapshot", "copy", "open", "--store", "far", "--region", "mars", "--unencrypted"
+        2,
+        "snapshot",
+        "copy",
+        "--wait",
+        "open",
+        "--store",
+        "far",
+        "--region",
+        "mars",
+        "--unencrypted",
     )
     home.fails(2, "snapshot", "copy", "open", "--region", "mars", "--unencrypted")
 

@@ -40,13 +40,20 @@ def points_of(command: Command, *arguments: str, log: Path) -> list[Point]:
     return [Point(call, number) for call in most for number in range(1, most[call] + 1)]
 
 
-def kill_at(command: Command, point: Point, *arguments: str) -> bool:
-    """Run a command and kill it (SIGKILL) at a point; False when it did not come to it."""
+def run_killed(
+    command: Command, point: Point, *arguments: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run a command, and kill (SIGKILL) it, or what it began and left, at a point."""
     inject = f"inject={point.call}:signal=KILL:when={point.number}"
-    done = command.try_run(
+    return command.try_run(
         *arguments,
         prefix=("strace", "-f", "-o", "/dev/null", "-e", f"trace={point.call}", "-e", inject),
     )
+
+
+def kill_at(command: Command, point: Point, *arguments: str) -> bool:
+    """Run a command and kill it (SIGKILL) at a point; False when it did not come to it."""
+    done = run_killed(command, point, *arguments)
     killed = done.returncode in (-9, 137)
     assert killed or done.returncode == 0, f"{point}: {done.returncode} {done.stderr}"
     return killed

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import VOLCRYPT, Command, disposable_home
-from tests.crash.kills import Checkpoint, kill_at, points_of, spread
+from tests.crash.kills import Checkpoint, kill_at, points_of, run_killed, spread
 
 SIZE = 8 * 2**20
 QUICK_POINTS = 5
@@ -79,17 +79,30 @@ def test_a_killed_snapshot_is_made_by_the_next_call(
 
 
 @pytest.mark.parametrize("points", [QUICK_POINTS, pytest.param(10**6, marks=pytest.mark.soak)])
-def test_a_killed_copy_is_continued(prepared: Command, tmp_path: Path, points: int) -> None:
+@pytest.mark.parametrize("wait", [("--wait",), ()])
+def test_a_killed_copy_is_continued(
+    prepared: Command, tmp_path: Path, wait: tuple[str, ...], points: int
+) -> None:
+    """By the command itself, or by its worker: strace follows both, and ends when both have."""
     command = prepared
     key = command.json("kms", "create-key")["KeyMetadata"]["KeyId"]
     copy = ("snapshot", "copy", "first", "--kms-key-id", key, "--name", "copied")
     checkpoint = Checkpoint(command, tmp_path)
-    for point in spread(points_of(command, *copy, log=tmp_path / "log"), points):
+    for point in spread(points_of(command, *copy, *wait, log=tmp_path / "log"), points):
         checkpoint.restore()
-        kill_at(command, point, *copy)
-        done = command.try_run(*copy)
+        killed = run_killed(command, point, *copy, *wait)
+        begun = killed.stdout.strip()
+        rows = {row["SnapshotId"]: row for row in command.json("snapshot", "list")["Snapshots"]}
+        assert begun == "" or rows[begun]["State"] in ("error", "completed"), point
+        work = list((command.home / "work").glob("snap-*"))
+        done = command.try_run(*copy, "--wait")
         assert done.returncode == 0 or "named copied exists already" in done.stderr, done.stderr
-        assert len(command.json("snapshot", "list")["Snapshots"]) == 2
+        if begun:
+            assert done.returncode != 0 or done.stdout.strip() == begun, point
+        elif work and done.returncode == 0:
+            assert work[0].name.startswith(done.stdout.strip()), point
+        rows = {row["SnapshotId"]: row for row in command.json("snapshot", "list")["Snapshots"]}
+        assert [row["State"] for row in rows.values()] == ["completed"] * 2, point
         assert list((command.home / "work").iterdir()) == []
         assert command.json("snapshot", "verify")["Damages"] == []
 

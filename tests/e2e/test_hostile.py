@@ -157,7 +157,7 @@ def test_a_copy_under_the_id_of_a_deleted_one_is_never_reported(command: Command
     command.run("volume", "create", "--size", "1MiB", "--name", "data")
     command.run("snapshot", "create", "--wait", "data", "--name", "first")
     key = command.json("kms", "create-key")["KeyMetadata"]["KeyId"]
-    copied = command.run("snapshot", "copy", "first", "--kms-key-id", key)
+    copied = command.run("snapshot", "copy", "--wait", "first", "--kms-key-id", key)
     # The same cursor as that of a copy that was killed after its commit.
     with Home(command.home, runtime_root()) as home:
         from volcrypt.crypto.digest import ZERO_DIGEST
@@ -181,7 +181,7 @@ def test_a_copy_under_the_id_of_a_deleted_one_is_never_reported(command: Command
         )
         cursor_file(home, copy.snapshot_id).write(cursor)
     command.run("snapshot", "delete", copied)
-    again = command.run("snapshot", "copy", "first", "--kms-key-id", key)
+    again = command.run("snapshot", "copy", "--wait", "first", "--kms-key-id", key)
     assert again != copied
     assert command.json("snapshot", "show", again)["SnapshotId"] == again
     assert list((command.home / "work").iterdir()) == []

@@ -208,7 +208,7 @@ def test_commands_leave_no_trace_in_files(encrypted: Command, tmp_path: Path) ->
     run("volume", "check", "data")
     run("snapshot", "create", "--wait", "data", "--name", "s")
     other = run("kms", "create-key")
-    run("snapshot", "copy", "s", "--name", "t", "--kms-key-id", other)
+    run("snapshot", "copy", "--wait", "s", "--name", "t", "--kms-key-id", other)
     run("volume", "create", "--snapshot-id", "t", "--name", "copied")
     run("volume", "create", "--size", "1MiB", "--unencrypted", "--name", "plain")
     run("encrypt", "plain")

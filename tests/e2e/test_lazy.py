@@ -401,7 +401,7 @@ def test_one_read_is_one_chunk_from_s3_and_an_outage_is_an_error(
     with FaultyProxy(s3_server.port) as proxy:
         url = f"s3://{BUCKET}/{prefix}"
         command.run("store", "create", "away", "--url", url, "--endpoint", proxy.endpoint)
-        command.run("snapshot", "copy", "first", "--name", "there", "--store", "away")
+        command.run("snapshot", "copy", "--wait", "first", "--name", "there", "--store", "away")
         make(command, "far", snapshot="there")
         proxy.requests.clear()
         with mounted(command, "far", point) as file:

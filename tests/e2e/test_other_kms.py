@@ -63,9 +63,9 @@ def test_keys_of_volumes_are_in_another_kms(
         assert (tmp_path / "mnt" / "volume").read_bytes() == plain
         command.run("unmount", "a")
         command.run("snapshot", "create", "--wait", "a", "--name", "s")
-        command.run("snapshot", "copy", "s", "--name", "t")
+        command.run("snapshot", "copy", "--wait", "s", "--name", "t")
         other = command.json("kms", "create-key")["KeyMetadata"]["KeyId"]
-        command.run("snapshot", "copy", "s", "--name", "u", "--kms-key-id", other)
+        command.run("snapshot", "copy", "--wait", "s", "--name", "u", "--kms-key-id", other)
         command.run("volume", "create", "--snapshot-id", "u", "--name", "b")
         command.run("volume", "export", "b", tmp_path / "out")
         assert (tmp_path / "out").read_bytes() == plain
@@ -157,7 +157,7 @@ def test_commands_go_through_the_daemon_that_holds_the_home(daemon: Served, tmp_
         assert (tmp_path / "mnt" / "volume").read_bytes() == b"x" * 2**20
         command.run("unmount", "a")
         command.run("snapshot", "create", "--wait", "a", "--name", "s")
-        command.run("snapshot", "copy", "s", "--name", "t")
+        command.run("snapshot", "copy", "--wait", "s", "--name", "t")
         command.run("kms", "list-keys")
         assert command.json("status")["Volumes"]["Total"] == 1
         assert command.json("audit", "verify")["UnsealedRecords"] == 0

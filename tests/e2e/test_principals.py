@@ -87,11 +87,11 @@ COMMANDS = [
         ("kms:GenerateDataKeyWithoutPlaintext", "kms:Decrypt"),
     ),
     (
-        ("snapshot", "copy", "first", "--kms-key-id", "alias/a"),
+        ("snapshot", "copy", "--wait", "first", "--kms-key-id", "alias/a"),
         ("kms:DescribeKey", "kms:ReEncryptFrom", "kms:ReEncryptTo"),
     ),
     (
-        ("snapshot", "copy", "first", "--kms-key-id", "alias/b"),
+        ("snapshot", "copy", "--wait", "first", "--kms-key-id", "alias/b"),
         ("kms:DescribeKey", "kms:GenerateDataKeyWithoutPlaintext", "kms:Decrypt"),
     ),
     (

@@ -164,11 +164,13 @@ def test_copies_under_another_key_share_nothing(
 ) -> None:
     command.run("volume", "import", image, "--name", "data")
     first = command.json("snapshot", "create", "--wait", "data", "--name", "first")
-    same = command.json("snapshot", "copy", "first", "--name", "same")
+    same = command.json("snapshot", "copy", "--wait", "first", "--name", "same")
     assert (same["StoredChunks"], same["Root"]) == (0, first["Root"])
     assert same["DataEncryptionKeyId"] == first["DataEncryptionKeyId"]
     key = command.json("kms", "create-key")["KeyMetadata"]["KeyId"]
-    other = command.json("snapshot", "copy", "first", "--kms-key-id", key, "--name", "other")
+    other = command.json(
+        "snapshot", "copy", "--wait", "first", "--kms-key-id", key, "--name", "other"
+    )
     assert other["StoredChunks"] == 8
     assert other["DataEncryptionKeyId"] != first["DataEncryptionKeyId"]
     command.run("snapshot", "delete", "first")

@@ -7,8 +7,8 @@ import pytest
 
 from tests.golden import golden_bytes
 from volcrypt.errors import BadMagicError, FormatError, MalformedError, UnsupportedVersionError
-from volcrypt.formats.job import JobRecord, decode_job, encode_job
-from volcrypt.formats.manifest import Consistency
+from volcrypt.formats.job import JobKind, JobRecord, decode_job, encode_job
+from volcrypt.formats.manifest import Consistency, Origin
 from volcrypt.names import SnapshotId, StoreId, VolumeId
 
 JOB = JobRecord(
@@ -31,15 +31,36 @@ JOB = JobRecord(
     boot_id="6a7e4b1c-0000-4000-8000-000000000000",
     reason=None,
 )
+COPY = msgspec.structs.replace(
+    JOB,
+    name=None,
+    together=(),
+    consistency=Consistency.CRASH,
+    rate=None,
+    barrier_us=None,
+    reason="its store was gone",
+    origin=Origin(
+        store_id=StoreId("store-11111111111111111"),
+        snapshot_id=SnapshotId("snap-22222222222222222"),
+        root=bytes(range(32)),
+    ),
+)
 
 
 def decode(data: bytes) -> JobRecord:
     return decode_job(data, what="job")
 
 
+def replaced_origin(**wrong: object) -> Origin:
+    assert COPY.origin is not None
+    return msgspec.structs.replace(COPY.origin, **wrong)
+
+
 def test_golden_file() -> None:
     assert decode(golden_bytes("v1", "job")) == JOB
     assert encode_job(JOB) == golden_bytes("v1", "job")
+    assert decode(golden_bytes("v1", "job-copy")) == COPY
+    assert encode_job(COPY) == golden_bytes("v1", "job-copy")
 
 
 def test_round_trip() -> None:
@@ -48,6 +69,7 @@ def test_round_trip() -> None:
     )
     assert decode(encode_job(failed)) == failed
     assert (JOB.is_encrypted, failed.is_encrypted) == (True, False)
+    assert (JOB.kind, COPY.kind) == (JobKind.SNAPSHOT, JobKind.COPY)
 
 
 def test_what_is_damaged_is_refused_by_name() -> None:
@@ -84,6 +106,10 @@ def test_other_kinds_and_versions_are_refused() -> None:
         {"size_bytes": 0},
         {"size_bytes": 2**60},
         {"rate": 0},
+        {"origin": replaced_origin(store_id="local")},
+        {"origin": replaced_origin(snapshot_id="snap-1")},
+        {"origin": replaced_origin(snapshot_id=JOB.snapshot_id)},
+        {"origin": replaced_origin(root=b"short")},
     ],
 )
 def test_values_that_contradict_each_other(wrong: dict[str, object]) -> None:

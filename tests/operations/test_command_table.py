@@ -140,14 +140,14 @@ def test_customer_keys(observed: Observed, tmp_path: Path) -> None:
     run("unmount", "own")
     run("snapshot", "create", "--wait", "own", "--name", "own-1")
     run("volume", "create", "--snapshot-id", "own-1", *own)
-    run("snapshot", "copy", "own-1", "--name", "own-2", *own)
+    run("snapshot", "copy", "--wait", "own-1", "--name", "own-2", *own)
     run("volume", "create", "--size", "1MiB", "--unencrypted", "--name", "to-own")
     run("encrypt", "to-own", *own)
     assert observed.asked() == []
     assert observed.run("volume", "create", "--snapshot-id", "first", *own) == [
         ("Decrypt", BY_VOLUMES, "vol")
     ]
-    made = observed.run("snapshot", "copy", "own-1", "--name", "own-3", *source)
+    made = observed.run("snapshot", "copy", "--wait", "own-1", "--name", "own-3", *source)
     assert made == [
         ("DescribeKey", BY_VOLUMES, None),
         (GENERATE, BY_VOLUMES, "snap"),
@@ -185,18 +185,22 @@ def test_volumes_from_snapshots(observed: Observed) -> None:
 def test_snapshots(observed: Observed) -> None:
     assert observed.run("snapshot", "create", "--wait", "data", "--name", "second") == []
     assert observed.run("snapshot", "list") == observed.run("snapshot", "verify") == []
-    assert observed.run("snapshot", "copy", "first", "--name", "same") == [
+    assert observed.run("snapshot", "copy", "--wait", "first", "--name", "same") == [
         ("DescribeKey", BY_VOLUMES, None),
         ("ReEncrypt", BY_VOLUMES, "vol to snap"),
     ]
     key = key_of(observed)
-    assert observed.run("snapshot", "copy", "first", "--name", "other", "--kms-key-id", key) == [
+    assert observed.run(
+        "snapshot", "copy", "--wait", "first", "--name", "other", "--kms-key-id", key
+    ) == [
         ("DescribeKey", BY_VOLUMES, None),
         (GENERATE, BY_VOLUMES, "snap"),
         ("Decrypt", BY_VOLUMES, "vol"),
         ("Decrypt", BY_VOLUMES, "snap"),
     ]
-    assert observed.run("snapshot", "copy", "second", "--name", "more", "--kms-key-id", key) == [
+    assert observed.run(
+        "snapshot", "copy", "--wait", "second", "--name", "more", "--kms-key-id", key
+    ) == [
         ("DescribeKey", BY_VOLUMES, None),
         ("ReEncrypt", BY_VOLUMES, "snap to snap"),
         ("Decrypt", BY_VOLUMES, "vol"),
@@ -222,7 +226,7 @@ def test_stores(observed: Observed, tmp_path: Path) -> None:
         other.run("store", "trust", "away", "--url", url, "--public-key", root)
         assert Observed(other).asked() == []
     assert observed.asked() == []
-    assert observed.run("snapshot", "copy", "first", "--name", "moved", *store) == [
+    assert observed.run("snapshot", "copy", "--wait", "first", "--name", "moved", *store) == [
         ("DescribeKey", BY_VOLUMES, None),
         ("ReEncrypt", BY_VOLUMES, "vol to snap"),
     ]

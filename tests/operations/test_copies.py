@@ -13,7 +13,7 @@ from volcrypt.errors import InvalidArgumentError
 from volcrypt.formats.manifest import Manifest
 from volcrypt.kms.messages.keys import CreateKeyRequest
 from volcrypt.kms.model import Caller, root_arn
-from volcrypt.operations.copies import copy_snapshot
+from volcrypt.operations.copy_creation import copy_snapshot
 from volcrypt.operations.home import Home, init_home
 from volcrypt.operations.keys import KeyChoice
 from volcrypt.operations.progress import SILENT

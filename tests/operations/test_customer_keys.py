@@ -23,7 +23,7 @@ from volcrypt.formats.volume_record import (
     encode_volume_record,
 )
 from volcrypt.geometry import CHUNK_BYTES
-from volcrypt.operations.copies import copy_snapshot
+from volcrypt.operations.copy_creation import copy_snapshot
 from volcrypt.operations.encrypt import EncryptionReport, encrypt_volume
 from volcrypt.operations.home import Home
 from volcrypt.operations.images import export_volume, import_volume

@@ -12,7 +12,7 @@ from volcrypt.errors import InvalidArgumentError, SnapshotNotFoundError
 from volcrypt.formats.manifest import Manifest
 from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.kms.messages.keys import CreateKeyRequest
-from volcrypt.operations.copies import copy_snapshot
+from volcrypt.operations.copy_creation import copy_snapshot
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import KeyChoice
 from volcrypt.operations.progress import SILENT, Progress

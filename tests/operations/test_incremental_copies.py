@@ -13,7 +13,7 @@ from volcrypt.errors import SnapshotNotFoundError
 from volcrypt.formats.manifest import Manifest
 from volcrypt.geometry import CHUNK_BYTES, UNITS_PER_CHUNK, chunk_range
 from volcrypt.kms.messages.keys import CreateKeyRequest
-from volcrypt.operations.copies import copy_snapshot
+from volcrypt.operations.copy_creation import copy_snapshot
 from volcrypt.operations.grow import grow_volume
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import KeyChoice, unwrap_key

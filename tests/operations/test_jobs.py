@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from tests.file_system import DisposableFileSystem
-from tests.formats.test_job import JOB
+from tests.formats.test_job import COPY, JOB
 from volcrypt.errors import (
     NameTakenError,
     NoSpaceError,
@@ -42,6 +42,8 @@ from volcrypt.operations.jobs import (
     stop_job,
     wait_for_job,
 )
+from volcrypt.operations.leftovers import forget_jobs
+from volcrypt.operations.workflows import copy_cursor_path
 from volcrypt.settings import runtime_root
 from volcrypt.volume.owner import boot_id
 
@@ -192,6 +194,45 @@ def test_names_and_volumes_of_pending_snapshots_are_taken(home: Home) -> None:
     # What failed keeps neither; a name means the one that is being made.
     with hold_jobs(home, [record(5, name="nightly")]):
         assert found(home, "nightly").is_pending
+
+
+def copy_record(number: int = 0, **changes: object) -> JobRecord:
+    return record(number, **({"origin": COPY.origin} | changes))
+
+
+def test_a_copy_takes_its_id_and_its_name_and_no_volume(home: Home) -> None:
+    with hold_jobs(home, [copy_record(name="away")]):
+        assert found(home).is_pending
+        assert pending_job_of(home, JOB.volume_id) is None
+        with pytest.raises(SnapshotPendingError), hold_jobs(home, [copy_record()]):
+            pass
+        with pytest.raises(NameTakenError), hold_jobs(home, [copy_record(1, name="away")]):
+            pass
+        with hold_jobs(home, [copy_record(1)]), hold_jobs(home, [record(2)]):
+            assert len(load_jobs(home)) == 3
+            assert pending_job_of(home, JOB.volume_id) is not None
+        with pytest.raises(SnapshotPendingError), hold_jobs(home, [copy_record(3), copy_record()]):
+            pass
+        assert find_job(home, make_snapshot_id(bytes([3] * 9))) is None
+    assert not found(home).is_pending
+    with hold_jobs(home, [copy_record(name="home")]):
+        assert (found(home).is_pending, found(home, "home").snapshot_id) == (True, ID)
+
+
+def test_a_copy_that_was_not_completed_says_how_it_goes_on(home: Home) -> None:
+    with hold_jobs(home, [copy_record()]) as jobs:
+        jobs[0].fail("no space left for the store")
+    assert COPY.origin is not None
+    for cursor, words in ((False, "removes what"), (True, f"copy {COPY.origin.snapshot_id} ...'")):
+        if cursor:
+            copy_cursor_path(home, ID).touch()
+        assert words in (found(home).error().hint or "")
+    # One that has no cursor was told to nobody.
+    forget_jobs(home)
+    assert found(home).reason == "no space left for the store"
+    copy_cursor_path(home, ID).unlink()
+    forget_jobs(home)
+    assert find_job(home, ID) is None
 
 
 def test_damaged_records_are_shown_and_can_be_removed(home: Home) -> None:

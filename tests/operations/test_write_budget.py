@@ -118,11 +118,11 @@ def test_of_a_lineage(command: Command, image: Path, tmp_path: Path) -> None:
     command.run("unmount", "child")
     assert written(command, "child") == written(command, "data") == 6 * CHUNK_BYTES + 2**20
     # Under the same key a copy is of the same lineage.
-    command.run("snapshot", "copy", "first", "--name", "same")
+    command.run("snapshot", "copy", "--wait", "first", "--name", "same")
     assert written(command, "same", "snapshot") == 6 * CHUNK_BYTES + 2**20
     # Under another one everything is encrypted once.
     other = command.run("kms", "create-key")
-    command.run("snapshot", "copy", "first", "--name", "other", "--kms-key-id", other)
+    command.run("snapshot", "copy", "--wait", "first", "--name", "other", "--kms-key-id", other)
     assert written(command, "other", "snapshot") == 6 * CHUNK_BYTES
     command.run("volume", "create", "--snapshot-id", "other", "--name", "of-other")
     assert written(command, "of-other") == 6 * CHUNK_BYTES

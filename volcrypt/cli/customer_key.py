@@ -14,6 +14,7 @@ from volcrypt.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from volcrypt.crypto.customer_key import CustomerKey
+    from volcrypt.operations.home import Home
 
 Wrapped = TypeVar("Wrapped", bound=Callable[..., Any])
 
@@ -39,12 +40,14 @@ making_key_option: Final = secret_file(
 
 def give_key(session: Session, path: Path | None) -> "CustomerKey | None":
     """Read the key, if one is named, for the rest of this command."""
-    if path is None:
-        return None
+    return None if path is None else give_home_key(session.home, path)
+
+
+def give_home_key(home: "Home", path: Path) -> "CustomerKey":
+    """Read a key for as long as this home is open."""
     from volcrypt.confinement import forbid_dumps, lock_memory
     from volcrypt.crypto.customer_key import CustomerKey
 
-    home = session.home
     forbid_dumps()
     lock_memory()
     key = CustomerKey(_read_key(path))

@@ -31,14 +31,22 @@ def key_options(function: Wrapped) -> Wrapped:
 def key_choice(
     session: Session, kms_key_id: str | None, unencrypted: bool, customer_key_file: Path | None
 ) -> "KeyChoice":
+    """What KEY OPTIONS ask for. Raises UsageError for what excludes each other."""
     from volcrypt.operations.keys import KeyChoice
 
-    if unencrypted + (kms_key_id is not None) + (customer_key_file is not None) > 1:
-        raise click.UsageError(
-            "--kms-key-id, --customer-key-file and --unencrypted exclude each other"
-        )
+    check_key_options(kms_key_id, unencrypted, customer_key_file)
     return KeyChoice(
         encrypted=not unencrypted,
         kms_key=kms_key_id,
         customer_key=give_key(session, customer_key_file),
     )
+
+
+def check_key_options(
+    kms_key_id: str | None, unencrypted: bool, customer_key_file: Path | None
+) -> None:
+    """Raises UsageError for what excludes each other."""
+    if unencrypted + (kms_key_id is not None) + (customer_key_file is not None) > 1:
+        raise click.UsageError(
+            "--kms-key-id, --customer-key-file and --unencrypted exclude each other"
+        )

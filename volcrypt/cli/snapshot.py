@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from volcrypt.cli.customer_key import check_one_stdin, give_key, source_key_option
+from volcrypt.cli.customer_key import check_one_stdin, give_home_key, source_key_option
 from volcrypt.cli.exits import Exit
-from volcrypt.cli.key_choice import key_choice, key_options
+from volcrypt.cli.key_choice import check_key_options, key_options
 from volcrypt.cli.session import Command, JsonValue, Session, pass_session, print_table
 from volcrypt.cli.snapshot_content import diff, export
 from volcrypt.cli.snapshot_view import (
@@ -28,7 +28,12 @@ from volcrypt.cli.snapshot_view import (
 from volcrypt.cli.store import place_options
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from volcrypt.errors import SweepBlockedError
+    from volcrypt.formats.job import JobRecord
+    from volcrypt.formats.manifest import Manifest
+    from volcrypt.operations.home import Home
 
 HEAD: Final = "Head of a signer's log, as an earlier look printed it; may be repeated."
 
@@ -208,7 +213,7 @@ def delete(session: Session, snapshot: str) -> None:
 @click.option("--name", help="A name, unique among snapshots.")
 @click.option("--store", help="The store to copy it to [default: where it is].")
 @click.option("--region", help="The region to copy it to; its key has to be of that region.")
-@click.option("--wait", is_flag=True, help="Return when it is completed; this is always so.")
+@click.option("--wait", is_flag=True, help="Return when it is completed.")
 @pass_session
 def copy(
     session: Session,
@@ -224,22 +229,41 @@ def copy(
 ) -> None:
     """Copy SNAPSHOT. Under the same key only what is not there yet is moved. Under another it is
     re-encrypted: all of it, or what changed since an earlier snapshot of the volume that was copied
-    there under that key. Interrupted, run it again."""
-    from volcrypt.operations.copies import copy_snapshot
+    there under that key.
+
+    The data is moved in the background, unless --wait is given: 'snapshot wait', 'list' and
+    'status' tell how far it is. One that was interrupted goes on, under the id that it had, when
+    the same command is given again."""
+    from volcrypt.cli.background import begin_copy
+    from volcrypt.operations.background import stoppable
+    from volcrypt.operations.copy_creation import copy_snapshot
+    from volcrypt.operations.keys import KeyChoice
+    from volcrypt.operations.progress import SILENT
 
     check_one_stdin(customer_key_file, source_customer_key_file)
-    choice = key_choice(session, kms_key_id, unencrypted, customer_key_file)
-    give_key(session, source_customer_key_file)
-    manifest = copy_snapshot(
-        session.home,
-        snapshot,
-        choice=choice,
-        name=name,
-        store=store,
-        region=region,
-        progress=session.progress(),
-    )
-    show_made(session, manifest)
+    check_key_options(kms_key_id, unencrypted, customer_key_file)
+
+    def make(home: "Home", begun: "Callable[[JobRecord], None] | None") -> "Manifest":
+        key = None if customer_key_file is None else give_home_key(home, customer_key_file)
+        if source_customer_key_file is not None:
+            give_home_key(home, source_customer_key_file)
+        return copy_snapshot(
+            home,
+            snapshot,
+            choice=KeyChoice(encrypted=not unencrypted, kms_key=kms_key_id, customer_key=key),
+            name=name,
+            store=store,
+            region=region,
+            progress=SILENT if begun is not None else session.progress(),
+            begun=begun,
+        )
+
+    if wait:
+        with stoppable():
+            show_made(session, make(session.home, None))
+        return
+    shown = begin_copy(session, make)
+    session.show_created(shown.snapshot_id, shown.document, shown.fields)
 
 
 @snapshot.command(cls=Command)

@@ -47,6 +47,7 @@ def snapshot_document(manifest: "Manifest", names: Mapping["StoreId", str]) -> d
         "KmsKeyId": key.kms_key_arn if key else None,
         "DataEncryptionKeyId": key.data_key_id if key else None,
         "ParentSnapshotId": manifest.parent.snapshot_id if manifest.parent else None,
+        "SourceSnapshotId": manifest.origin.snapshot_id if manifest.origin else None,
         "Root": manifest.root.hex(),
         "StoredChunks": manifest.stored_chunks,
         "StoredBytes": manifest.stored_bytes,
@@ -69,6 +70,7 @@ def snapshot_fields(manifest: "Manifest", names: Mapping["StoreId", str]) -> dic
         "key": key_text(manifest),
         "data key": key.data_key_id if key else "",
         "parent": manifest.parent.snapshot_id if manifest.parent else "",
+        "copy of": manifest.origin.snapshot_id if manifest.origin else "",
         "consistency": manifest.consistency.value,
         "captured": format_time(manifest.captured_at),
         "completed": format_time(manifest.completed_at),
@@ -91,7 +93,8 @@ def snapshot_row(manifest: "Manifest", names: Mapping["StoreId", str]) -> list[s
 
 
 def begun_document(record: "JobRecord") -> dict[str, JsonValue]:
-    """What the snapshot will be. StartTime is when its point in time was fixed, if it was."""
+    """What the snapshot or copy will be. StartTime is when its point in time was fixed, if it was:
+    that of a copy is its original's."""
     return {
         "SnapshotId": record.snapshot_id,
         "Name": record.name,
@@ -106,6 +109,7 @@ def begun_document(record: "JobRecord") -> dict[str, JsonValue]:
         "Encrypted": record.is_encrypted,
         "KmsKeyId": record.kms_key_arn,
         "DataEncryptionKeyId": record.data_key_id,
+        "SourceSnapshotId": record.origin.snapshot_id if record.origin else None,
         "Consistency": record.consistency.value,
         "SnapshotSet": list(record.together),
         "BytesPerSecondLimit": record.rate,
@@ -137,6 +141,8 @@ def begun_fields(record: "JobRecord") -> dict[str, str]:
         "consistency": record.consistency.value,
         "captured": format_time(record.captured_at) if record.captured_at else "",
     }
+    if record.origin is not None:
+        fields["copy of"] = record.origin.snapshot_id
     if record.together:
         fields["together with"] = ", ".join(
             each for each in record.together if each != record.snapshot_id
@@ -153,6 +159,7 @@ def job_fields(job: "Job") -> dict[str, str]:
     fields["state"] = _state(job)
     if job.reason is not None:
         fields["reason"] = job.reason
+        fields["then"] = job.error().hint or ""
     else:
         fields |= progress_fields(job)
     return fields

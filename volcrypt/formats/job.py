@@ -1,4 +1,4 @@
-"""Job record: a snapshot that is being made, or was and failed. HOME/jobs/SNAP-ID.
+"""Job record: a snapshot or copy that is being made, or was and failed. HOME/jobs/SNAP-ID.
 
     volcrypt job 1\\n      magic and version
     {...}\\n               JobRecord as JSON
@@ -12,19 +12,25 @@ what that will be, for people who ask before it is there. Example of its body:
      "region":"us-east-1","kms_key_arn":"arn:...","data_key_id":"dk-...","together":[],
      "consistency":"crash-consistent","rate":null,"started_at":1760000000,"captured_at":1760000001,
      "barrier_us":180,"pid":4711,"boot_id":"...","reason":null}
+
+That of a copy has its original too, as its manifest will:
+
+     "origin":{"store_id":"store-...","snapshot_id":"snap-...","root":"(base64)"}
 """
 
+from enum import Enum
 from typing import Final
 
 import msgspec
 
+from volcrypt.crypto.digest import DIGEST_BYTES
 from volcrypt.errors import (
     BadMagicError,
     MalformedError,
     UnsupportedVersionError,
     VolcryptError,
 )
-from volcrypt.formats.manifest import Consistency
+from volcrypt.formats.manifest import Consistency, Origin
 from volcrypt.geometry import MAX_VOLUME_BYTES
 from volcrypt.names import (
     SnapshotId,
@@ -40,13 +46,25 @@ _MAGIC: Final = b"volcrypt job "
 _VERSION: Final = 1
 
 
-class JobRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class JobKind(Enum):
+    """What is being made: a snapshot of a volume, or a copy of a snapshot."""
+
+    SNAPSHOT = "snapshot"
+    COPY = "copy"
+
+
+class JobRecord(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """Version 1.
 
     `together` are the ids of a consistent set, this one included; empty for a snapshot alone.
     `rate` is in bytes a second, None for as fast as it goes. Times count seconds since 1970-01-01
     UTC; `captured_at` and `barrier_us` (how long writers were held up, microseconds) are None until
     the point in time is fixed. `reason` says why it failed, when its process could say so.
+
+    `origin` is what a copy is made of, None for a snapshot of a volume. A copy has the volume and
+    the point in time of its original.
     """
 
     snapshot_id: SnapshotId
@@ -67,6 +85,11 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     pid: int
     boot_id: str
     reason: str | None
+    origin: Origin | None = None
+
+    @property
+    def kind(self) -> JobKind:
+        return JobKind.SNAPSHOT if self.origin is None else JobKind.COPY
 
     @property
     def is_encrypted(self) -> bool:
@@ -101,6 +124,8 @@ def _is_possible(record: JobRecord) -> bool:
         parse_name(record.store_name)
         if record.name is not None:
             parse_name(record.name)
+        if record.origin is not None:
+            parse_store_id(record.origin.store_id)
     except VolcryptError:
         return False
     return (
@@ -110,4 +135,12 @@ def _is_possible(record: JobRecord) -> bool:
         and (not record.together or record.snapshot_id in record.together)
         and 0 < record.size_bytes <= MAX_VOLUME_BYTES
         and (record.rate is None or record.rate > 0)
+        and (
+            record.origin is None
+            or (
+                is_snapshot_id(record.origin.snapshot_id)
+                and record.origin.snapshot_id != record.snapshot_id
+                and len(record.origin.root) == DIGEST_BYTES
+            )
+        )
     )

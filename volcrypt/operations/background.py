@@ -69,6 +69,11 @@ class Starter:
         except BrokenPipeError as error:
             raise SnapshotError("the command that began it is gone") from error
 
+    def finish(self, result: msgspec.Struct) -> None:
+        """Tell the command that all is done: nothing is left to go on with."""
+        with suppress(BrokenPipeError):
+            self._send(_Answer(result=msgspec.json.encode(result)))
+
     def fail(self, error: BaseException) -> None:
         """Tell the command why there is nothing."""
         if isinstance(error, KeyboardInterrupt):

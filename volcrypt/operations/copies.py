@@ -5,9 +5,8 @@ A copy that was killed is continued: its cursor, sealed by the KMS, lies in HOME
 of the snapshot to be, and its pin in the store keeps what was stored.
 """
 
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import msgspec
@@ -17,7 +16,6 @@ from volcrypt.crypto.digest import ZERO_DIGEST
 from volcrypt.errors import (
     FormatError,
     IntegrityError,
-    InvalidArgumentError,
     SnapshotNotFoundError,
     VolcryptError,
 )
@@ -25,38 +23,16 @@ from volcrypt.formats.copy_cursor import CopyCursor
 from volcrypt.formats.manifest import Manifest, Origin, SnapshotPoint
 from volcrypt.formats.volume_record import WrappedDataKey, key_source_of
 from volcrypt.geometry import CHUNK_BYTES
-from volcrypt.names import SnapshotId, make_snapshot_id
-from volcrypt.operations.copy_bases import (
-    changed_since,
-    copy_at,
-    newest_under_key,
-    previous_copy,
-)
-from volcrypt.operations.copy_cursors import copies_of_workflows, cursor_file
-from volcrypt.operations.copy_targets import target_store
+from volcrypt.names import SnapshotId
+from volcrypt.operations.copy_bases import changed_since, newest_under_key
+from volcrypt.operations.copy_cursors import cursor_file
 from volcrypt.operations.home import Home
-from volcrypt.operations.keys import (
-    KeyChoice,
-    check_source_key,
-    choose_key,
-    data_key_id,
-    rebind_key,
-    resolve_key,
-    snapshot_context,
-)
-from volcrypt.operations.leftovers import is_decided, remove_leftovers
+from volcrypt.operations.keys import data_key_id
 from volcrypt.operations.progress import ChunkCounter, Progress
 from volcrypt.operations.recryption import recryption
-from volcrypt.operations.snapshot_lookup import check_snapshot_name, load_snapshot
 from volcrypt.operations.snapshots import commit_snapshot, now
-from volcrypt.operations.stores import (
-    check_may_sign,
-    home_signer,
-    open_local_store,
-    store_in_use,
-    store_of,
-)
-from volcrypt.operations.workflows import resumable_copies
+from volcrypt.operations.stores import home_signer, open_local_store, store_in_use, store_of
+from volcrypt.operations.workflows import copy_cursor_path
 from volcrypt.operations.write_budget import written_bytes
 from volcrypt.snapshot.copying import CopyBase, copy_chunks, grown_table, restarted
 from volcrypt.snapshot.draft import SnapshotDraft, StoredTable
@@ -65,94 +41,6 @@ from volcrypt.snapshot.pin import Pin
 from volcrypt.snapshot.store import SnapshotStore
 from volcrypt.snapshot.table import ChunkTable
 from volcrypt.snapshot.transfer import chunk_table
-
-
-def copy_snapshot(
-    home: Home,
-    snapshot: str,
-    *,
-    choice: KeyChoice,
-    name: str | None,
-    store: str | None,
-    region: str | None,
-    progress: Progress,
-) -> Manifest:
-    """A copy under the key that `choice` names, in the store or region that is asked for, else in
-    the store of the snapshot; continues an unfinished one of the same kind.
-
-    Raises InvalidArgumentError when it would turn encryption off, or take it to a region that its
-    key is not of.
-    """
-    with home.exclusive():
-        remove_leftovers(home)
-    source = load_snapshot(home, snapshot)
-    target = target_store(home, source, store, region)
-    check_may_sign(home, target)
-    check_snapshot_name(home, name, target)
-    if not choice.encrypted and source.is_encrypted:
-        raise InvalidArgumentError("a copy of an encrypted snapshot is always encrypted")
-    check_source_key(home, source.wrapped_key, f"snapshot {snapshot}", choice=choice)
-    arn = None
-    if choice.encrypted and choice.customer_key is None:
-        arn = resolve_key(home, choice.kms_key)
-        _check_region(home, target, arn)
-    begun = _begun_copy(home, source, partial(_is_under, choice, arn), target)
-    if begun is not None:
-        snapshot_id, wrapped = begun.target_snapshot_id, begun.wrapped_key
-        previous = copy_at(target, begun.base)
-    else:
-        snapshot_id = make_snapshot_id(home.random_id_bytes())
-        wrapped, previous = _copy_key(home, source, choice, arn, snapshot_id, target)
-    return copy_into(
-        home,
-        source,
-        target=target,
-        snapshot_id=snapshot_id,
-        name=name,
-        wrapped_key=wrapped,
-        previous=previous,
-        progress=progress,
-    )
-
-
-def _check_region(home: Home, target: SnapshotStore, arn: str) -> None:
-    """The keys of what is in the home's own region are those of the profile, whose KMS may be
-    somewhere else; in another region they are of that one. Raises InvalidArgumentError."""
-    region = target.document.region
-    needed = home.key_region if region == home.region else region
-    if arn.split(":")[3] != needed:
-        raise InvalidArgumentError(
-            f"a snapshot in region {region} is encrypted under a key of region {needed}, and "
-            f"{arn} is not",
-            hint="name one with --kms-key-id",
-        )
-
-
-def _copy_key(
-    home: Home,
-    source: Manifest,
-    choice: KeyChoice,
-    arn: str | None,
-    snapshot_id: SnapshotId,
-    target: SnapshotStore,
-) -> tuple[WrappedDataKey | None, Manifest | None]:
-    """The data key of the source where it is under the key that is asked for; else that of the
-    previous copy, which is the second of the answer; else a new one."""
-    context = snapshot_context(snapshot_id)
-    if source.wrapped_key is not None and _is_under(choice, arn, source.wrapped_key):
-        return rebind_key(home, source.wrapped_key, context), None
-    if choice.encrypted:
-        previous = previous_copy(home, source, target, partial(_is_under, choice, arn))
-        if previous is not None and previous.wrapped_key is not None:
-            return rebind_key(home, previous.wrapped_key, context), previous
-    return choose_key(home, replace(choice, kms_key=arn), context), None
-
-
-def _is_under(choice: KeyChoice, arn: str | None, wrapped: WrappedDataKey | None) -> bool:
-    """Whether a data key is under what was chosen; `arn` is the KMS key of the choice, if any."""
-    if choice.customer_key is not None:
-        return choice.is_customer_key_of(wrapped)
-    return (arn is None) == (wrapped is None) and (wrapped is None or wrapped.kms_key_arn == arn)
 
 
 def copy_into(
@@ -165,9 +53,11 @@ def copy_into(
     progress: Progress,
     target: SnapshotStore | None = None,
     previous: Manifest | None = None,
+    begun: Callable[[], None] | None = None,
 ) -> Manifest:
     """Copy, into the local store when `target` is None, under an id and a key that were chosen
-    before; what is there already is kept. `previous`: the copy whose data key it is."""
+    before; what is there already is kept. `previous`: the copy whose data key it is. `begun` is
+    called when data begins to move: the keys have been opened, and the cursor is durable."""
     store = target or open_local_store(home)
     with suppress(SnapshotNotFoundError):
         return store.manifest(snapshot_id)
@@ -177,21 +67,15 @@ def copy_into(
         store_in_use(home, store),
         # The keys before the pin: who may not decrypt leaves neither pin nor cursor.
         recryption(home, source.wrapped_key, wrapped_key) as step,
+        _pin_of_a_copy(home, store, snapshot_id, source.size_bytes) as pin,
     ):
-        pin = Pin(
-            store,
-            snapshot_id=snapshot_id,
-            size_bytes=source.size_bytes,
-            signer=home_signer(home),
-            clock=now,
-        )
         base = None
         if step is not None or origin is not store:
             base = previous or newest_under_key(store, source, data_key_id(wrapped_key))
         try:
             with origin.reading(source.snapshot_id):
                 stored, continued = _put_copy(
-                    home, origin, pin, source, wrapped_key, base, step, progress
+                    home, origin, pin, source, wrapped_key, base, step, progress, begun
                 )
         except SnapshotNotFoundError:
             # Nobody will go on with a copy of what was deleted.
@@ -250,6 +134,7 @@ def _put_copy(
     base: Manifest | None,
     step: Step | None,
     progress: Progress,
+    begun: Callable[[], None] | None,
 ) -> tuple[StoredTable, SnapshotPoint | None]:
     """What was put under the pin, and the copy that it continues, if it does. Raises
     SnapshotNotFoundError when a sweep may have been faster than the pin."""
@@ -271,7 +156,24 @@ def _put_copy(
         step,
         resume=was_held,
         progress=progress,
+        begun=begun,
     )
+
+
+@contextmanager
+def _pin_of_a_copy(
+    home: Home, store: SnapshotStore, snapshot_id: SnapshotId, size_bytes: int
+) -> Iterator[Pin]:
+    """A pin that is not held yet. When the block fails it stays for the cursor, if there is one."""
+    signer = home_signer(home)
+    pin = Pin(store, snapshot_id=snapshot_id, size_bytes=size_bytes, signer=signer, clock=now)
+    try:
+        yield pin
+    except BaseException:
+        if not copy_cursor_path(home, snapshot_id).exists():
+            with suppress(VolcryptError, OSError):
+                pin.release()
+        raise
 
 
 def _hold(
@@ -308,6 +210,7 @@ def _copy_chunks(
     *,
     resume: bool,
     progress: Progress,
+    begun: Callable[[], None] | None,
 ) -> tuple[StoredTable, SnapshotPoint | None]:
     """What was put, and the copy that it continues, if it does."""
     file = cursor_file(home, pin.snapshot_id)
@@ -340,8 +243,11 @@ def _copy_chunks(
         done = cursor.data_chunks
     else:
         done = total - sum(1 for _ in changed.starting_at(cursor.next_chunk))
+    if begun is not None:
+        begun()
     progress.begin(f"copying {source.snapshot_id}", total * CHUNK_BYTES)
-
+    progress.advance(done * CHUNK_BYTES)
+    home.rest()
     counter = ChunkCounter(progress, done_bytes=done * CHUNK_BYTES)
     stored = trio.run(
         partial(
@@ -359,30 +265,3 @@ def _copy_chunks(
         )
     )
     return stored, continued
-
-
-def _begun_copy(
-    home: Home,
-    source: Manifest,
-    is_under: Callable[[WrappedDataKey | None], bool],
-    target: SnapshotStore,
-) -> CopyCursor | None:
-    """The cursor of an unfinished copy of this snapshot to this store under this key that no
-    workflow owns."""
-    owned = copies_of_workflows(home)
-    for snapshot_id in resumable_copies(home):
-        with suppress(VolcryptError):
-            cursor = cursor_file(home, snapshot_id).read()
-            if (
-                cursor is not None
-                and snapshot_id not in owned
-                and cursor.target_snapshot_id == snapshot_id
-                and cursor.target_store_id == target.store_id
-                and cursor.source_snapshot_id == source.snapshot_id
-                and cursor.source_root == source.root
-                and is_under(cursor.wrapped_key)
-            ):
-                if not is_decided(target, snapshot_id):
-                    return cursor
-                cursor_file(home, snapshot_id).remove()
-    return None

@@ -19,14 +19,14 @@ from volcrypt.durable import (
     sync_directory,
 )
 from volcrypt.errors import NameTakenError, NoSpaceError, TryAgainError
-from volcrypt.formats.job import JobRecord, encode_job
+from volcrypt.formats.job import JobKind, JobRecord, encode_job
 from volcrypt.operations.home import Home
 from volcrypt.operations.job_progress import JobProgress, progress_path
 from volcrypt.operations.jobs import Job, load_jobs, try_lock
 
 
 class HeldJob:
-    """The job of a snapshot that this process makes. Not for several threads."""
+    """The job of a snapshot or copy that this process makes. Not for several threads."""
 
     def __init__(self, home: Home, record: JobRecord) -> None:
         """Raises NoSpaceError."""
@@ -91,11 +91,12 @@ class HeldJob:
 
 @contextmanager
 def hold_jobs(home: Home, records: Sequence[JobRecord]) -> Iterator[list[HeldJob]]:
-    """Announce snapshots, all or none: their ids, names and volumes are taken from here on.
+    """Announce snapshots or copies, all or none: their ids and names, and the volumes that a
+    snapshot is of, are taken from here on.
 
     When the block ends the locks are let go of; records that were not removed stay. Raises
-    NameTakenError, NoSpaceError, and TryAgainError when a snapshot of one of the volumes is being
-    made already.
+    NameTakenError, NoSpaceError, and TryAgainError when a snapshot of one of the volumes, or this
+    very copy, is being made already.
     """
     make_directory_durably(home.jobs_path)
     jobs: list[HeldJob] = []
@@ -121,9 +122,15 @@ def _check_is_free(record: JobRecord, present: Sequence[Job]) -> None:
     for job in present:
         if job.record is None:
             continue
+        if job.snapshot_id == record.snapshot_id:
+            raise job.error()
         if record.name is not None and job.record.name == record.name:
             raise NameTakenError("snapshot", record.name)
-        if job.record.volume_id == record.volume_id:
+        if (
+            job.record.volume_id == record.volume_id
+            and job.record.kind is JobKind.SNAPSHOT
+            and record.kind is JobKind.SNAPSHOT
+        ):
             raise TryAgainError(
                 f"snapshot {job.snapshot_id} of volume {record.volume_id} is still being made",
                 hint=f"volcrypt snapshot wait {job.snapshot_id}",

@@ -230,7 +230,7 @@ class Home:
         self._quiet_pin: bytearray | None = None
         self._daemon = daemon
         self._stack = ExitStack()
-        self._stack.callback(self._wipe_customer_keys)
+        self._stack.callback(self.wipe_customer_keys)
         self._vault_stack = self._stack.enter_context(ExitStack())
 
     def __enter__(self) -> Self:
@@ -244,9 +244,11 @@ class Home:
     ) -> None:
         self._stack.close()
 
-    def _wipe_customer_keys(self) -> None:
+    def wipe_customer_keys(self) -> None:
+        """For work that goes on for long and has made all use of them."""
         for key in self.customer_keys:
             key.wipe()
+        self.customer_keys.clear()
 
     def _check_served(self, access: Access) -> None:
         if access.other_kms is not None:

@@ -1,4 +1,4 @@
-"""Jobs: snapshots that are being made, and those that never will be.
+"""Jobs: snapshots and copies that are being made, and those that were not completed.
 
     HOME/jobs/SNAP-ID           `formats.job`; locked (flock) by the process that makes the
                                 snapshot, from the moment that it is there to its own end
@@ -14,6 +14,9 @@ The lock says what a snapshot is, so that no death of a process can leave a wron
 
 The record is only ever replaced by one that is locked before it gets its name. Of a set, each
 record names all; the set is whole when the store has, or had, every one of them.
+
+A copy that was not completed is continued under its id, if its cursor is still there: then its
+record is locked again, and it is pending once more.
 
 Whom to stop is said on tmpfs, in a directory of this user alone, and not in the record: who could
 write to storage could have any process stopped.
@@ -37,10 +40,11 @@ from volcrypt.errors import (
     SnapshotPendingError,
     TryAgainError,
 )
-from volcrypt.formats.job import JobRecord, decode_job
+from volcrypt.formats.job import JobKind, JobRecord, decode_job
 from volcrypt.names import SnapshotId, VolumeId, is_snapshot_id
 from volcrypt.operations.home import Home
 from volcrypt.operations.job_progress import JobProgress, read_progress, remove_runtime_files
+from volcrypt.operations.workflows import copy_cursor_path
 from volcrypt.volume.owner import boot_id, start_ticks
 
 _MAX_BYTES: Final = 64 * 1024
@@ -53,12 +57,13 @@ _REBOOTED: Final = "the host went down while it was being made"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """A job as it was found. `record` is None when it cannot be read; `reason` is None exactly
-    while the snapshot is pending."""
+    while the snapshot is pending. `has_cursor`: a copy that can be continued."""
 
     snapshot_id: SnapshotId
     record: JobRecord | None
     reason: str | None
     progress: JobProgress | None = None
+    has_cursor: bool = False
 
     @property
     def is_pending(self) -> bool:
@@ -75,7 +80,12 @@ class Job:
         """What a command is told that needs the snapshot."""
         if self.reason is None:
             return SnapshotPendingError(self.snapshot_id)
-        return SnapshotFailedError(self.snapshot_id, self.reason)
+        original = self.record.origin if self.record is not None and self.has_cursor else None
+        return SnapshotFailedError(
+            self.snapshot_id,
+            self.reason,
+            unfinished_copy_of=None if original is None else original.snapshot_id,
+        )
 
 
 # ---------------------------------------------------------------- looking
@@ -104,9 +114,14 @@ def find_job(home: Home, snapshot: str) -> Job | None:
 
 
 def pending_job_of(home: Home, volume_id: VolumeId) -> Job | None:
-    """The snapshot of this volume that is being made."""
+    """The snapshot of this volume that is being made; copies of its snapshots need no volume."""
     for job in load_jobs(home):
-        if job.is_pending and job.record is not None and job.record.volume_id == volume_id:
+        if (
+            job.is_pending
+            and job.record is not None
+            and job.record.kind is JobKind.SNAPSHOT
+            and job.record.volume_id == volume_id
+        ):
             return job
     return None
 
@@ -138,7 +153,12 @@ def _look(home: Home, snapshot_id: SnapshotId) -> Job | None:
         reason = record.reason or (progress.reason if progress is not None else None)
         if reason is None:
             reason = _KILLED if record.boot_id == boot_id() else _REBOOTED
-        return Job(snapshot_id=snapshot_id, record=record, reason=reason)
+        return Job(
+            snapshot_id=snapshot_id,
+            record=record,
+            reason=reason,
+            has_cursor=copy_cursor_path(home, snapshot_id).exists(),
+        )
 
 
 # ---------------------------------------------------------------- waiting, stopping, removing

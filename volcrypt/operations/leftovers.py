@@ -5,11 +5,14 @@ from contextlib import suppress
 
 from volcrypt.durable import remove_durably
 from volcrypt.errors import SnapshotNotFoundError, VolcryptError
+from volcrypt.formats.job import JobKind
 from volcrypt.names import SnapshotId, VolumeId
 from volcrypt.operations.home import Home
+from volcrypt.operations.jobs import load_jobs, remove_job
 from volcrypt.operations.placement import remove_data
 from volcrypt.operations.records import KIND
-from volcrypt.operations.stores import open_local_store
+from volcrypt.operations.snapshot_lookup import is_whole
+from volcrypt.operations.stores import open_local_store, store_of
 from volcrypt.operations.workflows import (
     copy_cursor_path,
     load_workflows,
@@ -34,6 +37,19 @@ def remove_leftovers(home: Home) -> None:
         with suppress(VolcryptError):
             if is_decided(open_local_store(home), snapshot_id):
                 remove_durably(copy_cursor_path(home, snapshot_id))
+
+
+def forget_jobs(home: Home) -> None:
+    """Remove what was left of jobs by processes that were killed when all was done, or, of a copy,
+    before anybody was told of it: it has no cursor. Whatever is wrong with a store is for others to
+    report."""
+    for job in load_jobs(home):
+        if job.is_pending or job.record is None:
+            continue
+        with suppress(VolcryptError):
+            was_never_begun = job.record.kind is JobKind.COPY and not job.has_cursor
+            if was_never_begun or is_whole(store_of(home, job.record.store_id), job):
+                remove_job(home, job.snapshot_id)
 
 
 def is_decided(store: SnapshotStore, snapshot_id: SnapshotId) -> bool:

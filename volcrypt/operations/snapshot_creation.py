@@ -7,7 +7,6 @@ fails later is a snapshot in state error, whose job says why.
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,13 +20,13 @@ from volcrypt.operations.freeze import Freeze, plan_freeze
 from volcrypt.operations.held_jobs import HeldJob, hold_jobs
 from volcrypt.operations.home import Home
 from volcrypt.operations.job_progress import JobReporter
-from volcrypt.operations.jobs import load_jobs, remove_job
+from volcrypt.operations.leftovers import forget_jobs
 from volcrypt.operations.progress import BothProgress, JoinedProgress, Progress
 from volcrypt.operations.records import load_record
 from volcrypt.operations.snapshot_deletion import make_up_for_sweep
-from volcrypt.operations.snapshot_lookup import check_name_in_stores, is_whole
+from volcrypt.operations.snapshot_lookup import check_name_in_stores
 from volcrypt.operations.snapshots import Point, Wanted, now, store_snapshots
-from volcrypt.operations.stores import LOCAL_STORE, check_may_sign, open_store, store_of
+from volcrypt.operations.stores import LOCAL_STORE, check_may_sign, open_store
 from volcrypt.snapshot.store import SnapshotStore
 from volcrypt.volume.owner import boot_id
 
@@ -72,7 +71,7 @@ def create_snapshots(
         )
     check_may_sign(home, store)
     freeze = plan_freeze(home, records, request.freeze, store=store)
-    forget_completed_jobs(home)
+    forget_jobs(home)
     jobs = _announcements(home, request, records, store, freeze)
     with hold_jobs(home, jobs) as held:
         observer = _JobObserver(home, held, progress, begun)
@@ -108,18 +107,6 @@ def create_snapshots(
             each.remove()
     make_up_for_sweep(home, store)
     return manifests
-
-
-def forget_completed_jobs(home: Home) -> None:
-    """Remove what was left of jobs by processes that were killed when all was done. Whatever is
-    wrong with a store is for others to report."""
-    for job in load_jobs(home):
-        if job.is_pending or job.record is None:
-            continue
-        with suppress(VolcryptError):
-            store = store_of(home, job.record.store_id)
-            if is_whole(store, job):
-                remove_job(home, job.snapshot_id)
 
 
 def _announcements(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from volcrypt.durable import remove_durably
 from volcrypt.errors import (
     ConfigurationError,
     ObjectStoreError,
@@ -20,8 +21,9 @@ from volcrypt.errors import (
     TryAgainError,
     VolcryptError,
 )
+from volcrypt.formats.job import JobRecord
 from volcrypt.formats.manifest import Manifest
-from volcrypt.names import SnapshotId, is_snapshot_id
+from volcrypt.names import SnapshotId, StoreId, is_snapshot_id
 from volcrypt.operations.copy_cursors import give_up_lost_copies
 from volcrypt.operations.home import Home
 from volcrypt.operations.jobs import Job, find_job, load_jobs, remove_job, stop_job
@@ -39,7 +41,7 @@ from volcrypt.operations.stores import (
     store_log,
     store_of,
 )
-from volcrypt.operations.workflows import load_workflows, resumable_copies
+from volcrypt.operations.workflows import copy_cursor_path, load_workflows, resumable_copies
 from volcrypt.snapshot.log import delete
 from volcrypt.snapshot.pin import release_pin
 from volcrypt.snapshot.store import SnapshotStore
@@ -107,6 +109,7 @@ def _delete_job(home: Home, job: Job) -> SnapshotStore | None:
     """Delete what a job that ended left: here, and in the store if that can be reached, which is
     the answer. What cannot be deleted there is a leftover that no home takes for a snapshot."""
     store: SnapshotStore | None = None
+    remove_durably(copy_cursor_path(home, job.snapshot_id))  # first: nobody is to continue it now
     with suppress(
         ConfigurationError,
         ObjectStoreError,
@@ -142,11 +145,17 @@ def make_up_for_sweep(home: Home, store: SnapshotStore) -> None:
 
 
 def _at_work(home: Home, store: SnapshotStore) -> Job | None:
-    """A snapshot that is being made in the store: nobody has to wait to find that out."""
+    """A snapshot that is being made in the store, or copied from there: nobody has to wait to find
+    that out."""
     for job in load_jobs(home):
-        if job.is_pending and (job.record is None or job.record.store_id == store.store_id):
+        if job.is_pending and (job.record is None or store.store_id in _stores_of(job.record)):
             return job
     return None
+
+
+def _stores_of(record: JobRecord) -> set[StoreId]:
+    origin = record.origin
+    return {record.store_id} if origin is None else {record.store_id, origin.store_id}
 
 
 def _unswept(home: Home, store: SnapshotStore) -> Path:
