@@ -1,12 +1,13 @@
 """A home that is open for long work, and its vault."""
 
 import secrets
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.command import disposable_home
-from volcrypt.errors import TryAgainError
+from volcrypt.errors import InvalidArgumentError, TryAgainError
 from volcrypt.kms.lock import SERVING, held_home
 from volcrypt.operations.home import Home, init_home
 from volcrypt.settings import DEFAULT_ACCOUNT, DEFAULT_REGION, runtime_root
@@ -61,3 +62,18 @@ def test_a_vault_for_which_somebody_typed_the_pin_stays_open(
             assert home.is_open is is_typed
             assert home.register.entries("volume") == []
             assert asked.count(True) == (1 if is_typed else 2)
+
+
+def test_a_home_that_lost_its_document_is_finished(home: Home) -> None:
+    """Whatever else a home may have is no stranger's."""
+    for name in ("jobs", "scratch"):
+        (home.path / name).mkdir(exist_ok=True)
+    (home.path / "home").unlink()
+    init = partial(
+        init_home, home.path, runtime_root(), account=DEFAULT_ACCOUNT, region=DEFAULT_REGION
+    )
+    (home.path / "else").touch()
+    with pytest.raises(InvalidArgumentError, match="is not empty"):
+        init(pin=None)
+    (home.path / "else").unlink()
+    assert init(pin=None)

@@ -139,6 +139,7 @@ _OURS: Final = {
     "work",
     "written",
     "jobs",
+    "scratch",
     "config.toml",
 }
 
