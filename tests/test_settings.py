@@ -70,7 +70,6 @@ def test_no_file_is_all_defaults(tmp_path: Path) -> None:
         ("[profiles.a]\nkms = 'http://kms.example.com'", "profiles.a.kms"),
         ("[profiles.a]\nkms = 'http://127.0.0.1.example.com'", "profiles.a.kms"),
         ("[profiles.a]\nkms = 'https://user:word@kms.example.com'", "profiles.a.kms"),
-        ("[profiles.a]\nkms = 'aws'", "profiles.a: default_kms_key"),
         ("[profiles.a]\nkms = 'aws'\nprincipal = 'b'\ndefault_kms_key = 'c'", "principal"),
         ("[profiles.a]\ncredentials = 'b'", "profiles.a: credentials"),
         ("[profiles.a]\ngrantee = 'me'", "profiles.a.grantee"),
@@ -94,8 +93,7 @@ def test_what_is_refused_is_named(tmp_path: Path, text: str, named: str) -> None
     ["home", "aws", "https://kms.example.com:8443", "http://127.0.0.1:8080"],
 )
 def test_places_of_a_kms(tmp_path: Path, kms: str) -> None:
-    key = "" if kms == "home" else "default_kms_key = 'alias/a'"
-    assert written(tmp_path, f"[profiles.a]\nkms = '{kms}'\n{key}").profiles["a"].kms == kms
+    assert written(tmp_path, f"[profiles.a]\nkms = '{kms}'").profiles["a"].kms == kms
 
 
 def test_an_unknown_profile_names_the_known_ones(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@
     [profiles.cloud]
     kms = "aws"                            # or "https://HOST"; on this host also "http://127.0.0.1:PORT"
     credentials = "backup-account"         # profile of ~/.aws; the usual places when there is none
-    default_kms_key = "arn:aws:kms:..."    # needed: another KMS has no default key for us
+    default_kms_key = "arn:aws:kms:..."    # else --kms-key-id: another KMS has no key for volumes
     grantee = "arn:aws:iam::..."           # who serves volumes; without it no grants are made
 
     [mounts]
@@ -176,8 +176,6 @@ def _profile_problems(settings: Settings) -> Iterator[str]:
                 yield f"{where}: credentials and grantee are for another KMS than the home's"
         elif profile.principal is not None or profile.account is not None:
             yield f"{where}: principal and account are for the home's KMS, others know credentials"
-        elif profile.default_kms_key is None:
-            yield f"{where}: default_kms_key is missing, another KMS has no key for volumes"
 
 
 def _kms_problems(kms: KmsSettings) -> Iterator[str]:

@@ -48,15 +48,20 @@ def test_keys_of_volumes_are_in_another_kms(
         command.run("init")
         settings = command.home / "config.toml"
 
-        def write_settings(key: str) -> None:
-            settings.write_text(
-                f"[profiles.default]\nkms = '{url}'\nregion = 'us-east-1'\n"
-                f"default_kms_key = '{key}'\n"
-            )
-
-        write_settings("alias/none")
+        profile = f"[profiles.default]\nkms = '{url}'\nregion = 'us-east-1'\n"
+        settings.write_text(profile)
         key = command.json("kms", "create-key")["KeyMetadata"]
-        write_settings(key["Arn"])
+        # Without a default key only what needs one is refused.
+        command.run("status")
+        command.run("config", "check")
+        said = command.fails(1, "volume", "create", "--size", "1MiB")
+        assert "names no default_kms_key" in said
+        assert "--kms-key-id" in said
+        command.run("volume", "create", "--size", "1MiB", "--unencrypted", "--name", "u")
+        command.run("volume", "create", "--size", "1MiB", "--kms-key-id", key["Arn"], "--name", "v")
+        for name in ("u", "v"):
+            command.run("volume", "delete", name)
+        settings.write_text(f"{profile}default_kms_key = '{key['Arn']}'\n")
         made = command.json("volume", "import", tmp_path / "image", "--name", "a")
         assert made["KmsKeyId"] == key["Arn"]
         command.run("mount", "a", tmp_path / "mnt")

@@ -350,7 +350,13 @@ class Home:
 
     @property
     def default_kms_key(self) -> str:
-        """The key of volumes and copies for which none is named."""
+        """The key of volumes and copies for which none is named. Raises ConfigurationError where
+        the keys are in another KMS, which has none for volumes, and the profile names none."""
+        if self.access.other_kms is not None and self.access.default_kms_key is None:
+            raise ConfigurationError(
+                "the profile names no default_kms_key, and another KMS has no key for volumes",
+                hint="name a key with --kms-key-id, or add default_kms_key to it in config.toml",
+            )
         return self.access.default_kms_key or DEFAULT_KEY_ALIAS
 
     @cached_property
