@@ -453,6 +453,14 @@ class VolumeNotFoundError(VolumeError):
         self.volume = volume
 
 
+class RecordCopyNotFoundError(VolumeNotFoundError):
+    """There is no copy of the volume's record where it was looked for."""
+
+    def __init__(self, volume: str, what: str, *, hint: str | None = None) -> None:
+        VolumeError.__init__(self, f"there is no {what}", hint=hint)
+        self.volume = volume
+
+
 class VolumeInUseError(VolumeError):
     """Another process or host holds the volume."""
 

@@ -141,6 +141,10 @@ def test_each_definite_refusal_fences_its_volume_and_no_other(command: Command) 
         assert shown["Fenced"]["Reason"] == reason
         assert shown["Fenced"]["KeyWiped"] is True
         assert any(f"{volume.name} is fenced since" in line for line in shown["Warnings"])
+    shown = {each["Name"]: each["Fenced"] for each in command.json("volume", "list")["Volumes"]}
+    assert [name for name, fenced in shown.items() if fenced is None] == ["control"]
+    assert command.run("volume", "list").count("in-use, FENCED") == len(volumes)
+    assert "fenced " in command.run("volume", "show", volumes[0].name)
     assert control.is_usable()
     assert control.in_use()["Fenced"] is None
     assert control.in_use()["OnKeyLoss"] == "fence"

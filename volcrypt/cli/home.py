@@ -13,8 +13,8 @@ from volcrypt.cli.session import (
     pass_session,
     print_table,
 )
-from volcrypt.cli.snapshot_view import job_document, progress_fields
-from volcrypt.cli.status_view import key_document, key_warnings, watch_document
+from volcrypt.cli.snapshot_view import job_document, original_of, progress_fields
+from volcrypt.cli.status_view import key_document, key_warnings, place_text, watch_document
 from volcrypt.cli.volume_view import filled_text, lazy_document
 from volcrypt.errors import InvalidArgumentError
 from volcrypt.geometry import format_size
@@ -113,6 +113,7 @@ def _document(found: "Status", warnings: list[str]) -> JsonValue:
                 "Pid": item.pid,
                 "MountPoint": item.mount_point,
                 "Device": item.device,
+                "FileSystems": list(item.file_systems),
                 "SyncFailed": item.sync_failed,
                 **watch_document(item),
                 "Initialization": lazy_document(item.lazy) if item.lazy else None,
@@ -149,14 +150,14 @@ def _print(found: "Status", warnings: list[str]) -> None:
     if found.in_use:
         print()
         print_table(
-            ["VOLUME", "NAME", "IN USE BY", "PROCESS", "MOUNT POINT", "DEVICE", "FILLED"],
+            ["VOLUME", "NAME", "IN USE BY", "PROCESS", "MOUNTED ON", "DEVICE", "FILLED"],
             [
                 [
                     item.volume_id or item.snapshot_id or "",
                     item.name or "",
                     item.purpose if item.fenced is None else f"{item.purpose}, FENCED",
                     str(item.pid),
-                    item.mount_point or "",
+                    place_text(item),
                     item.device or "",
                     filled_text(item.lazy) if item.lazy else "",
                 ]
@@ -166,11 +167,11 @@ def _print(found: "Status", warnings: list[str]) -> None:
     if found.pending:
         print()
         print_table(
-            ["SNAPSHOT", "OF VOLUME", "PROGRESS", "RATE", "TIME LEFT", "PROCESS"],
+            ["SNAPSHOT", "OF", "PROGRESS", "RATE", "TIME LEFT", "PROCESS"],
             [
                 [
                     job.snapshot_id,
-                    job.record.volume_id if job.record else "",
+                    original_of(job),
                     *(fields.get(key, "") for key in ("progress", "rate", "time left", "process")),
                 ]
                 for job in found.pending

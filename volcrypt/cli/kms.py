@@ -14,8 +14,9 @@ from volcrypt.cli.kms_texts import SUMMARIES, help_of
 from volcrypt.cli.serve import serve
 from volcrypt.cli.session import Session, pass_session, print_fields, print_table
 from volcrypt.cli.text import format_time
-from volcrypt.errors import InvalidArgumentError
+from volcrypt.errors import InvalidArgumentError, InvalidArnError
 from volcrypt.kms.protocol import OPERATIONS, parse_json
+from volcrypt.kms.reference import TAKE_ALIAS
 
 if TYPE_CHECKING:
     from volcrypt.operations.home import Home
@@ -75,7 +76,17 @@ def _make_command(aws_name: str, name: str) -> KmsCommand:
         home = session.key_home
         if aws_name in LOSSES and not request.get("DryRun"):
             _confirm(LOSSES[aws_name], home, str(request.get("KeyId", "")), yes=yes)
-        response = call(home.kms, home.caller, aws_name, request)
+        try:
+            response = call(home.kms, home.caller, aws_name, request)
+        except InvalidArnError as error:
+            key = str(request.get("KeyId", ""))
+            if aws_name in TAKE_ALIAS or "alias/" not in key:
+                raise
+            # The KMS's own text, which other KMSs have too, does not say what to do.
+            raise InvalidArnError(
+                f"{kebab(aws_name)} takes the id or ARN of a key, and {key} is an alias",
+                hint=f"'volcrypt kms describe-key --key-id {key}' shows the id of its key",
+            ) from error
         if aws_name == "CreateKey":
             metadata = response["KeyMetadata"]
             shown = {key: _text(key, value) for key, value in metadata.items()}

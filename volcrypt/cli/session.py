@@ -1,15 +1,17 @@
 """What every command needs: the global options, the home, and the two ways to print a result."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
 
+from volcrypt.errors import CustomerKeyMissingError, WrongCustomerKeyError
 from volcrypt.settings import Settings, default_home, read_settings
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from volcrypt.operations.home import Home
     from volcrypt.operations.progress import Progress
 
+_INDENT: Final = "    "
 JsonValue = Any
 """What the json module accepts; only the edge of the program has values without a type."""
 
@@ -100,13 +103,28 @@ def _tidy_up(home: "Home") -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Aligned columns under a heading; nothing is cut or wrapped, so the output can be searched."""
+    """Aligned columns under a heading; nothing is cut or wrapped, so the output can be searched. On
+    a terminal that is too narrow a row goes on in further lines, below the first and indented."""
     lines = [list(columns), *[[cell or "-" for cell in row] for row in rows]]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    limit = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    parts = _parts(widths, limit)
     for line in lines:
-        print(
-            "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
-        )
+        for part in parts:
+            cells = (f"{line[i]:<{widths[i]}}" for i in part)
+            print((_INDENT if part.start else "") + "  ".join(cells).rstrip())
+
+
+def _parts(widths: Sequence[int], limit: int | None) -> list[range]:
+    """Which columns stand beside each other where a line has `limit` characters."""
+    parts: list[range] = []
+    start, used = 0, 0
+    for index, width in enumerate(widths):
+        if limit is not None and index > start and used + width > limit:
+            parts.append(range(start, index))
+            start, used = index, len(_INDENT)
+        used += width + 2
+    return [*parts, range(start, len(widths))]
 
 
 def print_fields(fields: Mapping[str, str]) -> None:
@@ -121,6 +139,24 @@ class Command(click.Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params.append(json_option())
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (CustomerKeyMissingError, WrongCustomerKeyError) as error:
+            options = {option for parameter in self.params for option in parameter.opts}
+            error.hint = _where_to_give_it(options)
+            raise
+
+
+def _where_to_give_it(options: set[str]) -> str | None:
+    """Which of a command's options takes the key that something is under already."""
+    if "--source-customer-key-file" not in options:
+        return "give it with --customer-key-file" if "--customer-key-file" in options else None
+    return (
+        "give it with --source-customer-key-file, or with --customer-key-file if what is made is "
+        "to be under it too"
+    )
 
 
 class Group(click.Group):

@@ -152,10 +152,7 @@ def list_(session: Session, store: str | None) -> None:
     def text() -> None:
         rows = [snapshot_row(manifest, names) for manifest in found.manifests]
         rows += [job_row(job) for job in found.jobs]
-        rows += [
-            [key, "", "error", str(error), "", "", "", "", ""]
-            for key, error in found.damaged.items()
-        ]
+        rows += [[key, "", "error", *[""] * 6, str(error)] for key, error in found.damaged.items()]
         print_table(COLUMNS, rows)
 
     unread = {name: str(error) for name, error in found.unread.items()}

@@ -23,6 +23,7 @@ COLUMNS = [
     "SIZE",
     "STORED",
     "ENCRYPTED",
+    "KEY",
     "COMPLETED",
 ]
 
@@ -88,6 +89,7 @@ def snapshot_row(manifest: "Manifest", names: Mapping["StoreId", str]) -> list[s
         format_size(manifest.size_bytes),
         format_size(manifest.stored_bytes),
         "yes" if manifest.wrapped_key else "no",
+        key_text(manifest).rpartition("/")[2],
         format_time(manifest.completed_at),
     ]
 
@@ -117,6 +119,11 @@ def begun_document(record: "JobRecord") -> dict[str, JsonValue]:
     }
 
 
+def _job_key(record: "JobRecord") -> str:
+    """What the data key is under."""
+    return record.kms_key_arn or ("customer-provided" if record.is_encrypted else "")
+
+
 def job_document(job: "Job") -> dict[str, JsonValue]:
     document: dict[str, JsonValue] = (
         {"SnapshotId": job.snapshot_id} if job.record is None else begun_document(job.record)
@@ -137,7 +144,7 @@ def begun_fields(record: "JobRecord") -> dict[str, str]:
         "of volume": record.volume_id,
         "volume size": format_size(record.size_bytes),
         "encrypted": "yes" if record.is_encrypted else "no",
-        "key": record.kms_key_arn or ("customer-provided" if record.is_encrypted else ""),
+        "key": _job_key(record),
         "consistency": record.consistency.value,
         "captured": format_time(record.captured_at) if record.captured_at else "",
     }
@@ -150,6 +157,14 @@ def begun_fields(record: "JobRecord") -> dict[str, str]:
     if record.barrier_us is not None:
         fields["writers waited"] = f"{record.barrier_us / 1000:.1f} ms"
     return fields
+
+
+def original_of(job: "Job") -> str:
+    """What a job makes a snapshot of: a volume, or a snapshot."""
+    if job.record is None:
+        return ""
+    origin = job.record.origin
+    return job.record.volume_id if origin is None else origin.snapshot_id
 
 
 def job_fields(job: "Job") -> dict[str, str]:
@@ -180,7 +195,7 @@ def job_row(job: "Job") -> list[str]:
     state = f"pending {job.percent}%" if job.is_pending else "error"
     record = job.record
     if record is None:
-        return [job.snapshot_id, "", state, *[""] * 5, job.reason or ""]
+        return [job.snapshot_id, "", state, *[""] * 6, job.reason or ""]
     return [
         job.snapshot_id,
         record.name or "",
@@ -190,6 +205,7 @@ def job_row(job: "Job") -> list[str]:
         format_size(record.size_bytes),
         "",
         "yes" if record.is_encrypted else "no",
+        _job_key(record).rpartition("/")[2],
         job.reason or "",
     ]
 

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from volcrypt.operations.key_states import TroubledKey
-    from volcrypt.operations.status import InUse, Status
+    from volcrypt.operations.status import Status
+    from volcrypt.operations.uses import InUse
 
 
 def key_document(key: "TroubledKey") -> JsonValue:
@@ -21,18 +22,28 @@ def key_document(key: "TroubledKey") -> JsonValue:
     }
 
 
+def place_text(item: "InUse") -> str:
+    """For a table: where the file systems of a volume are mounted, else where it is itself; the
+    private mount below a loop device is nobody's business."""
+    return ", ".join(item.file_systems) or (item.mount_point or "" if item.device is None else "")
+
+
+def fence_document(item: "InUse") -> JsonValue:
+    """`KeyWiped` is False while a request that hangs still needs the key."""
+    if item.fenced is None:
+        return None
+    return {
+        "Reason": item.fenced.reason,
+        "Time": iso_time(item.fenced.fenced_at),
+        "KeyWiped": item.fenced.wiped_at is not None,
+    }
+
+
 def watch_document(item: "InUse") -> JsonValue:
-    """Members of a volume in use; `KeyWiped` is False while a request that hangs still needs it."""
-    fenced = item.fenced
+    """Members of a volume in use."""
     return {
         "OnKeyLoss": "fence" if any(state.check == "key" for state in item.checks) else "keep",
-        "Fenced": None
-        if fenced is None
-        else {
-            "Reason": fenced.reason,
-            "Time": iso_time(fenced.fenced_at),
-            "KeyWiped": fenced.wiped_at is not None,
-        },
+        "Fenced": fence_document(item),
         "Checks": [
             {
                 "Check": state.check,

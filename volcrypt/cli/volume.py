@@ -15,8 +15,16 @@ from volcrypt.cli.customer_key import (
 from volcrypt.cli.fill_rate import fill_rate_option, parse_fill_rate
 from volcrypt.cli.key_choice import key_choice, key_options
 from volcrypt.cli.session import Command, JsonValue, Session, pass_session
+from volcrypt.cli.status_view import place_text
 from volcrypt.cli.volume_transfer import export, export_header_, import_, register
-from volcrypt.cli.volume_view import key_text, show_created, volume_document, volume_fields
+from volcrypt.cli.volume_view import (
+    key_text,
+    show_created,
+    state_text,
+    uses_by_volume,
+    volume_document,
+    volume_fields,
+)
 from volcrypt.geometry import format_size, parse_size
 
 if TYPE_CHECKING:
@@ -147,30 +155,32 @@ def list_(session: Session) -> None:
         if not isinstance(record, Exception)
     }
     problems = {key: str(value) for key, value in found.items() if isinstance(value, Exception)}
+    uses = uses_by_volume(session.home, views.values())
 
     def row(volume_id: "VolumeId") -> list[str]:
         if volume_id in problems:
-            return [volume_id, "", "error", "", "", problems[volume_id]]
+            return [volume_id, "", "error", "", "", "", problems[volume_id]]
         view: VolumeView = views[volume_id]
-        record = view.record
+        record, use = view.record, uses.get(volume_id)
         return [
             volume_id,
             record.name or "",
-            view.state,
+            state_text(view, use),
             format_size(record.size_bytes),
             "yes" if record.is_encrypted else "no",
+            place_text(use) if use else "",
             key_text(record).rpartition("/")[2],
         ]
 
     document = [
         {"VolumeId": key, "State": "error", "StateReason": problems[key]}
         if key in problems
-        else volume_document(views[key])
+        else volume_document(views[key], uses.get(key))
         for key in found
     ]
     session.show_table(
         {"Volumes": document},
-        ["VOLUME", "NAME", "STATE", "SIZE", "ENCRYPTED", "KMS KEY"],
+        ["VOLUME", "NAME", "STATE", "SIZE", "ENCRYPTED", "MOUNTED ON", "KMS KEY"],
         [row(key) for key in found],
     )
 
@@ -184,7 +194,8 @@ def show(session: Session, volume: str) -> None:
     from volcrypt.operations.volumes import view_volume
 
     view = view_volume(session.home, load_record(session.home, volume))
-    session.show_fields(volume_document(view), volume_fields(view))
+    use = uses_by_volume(session.home, [view]).get(view.record.volume_id)
+    session.show_fields(volume_document(view, use), volume_fields(view, use))
 
 
 @volume.command(cls=Command)
@@ -216,10 +227,13 @@ def grow(
     }
 
     def text() -> None:
-        print(
-            f"{record.volume_id} has {format_size(record.size_bytes)}, "
-            f"it had {format_size(grown.old_bytes)}"
-        )
+        if record.size_bytes == grown.old_bytes:
+            print(f"{record.volume_id} has {format_size(record.size_bytes)} already")
+        else:
+            print(
+                f"{record.volume_id} has {format_size(record.size_bytes)}, "
+                f"it had {format_size(grown.old_bytes)}"
+            )
         if resized:
             print(f"its {resized.kind} file system on {resized.mount_point} fills it")
         elif grown.loops:

@@ -3,18 +3,23 @@
 from typing import TYPE_CHECKING
 
 from volcrypt.cli.session import JsonValue, Session
+from volcrypt.cli.status_view import fence_document, place_text
 from volcrypt.cli.text import format_time, iso_time
 from volcrypt.geometry import format_size
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from volcrypt.formats.manifest import Manifest
     from volcrypt.formats.volume_record import VolumeRecord
+    from volcrypt.operations.home import Home
+    from volcrypt.operations.uses import InUse
     from volcrypt.operations.volumes import VolumeView
     from volcrypt.volume.control_messages import LazyProgress
 
 
-def volume_document(view: "VolumeView") -> dict[str, JsonValue]:
-    """EBS's DescribeVolumes, plus our own members."""
+def volume_document(view: "VolumeView", use: "InUse | None" = None) -> dict[str, JsonValue]:
+    """EBS's DescribeVolumes, plus our own members. `use` is asked of the process that serves it."""
     from volcrypt.volume.write_counter import BUDGET_BYTES
 
     record = view.record
@@ -41,7 +46,15 @@ def volume_document(view: "VolumeView") -> dict[str, JsonValue]:
         "RecordNumber": record.counter,
         "Initialization": lazy_document(view.lazy) if view.lazy else None,
         "Owner": {"Pid": view.owner.pid, "Purpose": view.owner.purpose} if view.owner else None,
+        "MountPoint": use.mount_point if use else None,
+        "Device": use.device if use else None,
+        "FileSystems": list(use.file_systems) if use else [],
+        "Fenced": fence_document(use) if use else None,
     }
+
+
+def state_text(view: "VolumeView", use: "InUse | None") -> str:
+    return view.state if use is None or use.fenced is None else f"{view.state}, FENCED"
 
 
 def lazy_document(lazy: "LazyProgress") -> dict[str, JsonValue]:
@@ -67,12 +80,12 @@ def _percent(lazy: "LazyProgress") -> int:
     return lazy.present_chunks * 100 // lazy.total_chunks
 
 
-def volume_fields(view: "VolumeView") -> dict[str, str]:
+def volume_fields(view: "VolumeView", use: "InUse | None" = None) -> dict[str, str]:
     record = view.record
     return {
         "volume": record.volume_id,
         "name": record.name or "",
-        "state": view.state,
+        "state": state_text(view, use),
         "size": f"{format_size(record.size_bytes)} ({record.size_bytes} bytes)",
         "allocated": _allocated_text(view),
         "encrypted": "yes" if record.is_encrypted else "no",
@@ -87,7 +100,29 @@ def volume_fields(view: "VolumeView") -> dict[str, str]:
         "copy of its record": view.copy_location or "",
         "lease in store": record.lease or "",
         "in use by": f"{view.owner.purpose} (process {view.owner.pid})" if view.owner else "",
+        **_use_fields(use),
     }
+
+
+def _use_fields(use: "InUse | None") -> dict[str, str]:
+    if use is None:
+        return {}
+    fields = {"mounted on": place_text(use)}
+    if use.device is not None:
+        fields["device"] = use.device
+    if use.fenced is not None:
+        fields["fenced"] = f"since {format_time(use.fenced.fenced_at)}: {use.fenced.reason}"
+    return fields
+
+
+def uses_by_volume(home: "Home", views: "Iterable[VolumeView]") -> "dict[str, InUse]":
+    """What the processes that serve volumes say; only asked where there are any."""
+    records = [view.record for view in views if view.owner is not None]
+    if not records:
+        return {}
+    from volcrypt.operations.uses import uses_of
+
+    return {use.volume_id: use for use in uses_of(home, records) if use.volume_id is not None}
 
 
 def key_text(of: "VolumeRecord | Manifest") -> str:

@@ -19,6 +19,7 @@ from volcrypt.errors import (
     InvalidArgumentError,
     MountError,
     VolumeInUseError,
+    VolumeNotFoundError,
 )
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.geometry import CHUNK_BYTES, chunk_range
@@ -31,6 +32,7 @@ from volcrypt.operations.mounts import (
     Launch,
     Mounted,
     check_free,
+    check_is_no_snapshot,
     check_no_snapshot,
     find_served,
     mount_volume,
@@ -126,7 +128,17 @@ def attach_volume(
         raise MountError(
             f"mount point {mount_directory} does not exist", hint=f"mkdir {mount_directory}"
         )
-    record = load_record(home, volume)
+    try:
+        record = load_record(home, volume)
+    except VolumeNotFoundError:
+        check_is_no_snapshot(
+            home,
+            volume,
+            "cannot be attached",
+            hint=f"'volcrypt mount {volume} DIR' shows what is in it; a volume made from it can be "
+            "attached",
+        )
+        raise
     point = private_mount_point(home, record.volume_id)
     with ExitStack() as undo:
         with home.exclusive():
@@ -286,7 +298,16 @@ def detach_volume(
     served = find_served(home, volume)
     if served is not None:
         check_no_snapshot(home, served, stop=stop_snapshot)
-    known = served if served is not None else load_record(home, volume)
+    if served is not None and served.snapshot_id is not None:
+        raise MountError(
+            f"snapshot {volume} is mounted on {served.mount_directory}, not attached",
+            hint=f"volcrypt unmount {volume}",
+        )
+    try:
+        known = served if served is not None else load_record(home, volume)
+    except VolumeNotFoundError:
+        check_is_no_snapshot(home, volume, "is not attached")
+        raise
     point = private_mount_point(home, known.volume_id)
     if not point.exists():
         raise MountError(f"volume {volume} is not attached")
@@ -335,7 +356,7 @@ def _is_stale(linked: Path, loops: list[Path]) -> bool:
     return linked in loops or backing is None or not _is_volume_file(backing)
 
 
-def _mounts_on(loop: Path) -> list[Mount]:
+def mounts_on(loop: Path) -> list[Mount]:
     """What stands on a loop device or one of its partitions, last mounted first."""
     sources = {str(loop), *map(str, partitions_of(loop))}
     return [mount for mount in reversed(mounts()) if mount.source in sources]
@@ -344,7 +365,7 @@ def _mounts_on(loop: Path) -> list[Mount]:
 def _check_unused(loop: Path, volume: str) -> None:
     """Raises VolumeInUseError when a process uses one of the file systems, before any of them is
     unmounted."""
-    for mount in _mounts_on(loop):
+    for mount in mounts_on(loop):
         if users := processes_below(Path(mount.mount_point)):
             raise _in_use_at(volume, users, mount.mount_point)
 
@@ -358,7 +379,7 @@ def _in_use_at(volume: str, users: list[str], point: str) -> VolumeInUseError:
 
 
 def _unmount_file_systems(loop: Path, volume: str) -> None:
-    for mount in _mounts_on(loop):
+    for mount in mounts_on(loop):
         done = subprocess.run(
             ["umount", "--", mount.mount_point], check=False, capture_output=True, text=True
         )

@@ -72,7 +72,9 @@ def grow_volume(home: Home, volume: str, *, size_bytes: int, resize_fs: bool) ->
         record = load_record(home, volume)
         if size_bytes < record.size_bytes:
             raise InvalidArgumentError(
-                f"volume {volume} has {format_size(record.size_bytes)}: a volume cannot shrink"
+                f"volume {volume} has {_exactly(record.size_bytes)} and cannot shrink to "
+                f"{_exactly(size_bytes)}",
+                hint="copy what is in it to a smaller one",
             )
         if home.customer_keys:
             check_source_key(home, record.wrapped_key, f"volume {volume}")
@@ -100,6 +102,10 @@ def grow_volume(home: Home, volume: str, *, size_bytes: int, resize_fs: bool) ->
             hint=f"volcrypt volume grow {volume} --size {size_bytes} --resize-fs",
         )
     return Grown(record=grown, old_bytes=record.size_bytes, loops=loops, file_system=file_system)
+
+
+def _exactly(size_bytes: int) -> str:
+    return f"{format_size(size_bytes)} ({size_bytes} bytes)"
 
 
 def _hold_or_reach(

@@ -46,7 +46,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Final, TypeGuard
+from typing import TypeGuard
 
 from volcrypt.confinement import forbid_dumps, lock_memory
 from volcrypt.crypto.customer_key import CustomerKey
@@ -68,11 +68,6 @@ from volcrypt.kms.messages.data import (
 from volcrypt.kms.messages.keys import DescribeKeyRequest
 from volcrypt.names import SnapshotId, VolumeId, make_data_key_id
 from volcrypt.operations.home import Home
-
-_WHERE_TO_GIVE_IT: Final = (
-    "give it with --customer-key-file; with --source-customer-key-file to a command that makes "
-    "something of it under another key"
-)
 
 
 def volume_context(volume_id: VolumeId) -> dict[str, str]:
@@ -204,12 +199,10 @@ def _unwrap_by_customer_key(home: Home, wrapped: WrappedDataKey) -> DataKey:
             return key.unwrap(wrapped.ciphertext)
     if home.customer_keys:
         raise WrongCustomerKeyError(
-            f"data key {wrapped.data_key_id} is under another customer-provided key",
-            hint=_WHERE_TO_GIVE_IT,
+            f"data key {wrapped.data_key_id} is under another customer-provided key"
         )
     raise CustomerKeyMissingError(
-        f"data key {wrapped.data_key_id} is under a customer-provided key, and none was given",
-        hint=_WHERE_TO_GIVE_IT,
+        f"data key {wrapped.data_key_id} is under a customer-provided key, and none was given"
     )
 
 

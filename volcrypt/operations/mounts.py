@@ -15,6 +15,7 @@ from volcrypt.errors import (
     TryAgainError,
     VolcryptError,
     VolumeInUseError,
+    VolumeNotFoundError,
 )
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.names import SnapshotId, VolumeId, is_snapshot_id, is_volume_id
@@ -259,7 +260,11 @@ def unmount_volume(
         remove_dead_mount(Path(mount.mount_point))
         remove_scratch(home)
         return VolumeId(mount.source)
-    record = load_record(home, mount.source if mount is not None else target)
+    try:
+        record = load_record(home, mount.source if mount is not None else target)
+    except VolumeNotFoundError:
+        check_is_no_snapshot(home, target, "is not mounted")
+        raise
     dead = [found for found in mounts() if is_mount_of(found, record.volume_id)]
     if not dead:
         raise MountError(f"volume {target} is not mounted")
@@ -268,6 +273,16 @@ def unmount_volume(
     retire_grant(home, record.volume_id)
     release_lease(home, record.volume_id)
     return record.volume_id
+
+
+def check_is_no_snapshot(home: Home, target: str, what: str, *, hint: str | None = None) -> None:
+    """For a volume that does not exist. Raises MountError when `target` is a snapshot; `what` is
+    said of it."""
+    # Only who made a mistake needs the stores.
+    from volcrypt.operations.snapshot_lookup import names_a_snapshot
+
+    if names_a_snapshot(home, target):
+        raise MountError(f"snapshot {target} {what}", hint=hint)
 
 
 def _forget_snapshot(home: Home, served: StatusAnswer) -> None:

@@ -26,9 +26,9 @@ from volcrypt.errors import (
     IntegrityError,
     InvalidArgumentError,
     ObjectNotFoundError,
+    RecordCopyNotFoundError,
     RollbackError,
     StoreNotFoundError,
-    VolumeNotFoundError,
 )
 from volcrypt.formats.document import MAX_DOCUMENT_BYTES, MacSeal
 from volcrypt.formats.record_copy import RecordCopy, decode_record_copy, portable
@@ -125,7 +125,14 @@ def _read_copy(home: Home, data: Path, source: CopySource) -> tuple[RecordCopy, 
         try:
             found = open_store(home, source.store).objects.get(record_name(source.volume_id))
         except ObjectNotFoundError as error:
-            raise VolumeNotFoundError(source.volume_id) from error
+            raise RecordCopyNotFoundError(
+                source.volume_id,
+                what,
+                hint=None
+                if is_block_device(data)
+                else "that of a volume whose data is a file lies beside the data, as "
+                f"{copy_beside(data)}: leave out --store, or name it with --record",
+            ) from error
         return RecordCopy(found, what=what), what
     path = source.record
     if path is None:

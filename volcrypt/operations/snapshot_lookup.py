@@ -15,7 +15,9 @@ from volcrypt.errors import (
     IntegrityError,
     InvalidArgumentError,
     NameTakenError,
+    SnapshotFailedError,
     SnapshotNotFoundError,
+    SnapshotPendingError,
     VolcryptError,
 )
 from volcrypt.formats.manifest import Manifest
@@ -187,6 +189,18 @@ def load_snapshot(home: Home, snapshot: str) -> Manifest:
     if damaged:
         raise IntegrityError(f"no readable snapshot is named {snapshot}; {damaged[0]}")
     raise _not_found(home, snapshot, unread)
+
+
+def names_a_snapshot(home: Home, target: str) -> bool:
+    """Whether an id or name is that of a snapshot, completed or not, for all that can be told: for
+    who was given it where a volume is wanted."""
+    try:
+        load_snapshot(home, target)
+    except (SnapshotPendingError, SnapshotFailedError):
+        return True
+    except VolcryptError:
+        return False
+    return True
 
 
 def store_holding(home: Home, snapshot_id: SnapshotId) -> SnapshotStore:

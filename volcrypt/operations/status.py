@@ -1,7 +1,6 @@
 """What is there, what is in use, what deserves attention."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from volcrypt.errors import (
@@ -14,41 +13,18 @@ from volcrypt.formats.manifest import Manifest
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.kms.clock import host_time
 from volcrypt.kms.messages.keys import ListKeysRequest
-from volcrypt.names import SnapshotId, VolumeId
+from volcrypt.names import SnapshotId
 from volcrypt.operations.attachments import device_name, private_mount_point
 from volcrypt.operations.home import Home
 from volcrypt.operations.jobs import Job, load_jobs
 from volcrypt.operations.key_states import TroubledKey, troubled_keys
-from volcrypt.operations.mounts import served_volumes
 from volcrypt.operations.records import load_records
 from volcrypt.operations.snapshot_lookup import list_snapshots
 from volcrypt.operations.space import space_warnings
 from volcrypt.operations.stores import LOCAL_STORE, check_log_is_whole, find_local_store
+from volcrypt.operations.uses import InUse, owner_of, uses_of
 from volcrypt.operations.workflows import load_workflows
 from volcrypt.operations.write_budget import budget_warnings
-from volcrypt.volume.control_messages import LazyProgress, StatusAnswer
-from volcrypt.volume.fence import CheckState, FenceNote
-from volcrypt.volume.loop import DEVICE_DIRECTORY, backing_file, linked_device
-from volcrypt.volume.mountpoint import VOLUME_FILE
-from volcrypt.volume.owner import OwnerRecord, current_owner
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InUse:
-    """A volume that a process holds, or a snapshot that is mounted; `lazy` while not all of its
-    chunks are here."""
-
-    volume_id: str | None
-    name: str | None
-    purpose: str
-    pid: int
-    mount_point: str | None
-    device: str | None
-    sync_failed: bool = False
-    fenced: FenceNote | None = None
-    checks: Sequence[CheckState] = ()
-    snapshot_id: str | None = None
-    lazy: LazyProgress | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,8 +97,7 @@ def read_status(home: Home) -> Status:
         damaged += [str(error)] if str(error) not in damaged else []
     except VolcryptError as error:
         problems += [f"the keys of volumes cannot be looked at: {error}"] if not problems else []
-    served = {each.volume_id: each for each in served_volumes(home)}
-    in_use = [used for record in records if (used := _use_of(home, record, served)) is not None]
+    in_use = uses_of(home, records)
     space = os.statvfs(home.path)
     warnings = damaged + problems
     warnings += space_warnings(home, records)
@@ -146,22 +121,13 @@ def read_status(home: Home) -> Status:
         damaged=damaged,
         snapshots=len(manifests) + len(damaged_snapshots),
         unencrypted_snapshots=sum(not manifest.is_encrypted for manifest in manifests),
-        in_use=[*in_use, *_mounted_snapshots(served.values())],
+        in_use=in_use,
         workflows=[(w.source_id, w.step.value) for w in load_workflows(home)],
         pending=[job for job in jobs if job.is_pending],
         failed=[job for job in jobs if not job.is_pending],
         free_bytes=space.f_bavail * space.f_frsize,
         warnings=warnings,
     )
-
-
-def owner_of(home: Home, volume_id: VolumeId) -> OwnerRecord | None:
-    """Who holds a volume; nobody, for all that can be said, when the record is damaged: then the
-    commands that need the volume tell."""
-    try:
-        return current_owner(home.volumes.path_of(volume_id))
-    except FormatError:
-        return None
 
 
 def count_keys(home: Home) -> int:
@@ -174,50 +140,3 @@ def count_keys(home: Home) -> int:
         if not response.truncated:
             return count
         marker = response.next_marker
-
-
-def _use_of(
-    home: Home, record: VolumeRecord, served: Mapping[VolumeId, StatusAnswer]
-) -> InUse | None:
-    """`served` is what the processes that serve answered; one that has just ended, or hangs, is not
-    among them."""
-    owner = owner_of(home, record.volume_id)
-    if owner is None:
-        return None
-    device = None
-    answer: StatusAnswer | None = None
-    if owner.purpose == "mount":
-        answer = served.get(record.volume_id)
-        linked = linked_device(device_name(record))
-        file = private_mount_point(home, record.volume_id) / VOLUME_FILE
-        if linked is not None and backing_file(linked) == file:
-            device = str(DEVICE_DIRECTORY / device_name(record))
-    return InUse(
-        volume_id=record.volume_id,
-        name=record.name,
-        purpose=owner.purpose,
-        pid=owner.pid,
-        mount_point=None if answer is None else answer.mount_directory,
-        device=device,
-        sync_failed=answer is not None and answer.sync_failed,
-        fenced=None if answer is None else answer.fenced,
-        checks=() if answer is None else answer.checks,
-        lazy=None if answer is None else answer.lazy,
-    )
-
-
-def _mounted_snapshots(served: Iterable[StatusAnswer]) -> list[InUse]:
-    return [
-        InUse(
-            volume_id=None,
-            name=each.name,
-            purpose="mount",
-            pid=each.pid,
-            mount_point=each.mount_directory,
-            device=None,
-            snapshot_id=each.snapshot_id,
-            lazy=each.lazy,
-        )
-        for each in served
-        if each.snapshot_id is not None
-    ]
