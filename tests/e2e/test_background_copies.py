@@ -278,6 +278,27 @@ def test_a_store_that_fails_leaves_an_error_with_the_reason(
     check_is_what_the_volume_is(shared, tmp_path, "away")
 
 
+def test_a_worker_that_is_killed_when_all_is_done_has_done_it(
+    shared: Command, s3_proxy: FaultyProxy, tmp_path: Path
+) -> None:
+    def fault(request: Request, forward: Callable[[], Answer]) -> Answer | None:
+        answer = forward()
+        if request.method == "PUT" and "/manifests/" in request.path:
+            shared.kill_workers()
+        return answer
+
+    s3_proxy.fault = fault
+    snapshot = shared.run(*AWAY)
+    assert shared.json("snapshot", "wait", snapshot)["State"] == "completed"
+    s3_proxy.fault = None
+    assert rows(shared)[snapshot]["State"] == "completed"
+    assert shared.json("status")["FailedSnapshots"] == []
+    assert list((shared.home / "work").iterdir()) != []
+    shared.run("snapshot", "copy", "first")
+    check_nothing_is_left(shared)
+    check_is_what_the_volume_is(shared, tmp_path, "away")
+
+
 def test_one_that_is_deleted_is_stopped_and_leaves_nothing(
     command: Command, tmp_path: Path
 ) -> None:

@@ -558,3 +558,6 @@ def test_a_pin_is_asked_for_once_and_before_the_command_returns(tmp_path: Path) 
         shown = typing("snapshot", "create", "data", "--name", "first")
         assert "pending" in shown
         assert "is completed" in typing("snapshot", "wait", "first")
+        # The default key is another than none, so there is data to move.
+        assert "pending" in typing("snapshot", "copy", "first", "--name", "copied")
+        assert "is completed" in typing("snapshot", "wait", "copied")

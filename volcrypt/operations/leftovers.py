@@ -49,6 +49,8 @@ def forget_jobs(home: Home) -> None:
         with suppress(VolcryptError):
             was_never_begun = job.record.kind is JobKind.COPY and not job.has_cursor
             if was_never_begun or is_whole(store_of(home, job.record.store_id), job):
+                # Of a copy killed when it was completed: in other stores nobody else looks.
+                remove_durably(copy_cursor_path(home, job.snapshot_id))
                 remove_job(home, job.snapshot_id)
 
 

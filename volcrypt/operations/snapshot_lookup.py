@@ -229,6 +229,13 @@ def is_whole(store: SnapshotStore, job: Job) -> bool:
     )
 
 
+def is_completed(home: Home, job: Job) -> bool:
+    """The same, for all that can be told: not where the store cannot be read."""
+    with suppress(VolcryptError):
+        return job.record is not None and is_whole(store_of(home, job.record.store_id), job)
+    return False
+
+
 def _not_found(home: Home, snapshot: str, unread: list[VolcryptError]) -> VolcryptError:
     job = find_job(home, snapshot)
     if job is not None:

@@ -19,7 +19,7 @@ from volcrypt.operations.home import Home
 from volcrypt.operations.jobs import Job, load_jobs
 from volcrypt.operations.key_states import TroubledKey, troubled_keys
 from volcrypt.operations.records import load_records
-from volcrypt.operations.snapshot_lookup import list_snapshots
+from volcrypt.operations.snapshot_lookup import is_completed, list_snapshots
 from volcrypt.operations.space import space_warnings
 from volcrypt.operations.stores import LOCAL_STORE, check_log_is_whole, find_local_store
 from volcrypt.operations.uses import InUse, owner_of, uses_of
@@ -70,11 +70,13 @@ def read_status(home: Home) -> Status:
         if store is not None:
             local = list_snapshots(home, LOCAL_STORE)
             manifests, damaged_snapshots = local.manifests, local.damaged
-            # Those of the other stores as they are, since a store that is away would keep us.
+            # The other stores are only asked about what seems to have failed: one may be away.
             jobs = local.jobs + [
                 job
                 for job in jobs
-                if job.record is not None and job.record.store_name != LOCAL_STORE
+                if job.record is not None
+                and job.record.store_name != LOCAL_STORE
+                and (job.is_pending or not is_completed(home, job))
             ]
             check_log_is_whole(home, store)
     except VolcryptError as error:
