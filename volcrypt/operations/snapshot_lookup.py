@@ -9,6 +9,7 @@ while it was completed left in the store is no snapshot either.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from volcrypt.errors import (
