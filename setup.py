@@ -12,17 +12,25 @@ def pkg_config(*arguments: str) -> list[str]:
     ).stdout.split()
 
 
-HARDENING = ["-O2", "-Wall", "-D_FORTIFY_SOURCE=2", "-fstack-protector-strong"]
+HARDENING = ["-O2", "-std=c11", "-Wall", "-D_FORTIFY_SOURCE=2", "-fstack-protector-strong"]
+CIPHER = "volcrypt/crypto"
+
+
+def extension(name: str, sources: list[str], depends: list[str], *flags: str) -> Extension:
+    return Extension(
+        name,
+        sources,
+        depends=[f"{CIPHER}/xts_units.h", *depends],
+        include_dirs=[CIPHER],
+        extra_compile_args=[*HARDENING, *flags, *pkg_config("--cflags")],
+        extra_link_args=["-Wl,-z,relro,-z,now", *pkg_config("--libs")],
+    )
+
 
 setup(
     ext_modules=cythonize(
         [
-            Extension(
-                "volcrypt.crypto.xts",
-                ["volcrypt/crypto/xts.pyx"],
-                extra_compile_args=[*HARDENING, *pkg_config("--cflags")],
-                extra_link_args=["-Wl,-z,relro,-z,now", *pkg_config("--libs")],
-            )
+            extension("volcrypt.crypto.xts", [f"{CIPHER}/xts.pyx"], []),
         ],
         compiler_directives={"language_level": "3", "boundscheck": False, "wraparound": False},
     )

@@ -10,12 +10,11 @@ creation and key schedule; here one context keeps the schedule and only the twea
 Input and output may be the same buffer (in place); a partial overlap is refused.
 
 This module knows nothing of volumes or of where keys come from; the rule of holes is here because
-it is asked about every sector that is read.
+it is asked about every sector that is read. The loop itself is in `xts_units.h`.
 """
 
 from cpython.buffer cimport PyObject_GetBuffer, PyBuffer_Release, PyBUF_SIMPLE, PyBUF_WRITABLE
 from libc.stdint cimport uint64_t
-from libc.string cimport memcmp, memset
 
 cdef extern from "openssl/evp.h" nogil:
     ctypedef struct EVP_CIPHER
@@ -27,11 +26,16 @@ cdef extern from "openssl/evp.h" nogil:
     void EVP_CIPHER_CTX_free(EVP_CIPHER_CTX *ctx)
     int EVP_CipherInit_ex(EVP_CIPHER_CTX *ctx, const EVP_CIPHER *type, ENGINE *impl,
                           const unsigned char *key, const unsigned char *iv, int enc)
-    int EVP_CipherUpdate(EVP_CIPHER_CTX *ctx, unsigned char *out, int *outl,
-                         const unsigned char *inp, int inl)
 
 cdef extern from "openssl/crypto.h" nogil:
     int CRYPTO_memcmp(const void *a, const void *b, size_t length)
+
+cdef extern from "xts_units.h" nogil:
+    bint xts_is_zero(const unsigned char *data, size_t length)
+    int xts_crypt(EVP_CIPHER_CTX *ctx, const unsigned char *src, unsigned char *dst,
+                  size_t unit_bytes, size_t units, uint64_t tweak, uint64_t tweak_high, int encrypt)
+    int xts_decrypt_sparse(EVP_CIPHER_CTX *ctx, const unsigned char *src, unsigned char *dst,
+                           size_t units, uint64_t tweak)
 
 cdef enum:
     UNIT = 4096
@@ -48,66 +52,11 @@ KEY_BYTES = 64
 DATA_UNIT_BYTES = UNIT
 
 
-cdef inline bint _is_zero(const unsigned char *data, size_t length) noexcept nogil:
-    # Overlapping self-comparison: all bytes equal the first one, which is zero.
-    return length == 0 or (data[0] == 0 and memcmp(data, data + 1, length - 1) == 0)
-
-
-cdef int _crypt(EVP_CIPHER_CTX *ctx, const unsigned char *src, unsigned char *dst,
-                size_t unit_bytes, size_t units, uint64_t tweak, uint64_t tweak_high,
-                int encrypt) noexcept nogil:
-    """Transform `units` data units; 1 on success, 0 when OpenSSL refused one.
-
-    `tweak_high` is the upper half of the tweak, zero for every data unit of a volume.
-    """
-    cdef unsigned char iv[16]
-    cdef int produced = 0
-    cdef size_t i
-    cdef int j
-    for i in range(units):
-        for j in range(8):
-            iv[j] = <unsigned char> (tweak >> (8 * j))
-            iv[8 + j] = <unsigned char> (tweak_high >> (8 * j))
-        if EVP_CipherInit_ex(ctx, NULL, NULL, NULL, iv, encrypt) != 1:
-            return 0
-        if EVP_CipherUpdate(ctx, dst + i * unit_bytes, &produced,
-                            src + i * unit_bytes, <int> unit_bytes) != 1:
-            return 0
-        if produced != <int> unit_bytes:
-            return 0
-        tweak += SECTORS_PER_UNIT
-    return 1
-
-
-cdef int _decrypt_sparse(EVP_CIPHER_CTX *ctx, const unsigned char *src, unsigned char *dst,
-                         size_t units, uint64_t tweak) noexcept nogil:
-    """Decrypt units of which some 512-byte sectors may be holes; 1 on success."""
-    cdef size_t i
-    cdef int j
-    cdef unsigned int holes
-    for i in range(units):
-        holes = 0
-        for j in range(SECTORS_PER_UNIT):
-            if _is_zero(src + i * UNIT + j * SECTOR, SECTOR):
-                holes |= 1 << j
-        if holes == 0xFF:
-            memset(dst + i * UNIT, 0, UNIT)
-        else:
-            if not _crypt(ctx, src + i * UNIT, dst + i * UNIT, UNIT, 1,
-                          tweak + i * SECTORS_PER_UNIT, 0, DECRYPT):
-                return 0
-            if holes:
-                for j in range(SECTORS_PER_UNIT):
-                    if holes & (1 << j):
-                        memset(dst + i * UNIT + j * SECTOR, 0, SECTOR)
-    return 1
-
-
 cdef int _run(EVP_CIPHER_CTX *ctx, int mode, const unsigned char *src, unsigned char *dst,
               size_t units, uint64_t tweak) noexcept nogil:
     if mode == DECRYPT_SPARSE:
-        return _decrypt_sparse(ctx, src, dst, units, tweak)
-    return _crypt(ctx, src, dst, UNIT, units, tweak, 0, mode)
+        return xts_decrypt_sparse(ctx, src, dst, units, tweak)
+    return xts_crypt(ctx, src, dst, UNIT, units, tweak, 0, mode)
 
 
 cdef class XtsKernel:
@@ -231,8 +180,8 @@ cdef class XtsKernel:
             PyObject_GetBuffer(destination, &dst, PyBUF_SIMPLE | PyBUF_WRITABLE)
             try:
                 _check_buffers(ctx, &src, &dst)
-                if not _crypt(ctx, <const unsigned char *> src.buf, <unsigned char *> dst.buf,
-                              src.len, 1, tweak_low, tweak_high, encrypt):
+                if not xts_crypt(ctx, <const unsigned char *> src.buf, <unsigned char *> dst.buf,
+                                 src.len, 1, tweak_low, tweak_high, encrypt):
                     raise ValueError("OpenSSL refused the data unit")
             finally:
                 PyBuffer_Release(&dst)
@@ -260,9 +209,9 @@ def is_zero(data):
     try:
         if view.len >= RELEASE_BYTES:
             with nogil:
-                zero = _is_zero(<const unsigned char *> view.buf, view.len)
+                zero = xts_is_zero(<const unsigned char *> view.buf, view.len)
         else:
-            zero = _is_zero(<const unsigned char *> view.buf, view.len)
+            zero = xts_is_zero(<const unsigned char *> view.buf, view.len)
         return bool(zero)
     finally:
         PyBuffer_Release(&view)
