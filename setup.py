@@ -1,4 +1,4 @@
-"""Build of the one compiled module; everything else about the package is in pyproject.toml."""
+"""Build of the compiled modules; everything else about the package is in pyproject.toml."""
 
 import subprocess
 
@@ -14,6 +14,7 @@ def pkg_config(*arguments: str) -> list[str]:
 
 HARDENING = ["-O2", "-std=c11", "-Wall", "-D_FORTIFY_SOURCE=2", "-fstack-protector-strong"]
 CIPHER = "volcrypt/crypto"
+PLANE = "volcrypt/volume/plane"
 
 
 def extension(name: str, sources: list[str], depends: list[str], *flags: str) -> Extension:
@@ -31,6 +32,14 @@ setup(
     ext_modules=cythonize(
         [
             extension("volcrypt.crypto.xts", [f"{CIPHER}/xts.pyx"], []),
+            extension(
+                "volcrypt.volume.plane.door",
+                [f"{PLANE}/door.pyx", f"{PLANE}/ownership.c", f"{PLANE}/requests.c"],
+                [f"{PLANE}/plane.h", f"{PLANE}/internal.h"],
+                "-pthread",
+                "-Wextra",
+                "-Werror",
+            ),
         ],
         compiler_directives={"language_level": "3", "boundscheck": False, "wraparound": False},
     )

@@ -1,0 +1,142 @@
+"""The kernel's end of a connection to the data plane, so that a test can say what it likes.
+
+A pair of sockets that keep messages apart takes the place of /dev/fuse: one request, one reply.
+"""
+
+import os
+import select
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Final
+
+from volcrypt.crypto.xts import XtsKernel
+from volcrypt.volume.plane.door import Plane
+
+KEY: Final = bytes(range(64))
+IN_HEAD: Final = struct.Struct("<IIQQIIIHH")
+OUT_HEAD: Final = struct.Struct("<IiQ")
+READ_IN: Final = struct.Struct("<QQIIQII")
+WRITE_IN: Final = struct.Struct("<QQIIQII")
+GETATTR, OPEN, READ, WRITE, INIT, INTERRUPT = 3, 14, 15, 16, 26, 36
+FILE, HANDLE = 2, 2
+TIMEOUT_SECONDS: Final = 5
+_SO_SNDBUFFORCE: Final = 32
+
+
+@dataclass(frozen=True)
+class Reply:
+    unique: int
+    error: int
+    body: bytes
+
+
+@dataclass
+class PlaneBed:
+    """A plane between a kernel and a libfuse that are both the test."""
+
+    plane: Plane
+    kernel: socket.socket
+    libfuse: socket.socket
+    data: Path
+    device: socket.socket
+    numbers: Iterator[int] = field(default_factory=lambda: count(2, 2))
+
+    def send(self, opcode: int, body: bytes, *, node: int = FILE, length: int | None = None) -> int:
+        """One request; its number. `length` is what the header says, if it is to be wrong."""
+        unique = next(self.numbers)
+        size = IN_HEAD.size + len(body) if length is None else length
+        self.kernel.send(IN_HEAD.pack(size, opcode, unique, node, 0, 0, 1, 0, 0) + body)
+        return unique
+
+    def send_read(self, offset: int, size: int, *, node: int = FILE, handle: int = HANDLE) -> int:
+        return self.send(READ, READ_IN.pack(handle, offset, size, 0, 0, 0, 0), node=node)
+
+    def send_write(self, offset: int, data: bytes, *, handle: int = HANDLE) -> int:
+        head = WRITE_IN.pack(handle, offset, len(data), 0, 0, 0, 0)
+        return self.send(WRITE, head + data)
+
+    def reply(self) -> Reply:
+        assert select.select([self.kernel], [], [], TIMEOUT_SECONDS)[0], "no reply"
+        message = self.kernel.recv(2**21)
+        length, error, unique = OUT_HEAD.unpack_from(message)
+        assert length == len(message)
+        return Reply(unique, -error, message[OUT_HEAD.size :])
+
+    def is_silent(self) -> bool:
+        """Whether no reply is there; only after something that would have followed it."""
+        return not select.select([self.kernel], [], [], 0)[0]
+
+    def reply_to(self, unique: int) -> Reply:
+        reply = self.reply()
+        assert reply.unique == unique
+        return reply
+
+    def read(self, offset: int, size: int) -> bytes:
+        reply = self.reply_to(self.send_read(offset, size))
+        assert not reply.error, os.strerror(reply.error)
+        return reply.body
+
+    def write(self, offset: int, data: bytes) -> None:
+        reply = self.reply_to(self.send_write(offset, data))
+        assert not reply.error, os.strerror(reply.error)
+        assert struct.unpack_from("<I", reply.body) == (len(data),)
+
+    def shrink_device(self) -> None:
+        """From here no reply of more than some kilobytes can be sent."""
+        self.device.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+
+    def await_event(self) -> None:
+        assert select.select([self.plane.event_descriptor], [], [], TIMEOUT_SECONDS)[0], "no event"
+        os.eventfd_read(self.plane.event_descriptor)
+
+    def stored(self, offset: int, size: int) -> bytes:
+        """Plaintext of what is in the data file, by the other implementation."""
+        with self.data.open("rb") as file:
+            file.seek(offset)
+            data = bytearray(file.read(size))
+        XtsKernel(KEY).decrypt_sparse_units(offset // 4096, data, data)
+        return bytes(data)
+
+
+@contextmanager
+def plane_bed(
+    directory: Path,
+    *,
+    size_bytes: int = 4 * 2**20,
+    encrypted: bool = True,
+    lanes: int = 2,
+    writable: bool = True,
+    start: bool = True,
+) -> Iterator[PlaneBed]:
+    data = directory / "data"
+    data.write_bytes(b"")
+    os.truncate(data, size_bytes)
+    kernel, device = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    libfuse, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    # So that what the kernel sends is never what does not fit.
+    kernel.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 8 * 2**20)
+    descriptor = os.open(data, os.O_RDWR if writable else os.O_RDONLY)
+    device_end = device.dup()
+    try:
+        plane = Plane(
+            device.detach(),
+            control.detach(),
+            descriptor,
+            size_bytes=size_bytes,
+            key=KEY if encrypted else None,
+            lanes=lanes,
+        )
+    finally:
+        os.close(descriptor)
+    with kernel, libfuse, device_end:
+        try:
+            if start:
+                plane.start()
+            yield PlaneBed(plane, kernel, libfuse, data, device_end)
+        finally:
+            assert plane.stop()

@@ -1,0 +1,83 @@
+/* What the two halves of the plane share: ownership.c and requests.c. */
+#ifndef VOLCRYPT_PLANE_INTERNAL_H
+#define VOLCRYPT_PLANE_INTERNAL_H
+
+#include "plane.h"
+
+#include <openssl/evp.h>
+#include <pthread.h>
+#include <stdbool.h>
+
+enum {
+    CHUNK_SHIFT = 19,
+    ENTRIES = PLANE_WAITING + PLANE_MAX_LANES,
+    /* libfuse's: the largest write, and a page for headers. The kernel asks for as much. */
+    BUFFER_BYTES = PLANE_MAX_TRANSFER + 4096,
+    /* Chunks that are granted at once, at most: 512 GiB. Two that fall together displace each
+     * other, which costs time and nothing else. */
+    GRANTS = 1 << 20,
+};
+
+/* Good while its epoch is the plane's; those begin with 1. */
+struct grant {
+    uint32_t chunk;
+    uint32_t read_epoch;
+    uint32_t write_epoch;
+};
+
+/* A request in hand: with a lane, then perhaps with Python or libfuse. */
+struct entry {
+    enum { FREE, LANE, QUEUED, PYTHON, LIBFUSE } holder;
+    uint32_t opcode;
+    uint64_t unique;
+    uint64_t offset;
+    uint32_t kind; /* PLANE_READ, PLANE_WRITE or 0 */
+    uint32_t size;
+    unsigned char *buffer;
+};
+
+struct lane {
+    struct plane *plane;
+    pthread_t thread;
+    bool is_started, has_ended;
+    struct entry *entry;
+    unsigned char *out;
+    EVP_CIPHER_CTX *encrypt, *decrypt;
+    /* Under the plane's lock: */
+    bool in_io;      /* others keep away from the range */
+    bool is_busy;    /* the buffer or the cipher is in use: from `begin` to `end` */
+    bool is_watched; /* somebody waits for the end */
+    uint32_t kind;
+    uint64_t ticket, offset, size;
+};
+
+struct plane {
+    int device, control, data, event;
+    pthread_mutex_t lock;
+    pthread_cond_t freed;
+    pthread_t replies;
+    bool replies_started, replies_ended;
+    unsigned lane_count;
+    bool has_cipher, is_stopping, has_ended;
+    /* Ownership. */
+    bool is_fenced, is_wiped, refuses_writes;
+    uint32_t read_epoch, write_epoch;
+    uint64_t size_bytes;
+    int64_t budget;
+    struct grant *grants;
+    /* Requests in hand; `queue` holds those for Python, in order. */
+    uint32_t queue[ENTRIES], queue_first, queue_count;
+    struct plane_counts counts;
+    unsigned char *memory;
+    struct entry entries[ENTRIES];
+    struct lane lanes[PLANE_MAX_LANES];
+};
+
+/* Begin a read or write at the lane's entry; false where it is not the lane's to do. */
+bool plane_begin(struct lane *lane);
+/* The medium is done with; false for a read that must not be handed out any more. */
+bool plane_leave_range(struct lane *lane);
+void plane_end(struct lane *lane);
+void plane_tell(struct plane *plane);
+
+#endif

@@ -1,0 +1,100 @@
+/* The data plane: compiled threads that own /dev/fuse and answer what needs no thought.
+ *
+ * Theory of operation. Each thread is a *lane*: it reads a request, and answers it itself when it
+ * is a whole-unit read or write of the volume's file, in chunks that Python has *granted* for it,
+ * that overlaps nothing another lane is at, and that works at the first try. Everything else is
+ * handed on: reads and writes to Python (`plane_next`, `plane_answer`), all other requests over the
+ * control socket to libfuse. No rule of the engine is repeated here: any doubt is Python's.
+ *
+ * Ownership. One mutex protects who may do what and who is doing it. A lane *begins* under it
+ * (grants, size, budget, no overlap: all looked at together), works without it, and *ends* under
+ * it. Revoking happens under it too, so a lane either began before, and is reported to who revokes,
+ * or finds that it may not. How Python uses that is in `volcrypt/volume/ownership.py`.
+ *
+ * Exactly one reply. A lane reads into an *entry* that it took before, so there is always one to
+ * keep the request in, and no more are read than there are entries. An entry is free again when
+ * its request was answered; a request that cannot be handed on, or whose reply the kernel refuses,
+ * is answered EIO. Interrupts are not obeyed: what waits ends by itself, as without the plane.
+ *
+ * What the kernel sends is checked like what a stranger sends: lengths, node, handle, range.
+ */
+#ifndef VOLCRYPT_PLANE_H
+#define VOLCRYPT_PLANE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    PLANE_READ = 1, /* rights, and kinds of work */
+    PLANE_WRITE = 2,
+    PLANE_MAX_LANES = 8,
+    PLANE_WAITING = 32, /* requests that Python and libfuse have in hand at most */
+    PLANE_MAX_TRANSFER = 1 << 20,
+};
+
+struct plane;
+
+/* What a lane is doing; over when `plane_is_over` says so of lane and ticket. */
+struct plane_work {
+    uint32_t lane;
+    uint32_t kind;
+    uint64_t ticket;
+    uint64_t offset;
+    uint64_t size;
+};
+
+/* A read or write for Python; `data` is what to write, valid until it is answered. */
+struct plane_request {
+    uint32_t entry;
+    uint32_t kind;
+    uint64_t offset;
+    uint32_t size;
+    unsigned char *data;
+};
+
+struct plane_counts {
+    uint64_t fast;
+    uint64_t handed_on;
+};
+
+/* Takes `device`, `control` and `data` over; `key` has 64 bytes, or is NULL for no cipher. NULL with
+ * errno set on failure, and then takes nothing over. */
+struct plane *plane_new(int device, int control, int data, uint64_t size_bytes,
+                        const unsigned char *key, unsigned lanes);
+int plane_start(struct plane *plane); /* 0, or an errno */
+/* End all threads; 0 when one did not within `milliseconds`: then nothing may be freed. */
+int plane_stop(struct plane *plane, unsigned milliseconds);
+void plane_free(struct plane *plane);
+
+/* Readable when there are requests, when watched work ended, and when the connection has. */
+int plane_event(const struct plane *plane);
+int plane_has_ended(struct plane *plane);
+struct plane_counts plane_counts(struct plane *plane);
+
+/* Ownership; each may be called from any thread. Those that revoke report the work under way that
+ * used such a right, in `found` (PLANE_MAX_LANES long), and make `plane_event` tell of its end. */
+void plane_grant(struct plane *plane, uint32_t chunk, unsigned rights);
+unsigned plane_rights(struct plane *plane, uint32_t chunk);
+size_t plane_revoke(struct plane *plane, uint32_t first, uint32_t count, unsigned rights,
+                    struct plane_work *found);
+size_t plane_revoke_all(struct plane *plane, unsigned rights, struct plane_work *found);
+int plane_is_over(struct plane *plane, uint32_t lane, uint64_t ticket);
+
+/* Nothing is written fast any more, for good. */
+void plane_refuse_writes(struct plane *plane);
+/* Nothing is granted any more, and what is being read is not handed out. */
+void plane_fence(struct plane *plane);
+/* Forget the key, and wipe the buffers; what lanes still use, they wipe at their end. How many. */
+unsigned plane_wipe(struct plane *plane);
+void plane_set_size(struct plane *plane, uint64_t size_bytes);
+/* How many bytes may be encrypted; each fast write spends of it. Returns the new amount. */
+int64_t plane_add_budget(struct plane *plane, int64_t bytes);
+
+int plane_next(struct plane *plane, struct plane_request *request); /* 0: there is none */
+/* Answer a request of `plane_next`: an errno, or for a read its `size` bytes of `data`, for a write
+ * `size` alone. */
+void plane_answer(struct plane *plane, uint32_t entry, int error, const void *data, uint32_t size);
+/* Have the kernel ask again how large the file is; 0 or an errno. */
+int plane_invalidate(struct plane *plane);
+
+#endif
