@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ class MemoryDataFile:
         self.fail_sync: int | None = None
         self.fail_write_at: int | None = None
         self._failed = False
+        self._lock = threading.Lock()
         # Per sector written since the last sync: what the medium may hold, oldest first.
         self._versions: dict[int, list[bytes]] = {}
 
@@ -54,11 +56,12 @@ class MemoryDataFile:
         end = offset + view.nbytes
         assert end <= self.size_bytes
         sectors = range(offset // SECTOR_BYTES, -(-end // SECTOR_BYTES))
-        for sector in sectors:
-            self._versions.setdefault(sector, [self._sector(sector)])
-        self.content[offset:end] = view
-        for sector in sectors:
-            self._versions[sector].append(self._sector(sector))
+        with self._lock:  # a sync comes before or after, never between
+            for sector in sectors:
+                self._versions.setdefault(sector, [self._sector(sector)])
+            self.content[offset:end] = view
+            for sector in sectors:
+                self._versions[sector].append(self._sector(sector))
 
     def sync(self) -> None:
         self.calls.append(("sync", 0, 0))
@@ -67,7 +70,8 @@ class MemoryDataFile:
         if self.fail_sync is not None:
             self._failed = True
             raise OSError(self.fail_sync, os.strerror(self.fail_sync))
-        self._versions.clear()
+        with self._lock:
+            self._versions.clear()
 
     def grow(self, size_bytes: int) -> None:
         self.content += bytes(size_bytes - self.size_bytes)
