@@ -111,14 +111,17 @@ class Captures:
         *,
         open_keeper: Callable[[], ChunkKeeper],
         changing: trio.Lock,
+        take_writes: Callable[[], None] = lambda: None,
     ) -> None:
         """`open_keeper` is for the volume as large as it is then; `changing` is held by whoever
-        changes its size."""
+        changes its size; `take_writes` ends writing by others than the callers of this, and has
+        what of that is under way counted in `ranges`."""
         self._changes = changes
         self._conditions = conditions
         self._ranges = ranges
         self._open_keeper = open_keeper
         self._changing = changing
+        self._take_writes = take_writes
         self._threads = trio.CapacityLimiter(KEPT_AT_ONCE)
         self._running: RunningCapture | None = None
         self._closed = False
@@ -144,6 +147,7 @@ class Captures:
                 await self._ranges.outlast_writers()
             # From here to the end of the barrier there is no checkpoint.
             began = time.perf_counter()
+            self._take_writes()
             under_way = [chunks_of(extent) for extent in self._ranges.exclusive_extents]
             point = self._changes.begin_capture(under_way)
             self._conditions.begin_capture(point.size_bytes, hold=hold)

@@ -173,6 +173,10 @@ class ChangeMap:
             if not marks[chunk]:
                 marks[chunk] = 1
 
+    def is_marked(self, chunk: int) -> bool:
+        """Whether a write to the chunk needs no mark any more, until a capture begins."""
+        return bool(self._marks[chunk])
+
     def distrust(self) -> None:
         """Make the map void until it is opened again: the data file lost writes."""
         with self._state_lock:

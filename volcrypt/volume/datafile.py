@@ -108,6 +108,9 @@ class DataFile:
             raise
         return cls(descriptor, path, size_bytes, is_device=is_device, read_only=read_only)
 
+    def fileno(self) -> int:
+        return self._descriptor
+
     def close(self) -> None:
         """Does not sync. May be called twice."""
         if self._descriptor >= 0:

@@ -30,13 +30,18 @@ of the smaller volume, and stays so.
 A fence refuses every request from the moment it falls; what is under way ends, and `drained` says
 when. Captures, growth and the end need no key, and go on.
 
+The data plane, where there is one, serves chunks by itself that are granted to it. Every request
+here takes its chunks for as long as it lasts, and whoever holds everything takes all of them first
+(`volcrypt.volume.ownership`).
+
 Buffers. What `read` returns is valid until the caller's next checkpoint, and is reused after that:
 fuse hands it to the kernel before any. They are taken and given back on the loop's thread only.
 """
 
 import mmap
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import trio
@@ -50,9 +55,10 @@ from volcrypt.errors import (
     ReadOnlyError,
     VolcryptError,
 )
-from volcrypt.geometry import UNIT_BYTES, ByteRange, align_to_units, chunks_of
+from volcrypt.geometry import UNIT_BYTES, ByteRange, align_to_units, chunk_range, chunks_of
 from volcrypt.volume.capture import Captures, ChunkKeeper, GenerationKeeper
 from volcrypt.volume.chunk_conditions import ChunkConditions
+from volcrypt.volume.ownership import BudgetKeeper, FastPlane, Ownership
 from volcrypt.volume.range_lock import RangeLock
 
 if TYPE_CHECKING:
@@ -120,16 +126,38 @@ class Device:
             self._ranges,
             open_keeper=open_keeper,
             changing=self._changing,
+            take_writes=self._take_writes,
         )
         self.absent: AbsentChunks | None = None
         """Chunks that have to be fetched before they are served; None as soon as there are none."""
         self.sync_failed = False
         """Whether writes were lost; then there are no more until the volume is opened again."""
+        self._ownership: Ownership | None = None
+        self._is_marked: Callable[[int], bool] = lambda _: False
         self._closing = False
         self._fenced: FencedError | None = None
         self._inline_buffer = memoryview(mmap.mmap(-1, INLINE_BYTES))
         self._buffers: list[memoryview] = []
         self._hops_left = 0
+
+    def use_plane(
+        self,
+        plane: FastPlane,
+        *,
+        is_marked: Callable[[int], bool],
+        budget: BudgetKeeper | None,
+    ) -> None:
+        """Let a data plane serve chunks, from now to the end. `is_marked` says whether a chunk
+        needs no changed-bit any more, `budget` counts what is encrypted."""
+        self._is_marked = is_marked
+        self._ownership = Ownership(
+            plane, self._ranges, permitted=self._may_be_granted, budget=budget
+        )
+
+    def reap(self) -> None:
+        """The data plane has ended something that was waited for."""
+        if self._ownership is not None:
+            self._ownership.reap()
 
     async def read(self, offset: int, size: int) -> memoryview:
         """Plaintext from `offset`, less than `size` bytes at the end of the volume.
@@ -140,6 +168,16 @@ class Device:
         assert size <= MAX_REQUEST_BYTES, "internal error: a request beyond the limit"
         offset = min(offset, self.size_bytes)
         size = min(size, self.size_bytes - offset)
+        if self._ownership is None or size == 0:
+            return await self._read(offset, size)
+        chunks = chunks_of(ByteRange(offset, size))
+        self._ownership.take(chunks, exclusive=False)
+        try:
+            return await self._read(offset, size)
+        finally:
+            self._ownership.give_back(chunks, exclusive=False)
+
+    async def _read(self, offset: int, size: int) -> memoryview:
         if size <= INLINE_BYTES and self._is_idle(offset, size, exclusive=False):
             view = self._inline_buffer[:size]
             if self._volume.try_read_into(offset, view):
@@ -154,7 +192,7 @@ class Device:
             self._buffers.append(buffer)
             del self._buffers[POOLED_BUFFERS:]
 
-    async def write(self, offset: int, data: bytes) -> int:
+    async def write(self, offset: int, data: Buffer) -> int:
         """Write plaintext at `offset`; how much was written, less than all at the end of the
         volume.
 
@@ -165,9 +203,20 @@ class Device:
         if self.read_only:
             raise ReadOnlyError("the volume is mounted read-only")
         room = self.size_bytes - offset
-        if room <= 0 and data:
+        piece = memoryview(data)[: max(room, 0)]
+        size = len(piece)
+        if room <= 0 and len(memoryview(data)):
             raise OutOfRangeError(f"offset {offset} is not before the end of the volume")
-        piece = memoryview(data)[:room]
+        if self._ownership is None or size == 0:
+            return await self._write(offset, piece)
+        chunks = chunks_of(ByteRange(offset, size))
+        self._ownership.take(chunks, exclusive=True)
+        try:
+            return await self._write(offset, piece)
+        finally:
+            self._ownership.give_back(chunks, exclusive=True)
+
+    async def _write(self, offset: int, piece: memoryview) -> int:
         size = len(piece)
         if (
             size <= INLINE_BYTES
@@ -207,16 +256,20 @@ class Device:
             self._volume.flush()
         except (VolcryptError, OSError):
             self.sync_failed = True
+            if self._ownership is not None:
+                self._ownership.refuse_writes()  # before anybody hears of it
             raise
 
     def fence(self, error: FencedError) -> None:
         """Answer every request with `error` from now on, also those that wait."""
         self._fenced = error
+        if self._ownership is not None:
+            self._ownership.fence()
 
     async def drained(self) -> None:
         """Wait until the last request that was under way when the fence fell has ended, and wipe
         the buffers, which hold plaintext."""
-        async with self._ranges.hold(self._everything, exclusive=True):
+        async with self._hold_everything():
             for buffer in (self._inline_buffer, *self._buffers):
                 buffer[:] = bytes(len(buffer))
 
@@ -229,13 +282,15 @@ class Device:
     async def grow(self, size_bytes: int) -> None:
         """Serve more of the data file, which is as long already. Does nothing for a size that is
         not larger. Raises what the volume raises, and MountError when closing."""
-        async with self._changing, self._ranges.hold(self._everything, exclusive=True):
+        async with self._changing, self._hold_everything():
             self._check_open()
             if size_bytes <= self.size_bytes:
                 return
             await self._run(lambda: self._volume.grow(size_bytes))
             self._everything = ByteRange(0, size_bytes)
             self.size_bytes = size_bytes
+            if self._ownership is not None:
+                self._ownership.set_size(size_bytes)
 
     async def close(self) -> None:
         """Refuse what comes from now on, finish what is under way, end a capture, and flush.
@@ -245,10 +300,35 @@ class Device:
         """
         self._closing = True
         await self.captures.close()
-        async with self._ranges.hold(self._everything, exclusive=True):
-            pass
+        async with self._hold_everything():
+            if self._ownership is not None:
+                self._ownership.close()
         if not self.read_only:
             await self._flush()
+
+    @asynccontextmanager
+    async def _hold_everything(self) -> AsyncIterator[None]:
+        if self._ownership is not None:
+            # What is granted from here on is nothing, since somebody waits for all of it.
+            self._ownership.take_all()
+        async with self._ranges.hold(self._everything, exclusive=True):
+            yield
+
+    def _take_writes(self) -> None:
+        if self._ownership is not None:
+            self._ownership.take_writes()
+
+    def _may_be_granted(self, chunk: int, exclusive: bool) -> bool:
+        """Whether the data plane may read, or write, a chunk by itself now."""
+        if self._closing or self._fenced is not None:
+            return False
+        extent = chunk_range(chunk, self.size_bytes)
+        # First: who holds everything may be changing what is looked at next.
+        if not self._ranges.is_free(align_to_units(extent), exclusive=exclusive):
+            return False
+        if exclusive and (self.read_only or self.sync_failed or not self._is_marked(chunk)):
+            return False
+        return self._is_permitted(extent, exclusive=exclusive)
 
     async def _flush(self) -> None:
         async with self._sync_lock:

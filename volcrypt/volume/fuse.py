@@ -16,6 +16,7 @@ import functools
 import logging
 import os
 import shutil
+import socket
 import stat
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -102,6 +103,9 @@ class VolumeFileSystem(pyfuse3.Operations):
     def __init__(self, device: Device) -> None:
         super().__init__()
         self._device = device
+        self.invalidate: Callable[[], None] = _invalidate
+        """Has the kernel ask again how large the file is. With a data plane that is its business:
+        what we send from here it takes for replies."""
         self._reported: set[tuple[str, type[Exception], int]] = set()
         self._root = self._make_attributes(
             pyfuse3.ROOT_INODE, stat.S_IFDIR | (0o500 if device.read_only else 0o700), 0
@@ -212,8 +216,7 @@ class VolumeFileSystem(pyfuse3.Operations):
         """Tell the kernel, which keeps the size of the file in mind."""
         size_bytes = self._device.size_bytes
         self._file.st_size, self._file.st_blocks = size_bytes, size_bytes // SECTOR_BYTES
-        with suppress(FileNotFoundError):  # it does not know the file, then, and will ask
-            pyfuse3.invalidate_inode(_VOLUME_INODE, attr_only=True)
+        self.invalidate()
 
     def report(self, handler: str, error: Exception, number: int) -> None:
         """Log an error, once for each of its kind: a broken disk must not fill the log too."""
@@ -286,6 +289,29 @@ def mount(file_system: VolumeFileSystem, directory: Path, *, source: str, read_o
         os.dup2(stderr, 2)
         os.close(stderr)
         os.close(said)
+
+
+def connect(file_system: VolumeFileSystem) -> socket.socket:
+    """Serve requests that come over a socket instead, one in each message; its other end.
+
+    It is mounted already. Nothing is answered before `serve` runs. Raises MountError.
+    """
+    # Both ends block: replies are small and are taken at once, and none may get lost.
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        # The session closes its end, or this process ends.
+        pyfuse3.init(file_system, f"/dev/fd/{theirs.fileno()}", {"fsname=volcrypt"})
+    except RuntimeError as error:
+        ours.close()
+        theirs.close()
+        raise MountError(f"libfuse refused its socket: {error}") from error
+    theirs.detach()
+    return ours
+
+
+def _invalidate() -> None:
+    with suppress(FileNotFoundError):  # it does not know the file, then, and will ask
+        pyfuse3.invalidate_inode(_VOLUME_INODE, attr_only=True)
 
 
 async def serve() -> None:

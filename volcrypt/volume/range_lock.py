@@ -14,7 +14,7 @@ A point in time needs no pause: `exclusive_extents` says which writers are at wo
 `outlast_writers` waits for just these, while others come and go.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -68,6 +68,13 @@ class RangeLock:
                 ends.append(claim.ended)
         for end in ends:
             await end.wait()
+
+    def adopt(self, extent: ByteRange, *, exclusive: bool) -> Callable[[], None]:
+        """Count a range as held by somebody who did not ask: he is at work there already, and
+        conflicts with nobody who holds any. What lets go of it."""
+        claim = _Claim(extent, exclusive)
+        self._held.append(claim)
+        return lambda: self._remove(claim)
 
     @asynccontextmanager
     async def hold(self, extent: ByteRange, *, exclusive: bool) -> AsyncIterator[None]:

@@ -89,6 +89,11 @@ class WriteCounter:
             if self._left_bytes < 0 and not self._has_failed:
                 self._left_bytes += self._take(self._step_bytes - self._left_bytes)
 
+    def give_back(self, size_bytes: int) -> None:
+        """So much of what was spent was not encrypted."""
+        with self._lock:
+            self._left_bytes += size_bytes
+
     def renew(self) -> None:
         """At a flush: take room for what is coming."""
         left = self._left_bytes

@@ -1,0 +1,102 @@
+"""DataPlane: the trio side of the compiled data plane. It answers what the plane hands on.
+
+It knows the device and the plane's requests; the protocol of ownership is the device's business.
+Every request is answered once, also when it fails or is cancelled.
+"""
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from volcrypt.crypto.data_key import DataKey
+from volcrypt.errors import MountError
+from volcrypt.volume import fuse
+from volcrypt.volume.datafile import DataFile
+from volcrypt.volume.device import Device
+from volcrypt.volume.fuse import VolumeFileSystem, errno_of
+from volcrypt.volume.mounting import mount_connection
+from volcrypt.volume.mountpoint import unmount
+from volcrypt.volume.plane.door import Plane, Request
+
+LANES: Final = 2
+"""Threads. One is enough for one caller, and more than there are processors are of no use."""
+
+
+def mount_plane(
+    file_system: VolumeFileSystem,
+    directory: Path,
+    *,
+    source: str,
+    read_only: bool,
+    data: DataFile,
+    data_key: DataKey | None,
+) -> Plane:
+    """Mount as `fuse.mount` does, with a data plane between the kernel and the file system. Start
+    it, and stop it after `fuse.close`. Raises MountError with the reason."""
+    device = mount_connection(directory, source=source, read_only=read_only)
+    with ExitStack() as undo:
+        undo.callback(os.close, device)
+        undo.callback(unmount, directory, detach=True)
+        control = undo.enter_context(fuse.connect(file_system))
+        undo.callback(fuse.close)
+        try:
+            plane = Plane(
+                device,
+                control.fileno(),
+                data.fileno(),
+                size_bytes=data.size_bytes,
+                key=None if data_key is None else data_key.view(),
+                lanes=LANES,
+            )
+        except (OSError, MemoryError) as error:
+            raise MountError(f"no data plane: {error}") from error
+        control.detach()
+        undo.pop_all()
+    file_system.invalidate = plane.invalidate_attributes
+    return plane
+
+
+class DataPlane:
+    def __init__(self, plane: Plane, device: Device, file_system: VolumeFileSystem) -> None:
+        self._plane = plane
+        self._device = device
+        self._file_system = file_system
+
+    @property
+    def fast_requests(self) -> int:
+        """How many the plane answered without Python."""
+        return self._plane.counts.fast
+
+    async def run(self) -> None:
+        """Answer requests until the connection to the kernel is gone."""
+        event = self._plane.event_descriptor
+        async with trio.open_nursery() as nursery:
+            while not self._plane.has_ended:
+                await trio.lowlevel.wait_readable(event)
+                os.eventfd_read(event)
+                self._device.reap()
+                while (request := self._plane.next_request()) is not None:
+                    nursery.start_soon(self._answer, request)
+
+    async def _answer(self, request: Request) -> None:
+        kind = "read" if request.data is None else "write"
+        number = errno_of(OSError())
+        answered = False
+        try:
+            if request.data is None:
+                data = await self._device.read(request.offset, request.size)
+                answered = True
+                self._plane.answer_read(request.entry, data)
+            else:
+                size = await self._device.write(request.offset, request.data)
+                answered = True
+                self._plane.answer_write(request.entry, size)
+        except Exception as error:
+            number = errno_of(error)
+            self._file_system.report(kind, error, number)
+        finally:
+            if not answered:
+                self._plane.answer_error(request.entry, number)
