@@ -15,7 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { FILE_NODE = 2, FILE_HANDLE = 2, REPLY_BYTES = 128 * 1024, STACK_BYTES = 256 * 1024 };
+enum { FILE_NODE = 2, FILE_HANDLE = 2, REPLY_BYTES = 128 * 1024, STACK_BYTES = 1 << 20 };
 
 /* Wakes a thread out of a system call; nothing else uses it, and by default it is ignored. */
 #define KICK SIGURG
@@ -281,9 +281,9 @@ static struct entry *entry_of_reply(struct plane *plane, uint64_t unique)
 static void *run_replies(void *argument)
 {
     struct plane *plane = argument;
-    _Alignas(16) unsigned char reply[REPLY_BYTES];
+    unsigned char *reply = plane->memory + (size_t)ENTRIES * BUFFER_BYTES;
     for (;;) {
-        ssize_t length = recv(plane->control, reply, sizeof reply, MSG_TRUNC);
+        ssize_t length = recv(plane->control, reply, REPLY_BYTES, MSG_TRUNC);
         if (length < 0 && errno == EINTR)
             continue;
         if (length <= 0)
@@ -296,7 +296,7 @@ static void *run_replies(void *argument)
         if (entry == NULL)
             continue;
         uint64_t unique = head->unique;
-        if ((size_t)length > sizeof reply || head->len != (size_t)length) {
+        if ((size_t)length > REPLY_BYTES || head->len != (size_t)length) {
             answer_error(plane, unique, EIO);
         } else {
             amend(entry, reply, (size_t)length);
@@ -418,7 +418,8 @@ static bool set_up_cipher(struct lane *lane, const unsigned char *key)
 
 static size_t buffers_size(const struct plane *plane)
 {
-    return (size_t)ENTRIES * BUFFER_BYTES + (size_t)plane->lane_count * PLANE_MAX_TRANSFER;
+    return (size_t)ENTRIES * BUFFER_BYTES + REPLY_BYTES +
+           (size_t)plane->lane_count * PLANE_MAX_TRANSFER;
 }
 
 static void free_memory(struct plane *plane)
@@ -465,7 +466,8 @@ struct plane *plane_new(int device, int control, int data, uint64_t size_bytes,
     for (unsigned i = 0; is_good && i < plane->lane_count; i++) {
         struct lane *lane = &plane->lanes[i];
         lane->plane = plane;
-        lane->out = plane->memory + (size_t)ENTRIES * BUFFER_BYTES + (size_t)i * PLANE_MAX_TRANSFER;
+        lane->out = plane->memory + (size_t)ENTRIES * BUFFER_BYTES + REPLY_BYTES +
+                    (size_t)i * PLANE_MAX_TRANSFER;
         is_good = key == NULL || set_up_cipher(lane, key);
     }
     if (is_good)
@@ -485,7 +487,7 @@ int plane_start(struct plane *plane)
     sigdelset(&all, KICK);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     pthread_attr_init(&attributes);
-    pthread_attr_setstacksize(&attributes, STACK_BYTES + REPLY_BYTES);
+    pthread_attr_setstacksize(&attributes, STACK_BYTES);
     int error = pthread_create(&plane->replies, &attributes, run_replies, plane);
     plane->replies_started = error == 0;
     for (unsigned i = 0; error == 0 && i < plane->lane_count; i++) {

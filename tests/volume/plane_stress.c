@@ -1,0 +1,264 @@
+/* Stress of the data plane's C, for builds with a sanitizer: plane_stress DATA_FILE SECONDS THREADS.
+ *
+ * Threads that are the kernel ask for reads and writes of a small volume over a pair of sockets, each
+ * in places of its own and in some that all share. One thread is Python: it takes chunks away and
+ * gives them back all the time, answers what is handed on, and sees that nothing is under way in a
+ * chunk that it took and waited for. One is libfuse. At the end everything is fenced, wiped, stopped.
+ */
+#define _GNU_SOURCE
+#include "plane.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fuse.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { UNIT = 4096, CHUNK = 1 << 19, CHUNKS = 4, OWN_UNITS = 8 };
+
+#define CHECK(condition)                                                                           \
+    do {                                                                                           \
+        if (!(condition)) {                                                                        \
+            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                        \
+            abort();                                                                               \
+        }                                                                                          \
+    } while (0)
+
+static struct plane *plane;
+static int kernel, libfuse, data, done;
+static uint64_t asked, answered;
+
+/* One write of each caller is on its way at a time, so its last one is what it must read. */
+struct caller {
+    unsigned number, seed;
+    unsigned char last[OWN_UNITS];
+};
+
+static bool is_done(void) { return __atomic_load_n(&done, __ATOMIC_ACQUIRE); }
+
+static uint64_t own_offset(const struct caller *caller, unsigned unit)
+{
+    /* Each caller has units in every chunk. */
+    return (uint64_t)(unit % CHUNKS) * CHUNK + (caller->number * OWN_UNITS + unit) * UNIT;
+}
+
+/* The sockets of the kernel are shared: replies go to who waits, by number. */
+static pthread_mutex_t reply_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t reply_came = PTHREAD_COND_INITIALIZER;
+static struct {
+    uint64_t unique;
+    int error;
+    bool is_there;
+    unsigned char body[2 * UNIT];
+} replies[16];
+
+static void *receive(void *unused)
+{
+    static unsigned char buffer[1 << 20];
+    (void)unused;
+    for (;;) {
+        ssize_t length = recv(kernel, buffer, sizeof buffer, 0);
+        if (length <= 0)
+            return NULL;
+        struct fuse_out_header *head = (void *)buffer;
+        CHECK((size_t)length == head->len);
+        pthread_mutex_lock(&reply_lock);
+        unsigned slot = head->unique % 16;
+        CHECK(replies[slot].unique == head->unique && !replies[slot].is_there); /* exactly one */
+        replies[slot].error = head->error;
+        replies[slot].is_there = true;
+        memcpy(replies[slot].body, head + 1, (size_t)length - sizeof *head);
+        answered++;
+        pthread_cond_broadcast(&reply_came);
+        pthread_mutex_unlock(&reply_lock);
+    }
+}
+
+static int ask(struct caller *caller, uint32_t opcode, uint64_t offset, uint32_t size,
+               const unsigned char *bytes, unsigned char *into)
+{
+    static uint64_t turn;
+    struct {
+        struct fuse_in_header head;
+        struct fuse_write_in in;
+        unsigned char data[2 * UNIT];
+    } message = {.head = {.opcode = opcode, .nodeid = 2}, .in = {.fh = 2, .offset = offset, .size = size}};
+    size_t length = sizeof message.head + sizeof message.in;
+    if (opcode == FUSE_WRITE) {
+        memcpy(message.data, bytes, size);
+        length += size;
+    }
+    message.head.len = (uint32_t)length;
+    pthread_mutex_lock(&reply_lock);
+    unsigned slot = caller->number;
+    message.head.unique = 16 * ++turn + slot;
+    replies[slot].unique = message.head.unique;
+    replies[slot].is_there = false;
+    asked++;
+    pthread_mutex_unlock(&reply_lock);
+    CHECK(send(kernel, &message, length, 0) == (ssize_t)length);
+    pthread_mutex_lock(&reply_lock);
+    while (!replies[slot].is_there)
+        pthread_cond_wait(&reply_came, &reply_lock);
+    if (into != NULL)
+        memcpy(into, replies[slot].body, size);
+    int error = replies[slot].error;
+    pthread_mutex_unlock(&reply_lock);
+    return error;
+}
+
+static void *call(void *argument)
+{
+    struct caller *caller = argument;
+    unsigned char bytes[2 * UNIT];
+    while (!is_done()) {
+        unsigned unit = (unsigned)rand_r(&caller->seed) % OWN_UNITS;
+        switch (rand_r(&caller->seed) % 4) {
+        case 0: /* where all write */
+            memset(bytes, rand_r(&caller->seed), sizeof bytes);
+            CHECK(ask(caller, FUSE_WRITE, CHUNK - UNIT, 2 * UNIT, bytes, NULL) == 0);
+            break;
+        case 1:
+            CHECK(ask(caller, FUSE_READ, CHUNK - UNIT, 2 * UNIT, NULL, bytes) == 0);
+            for (unsigned i = 0; i < 2 * UNIT; i++)
+                CHECK(bytes[i] == bytes[i / UNIT * UNIT]); /* no unit is a mixture */
+            break;
+        case 2:
+            caller->last[unit]++;
+            memset(bytes, caller->last[unit], UNIT);
+            CHECK(ask(caller, FUSE_WRITE, own_offset(caller, unit), UNIT, bytes, NULL) == 0);
+            break;
+        default:
+            CHECK(ask(caller, FUSE_READ, own_offset(caller, unit), UNIT, NULL, bytes) == 0);
+            CHECK(bytes[0] == caller->last[unit] && bytes[UNIT - 1] == caller->last[unit]);
+            if (rand_r(&caller->seed) % 8 == 0) /* a reply of libfuse's */
+                (void)ask(caller, FUSE_GETATTR, 0, 0, NULL, NULL);
+        }
+    }
+    return NULL;
+}
+
+/* Take a chunk, wait for what was under way, and hand over to `plane_grant` again. */
+static void take(uint32_t first, uint32_t count)
+{
+    struct plane_work found[PLANE_MAX_LANES];
+    size_t works = plane_revoke(plane, first, count, PLANE_READ | PLANE_WRITE, found);
+    for (size_t i = 0; i < works; i++)
+        while (!plane_is_over(plane, found[i].lane, found[i].ticket))
+            sched_yield();
+    CHECK(plane_revoke(plane, first, count, PLANE_READ | PLANE_WRITE, found) == 0);
+}
+
+static void give_back(uint32_t first, uint32_t count)
+{
+    for (uint32_t chunk = first; chunk < first + count; chunk++)
+        plane_grant(plane, chunk, PLANE_READ | PLANE_WRITE);
+}
+
+/* In clear: what Python writes, it must be able to read through the plane, so the volume of this
+ * program has no cipher where both write; see `main`. */
+static void answer_request(const struct plane_request *request)
+{
+    unsigned char bytes[2 * UNIT];
+    uint32_t first = (uint32_t)(request->offset / CHUNK);
+    uint32_t count = (uint32_t)((request->offset + request->size - 1) / CHUNK) - first + 1;
+    take(first, count);
+    if (request->kind == PLANE_WRITE) {
+        CHECK(pwrite(data, request->data, request->size, (off_t)request->offset) == request->size);
+        plane_answer(plane, request->entry, 0, NULL, request->size);
+    } else {
+        CHECK(pread(data, bytes, request->size, (off_t)request->offset) == request->size);
+        plane_answer(plane, request->entry, 0, bytes, request->size);
+    }
+    give_back(first, count);
+}
+
+static void *be_python(void *unused)
+{
+    unsigned seed = 7;
+    struct plane_work found[PLANE_MAX_LANES];
+    (void)unused;
+    while (!plane_has_ended(plane)) {
+        struct plane_request request;
+        struct pollfd poll_event = {.fd = plane_event(plane), .events = POLLIN};
+        eventfd_t count;
+        poll(&poll_event, 1, 1);
+        (void)!eventfd_read(plane_event(plane), &count);
+        while (plane_next(plane, &request))
+            answer_request(&request);
+        uint32_t chunk = (uint32_t)rand_r(&seed) % CHUNKS;
+        take(chunk, 1);
+        if (rand_r(&seed) % 16 == 0)
+            plane_revoke_all(plane, PLANE_WRITE, found);
+        give_back(chunk, 1);
+        plane_set_size(plane, (uint64_t)CHUNKS * CHUNK);
+        plane_add_budget(plane, 1 << 20);
+    }
+    return NULL;
+}
+
+static void *be_libfuse(void *unused)
+{
+    unsigned char buffer[1 << 16];
+    (void)unused;
+    while (recv(libfuse, buffer, sizeof buffer, 0) > 0) {
+        const struct fuse_in_header *head = (const void *)buffer;
+        struct fuse_out_header reply = {.len = sizeof reply, .unique = head->unique};
+        CHECK(send(libfuse, &reply, sizeof reply, MSG_NOSIGNAL) == sizeof reply);
+    }
+    return NULL;
+}
+
+int main(int count, char **arguments)
+{
+    int device_pair[2], control_pair[2];
+    unsigned callers_count;
+    pthread_t receiver, python, fuse, threads[8];
+    struct caller callers[8] = {0};
+    CHECK(count == 4);
+    callers_count = (unsigned)atoi(arguments[3]);
+    CHECK(callers_count >= 1 && callers_count <= 8);
+    CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, device_pair) == 0);
+    CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, control_pair) == 0);
+    kernel = device_pair[0];
+    libfuse = control_pair[0];
+    data = open(arguments[1], O_RDWR | O_CREAT | O_TRUNC, 0600);
+    CHECK(data >= 0 && ftruncate(data, (off_t)CHUNKS * CHUNK) == 0);
+    plane = plane_new(device_pair[1], control_pair[1], dup(data), (uint64_t)CHUNKS * CHUNK, NULL, 3);
+    CHECK(plane != NULL && plane_start(plane) == 0);
+    give_back(0, CHUNKS);
+    CHECK(pthread_create(&receiver, NULL, receive, NULL) == 0);
+    CHECK(pthread_create(&python, NULL, be_python, NULL) == 0);
+    CHECK(pthread_create(&fuse, NULL, be_libfuse, NULL) == 0);
+    for (unsigned i = 0; i < callers_count; i++) {
+        callers[i] = (struct caller){.number = i, .seed = i + 1};
+        CHECK(pthread_create(&threads[i], NULL, call, &callers[i]) == 0);
+    }
+    sleep((unsigned)atoi(arguments[2]));
+    __atomic_store_n(&done, 1, __ATOMIC_RELEASE);
+    for (unsigned i = 0; i < callers_count; i++)
+        pthread_join(threads[i], NULL);
+    struct plane_counts counts = plane_counts(plane);
+    CHECK(asked == answered);
+    CHECK(counts.fast > 0 && counts.handed_on > 0);
+    plane_fence(plane);
+    CHECK(plane_wipe(plane) == 0);
+    shutdown(kernel, SHUT_RDWR);
+    pthread_join(receiver, NULL);
+    pthread_join(python, NULL);
+    CHECK(plane_stop(plane, 5000));
+    pthread_join(fuse, NULL);
+    plane_free(plane);
+    close(data);
+    printf("%llu fast, %llu handed on\n", (unsigned long long)counts.fast,
+           (unsigned long long)counts.handed_on);
+    return 0;
+}

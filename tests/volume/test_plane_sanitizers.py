@@ -1,0 +1,53 @@
+"""The data plane's C under ThreadSanitizer and AddressSanitizer, without Python (`plane_stress.c`).
+
+The quick runs take longer than others, since each compiles the plane anew.
+"""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PLANE = ROOT / "volcrypt/volume/plane"
+STRESS = ROOT / "tests/volume/plane_stress.c"
+
+
+def build(directory: Path, sanitizers: str, *, ownership: Path = PLANE / "ownership.c") -> Path:
+    program = directory / "plane_stress"
+    command = ["gcc", "-std=gnu11", "-g", "-O1", f"-fsanitize={sanitizers}"]
+    command += ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror"]
+    command += [f"-I{PLANE}", f"-I{ROOT / 'volcrypt/crypto'}"]
+    command += [*map(str, (STRESS, ownership, PLANE / "requests.c"))]
+    command += ["-o", str(program), "-lcrypto", "-lpthread"]
+    subprocess.run(command, check=True)
+    return program
+
+
+def run(program: Path, seconds: int) -> subprocess.CompletedProcess[str]:
+    # ThreadSanitizer knows no addresses as random as some kernels make them.
+    command = ["setarch", "-R", str(program), str(program.with_name("data")), str(seconds), "4"]
+    return subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=seconds + 60
+    )
+
+
+@pytest.mark.parametrize("seconds", [1, pytest.param(60, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("sanitizers", ["thread", "address,undefined"])
+def test_no_race_and_no_bad_access(tmp_path: Path, sanitizers: str, seconds: int) -> None:
+    done = run(build(tmp_path, sanitizers), seconds)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "fast" in done.stdout
+
+
+def test_control_a_race_is_found(tmp_path: Path) -> None:
+    """With a mutex that ownership does not take."""
+    text = (PLANE / "ownership.c").read_text()
+    for call in ("pthread_mutex_lock", "pthread_mutex_unlock"):
+        assert call in text
+        text = text.replace(f"{call}(", "(void)(")
+    broken = tmp_path / "ownership.c"
+    broken.write_text(text)
+    done = run(build(tmp_path, "thread", ownership=broken), 1)
+    assert done.returncode != 0
+    assert "data race" in done.stderr
