@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.forked import FORKER
+from tests.planes import DATA_PLANE
 from volcrypt.operations.home import runtime_directory
 from volcrypt.settings import runtime_root
 from volcrypt.volume.owner import start_ticks
@@ -36,6 +37,7 @@ class Command:
         self, *arguments: str | Path, stdin: bytes = b"", prefix: tuple[str, ...] = ()
     ) -> subprocess.CompletedProcess[str]:
         """Run to the end, whatever the exit code; `prefix` is a program to run it under."""
+        arguments = on_data_plane(*arguments)
         text = stdin.decode(errors="surrogateescape")
         if self._forked and not prefix:
             return FORKER.run(["--home", *map(str, (self.home, *arguments))], stdin=text)
@@ -73,6 +75,7 @@ class Command:
 
     def start(self, *arguments: str | Path) -> "Started":
         """Begin a command and go on."""
+        arguments = on_data_plane(*arguments)
         return Started([str(VOLCRYPT), "--home", str(self.home), *map(str, arguments)])
 
     def kill_processes(self) -> None:
@@ -113,6 +116,14 @@ class Command:
             if '"purpose":"mount"' in text:
                 found.append(int(text.partition('"pid":')[2].partition(",")[0]))
         return found
+
+
+def on_data_plane(*arguments: str | Path) -> tuple[str | Path, ...]:
+    """The arguments of a command that mounts, for the data plane that is tested."""
+    verb = next((each for each in arguments if not str(each).startswith("-")), None)
+    if DATA_PLANE == "python" or verb not in {"mount", "attach"} or "--data-plane" in arguments:
+        return arguments
+    return (*arguments, "--data-plane", DATA_PLANE)
 
 
 def kill_and_wait(pid: int) -> None:

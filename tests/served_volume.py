@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from tests.planes import DATA_PLANE
 from volcrypt.crypto.data_key import DataKey
 from volcrypt.errors import VolcryptError
 from volcrypt.names import VolumeId, make_volume_id
 from volcrypt.volume.control import ControlClient
 from volcrypt.volume.datafile import DataFile
-from volcrypt.volume.launch import Assignment, spawn_daemon
+from volcrypt.volume.launch import Assignment, DataPlaneKind, spawn_daemon
 from volcrypt.volume.loop import detach_loop, loops_of
 from volcrypt.volume.mountpoint import FS_TYPE, VOLUME_FILE, mount_at, mounts, unmount
 from volcrypt.volume.owner import hold_volume
@@ -32,6 +33,7 @@ class ServedVolume:
     runtime: Path
     size_bytes: int
     encrypted: bool = True
+    data_plane: DataPlaneKind = DATA_PLANE
     volume_id: VolumeId = field(default_factory=lambda: make_volume_id(secrets.token_bytes(9)))
     key: bytes = field(default_factory=lambda: secrets.token_bytes(64))
     seal_key: bytes = field(default_factory=lambda: secrets.token_bytes(32))
@@ -70,6 +72,7 @@ class ServedVolume:
             live_map_path=str(self.runtime / f"{self.volume_id}.map"),
             socket_path=str(self.runtime / f"{self.volume_id}.sock"),
             log_path=str(self.log),
+            data_plane=self.data_plane,
         )
 
     def data_key(self) -> DataKey | None:
@@ -138,7 +141,11 @@ class OpenFile:
 
 @contextmanager
 def served_volume(
-    directory: Path, *, size_bytes: int = 8 * 2**20, encrypted: bool = True
+    directory: Path,
+    *,
+    size_bytes: int = 8 * 2**20,
+    encrypted: bool = True,
+    data_plane: DataPlaneKind = DATA_PLANE,
 ) -> Iterator[ServedVolume]:
     """One that is not mounted yet; its runtime files lie in a directory of /dev/shm."""
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="volcrypt-test-") as runtime:
@@ -147,6 +154,7 @@ def served_volume(
             runtime=Path(runtime),
             size_bytes=size_bytes,
             encrypted=encrypted,
+            data_plane=data_plane,
         )
         try:
             yield volume

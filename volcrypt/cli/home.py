@@ -115,6 +115,8 @@ def _document(found: "Status", warnings: list[str]) -> JsonValue:
                 "Device": item.device,
                 "FileSystems": list(item.file_systems),
                 "SyncFailed": item.sync_failed,
+                "DataPlane": item.data_plane,
+                "FastRequests": item.fast_requests,
                 **watch_document(item),
                 "Initialization": lazy_document(item.lazy) if item.lazy else None,
             }

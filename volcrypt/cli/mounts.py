@@ -14,6 +14,7 @@ from volcrypt.names import is_snapshot_id
 
 if TYPE_CHECKING:
     from volcrypt.operations.watching import Watching
+    from volcrypt.volume.launch import DataPlaneKind
 
 _ON_KEY_LOSS = click.option(
     "--on-key-loss",
@@ -36,6 +37,15 @@ _TAKE_OVER = click.option(
 )
 
 
+_DATA_PLANE = click.option(
+    "--data-plane",
+    type=click.Choice(["native", "python"]),
+    default="python",
+    show_default=True,
+    help="What answers simple reads and writes: compiled threads, or Python as all others.",
+)
+
+
 @click.command(cls=Command)
 @click.argument("target", metavar="VOLUME|SNAPSHOT")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
@@ -43,6 +53,7 @@ _TAKE_OVER = click.option(
 @_ON_KEY_LOSS
 @_TAKE_OVER
 @_FOREGROUND
+@_DATA_PLANE
 @fill_rate_option
 @opening_key_option
 @pass_session
@@ -54,6 +65,7 @@ def mount(
     on_key_loss: str,
     take_over: bool,
     foreground: bool,
+    data_plane: "DataPlaneKind",
     fill_rate: str | None,
     customer_key_file: Path | None,
 ) -> None:
@@ -79,9 +91,12 @@ def mount(
             launch=launch,
             watching=_watching(session, on_key_loss),
             fill_rate=rate,
+            data_plane=data_plane,
         )
     else:
-        mounted = mount_snapshot(session.home, target, directory, fill_rate=rate, launch=launch)
+        mounted = mount_snapshot(
+            session.home, target, directory, fill_rate=rate, launch=launch, data_plane=data_plane
+        )
     served = mounted.snapshot_id or mounted.volume_id
     document = {
         "VolumeId": None if mounted.snapshot_id else mounted.volume_id,
@@ -142,6 +157,7 @@ def _take_over(session: Session, volume: str) -> None:
 @_ON_KEY_LOSS
 @_TAKE_OVER
 @_FOREGROUND
+@_DATA_PLANE
 @fill_rate_option
 @opening_key_option
 @pass_session
@@ -154,6 +170,7 @@ def attach(
     on_key_loss: str,
     take_over: bool,
     foreground: bool,
+    data_plane: "DataPlaneKind",
     fill_rate: str | None,
     customer_key_file: Path | None,
 ) -> None:
@@ -175,6 +192,7 @@ def attach(
         launch=spawn_daemon,
         watching=_watching(session, on_key_loss),
         fill_rate=parse_fill_rate(fill_rate),
+        data_plane=data_plane,
     )
     document = {
         "VolumeId": attached.volume_id,

@@ -37,6 +37,7 @@ from volcrypt.errors import MountError, VolcryptError
 from volcrypt.formats.document import MacSeal
 from volcrypt.volume import fuse
 from volcrypt.volume.change_map import ChangeMap
+from volcrypt.volume.data_plane import DataPlane, mount_plane
 from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.device import Device
 from volcrypt.volume.directory import CHANGE_MAP_FILE
@@ -48,6 +49,7 @@ from volcrypt.volume.launch import (
 )
 from volcrypt.volume.mountpoint import check_mount_point, remove_dead_mounts_of
 from volcrypt.volume.owner import OwnerLock
+from volcrypt.volume.plane.door import Plane
 from volcrypt.volume.preserve import PreservedChunks
 from volcrypt.volume.volume import Volume
 from volcrypt.volume.write_counter import WriteCounter
@@ -131,13 +133,26 @@ def serve_volume(
             stack.callback(lazy.wipe)
             device.absent = lazy.chunks
         file_system = fuse.VolumeFileSystem(device)
+        plane: Plane | None = None
         try:
-            fuse.mount(
-                file_system,
-                mount_directory,
-                source=assignment.volume_id,
-                read_only=assignment.read_only,
-            )
+            if assignment.data_plane == "native":
+                plane = mount_plane(
+                    file_system,
+                    mount_directory,
+                    source=assignment.volume_id,
+                    read_only=assignment.read_only,
+                    data=data,
+                    data_key=data_key,
+                )
+                stack.callback(plane.stop)
+                device.use_plane(plane, is_marked=changes.is_marked, budget=written)
+            else:
+                fuse.mount(
+                    file_system,
+                    mount_directory,
+                    source=assignment.volume_id,
+                    read_only=assignment.read_only,
+                )
         except MountError:
             changes.save_clean()  # nobody wrote
             raise
@@ -146,6 +161,8 @@ def serve_volume(
 
         def wipe() -> None:
             volume.close()
+            if plane is not None:
+                plane.wipe()
             if data_key is not None:
                 data_key.wipe()
             if lazy is not None:
@@ -172,7 +189,10 @@ def serve_volume(
             fencing=fencing,
             watcher=watcher,
             lazy=lazy,
+            plane=DataPlane(plane, device, file_system) if plane is not None else None,
         )
+        if plane is not None:
+            plane.start()  # its threads have the capabilities of this one
         try:
             trio.run(service.run, starter)
         except ExceptionGroup as group:

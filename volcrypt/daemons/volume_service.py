@@ -22,6 +22,7 @@ from volcrypt.volume.change_map import ChangeMap
 from volcrypt.volume.control_messages import StatusAnswer
 from volcrypt.volume.control_server import ControlServer
 from volcrypt.volume.control_socket import listen
+from volcrypt.volume.data_plane import DataPlane
 from volcrypt.volume.device import Device
 from volcrypt.volume.error_report import ErrorReport
 from volcrypt.volume.launch import Answer, Assignment, send_answer
@@ -78,8 +79,10 @@ class VolumeService:
         fencing: Fencing,
         watcher: Watcher | None,
         lazy: LazyVolume | None = None,
+        plane: DataPlane | None = None,
     ) -> None:
         self._lazy = lazy
+        self._plane = plane
         self._assignment = assignment
         self._device = device
         self._changes = changes
@@ -105,6 +108,7 @@ class VolumeService:
         with listen(Path(self._assignment.socket_path)) as listener:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._serve_fuse)
+                nursery.start_soon(self._serve_plane)
                 nursery.start_soon(self._watch_signals)
                 if not self._device.read_only:
                     nursery.start_soon(watch_space, data_path, lambda: self._device.size_bytes)
@@ -143,6 +147,8 @@ class VolumeService:
             watcher_pid=None if self._watcher is None else self._watcher.pid,
             lazy=self._lazy.progress() if self._lazy is not None else None,
             snapshot_id=self._assignment.snapshot_id,
+            data_plane=self._assignment.data_plane,
+            fast_requests=self._plane.fast_requests if self._plane is not None else 0,
         )
 
     async def grow(self, size_bytes: int) -> None:
@@ -165,6 +171,11 @@ class VolumeService:
         await self._finished.wait()
         if self._failure is not None:
             raise self._failure
+
+    async def _serve_plane(self) -> None:
+        if self._plane is not None:
+            await self._plane.run()
+            fuse.leave()
 
     async def _serve_fuse(self) -> None:
         await fuse.serve()

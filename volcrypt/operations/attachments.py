@@ -43,6 +43,7 @@ from volcrypt.operations.records import data_path, load_record
 from volcrypt.operations.watching import Watching
 from volcrypt.volume.control_messages import StatusAnswer
 from volcrypt.volume.datafile import DataFile
+from volcrypt.volume.launch import DataPlaneKind
 from volcrypt.volume.loop import (
     PROBE_BYTES,
     add_partitions,
@@ -113,6 +114,7 @@ def attach_volume(
     launch: Launch,
     watching: Watching | None = None,
     fill_rate: int | None = None,
+    data_plane: DataPlaneKind = "python",
 ) -> Attached:
     """Mount the volume privately, put a loop device on it, make or mount a file system if asked.
 
@@ -159,6 +161,7 @@ def attach_volume(
                 launch=launch,
                 watching=watching,
                 fill_rate=fill_rate,
+                data_plane=data_plane,
             )
         undo.callback(unmount_volume, home, record.volume_id)
         attached = _build(

@@ -38,7 +38,7 @@ from volcrypt.operations.write_budget import count_path
 from volcrypt.volume.control import ControlClient
 from volcrypt.volume.control_messages import StatusAnswer
 from volcrypt.volume.datafile import DataFile
-from volcrypt.volume.launch import Assignment, LazyAssignment
+from volcrypt.volume.launch import Assignment, DataPlaneKind, LazyAssignment
 from volcrypt.volume.mountpoint import (
     FS_TYPE,
     VOLUME_FILE,
@@ -91,6 +91,7 @@ def mount_volume(
     launch: Launch,
     watching: Watching | None = None,
     fill_rate: int | None = None,
+    data_plane: DataPlaneKind = "python",
 ) -> Mounted:
     """Serve a volume as `directory/volume`; returns when the first read has worked. With `watching`
     it is fenced when its key is lost.
@@ -128,6 +129,7 @@ def mount_volume(
             count_path=str(count_path(home, record.wrapped_key)) if record.wrapped_key else None,
             watch=order_for(home, record, watching),
             lazy=lazy,
+            data_plane=data_plane,
         )
         seal_key = home.change_map_key(volume_id)
         with (

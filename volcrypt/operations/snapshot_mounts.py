@@ -25,11 +25,17 @@ from volcrypt.operations.snapshot_lookup import load_snapshot
 from volcrypt.operations.stores import store_in_use, store_of
 from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.directory import DATA_FILE
-from volcrypt.volume.launch import Assignment
+from volcrypt.volume.launch import Assignment, DataPlaneKind
 
 
 def mount_snapshot(
-    home: Home, snapshot: str, directory: Path, *, fill_rate: int | None, launch: Launch
+    home: Home,
+    snapshot: str,
+    directory: Path,
+    *,
+    fill_rate: int | None,
+    launch: Launch,
+    data_plane: DataPlaneKind = "python",
 ) -> Mounted:
     """Serve a snapshot as `directory/volume`, read-only; returns when the first read has worked.
 
@@ -73,6 +79,7 @@ def mount_snapshot(
                     present=None,
                 ),
                 snapshot_id=manifest.snapshot_id,
+                data_plane=data_plane,
             )
             pid = launch(assignment, data_key, bytearray(MAC_KEY_BYTES), owner, None)
         owner.let_go()

@@ -20,7 +20,8 @@ from volcrypt.volume.owner import OwnerRecord, current_owner
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InUse:
     """A volume that a process holds, or a snapshot that is mounted; `lazy` while not all of its
-    chunks are here. `file_systems`: where those on its loop device are mounted."""
+    chunks are here. `file_systems`: where those on its loop device are mounted.
+    `fast_requests` needed no Python, as `data_plane` "native" makes possible."""
 
     volume_id: str | None
     name: str | None
@@ -34,6 +35,8 @@ class InUse:
     checks: Sequence[CheckState] = ()
     snapshot_id: str | None = None
     lazy: LazyProgress | None = None
+    data_plane: str | None = None
+    fast_requests: int = 0
 
 
 def uses_of(home: Home, records: Iterable[VolumeRecord]) -> list[InUse]:
@@ -85,6 +88,8 @@ def _use_of(
         fenced=None if answer is None else answer.fenced,
         checks=() if answer is None else answer.checks,
         lazy=None if answer is None else answer.lazy,
+        data_plane=None if answer is None else answer.data_plane,
+        fast_requests=0 if answer is None else answer.fast_requests,
     )
 
 
@@ -99,6 +104,8 @@ def _mounted_snapshots(served: Iterable[StatusAnswer]) -> list[InUse]:
             device=None,
             snapshot_id=each.snapshot_id,
             lazy=each.lazy,
+            data_plane=each.data_plane,
+            fast_requests=each.fast_requests,
         )
         for each in served
         if each.snapshot_id is not None

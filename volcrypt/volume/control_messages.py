@@ -132,6 +132,7 @@ class StatusAnswer(_Document, frozen=True, tag="status"):
     `sync_failed`: writes were lost, and no more are taken until the volume is opened again.
     `checks` are those of the watcher, if there is one, whose process is `watcher_pid`.
     `lazy` is None when every chunk is here; `snapshot_id` is there for a mounted snapshot.
+    `data_plane` is "python" or "native"; `fast_requests` are those that needed no Python.
     """
 
     volume_id: VolumeId
@@ -151,6 +152,8 @@ class StatusAnswer(_Document, frozen=True, tag="status"):
     watcher_pid: int | None = None
     lazy: LazyProgress | None = None
     snapshot_id: SnapshotId | None = None
+    data_plane: str = "python"
+    fast_requests: int = 0
 
 
 class CaptureAnswer(_Document, frozen=True, tag="capture"):

@@ -17,7 +17,7 @@ import socket
 import struct
 import sys
 from pathlib import Path
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, Literal, NamedTuple, NoReturn
 
 import msgspec
 
@@ -31,6 +31,8 @@ from volcrypt.volume.error_report import ErrorReport
 from volcrypt.volume.fence import WatchOrder
 from volcrypt.volume.owner import OwnerLock
 from volcrypt.volume.process_start import python_arguments, start_process
+
+DataPlaneKind = Literal["python", "native"]
 
 DAEMON_MODULE: Final = "volcrypt.daemons.volume"
 
@@ -65,6 +67,8 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     the volume is fenced when one of the checks is lost. `exported`: others may write to the data
     while we do not, so no change map is believed.
 
+    `data_plane`: whether compiled threads answer what they can (`volcrypt.volume.plane`).
+
     A volume with a `snapshot_id` is that snapshot, served by itself: its data file is removed as
     soon as it is open.
     """
@@ -85,6 +89,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     exported: bool = False
     lazy: LazyAssignment | None = None
     snapshot_id: SnapshotId | None = None
+    data_plane: DataPlaneKind = "python"
 
     @property
     def label(self) -> str:
