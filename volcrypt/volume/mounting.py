@@ -41,7 +41,10 @@ def mount_connection(directory: Path, *, source: str, read_only: bool) -> int:
 
 
 def _mount(descriptor: int, directory: Path, source: str, *, read_only: bool) -> int:
-    mode = stat.S_IFMT(os.stat(directory).st_mode)
+    try:
+        mode = stat.S_IFMT(os.stat(directory).st_mode)
+    except OSError as error:
+        return error.errno or errno.EIO
     options = f"fd={descriptor},rootmode={mode:o},user_id={os.getuid()},group_id={os.getgid()}"
     flags = _MS_NOSUID | _MS_NODEV | (_MS_RDONLY if read_only else 0)
     libc = ctypes.CDLL(None, use_errno=True)
