@@ -1,9 +1,10 @@
 """Reads and writes through a mounted volume, beside its peers, in one run on one machine.
 
 Every system serves one file of the same size from the same directory through FUSE: an encrypted
-and an unencrypted volume of volcrypt, QEMU's export of a LUKS image, a file in gocryptfs, and a
-bare pass-through in Python. fio opens that file with O_DIRECT (psync), as a loop device does, so
-that no cache above FUSE answers. The systems take turns at each job: a busy moment hits them all.
+and an unencrypted volume of volcrypt, each on the compiled data plane and on Python's, QEMU's
+export of a LUKS image, a file in gocryptfs, and a bare pass-through in Python. fio opens that file
+with O_DIRECT (psync), as a loop device does, so that no cache above FUSE answers. The systems take
+turns at each job: a busy moment hits them all.
 """
 
 import argparse
@@ -53,13 +54,15 @@ JOBS = [
 
 
 @contextmanager
-def volcrypt_mount(directory: Path, size_bytes: int, options: list[str]) -> Iterator[Path]:
+def volcrypt_mount(
+    directory: Path, size_bytes: int, options: list[str], *, plane: str
+) -> Iterator[Path]:
     command: list[str | Path] = [VOLCRYPT, "--home", directory / "home"]
     mounted = directory / "mounted"
     mounted.mkdir()
     run(*command, "init")
     run(*command, "volume", "create", "--size", str(size_bytes), "--name", "bench", *options)
-    run(*command, "mount", "bench", mounted)
+    run(*command, "mount", "bench", mounted, "--data-plane", plane)
     try:
         yield mounted / "volume"
     finally:
@@ -67,12 +70,10 @@ def volcrypt_mount(directory: Path, size_bytes: int, options: list[str]) -> Iter
         shutil.rmtree(runtime_directory(directory / "home", runtime_root()))
 
 
-def encrypted_volume(directory: Path, size_bytes: int) -> AbstractContextManager[Path]:
-    return volcrypt_mount(directory, size_bytes, [])
-
-
-def unencrypted_volume(directory: Path, size_bytes: int) -> AbstractContextManager[Path]:
-    return volcrypt_mount(directory, size_bytes, ["--unencrypted"])
+def volume_on(plane: str, *options: str) -> "System":
+    return lambda directory, size_bytes: volcrypt_mount(
+        directory, size_bytes, list(options), plane=plane
+    )
 
 
 @contextmanager
@@ -146,8 +147,10 @@ def server(command: list[str], mounted: Path) -> Iterator[None]:
 
 System = Callable[[Path, int], AbstractContextManager[Path]]
 SYSTEMS: dict[str, System] = {
-    "volcrypt": encrypted_volume,
-    "volcrypt-unencrypted": unencrypted_volume,
+    "volcrypt": volume_on("native"),
+    "volcrypt-python": volume_on("python"),
+    "volcrypt-unencrypted": volume_on("native", "--unencrypted"),
+    "volcrypt-unencrypted-python": volume_on("python", "--unencrypted"),
     "qemu-luks": qemu_luks,
     "gocryptfs": gocryptfs,
     "passthrough": passthrough,
