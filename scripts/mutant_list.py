@@ -3,6 +3,7 @@
 from typing import Final
 
 from scripts.mutant import mutant
+from scripts.mutant_list_plane import PLANE
 from scripts.mutant_list_store import BUCKETS, STORE
 
 DATA, VOLUME, DEVICE = (f"volcrypt/volume/{n}.py" for n in ("datafile", "volume", "device"))
@@ -61,8 +62,8 @@ SYNCING: Final = [
         DEVICE,
         [f"{T_STACK}::test_what_was_written_before_an_unmount_is_safe"],
         (
-            "            pass\n        if not self.read_only:\n            await self._flush()",
-            "            pass",
+            "_ownership.close()\n        if not self.read_only:\n            await self._flush()",
+            "_ownership.close()",
         ),
     ),
     mutant(
@@ -371,4 +372,14 @@ SERVING: Final = [
     ),
 ]
 
-MUTANTS: Final = [*SYNCING, *WRITING, *LOCKING, *COUNTING, *CAPTURING, *SERVING, *STORE, *BUCKETS]
+MUTANTS: Final = [
+    *SYNCING,
+    *WRITING,
+    *LOCKING,
+    *COUNTING,
+    *CAPTURING,
+    *SERVING,
+    *PLANE,
+    *STORE,
+    *BUCKETS,
+]

@@ -114,7 +114,7 @@ def plane_bed(
     start: bool = True,
 ) -> Iterator[PlaneBed]:
     data = directory / "data"
-    data.write_bytes(b"")
+    data.touch()
     os.truncate(data, size_bytes)
     kernel, device = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     libfuse, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

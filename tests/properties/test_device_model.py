@@ -9,7 +9,8 @@ began are there after any cut.
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import permutations
@@ -148,26 +149,24 @@ class DeviceModel(RuleBasedStateMachine):
     def sector(self, index: int) -> bytes:
         return bytes(self.model[index * SECTOR_BYTES : (index + 1) * SECTOR_BYTES])
 
+    def set_cached(self, is_cached: bool) -> None:
+        self.storage.is_cached = is_cached
+
     # ------------------------------------------------------------ requests
 
     @rule(requests=REQUESTS, is_cached=st.booleans())
     def batch(self, requests: list[Request], is_cached: bool) -> None:
-        self.storage.is_cached = is_cached
+        self.set_cached(is_cached)
         patches: list[Patch] = []
         reads: list[tuple[ByteRange, bytes]] = []
         flushes = False
 
         async def read(extent: ByteRange) -> None:
-            # What comes back is only good until the next checkpoint.
-            reads.append((extent, bytes(await self.device.read(extent.offset, extent.length))))
-
-        async def write(patch: Patch) -> None:
-            size = await self.device.write(patch.extent.offset, patch.data)
-            assert size == patch.extent.length
+            reads.append((extent, await self.read(extent)))
 
         async def work() -> None:
             nonlocal flushes
-            async with trio.open_nursery() as nursery:
+            async with self.serving(), trio.open_nursery() as nursery:
                 for request in requests:
                     extent = request.extent(self.size_bytes)
                     if request.kind == "flush":
@@ -180,10 +179,10 @@ class DeviceModel(RuleBasedStateMachine):
                         pattern = b"%7d." % self.writes
                         data = (pattern * (extent.length // 8 + 1))[: extent.length]
                         patches.append(Patch(extent, data))
-                        nursery.start_soon(write, patches[-1])
+                        nursery.start_soon(self.write, patches[-1])
 
         trio.run(work)
-        self.storage.is_cached = True
+        self.set_cached(True)
         for extent, data in reads:
             self.check_read(extent, data, patches)
         if flushes:
@@ -202,6 +201,19 @@ class DeviceModel(RuleBasedStateMachine):
                 versions.update(partial_outcomes(sector, version, here))
             versions.update(partial_outcomes(sector, before, here))
             self.model[sector * SECTOR_BYTES : (sector + 1) * SECTOR_BYTES] = after
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """While requests are made."""
+        yield
+
+    async def read(self, extent: ByteRange) -> bytes:
+        # What comes back is only good until the next checkpoint.
+        return bytes(await self.device.read(extent.offset, extent.length))
+
+    async def write(self, patch: Patch) -> None:
+        size = await self.device.write(patch.extent.offset, patch.data)
+        assert size == patch.extent.length
 
     def check_read(self, extent: ByteRange, data: bytes, patches: list[Patch]) -> None:
         assert len(data) == extent.length

@@ -27,7 +27,7 @@ from volcrypt.geometry import CHUNK_BYTES, SECTOR_BYTES, UNIT_BYTES
 from volcrypt.volume.change_map import ChangeMap
 from volcrypt.volume.data_plane import DataPlane
 from volcrypt.volume.datafile import DataFile
-from volcrypt.volume.device import Device
+from volcrypt.volume.device import INLINE_BYTES, Device
 from volcrypt.volume.freezing import freeze, thaw
 from volcrypt.volume.fuse import VolumeFileSystem
 from volcrypt.volume.ownership import BUDGET_STEP_BYTES
@@ -91,20 +91,7 @@ class Bench:
     async def write_under_way(self, offset: int = 0) -> AsyncIterator[Callable[[], None]]:
         """A fast write of NEW that has begun and does not end before what this gives is called."""
         await self.own(offset // CHUNK_BYTES)
-        directory = os.open(self.disk, os.O_RDONLY)
-        is_frozen = True
-
-        def let_go() -> None:
-            nonlocal is_frozen
-            if is_frozen:
-                is_frozen = False
-                thaw(directory)
-
-        # Who waits for it in a call would do so for ever, and could not be killed.
-        watchdog = threading.Timer(10, let_go)
-        watchdog.start()
-        freeze(directory)
-        try:
+        with frozen(self.disk) as let_go:
             unique = self.bed.send_write(offset, NEW)
             while not sleeps_in_the_kernel():  # noqa: ASYNC110 nobody tells
                 await trio.sleep(0.001)
@@ -113,10 +100,30 @@ class Bench:
             if self.takes_reply:
                 reply = await trio.to_thread.run_sync(self.bed.reply)
                 assert (reply.unique, reply.error) == (unique, 0)
-        finally:
-            watchdog.cancel()
-            let_go()
-            os.close(directory)
+
+
+@contextmanager
+def frozen(disk: Path) -> Iterator[Callable[[], None]]:
+    """Every write to the file system waits, until what this gives is called."""
+    directory = os.open(disk, os.O_RDONLY)
+    is_frozen = True
+
+    def let_go() -> None:
+        nonlocal is_frozen
+        if is_frozen:
+            is_frozen = False
+            thaw(directory)
+
+    # Who waits for it in a call would do so for ever, and could not be killed.
+    watchdog = threading.Timer(10, let_go)
+    watchdog.start()
+    freeze(directory)
+    try:
+        yield let_go
+    finally:
+        watchdog.cancel()
+        let_go()
+        os.close(directory)
 
 
 def sleeps_in_the_kernel() -> bool:
@@ -134,6 +141,7 @@ def file_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @contextmanager
 def opened(disk: Path, directory: Path, *, read_only: bool = False) -> Iterator[Bench]:
     """The data alone lies on `disk`: nothing else may wait when it is frozen."""
+    (disk / "data").unlink(missing_ok=True)
     with plane_bed(disk, size_bytes=SIZE) as bed:
         data_key = DataKey(bytearray(KEY))
         changes = ChangeMap.open(
@@ -290,10 +298,22 @@ class TestGranting:
                 await self.make_readable(chunks)
                 self.writable |= set(chunks)
 
-        bench.device.absent = Absent()
-        await bench.read(0, UNIT_BYTES)
-        assert bench.rights() == READ
         await bench.own()
+        absent = bench.device.absent = Absent()
+        absent.readable = {0}
+        await bench.read(0, SECTOR_BYTES)
+        assert bench.rights() == READ  # though it is marked
+        absent.readable = set()
+        bench.bed.plane.revoke(range(1), BOTH)
+
+        async def fail(chunks: range) -> None:
+            raise VolumeError("the store is away")
+
+        absent.make_readable = fail  # type: ignore[method-assign]
+        unique = bench.bed.send_read(0, SECTOR_BYTES)
+        reply = await trio.to_thread.run_sync(bench.bed.reply_to, unique)
+        assert reply.error == errno.EIO
+        assert bench.rights() == 0
 
 
 class TestCaptures:
@@ -410,6 +430,29 @@ class TestUnderWay:
             assert reply.error == errno.EIO
         assert bench.rights() == 0
         assert bench.bed.stored(0, UNIT_BYTES) == NEW
+
+    async def test_a_fence_falls_at_once(self, bench: Bench) -> None:
+        await bench.own()
+        bench.device.fence(FencedError("the key is gone"))
+        assert bench.rights() == 0
+        unique = bench.bed.send_read(0, UNIT_BYTES)
+        reply = await trio.to_thread.run_sync(bench.bed.reply_to, unique)
+        assert reply.error == errno.EIO
+
+    async def test_a_write_of_pythons_has_its_chunks_alone(self, bench: Bench) -> None:
+        await bench.own()
+        await bench.own(1)
+        with frozen(bench.disk) as let_go:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(bench.device.write, 0, bytes(INLINE_BYTES + UNIT_BYTES))
+                while not sleeps_in_the_kernel():  # noqa: ASYNC110 nobody tells
+                    await trio.sleep(0.001)
+                assert (bench.rights(0), bench.rights(1)) == (0, BOTH)
+                # Somebody else who reads there grants nothing either.
+                await bench.device.read(CHUNK_BYTES - UNIT_BYTES, UNIT_BYTES)
+                assert bench.rights(0) == 0
+                let_go()
+        assert bench.rights(0) == BOTH
 
     async def test_a_wipe_does_not_wait_and_the_lane_wipes_itself(self, bench: Bench) -> None:
         async with bench.write_under_way() as let_go:

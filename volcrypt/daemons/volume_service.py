@@ -174,8 +174,7 @@ class VolumeService:
 
     async def _serve_plane(self) -> None:
         if self._plane is not None:
-            await self._plane.run()
-            fuse.leave()
+            await self._plane.run(ended=fuse.leave)
 
     async def _serve_fuse(self) -> None:
         await fuse.serve()

@@ -5,6 +5,7 @@ Every request is answered once, also when it fails or is cancelled.
 """
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -70,8 +71,9 @@ class DataPlane:
         """How many the plane answered without Python."""
         return self._plane.counts.fast
 
-    async def run(self) -> None:
-        """Answer requests until the connection to the kernel is gone."""
+    async def run(self, *, ended: Callable[[], None] = lambda: None) -> None:
+        """Answer requests until the connection to the kernel is gone, which `ended` is told at
+        once; returns when the last of them has ended too."""
         event = self._plane.event_descriptor
         async with trio.open_nursery() as nursery:
             while not self._plane.has_ended:
@@ -80,6 +82,7 @@ class DataPlane:
                 self._device.reap()
                 while (request := self._plane.next_request()) is not None:
                     nursery.start_soon(self._answer, request)
+            ended()
 
     async def _answer(self, request: Request) -> None:
         kind = "read" if request.data is None else "write"

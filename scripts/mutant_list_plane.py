@@ -1,0 +1,71 @@
+"""Bugs of who owns a chunk, the engine or the data plane (`scripts/mutant_list.py`)."""
+
+from typing import Final
+
+from scripts.mutant import mutant
+
+OWNERSHIP, CAPTURE, DEVICE = (f"volcrypt/volume/{n}.py" for n in ("ownership", "capture", "device"))
+T_PLANE = "tests/volume/test_data_plane.py"
+
+PLANE: Final = [
+    mutant(
+        "what the plane is at counts for nobody",
+        OWNERSHIP,
+        [T_PLANE],
+        ("            if work not in self._adopted:", "            if work is None:"),
+    ),
+    mutant(
+        "a write leaves the plane its right to read",
+        OWNERSHIP,
+        [T_PLANE],
+        ("READ | WRITE if exclusive else WRITE))", "WRITE))"),
+    ),
+    mutant(
+        "a read of Python's leaves the plane its right to write",
+        OWNERSHIP,
+        [T_PLANE],
+        ("READ | WRITE if exclusive else WRITE))", "READ | WRITE if exclusive else 0))"),
+    ),
+    mutant(
+        "a barrier lets the plane go on",
+        CAPTURE,
+        [T_PLANE],
+        ("            self._take_writes()\n", ""),
+    ),
+    mutant(
+        "a chunk is the plane's to write before it is marked",
+        DEVICE,
+        [T_PLANE],
+        (" or not self._is_marked(chunk)", ""),
+    ),
+    mutant(
+        "a captured or absent chunk is the plane's",
+        DEVICE,
+        [T_PLANE],
+        (
+            "        return self._is_permitted(extent, exclusive=exclusive)\n",
+            "        return True\n",
+        ),
+    ),
+    mutant(
+        "growth does not take what the plane has",
+        DEVICE,
+        [T_PLANE],
+        ("            self._ownership.take_all()\n", "            pass\n"),
+    ),
+    mutant(
+        "after a failed sync the plane writes on",
+        DEVICE,
+        [T_PLANE],
+        (
+            "self._ownership.refuse_writes()  # before anybody hears of it",
+            "pass",
+        ),
+    ),
+    mutant(
+        "a fence is not told to the plane",
+        DEVICE,
+        [T_PLANE],
+        ("            self._ownership.fence()\n", "            pass\n"),
+    ),
+]
