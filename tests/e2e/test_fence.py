@@ -281,6 +281,8 @@ descriptor = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
 while True:
     os.pwrite(descriptor, os.urandom(65536), 0)
     os.fsync(descriptor)
+    print("synced", flush=True)
+    sys.stdout = open(os.devnull, "w")
 """
 
 
@@ -297,10 +299,13 @@ def test_a_busy_file_system_ends_with_errors_and_comes_off(command: Command) -> 
             _BUSY,
             volume.point / "file",
         ],
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     try:
+        assert busy.stdout is not None
+        assert busy.stdout.readline() == "synced\n"  # what is looked for at the end
         disable(volume)
         volume.until_fenced()
         _, complaint = busy.communicate(timeout=PROMISE_SECONDS)
