@@ -27,7 +27,8 @@ struct grant {
 
 /* A request in hand: with a lane, then perhaps with Python or libfuse. */
 struct entry {
-    enum { FREE, LANE, QUEUED, PYTHON, LIBFUSE } holder;
+    enum { FREE, LANE, QUEUED, PYTHON, LIBFUSE, ANSWERED } holder;
+    bool is_being_sent; /* a lane still reads the buffer: then ANSWERED comes before FREE */
     uint32_t opcode;
     uint64_t unique;
     uint64_t offset;

@@ -43,8 +43,9 @@ static void answer(struct plane *plane, uint64_t unique, const void *body, size_
 
 static void release(struct plane *plane, struct entry *entry) /* locked */
 {
-    entry->holder = FREE;
-    pthread_cond_signal(&plane->freed);
+    entry->holder = entry->is_being_sent ? ANSWERED : FREE;
+    if (entry->holder == FREE)
+        pthread_cond_signal(&plane->freed);
 }
 
 /* Wait for an entry to read the next request into; false at the end. */
@@ -180,12 +181,17 @@ static void hand_to_libfuse(struct lane *lane, size_t length)
     /* Before it is sent: the reply may come at once, and make the entry free. */
     pthread_mutex_lock(&plane->lock);
     entry->holder = LIBFUSE;
+    entry->is_being_sent = true;
     lane->entry = NULL;
     plane->counts.handed_on++;
     pthread_mutex_unlock(&plane->lock);
-    if (send(plane->control, entry->buffer, length, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)length)
-        return;
-    take_back(plane, entry, unique);
+    if (send(plane->control, entry->buffer, length, MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)length)
+        take_back(plane, entry, unique);
+    pthread_mutex_lock(&plane->lock);
+    entry->is_being_sent = false;
+    if (entry->holder == ANSWERED)
+        release(plane, entry);
+    pthread_mutex_unlock(&plane->lock);
 }
 
 static void serve_request(struct lane *lane, size_t length)
