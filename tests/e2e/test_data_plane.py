@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.command import Command, disposable_home
 from tests.e2e.test_captures import PARENT
 from tests.e2e.test_exerciser import LONG_BYTES
 from tests.e2e.test_overlap import SIZE as BED_BYTES
@@ -375,3 +376,35 @@ def test_without_root() -> None:
 def test_a_mount_point_that_is_refused_is_named(tmp_path: Path) -> None:
     with pytest.raises(MountError, match=r"cannot mount at .*: No such file"):
         mount_connection(tmp_path / "missing", source="vol", read_only=False)
+
+
+def test_by_the_command_line(tmp_path: Path) -> None:
+    """The default is Python; `status` says which it is, and how much it answered."""
+    with disposable_home(tmp_path / "home") as command:
+        command.run("init")
+        name = f"plane-{os.getpid()}"
+        command.run("volume", "create", "--size", "8MiB", "--name", name, "--unencrypted")
+        point = tmp_path / "mnt"
+        point.mkdir()
+        command.run("mount", name, point, "--data-plane", "python")
+        assert in_use(command) == ("python", 0)
+        command.run("unmount", name)
+        command.run("attach", name, "--mkfs", "ext4", "--mount", point, "--data-plane", "native")
+        try:
+            with (point / "file").open("wb", buffering=0) as file:
+                file.write(b"x" * MEBIBYTE)
+                os.fsync(file.fileno())
+            plane, fast = in_use(command)
+            assert plane == "native"
+            assert fast > 0
+        finally:
+            command.run("detach", name)
+        assert (
+            "invalid value"
+            in command.fails(2, "mount", name, point, "--data-plane", "fast").lower()
+        )
+
+
+def in_use(command: Command) -> tuple[str, int]:
+    (found,) = command.json("status")["InUse"]
+    return found["DataPlane"], found["FastRequests"]
