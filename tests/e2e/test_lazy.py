@@ -476,3 +476,24 @@ def test_a_home_restored_from_a_backup_of_while_it_was_lazy(
         assert (tmp_path / "again").read_bytes() == (tmp_path / "image").read_bytes()
         assert b"written since" in (tmp_path / "image").read_bytes()
     command.run("volume", "delete", "moved")
+
+
+@pytest.mark.parametrize("end", ["deleted", "filled"])
+def test_chunks_of_a_deleted_snapshot_go_with_the_last_volume_that_needs_them(
+    tmp_path: Path, end: str
+) -> None:
+    (tmp_path / "image").write_bytes(IMAGE[: 2 * CHUNK_BYTES])
+    with disposable_home(tmp_path / "home") as command:
+        command.run("init")
+        command.run("volume", "import", tmp_path / "image", "--name", "data")
+        command.run("snapshot", "create", "--wait", "data", "--name", "first")
+        make(command, "last")
+        command.run("snapshot", "delete", "first")
+        chunks = command.home / "stores/local/chunks"
+        assert len(list(chunks.glob("*/*"))) == 2
+        if end == "deleted":
+            command.run("volume", "delete", "last")
+        else:
+            command.run("volume", "export", "last", tmp_path / "out")
+            command.run("store", "check", "local")
+        assert list(chunks.glob("*/*")) == []

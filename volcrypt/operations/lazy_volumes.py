@@ -27,7 +27,7 @@ from volcrypt.formats.manifest import Manifest
 from volcrypt.formats.present_map import PresentHeader
 from volcrypt.formats.volume_record import LazySource, VolumeRecord, WrappedDataKey
 from volcrypt.kms.clock import host_time
-from volcrypt.names import StoreId, VolumeId
+from volcrypt.names import SnapshotId, StoreId, VolumeId
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import data_key_id, unwrap_key
 from volcrypt.operations.progress import Progress
@@ -38,6 +38,7 @@ from volcrypt.operations.stores import (
     LOCAL_STORE,
     home_signer,
     load_place,
+    note_garbage,
     store_names,
     store_of,
 )
@@ -183,14 +184,20 @@ def clear_source(home: Home, record: VolumeRecord) -> VolumeRecord:
             with suppress(VolcryptError, OSError):
                 copies.write(record)  # else the next mount does
     if source is not None:
-        release_pin(home, record.volume_id, source.store_id)
+        release_pin(home, record.volume_id, source.store_id, source.snapshot_id)
     return record
 
 
-def release_pin(home: Home, volume_id: VolumeId, store_id: StoreId) -> None:
-    """Give the hold of a volume up, if the store can be reached; else the next sweep does."""
+def release_pin(
+    home: Home, volume_id: VolumeId, store_id: StoreId, snapshot_id: SnapshotId
+) -> None:
+    """Give the hold of a volume up, if the store can be reached; else the next sweep does. One is
+    due when the snapshot is there no more."""
     with suppress(VolcryptError, OSError):
-        release_lasting(store_of(home, store_id), volume_id)
+        store = store_of(home, store_id)
+        release_lasting(store, volume_id)
+        if next(store.manifest_names(snapshot_id), None) is None:
+            note_garbage(home, store_id)
 
 
 # ---------------------------------------------------------------- sweeping

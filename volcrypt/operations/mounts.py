@@ -292,8 +292,8 @@ def _forget_snapshot(home: Home, served: StatusAnswer) -> None:
     must not need the token's PIN."""
     remove_scratch(home)
     with suppress(VolcryptError, OSError):
-        if served.lazy is not None and home.opens_quietly:
-            release_pin(home, served.volume_id, served.lazy.store_id)
+        if served.lazy is not None and served.snapshot_id is not None and home.opens_quietly:
+            release_pin(home, served.volume_id, served.lazy.store_id, served.snapshot_id)
 
 
 def is_mount_of(mount: Mount, volume_id: VolumeId) -> bool:

@@ -6,7 +6,6 @@ homes may be making snapshots, so it goes by condemned lists, marks and pins (`s
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from volcrypt.durable import remove_durably
 from volcrypt.errors import (
@@ -36,10 +35,12 @@ from volcrypt.operations.stores import (
     home_signer,
     is_shared,
     load_heads,
+    note_garbage,
     open_local_store,
     store_alone,
     store_log,
     store_of,
+    unswept_path,
 )
 from volcrypt.operations.workflows import copy_cursor_path, load_workflows, resumable_copies
 from volcrypt.snapshot.log import delete
@@ -82,16 +83,16 @@ def delete_snapshot(
             return snapshot_id
         store = found
     if _at_work(home, store) is not None:
-        _put_off_sweep(home, store)
+        note_garbage(home, store.store_id)
         return snapshot_id
     try:
         sweep_store(home, store)
     except TryAgainError:
-        _put_off_sweep(home, store)
+        note_garbage(home, store.store_id)
     except SweepBlockedError as error:
         warn(error)
     else:
-        _unswept(home, store).unlink(missing_ok=True)
+        unswept_path(home, store.store_id).unlink(missing_ok=True)
     return snapshot_id
 
 
@@ -129,19 +130,13 @@ def _delete_job(home: Home, job: Job) -> SnapshotStore | None:
     return store
 
 
-def _put_off_sweep(home: Home, store: SnapshotStore) -> None:
-    """Write down that there is garbage, for whoever finds nobody at work in the store."""
-    with suppress(OSError):  # on a full disk: the next deletion sweeps as well
-        _unswept(home, store).touch(mode=0o600)
-
-
 def make_up_for_sweep(home: Home, store: SnapshotStore) -> None:
-    """Sweep if a deletion could not, unless snapshots are being made there. What is wrong with the
-    store is for those to report who need it."""
-    if _unswept(home, store).exists() and _at_work(home, store) is None:
+    """Sweep if that is due (`stores.note_garbage`), unless snapshots are being made there. What is
+    wrong with the store is for those to report who need it."""
+    if unswept_path(home, store.store_id).exists() and _at_work(home, store) is None:
         with suppress(VolcryptError):
             sweep_store(home, store)
-            _unswept(home, store).unlink(missing_ok=True)
+            unswept_path(home, store.store_id).unlink(missing_ok=True)
 
 
 def _at_work(home: Home, store: SnapshotStore) -> Job | None:
@@ -156,10 +151,6 @@ def _at_work(home: Home, store: SnapshotStore) -> Job | None:
 def _stores_of(record: JobRecord) -> set[StoreId]:
     origin = record.origin
     return {record.store_id} if origin is None else {record.store_id, origin.store_id}
-
-
-def _unswept(home: Home, store: SnapshotStore) -> Path:
-    return home.stores_path / f"{store.store_id}.unswept"
 
 
 def purge_snapshots(

@@ -20,6 +20,7 @@ from volcrypt.formats.store_place import StorePlace
 from volcrypt.kms.register import RegisterEntry
 from volcrypt.names import make_store_id, parse_name
 from volcrypt.operations.home import Home
+from volcrypt.operations.snapshot_deletion import make_up_for_sweep
 from volcrypt.operations.store_places import checked_place, open_objects
 from volcrypt.operations.stores import (
     KIND,
@@ -200,6 +201,7 @@ def check_store(home: Home, name: str) -> list[tuple[str, str]]:
     else:
         check_objects(store.objects)
         found.append(("writing", "put, put again refused, listed, read, deleted"))
+        make_up_for_sweep(home, store)
     return found
 
 

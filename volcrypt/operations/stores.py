@@ -299,3 +299,14 @@ def check_log_is_whole(home: Home, store: SnapshotStore) -> None:
                 hint="'volcrypt snapshot verify' names what is missing; snapshots can be used by "
                 "id",
             )
+
+
+def note_garbage(home: Home, store_id: StoreId) -> None:
+    """Write down that a sweep is due, for whoever finds nobody at work in the store."""
+    with suppress(OSError):  # on a full disk: the next deletion sweeps as well
+        unswept_path(home, store_id).touch(mode=0o600)
+
+
+def unswept_path(home: Home, store_id: StoreId) -> Path:
+    """Is there while a sweep is due."""
+    return home.stores_path / f"{store_id}.unswept"

@@ -364,7 +364,13 @@ def delete_volume(home: Home, volume: str, *, keep_data: bool = False) -> Delete
             remove_data(home, volume_id)
         home.volumes.remove(volume_id)
     if source is not None:
-        release_pin(home, volume_id, source.store_id)
+        # numpy, for those alone that need it
+        from volcrypt.operations.snapshot_deletion import make_up_for_sweep
+        from volcrypt.operations.stores import store_of
+
+        release_pin(home, volume_id, source.store_id, source.snapshot_id)
+        with suppress(VolcryptError):
+            make_up_for_sweep(home, store_of(home, source.store_id))
     return Deleted(volume_id=volume_id, kept=kept)
 
 
