@@ -363,8 +363,10 @@ def test_a_snapshot_is_mounted_as_it_is(command: Command, point: Path) -> None:
     with pytest.raises(OSError, match="Read-only"):
         write(point / "volume", 0, b"x")
     assert read(point / "volume", 20) == expected(20)
-    (used,) = command.json("status")["InUse"]
+    status = command.json("status")
+    (used,) = status["InUse"]
     assert (used["SnapshotId"], used["MountPoint"]) == (snapshot_id, str(point))
+    assert status["Volumes"]["InUse"] == 0
     command.run("snapshot", "delete", snapshot_id)
     assert (point / "volume").read_bytes() == IMAGE
     assert command.json("unmount", snapshot_id) == {"SnapshotId": snapshot_id}

@@ -99,7 +99,7 @@ def _document(found: "Status", warnings: list[str]) -> JsonValue:
         "TroubledKeys": [key_document(key) for key in found.troubled_keys],
         "Volumes": {
             "Total": found.volumes,
-            "InUse": len(found.in_use),
+            "InUse": found.volumes_in_use,
             "Unencrypted": found.unencrypted_volumes,
             "Damaged": found.damaged,
         },
@@ -144,7 +144,7 @@ def _print(found: "Status", warnings: list[str]) -> None:
     print(f"home       {found.home} (account {found.account}, region {found.region})")
     print(f"keys       {found.keys if found.keys is not None else '-'}")
     print(
-        f"volumes    {found.volumes}: {len(found.in_use)} in use, "
+        f"volumes    {found.volumes}: {found.volumes_in_use} in use, "
         f"{found.unencrypted_volumes} not encrypted"
     )
     print(f"snapshots  {found.snapshots}: {found.unencrypted_snapshots} not encrypted")

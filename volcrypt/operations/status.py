@@ -51,6 +51,11 @@ class Status:
     free_bytes: int
     warnings: list[str]
 
+    @property
+    def volumes_in_use(self) -> int:
+        """Without snapshots that are mounted."""
+        return sum(each.snapshot_id is None for each in self.in_use)
+
 
 def read_status(home: Home) -> Status:
     """Never fails because one object is damaged, or because the KMS refuses to answer: that is what
