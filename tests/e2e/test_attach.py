@@ -12,7 +12,7 @@ import pytest
 from tests.command import Command, disposable_home, kill_and_wait
 from tests.failing_programs import FailingPrograms
 from tests.file_system import run
-from volcrypt.volume.loop import DEVICE_DIRECTORY
+from volcrypt.volume.device_links import DEVICE_DIRECTORY
 from volcrypt.volume.mountpoint import mounts
 
 MIB = 2**20

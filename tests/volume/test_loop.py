@@ -118,17 +118,3 @@ def test_a_read_only_device_says_so(tmp_path: Path) -> None:
 def test_what_losetup_says_is_passed_on(tmp_path: Path) -> None:
     with pytest.raises(MountError, match=r"^losetup failed: .*No such file"):
         attach_loop(tmp_path / "missing", sector_size=512, read_only=False)
-
-
-def test_links_are_made_replaced_and_removed(tmp_path: Path) -> None:
-    directory = tmp_path / "volcrypt"
-    assert loop.linked_device("books", directory=directory) is None
-    loop.link_device("books", Path("/dev/loop1"), directory=directory)
-    loop.link_device("books", Path("/dev/loop2"), directory=directory)
-    loop.link_device("pens", Path("/dev/loop3"), directory=directory)
-    assert loop.linked_device("books", directory=directory) == Path("/dev/loop2")
-    loop.unlink_device("books", directory=directory)
-    assert [entry.name for entry in directory.iterdir()] == ["pens"]
-    loop.unlink_device("pens", directory=directory)
-    assert not directory.exists()
-    loop.unlink_device("pens", directory=directory)

@@ -23,7 +23,7 @@ from volcrypt.errors import (
 )
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.geometry import CHUNK_BYTES, chunk_range
-from volcrypt.names import VolumeId, is_volume_id
+from volcrypt.names import VolumeId
 from volcrypt.operations.file_systems import run_program
 from volcrypt.operations.home import Home
 from volcrypt.operations.leases import release_lease
@@ -43,6 +43,17 @@ from volcrypt.operations.records import data_path, load_record
 from volcrypt.operations.watching import Watching
 from volcrypt.volume.control_messages import StatusAnswer
 from volcrypt.volume.datafile import DataFile
+from volcrypt.volume.device_links import (
+    LOST_FILE,
+    claim_link,
+    drop_link,
+    free_link,
+    linked_device,
+    partition_links,
+    partition_name,
+    release_link,
+    remove_false_links,
+)
 from volcrypt.volume.launch import DataPlaneKind
 from volcrypt.volume.loop import (
     PROBE_BYTES,
@@ -52,17 +63,10 @@ from volcrypt.volume.loop import (
     check_loop_devices,
     detach_dead_loops,
     detach_loop,
-    link_device,
-    linked_device,
-    loop_of,
     loops_of,
-    partition_links,
-    partition_name,
     partition_number,
     partitions_of,
     probe_sector_size,
-    remove_false_links,
-    unlink_device,
 )
 from volcrypt.volume.mountpoint import (
     VOLUME_FILE,
@@ -75,8 +79,6 @@ from volcrypt.volume.mountpoint import (
 )
 from volcrypt.volume.owner import current_owner
 
-_LOST_FILE: Final = Path("/", VOLUME_FILE)
-"""How the kernel names the file of a loop device whose FUSE mount was taken away below it."""
 _MKFS_PACKAGES: Final = {"ext4": "e2fsprogs", "xfs": "xfsprogs", "btrfs": "btrfs-progs"}
 
 
@@ -145,12 +147,12 @@ def attach_volume(
     with ExitStack() as undo:
         with home.exclusive():
             check_free(home, record.volume_id, volume)
-            remove_false_links(_is_volume_file)
-            _take_over_link(device_name(record), point)
+            remove_false_links()
+            free_link(device_name(record), point)
             # A process that was killed leaves its loop device, on which nothing works any more.
             detach_dead_loops(point / VOLUME_FILE, volume=volume)
             for link in partition_links(device_name(record)):
-                _take_over_link(link, point)
+                free_link(link, point)
             point.mkdir(mode=0o700, exist_ok=True)
             undo.callback(_remove_empty, point)
             mounted = mount_volume(
@@ -200,14 +202,15 @@ def _build(
     sector_size = probe_sector_size(head)
     loop = attach_loop(mounted.file, sector_size=sector_size, read_only=read_only)
     undo.callback(detach_loop, loop, volume=device_name(record))
-    device = link_device(device_name(record), loop)
-    undo.callback(unlink_device, device_name(record))
+    point = mounted.mount_point
+    # Another home may have taken the name since it was looked at.
+    device = claim_link(device_name(record), loop, point)
+    undo.callback(drop_link, device_name(record), loop)
     partitions = []
     for partition in add_partitions(loop):
         link = partition_name(device_name(record), partition_number(partition))
-        _check_link_is_free(link)
-        partitions.append(link_device(link, partition))
-        undo.callback(unlink_device, link)
+        partitions.append(claim_link(link, partition, point))
+        undo.callback(drop_link, link, partition)
     # From here on by the loop device itself: the link is for people, and could be changed.
     if mkfs is not None:
         run_program([f"mkfs.{mkfs}", str(loop)], what=f"making the {mkfs} file system")
@@ -248,41 +251,6 @@ def holds_data(path: Path, size_bytes: int, plaintext: Path) -> bool:
     return False
 
 
-def _take_over_link(name: str, point: Path) -> None:
-    """`/dev/volcrypt/NAME` may be there still, on a loop device whose process was killed; or it
-    belongs to another volume, or home, than what is served at `point`. Raises VolumeInUseError."""
-    linked = linked_device(name)
-    if linked is None:
-        return
-    backing = backing_file(linked)
-    if backing == _LOST_FILE:
-        detach_loop(loop_of(linked), volume=name)
-    elif backing is not None and backing.parent != point:
-        raise _is_anothers(name, linked, backing)
-    unlink_device(name)
-
-
-def _check_link_is_free(name: str) -> None:
-    """Raises VolumeInUseError when a volume that is called as a partition would be is attached."""
-    linked = linked_device(name)
-    backing = None if linked is None else backing_file(linked)
-    if linked is not None and backing is not None:
-        raise _is_anothers(name, linked, backing)
-
-
-def _is_anothers(name: str, linked: Path, backing: Path) -> VolumeInUseError:
-    return VolumeInUseError(
-        name, f"another volume, or home: /dev/volcrypt/{name} is {linked} on {backing}"
-    )
-
-
-def _is_volume_file(backing: Path) -> bool:
-    """Whether a loop device on this file can be a volume's, of whatever home."""
-    point = backing.parent.name
-    ours = point.endswith(".mnt") and is_volume_id(point.removesuffix(".mnt"))
-    return backing == _LOST_FILE or (ours and backing.name == VOLUME_FILE)
-
-
 def detach_volume(
     home: Home,
     volume: str,
@@ -317,7 +285,7 @@ def detach_volume(
     name = device_name(known)
     loops = loops_of(point / VOLUME_FILE)
     linked = linked_device(name)
-    if linked is not None and linked not in loops and backing_file(linked) == _LOST_FILE:
+    if linked is not None and linked not in loops and backing_file(linked) == LOST_FILE:
         loops.append(linked)
     lost: MountError | None = None
     for loop in loops:
@@ -333,11 +301,8 @@ def detach_volume(
                 note(f"{error}: {served.fenced.error()}")
             else:
                 raise
-    for link, target in partition_links(name).items():
-        if loop_of(target) in loops or not target.exists():
-            unlink_device(link)
-    if linked is not None and _is_stale(linked, loops):
-        unlink_device(name)
+    for link in (*partition_links(name), name):
+        release_link(link, point)
     if served is not None:
         unmount_volume(home, known.volume_id)
     else:
@@ -351,12 +316,6 @@ def detach_volume(
     if lost is not None:
         raise lost
     return known.volume_id
-
-
-def _is_stale(linked: Path, loops: list[Path]) -> bool:
-    """Whether a link points to what we took down, to nothing, or to what is no volume."""
-    backing = backing_file(linked)
-    return linked in loops or backing is None or not _is_volume_file(backing)
 
 
 def mounts_on(loop: Path) -> list[Mount]:

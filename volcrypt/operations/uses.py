@@ -11,8 +11,9 @@ from volcrypt.operations.attachments import device_name, mounts_on, private_moun
 from volcrypt.operations.home import Home
 from volcrypt.operations.mounts import served_volumes
 from volcrypt.volume.control_messages import LazyProgress, StatusAnswer
+from volcrypt.volume.device_links import DEVICE_DIRECTORY, linked_device
 from volcrypt.volume.fence import CheckState, FenceNote
-from volcrypt.volume.loop import DEVICE_DIRECTORY, backing_file, linked_device, loop_of
+from volcrypt.volume.loop import backing_file, loop_of
 from volcrypt.volume.mountpoint import VOLUME_FILE
 from volcrypt.volume.owner import OwnerRecord, current_owner
 

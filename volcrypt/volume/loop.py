@@ -1,4 +1,4 @@
-"""Loop devices: a block device on the file of a mount, named in /dev/volcrypt. Synchronous.
+"""Loop devices: a block device on the file of a mount. Synchronous.
 
 A loop device asks the file below for whole sectors. 4096-byte sectors spare every merge of a
 partial data unit, but what was laid out in 512-byte sectors does not open on them, so the content
@@ -11,7 +11,6 @@ import shutil
 import struct
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +18,6 @@ from volcrypt.errors import ComponentMissingError, MountError, PrivilegeError, V
 from volcrypt.volume.block_device import signature_on
 from volcrypt.volume.mountpoint import mounts, processes_using
 
-DEVICE_DIRECTORY: Final = Path("/dev/volcrypt")
 PROBE_BYTES: Final = 128 * 1024
 """How much of the start of a volume `probe_sector_size` looks at."""
 
@@ -196,64 +194,6 @@ def users_of(device: Path) -> list[str]:
     return users + processes_using(names.__contains__)
 
 
-def link_device(name: str, device: Path, *, directory: Path = DEVICE_DIRECTORY) -> Path:
-    """`/dev/volcrypt/NAME`, pointing to `device`; an older link of that name is replaced."""
-    directory.mkdir(mode=0o755, exist_ok=True)
-    link = directory / name
-    temporary = directory / f".{name}.new"
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(device)
-    temporary.replace(link)
-    return link
-
-
-def linked_device(name: str, *, directory: Path = DEVICE_DIRECTORY) -> Path | None:
-    """The device that `/dev/volcrypt/NAME` points to, or None."""
-    try:
-        return Path(os.readlink(directory / name))
-    except OSError:
-        return None
-
-
-def partition_name(name: str, number: int) -> str:
-    """As udev names partitions of named disks."""
-    return f"{name}-part{number}"
-
-
-def partition_links(name: str, *, directory: Path = DEVICE_DIRECTORY) -> dict[str, Path]:
-    """What could be links to partitions of a volume, and where they point."""
-    found = {}
-    for link in sorted(directory.glob(f"{name}-part*")):
-        target = linked_device(link.name, directory=directory)
-        if target is not None and link.name.removeprefix(f"{name}-part").isdigit():
-            found[link.name] = target
-    return found
-
-
-def remove_false_links(
-    is_ours: Callable[[Path], bool], *, directory: Path = DEVICE_DIRECTORY
-) -> None:
-    """Remove links to what is no volume any more: after a kill a loop device may have been freed,
-    and be another's by now. `is_ours` says of a backing file whether it can be a volume's."""
-    for link in sorted(directory.glob("*")):
-        target = linked_device(link.name, directory=directory)
-        if target is None:
-            continue
-        backing = backing_file(target)
-        is_gone = loop_of(target) != target and not target.exists()
-        if backing is None or is_gone or not is_ours(backing):
-            unlink_device(link.name, directory=directory)
-
-
-def unlink_device(name: str, *, directory: Path = DEVICE_DIRECTORY) -> None:
-    """Remove `/dev/volcrypt/NAME`, and the directory with the last one."""
-    (directory / name).unlink(missing_ok=True)
-    try:
-        directory.rmdir()
-    except OSError:
-        return  # other volumes are attached, or it was not there
-
-
 def _check_unused(device: Path, volume: str) -> None:
     if users := users_of(device):
         raise VolumeInUseError(
@@ -277,11 +217,12 @@ def _sync_device(device: Path) -> OSError | None:
 
 
 def _detach(device: Path, volume: str) -> None:
+    backing = backing_file(device)
     _losetup("--detach", str(device))
     # When somebody had the device open just now (udev looks at it) the kernel detaches it at the
-    # last close instead.
+    # last close instead. Once it is free it may be attached again, to another file.
     deadline = time.monotonic() + _DETACH_SECONDS
-    while backing_file(device) is not None:
+    while backing is not None and backing_file(device) == backing:
         if time.monotonic() > deadline:
             raise VolumeInUseError(
                 volume,
