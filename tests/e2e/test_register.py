@@ -1,6 +1,7 @@
 """A volume in two homes that have their keys in one KMS: the copy of its record, and the lease."""
 
 import os
+import secrets
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -455,12 +456,13 @@ class TestDevices:
             "volume", "register", "--data", device, "--store=shared", "--volume-id", volume_id
         )
         first.run("mount", "orders", point)
-        assert "is on this host" in second.fails(4, "mount", "orders", tmp_path, "--take-over")
+        other = tmp_path / "other"
+        other.mkdir()
+        assert "is on this host" in second.fails(4, "mount", "orders", other, "--take-over")
         held = first.json("status")["InUse"][0]
         assert [check["Check"] for check in held["Checks"]] == ["lease"]
         with open(point / "volume", "r+b", buffering=0) as file:
             file.write(b"by the first, not synced" * 1000)
-            (tmp_path / "other").mkdir()
             # The device can be open in one place only; the data file is that of a shared disk.
             with opened(second) as two:
                 taken = take_over_lease(two, "orders")
@@ -476,9 +478,51 @@ class TestDevices:
         first.run("unmount", "orders")
         run("blockdev", "--flushbufs", device)
         assert device_content(tmp_path / "disk") == before
-        second.run("mount", "orders", tmp_path / "other")
-        assert (tmp_path / "other" / "volume").read_bytes().startswith(b"by the first, not")
+        second.run("mount", "orders", other)
+        assert (other / "volume").read_bytes().startswith(b"by the first, not")
         second.run("unmount", "orders")
+
+    def test_nobody_is_stopped_for_what_cannot_be_had(
+        self,
+        homes: TwoHomes,
+        device: Path,
+        make_device: Callable[[], Path],
+        tmp_path: Path,
+        point: Path,
+    ) -> None:
+        """Each refusal comes before the take-over: the holder keeps lease and volume."""
+        first, second = homes.first, homes.second
+        homes.share_store()
+        name = f"v{secrets.token_hex(5)}"
+        volume_id = first.json(
+            "volume", "create", "--data", device, "--name", name, "--lease", "shared"
+        )["VolumeId"]
+        # Another way to the same disk: here nothing but the mount shows that it is in use.
+        second.run(
+            "volume", "register", "--data", make_device(), "--store=shared",
+            "--volume-id", volume_id,
+        )  # fmt: skip
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "full").mkdir()
+        (tmp_path / "full" / "file").touch()
+        first.run("mount", name, point)
+        mount = ("mount", name, "--take-over")
+        attach = ("attach", name, "--take-over")
+        here = f"the process that serves it at {point}"
+        assert here in second.fails(4, *mount, tmp_path / "empty")
+        assert here in second.fails(4, *attach)
+        assert "is not empty" in second.fails(1, *mount, tmp_path / "full")
+        assert "does not exist" in second.fails(1, *attach, "--mount", tmp_path / "none")
+        assert "is not a rate" in second.fails(2, *attach, "--fill-rate", "none")
+        second.fails(2, *attach, "--mkfs", "ext4", "--read-only")
+        second.run("volume", "create", "--size=1MiB", "--name", f"{name}-part1")
+        second.run("attach", f"{name}-part1")
+        assert "another volume, or home" in second.fails(4, *attach)
+        second.run("detach", f"{name}-part1")
+        with opened(first) as one:
+            assert lease_loss(one, volume_id) is None
+        assert first.json("status")["InUse"][0]["Fenced"] is None
+        first.run("unmount", name)
 
     def test_a_lease_of_an_older_store_is_refused(
         self, homes: TwoHomes, device: Path, tmp_path: Path, point: Path

@@ -73,15 +73,18 @@ def mount(
 
     A snapshot is read-only, and only what is read is fetched, unless there is a --fill-rate. Of a
     volume and a snapshot with one name the volume is meant."""
-    from volcrypt.operations.mounts import is_volume, mount_volume
+    from volcrypt.operations.mounts import check_mountable, is_volume, mount_volume
     from volcrypt.operations.snapshot_mounts import mount_snapshot
     from volcrypt.volume.launch import exec_daemon, spawn_daemon
 
     give_key(session, customer_key_file)
-    if take_over:
-        _take_over(session, target)
     launch = exec_daemon if foreground else spawn_daemon
     rate = parse_fill_rate(fill_rate)
+    watching = _watching(session, on_key_loss)
+    if take_over:
+        # Nobody is stopped for a volume that could not be had afterwards.
+        check_mountable(session.home, target, directory, watching=watching)
+        _take_over(session, target)
     if is_volume(session.home, target):
         mounted = mount_volume(
             session.home,
@@ -89,7 +92,7 @@ def mount(
             directory,
             read_only=read_only,
             launch=launch,
-            watching=_watching(session, on_key_loss),
+            watching=watching,
             fill_rate=rate,
             data_plane=data_plane,
         )
@@ -130,9 +133,9 @@ def unmount(session: Session, target: str, stop_snapshot: bool) -> None:
 
 
 def _take_over(session: Session, volume: str) -> None:
-    from volcrypt.operations.leases import check_data_is_free, take_over_lease
+    from volcrypt.operations.leases import check_not_used_here, take_over_lease
 
-    check_data_is_free(session.home, volume)
+    check_not_used_here(session.home, volume)
     taken = take_over_lease(session.home, volume)
     if taken is not None and not taken.stopped:
         host = taken.lease.host_name
@@ -177,11 +180,22 @@ def attach(
     """Put VOLUME on a loop device, /dev/volcrypt/NAME."""
     from volcrypt.daemons.foreground import hold_signals, stay_attached
     from volcrypt.daemons.notify import notify
-    from volcrypt.operations.attachments import attach_volume
+    from volcrypt.operations.attachments import attach_volume, check_attachable
     from volcrypt.volume.launch import spawn_daemon
 
     give_key(session, customer_key_file)
+    rate = parse_fill_rate(fill_rate)
+    watching = _watching(session, on_key_loss)
     if take_over:
+        # Nobody is stopped for a volume that could not be had afterwards.
+        check_attachable(
+            session.home,
+            volume,
+            mkfs=mkfs,
+            mount_directory=mount_directory,
+            read_only=read_only,
+            watching=watching,
+        )
         _take_over(session, volume)
     attached = attach_volume(
         session.home,
@@ -190,8 +204,8 @@ def attach(
         mount_directory=mount_directory,
         read_only=read_only,
         launch=spawn_daemon,
-        watching=_watching(session, on_key_loss),
-        fill_rate=parse_fill_rate(fill_rate),
+        watching=watching,
+        fill_rate=rate,
         data_plane=data_plane,
     )
     document = {

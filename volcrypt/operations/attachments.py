@@ -40,11 +40,12 @@ from volcrypt.operations.mounts import (
     unmount_volume,
 )
 from volcrypt.operations.records import data_path, load_record
-from volcrypt.operations.watching import Watching
+from volcrypt.operations.watching import Watching, order_for
 from volcrypt.volume.control_messages import StatusAnswer
 from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.device_links import (
     LOST_FILE,
+    check_link_is_free,
     claim_link,
     drop_link,
     free_link,
@@ -122,27 +123,8 @@ def attach_volume(
 
     Raises MountError, PrivilegeError, VolumeInUseError, KmsError; nothing is left of what failed.
     """
-    check_loop_devices()
-    if mkfs is not None:
-        if read_only:
-            raise InvalidArgumentError("a file system cannot be made read-only")
-        if shutil.which(f"mkfs.{mkfs}") is None:
-            raise ComponentMissingError(f"mkfs.{mkfs}", package=_MKFS_PACKAGES.get(mkfs))
-    if mount_directory is not None and not mount_directory.is_dir():
-        raise MountError(
-            f"mount point {mount_directory} does not exist", hint=f"mkdir {mount_directory}"
-        )
-    try:
-        record = load_record(home, volume)
-    except VolumeNotFoundError:
-        check_is_no_snapshot(
-            home,
-            volume,
-            "cannot be attached",
-            hint=f"'volcrypt mount {volume} DIR' shows what is in it; a volume made from it can be "
-            "attached",
-        )
-        raise
+    _check_request(mkfs=mkfs, mount_directory=mount_directory, read_only=read_only)
+    record = _record_to_attach(home, volume)
     point = private_mount_point(home, record.volume_id)
     with ExitStack() as undo:
         with home.exclusive():
@@ -177,6 +159,53 @@ def attach_volume(
         )
         undo.pop_all()
         return attached
+
+
+def check_attachable(
+    home: Home,
+    volume: str,
+    *,
+    mkfs: str | None,
+    mount_directory: Path | None,
+    read_only: bool,
+    watching: Watching | None = None,
+) -> None:
+    """Raises what `attach_volume` would raise before it needs the key; changes nothing."""
+    _check_request(mkfs=mkfs, mount_directory=mount_directory, read_only=read_only)
+    record = _record_to_attach(home, volume)
+    check_free(home, record.volume_id, volume)
+    point = private_mount_point(home, record.volume_id)
+    name = device_name(record)
+    for link in (name, *partition_links(name)):
+        check_link_is_free(link, point)
+    order_for(home, record, watching)
+
+
+def _record_to_attach(home: Home, volume: str) -> VolumeRecord:
+    try:
+        return load_record(home, volume)
+    except VolumeNotFoundError:
+        check_is_no_snapshot(
+            home,
+            volume,
+            "cannot be attached",
+            hint=f"'volcrypt mount {volume} DIR' shows what is in it; a volume made from it can be "
+            "attached",
+        )
+        raise
+
+
+def _check_request(*, mkfs: str | None, mount_directory: Path | None, read_only: bool) -> None:
+    check_loop_devices()
+    if mkfs is not None:
+        if read_only:
+            raise InvalidArgumentError("a file system cannot be made read-only")
+        if shutil.which(f"mkfs.{mkfs}") is None:
+            raise ComponentMissingError(f"mkfs.{mkfs}", package=_MKFS_PACKAGES.get(mkfs))
+    if mount_directory is not None and not mount_directory.is_dir():
+        raise MountError(
+            f"mount point {mount_directory} does not exist", hint=f"mkdir {mount_directory}"
+        )
 
 
 def _build(

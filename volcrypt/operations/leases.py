@@ -49,6 +49,7 @@ from volcrypt.operations.stores import (
 )
 from volcrypt.snapshot.lease import Host, VolumeLease
 from volcrypt.volume.datafile import DataFile
+from volcrypt.volume.mountpoint import check_not_served
 from volcrypt.volume.owner import current_owner, hold_volume, machine_id
 
 LEASE_FILE: Final = "lease"
@@ -132,10 +133,11 @@ def take_over_lease(
         return None if other is None else _wait_for(lease, other, sleep)
 
 
-def check_data_is_free(home: Home, volume: str) -> None:
-    """Raises VolumeInUseError when another home of this very host uses the data: its lease could be
-    taken over, and the data not be had."""
+def check_not_used_here(home: Home, volume: str) -> None:
+    """Raises VolumeInUseError when another home of this very host uses the volume: its lease could
+    be taken over, and the data not be had, or not be mounted."""
     record = load_record(home, volume)
+    check_not_served(record.volume_id, name=volume)
     try:
         DataFile.open(data_path(home, record), record.size_bytes).close()
     except VolumeInUseError as error:

@@ -144,6 +144,16 @@ def mount_volume(
     return Mounted(volume_id=volume_id, mount_point=directory, pid=pid)
 
 
+def check_mountable(
+    home: Home, volume: str, directory: Path, *, watching: Watching | None = None
+) -> None:
+    """Raises what `mount_volume` would raise before it needs the key."""
+    record = load_record(home, volume)
+    check_free(home, record.volume_id, volume)
+    checked_directory(directory)
+    order_for(home, record, watching)
+
+
 def checked_directory(directory: Path) -> Path:
     """A mount point as the kernel will name it. Raises InvalidArgumentError, MountError."""
     try:

@@ -145,6 +145,20 @@ def remove_dead_mounts_of(source: str) -> None:
             remove_dead_mount(directory)
 
 
+def check_not_served(source: str, *, name: str) -> None:
+    """Raises VolumeInUseError when a process of this host serves `source`, of whatever home, or
+    one that hangs does. `name` is the volume's in errors."""
+    for mount in mounts():
+        directory = Path(mount.mount_point)
+        is_of_it = mount.fs_type == FS_TYPE and mount.source == source
+        if is_of_it and liveness(directory) is not Liveness.DEAD:
+            raise VolumeInUseError(
+                name,
+                f"the process that serves it at {directory}",
+                hint="detach or unmount it in its home: it is on this host",
+            )
+
+
 def remove_dead_mount(directory: Path) -> None:
     """Take away a FUSE mount of which the process is gone or stuck; waiting callers get an error.
 
