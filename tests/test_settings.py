@@ -88,6 +88,14 @@ def test_what_is_refused_is_named(tmp_path: Path, text: str, named: str) -> None
         written(tmp_path, text)
 
 
+def test_what_is_no_file_is_named_once(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.mkdir()
+    with pytest.raises(ConfigurationError) as raised:
+        read_settings(tmp_path)
+    assert str(raised.value) == f"{path}: not a regular file"
+
+
 @pytest.mark.parametrize(
     "kms",
     ["home", "aws", "https://kms.example.com:8443", "http://127.0.0.1:8080"],

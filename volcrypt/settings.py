@@ -138,7 +138,9 @@ def read_settings(home: Path) -> Settings:
         return Settings()
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, MalformedError) as error:
+    except MalformedError as error:
+        raise ConfigurationError(str(error)) from error  # it names the path
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigurationError(f"{path}: {error}") from error
     problem = next(problems_of(settings), None)
     if problem is not None:

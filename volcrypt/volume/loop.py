@@ -114,7 +114,7 @@ def detach_loop(device: Path, *, volume: str) -> None:
     """Detach a loop device; what it still had to write is written. Does nothing if it is free.
 
     `volume` names it in errors. Raises VolumeInUseError that names who uses it, and after it was
-    detached MountError when its last data could not be written.
+    detached MountError when its last data, if there was any, could not be written.
     """
     if backing_file(device) is None:
         return
@@ -122,8 +122,9 @@ def detach_loop(device: Path, *, volume: str) -> None:
     failure = _sync_device(device)
     _detach(device, volume)
     if failure is not None:
+        # The kernel does not tell whether there was any: the flush of its cache fails as well.
         raise MountError(
-            f"the last data written to {device} is lost: {failure.strerror}"
+            f"the last data written to {device} may be lost: {failure.strerror}"
         ) from failure
 
 
