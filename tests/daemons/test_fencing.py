@@ -1,7 +1,7 @@
 """The fence of a device: no request after it, none cut off by it, and no key left."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -59,6 +59,7 @@ def bench(tmp_path: Path) -> Iterator[Fenced]:
     made = Fenced(tmp_path)
     yield made
     made.data.gate.set()
+    made.data.read_gate.set()
     made.volume.close()
     made.changes.close()
 
@@ -117,7 +118,12 @@ async def test_a_medium_that_hangs_does_not_keep_the_key(
     """But for the cipher of the request that hangs, which goes with it."""
     autojump_clock.autojump_threshold = float("inf")
     bench.data.gate.clear()
-    nursery.start_soon(bench.device.write, 0, b"a" * CHUNK_BYTES)
+
+    async def write() -> None:
+        with pytest.raises(FencedError):
+            await bench.device.write(0, b"a" * CHUNK_BYTES)
+
+    nursery.start_soon(write)
     while not bench.data.threads:  # it has not come to the medium yet
         await trio.lowlevel.checkpoint()
     nursery.start_soon(bench.fencing.fence, "key disabled")
@@ -132,6 +138,103 @@ async def test_a_medium_that_hangs_does_not_keep_the_key(
     bench.data.gate.set()
     await bench.wiped()
     assert bench.volume._lanes == []
+
+
+async def test_what_hangs_is_answered_after_the_grace_time(
+    bench: Fenced, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The write that hangs, those behind it, a flush; the thread keeps its range until it ends."""
+    autojump_clock.autojump_threshold = float("inf")
+    bench.data.gate.clear()
+    refused: list[str] = []
+
+    async def refuse(name: str, request: Callable[[], Awaitable[object]]) -> None:
+        with pytest.raises(FencedError, match="disabled"):
+            await request()
+        refused.append(name)
+
+    size = CHUNK_BYTES
+    nursery.start_soon(refuse, "write", lambda: bench.device.write(0, b"a" * size))
+    while not bench.data.threads:
+        await trio.lowlevel.checkpoint()
+    nursery.start_soon(refuse, "behind", lambda: bench.device.write(0, b"b" * size))
+    nursery.start_soon(refuse, "read", lambda: bench.device.read(0, 2 * INLINE_BYTES))
+    nursery.start_soon(refuse, "flush", bench.device.flush)
+    while not bench.data.syncs:
+        await trio.lowlevel.checkpoint()
+    await trio.testing.wait_all_tasks_blocked()
+    nursery.start_soon(bench.fencing.fence, "key disabled")
+    await trio.testing.wait_all_tasks_blocked()
+    assert refused == []
+    autojump_clock.jump(GRACE_SECONDS + 1)
+    await trio.testing.wait_all_tasks_blocked()
+    assert sorted(refused) == ["behind", "flush", "read", "write"]
+    # It still may write there: nobody else may, and nothing counts as drained.
+    assert not bench.device._ranges.is_idle
+    assert bench.wiped_at is None
+    closed = trio.Event()
+
+    async def close() -> None:
+        await bench.device.close()
+        closed.set()
+
+    nursery.start_soon(close)
+    await trio.testing.wait_all_tasks_blocked()
+    assert not closed.is_set()
+    bench.data.gate.set()
+    await bench.wiped()
+    await closed.wait()
+    assert bench.captured_chunk(0) == b"a" * size  # it was encrypted before the fence
+    assert bench.device._ranges.is_idle
+
+
+async def test_a_flush_alone_that_hangs_is_answered(
+    bench: Fenced, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """It needs no key, which is wiped at once."""
+    autojump_clock.autojump_threshold = float("inf")
+    bench.data.gate.clear()
+    refused = trio.Event()
+
+    async def flush() -> None:
+        with pytest.raises(FencedError):
+            await bench.device.flush()
+        refused.set()
+
+    nursery.start_soon(flush)
+    while not bench.data.syncs:
+        await trio.lowlevel.checkpoint()
+    nursery.start_soon(bench.fencing.fence, "key disabled")
+    await trio.testing.wait_all_tasks_blocked()
+    await bench.wiped()
+    assert not refused.is_set()
+    autojump_clock.jump(GRACE_SECONDS + 1)
+    await refused.wait()
+    bench.data.gate.set()
+
+
+async def test_a_write_that_comes_back_encrypts_nothing_more(bench: Fenced) -> None:
+    """Who gave the data was answered, and the place of the data may hold other data."""
+    data = bytearray(b"a" * (2 * INLINE_BYTES + 100))
+    bench.data.read_gate.clear()
+    problems: list[Exception] = []
+
+    def write() -> None:
+        try:
+            bench.volume.write(50, data)
+        except ValueError as error:
+            problems.append(error)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    while not bench.data.threads:
+        await trio.lowlevel.checkpoint()
+    bench.wipe()
+    data[:] = b"b" * len(data)
+    bench.data.read_gate.set()
+    await trio.to_thread.run_sync(thread.join)
+    assert len(problems) == 1
+    assert not any(bench.data.content)
 
 
 async def test_the_end_keeps_what_was_written_and_changed(bench: Fenced) -> None:

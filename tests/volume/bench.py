@@ -29,16 +29,21 @@ PARENT = ParentPoint(
 
 
 class WatchedData(MemoryDataFile):
-    """Notes which thread works on it; `gate` holds up writes too large for the loop."""
+    """Notes which thread works on it; `gate` holds up syncs, and writes too large for the loop,
+    `read_gate` reads that may wait."""
 
     def __init__(self, size_bytes: int) -> None:
         super().__init__(size_bytes)
         self.threads: set[int] = set()
         self.gate = threading.Event()
         self.gate.set()
+        self.read_gate = threading.Event()
+        self.read_gate.set()
+        self.syncs = 0
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
         self.threads.add(threading.get_ident())
+        assert self.read_gate.wait(10)
         super().read_into(offset, buffer)
 
     def write(self, offset: int, data: Buffer) -> None:
@@ -46,6 +51,11 @@ class WatchedData(MemoryDataFile):
         if memoryview(data).nbytes > INLINE_BYTES:
             assert self.gate.wait(10)
         super().write(offset, data)
+
+    def sync(self) -> None:
+        self.syncs += 1
+        assert self.gate.wait(10)
+        super().sync()
 
     def ran_inline(self) -> bool:
         """Whether everything since the last question ran on the loop's thread."""

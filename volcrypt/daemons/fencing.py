@@ -3,7 +3,7 @@
     1  from now on every request is answered with EIO, also those that wait for a snapshot
     2  those under way end as they would have; a medium that hangs has `GRACE_SECONDS` for them
     3  every cipher, the data key and the buffers with plaintext are wiped; what hangs wipes its
-       cipher when it comes back
+       cipher when it comes back, and encrypts nothing more; who waits for it gets EIO
     4  the note, which `status` shows, says when the key was gone
     5  what was written before is flushed: where a lease was lost, another host is about to write
 
@@ -22,7 +22,7 @@ import msgspec
 import trio
 
 from volcrypt.daemons.notify import notify
-from volcrypt.errors import VolcryptError
+from volcrypt.errors import FencedError, VolcryptError
 from volcrypt.volume.device import Device
 from volcrypt.volume.fence import FenceNote
 
@@ -57,16 +57,24 @@ class Fencing:
         self._device.fence(note.error())
         _log.error("%s", note.error())
         notify(f"STATUS={note.error()}")
-        async with trio.open_nursery() as nursery:
-            if self._stop_fetching is not None:
-                nursery.start_soon(self._stop_fetching, note.error())
-            with trio.move_on_after(GRACE_SECONDS):
-                await self._device.drained()
-            self._wipe()
-        await self._device.drained()
-        self.note = msgspec.structs.replace(note, wiped_at=time.time())
-        _log.error("the data key was wiped")
-        try:
-            await self._device.settle()
-        except (VolcryptError, OSError) as error:
-            _log.error("what was written before the fence is lost: %s", error)
+        deadline = trio.current_time() + GRACE_SECONDS
+        async with trio.open_nursery() as answering:
+            async with trio.open_nursery() as nursery:
+                if self._stop_fetching is not None:
+                    nursery.start_soon(self._stop_fetching, note.error())
+                with trio.move_on_at(deadline):
+                    await self._device.drained()
+                self._wipe()
+                answering.start_soon(self._answer, note.error(), deadline)
+            await self._device.drained()
+            self.note = msgspec.structs.replace(note, wiped_at=time.time())
+            _log.error("the data key was wiped")
+            try:
+                await self._device.settle()
+            except (VolcryptError, OSError) as error:
+                _log.error("what was written before the fence is lost: %s", error)
+
+    async def _answer(self, error: FencedError, deadline: float) -> None:
+        with trio.move_on_at(deadline):
+            await self._device.answered()
+        self._device.give_up(error)

@@ -28,7 +28,9 @@ Growing holds everything too, for moments: what it changes is in memory. A captu
 of the smaller volume, and stays so.
 
 A fence refuses every request from the moment it falls; what is under way ends, and `drained` says
-when. Captures, growth and the end need no key, and go on.
+when. Captures, growth and the end need no key, and go on. What hangs with the medium can be
+answered all the same (`give_up`): its thread is left behind, and keeps its range until it comes
+back.
 
 The data plane, where there is one, serves chunks by itself that are granted to it. Every request
 here takes its chunks for as long as it lasts, and whoever holds everything takes all of them first
@@ -60,6 +62,7 @@ from volcrypt.volume.capture import Captures, ChunkKeeper, GenerationKeeper
 from volcrypt.volume.chunk_conditions import ChunkConditions
 from volcrypt.volume.ownership import BudgetKeeper, FastPlane, Ownership
 from volcrypt.volume.range_lock import RangeLock
+from volcrypt.volume.request_threads import RequestThreads
 
 if TYPE_CHECKING:
     from volcrypt.volume.lazy import LazyChunks
@@ -120,6 +123,7 @@ class Device:
         self._sync_lock = trio.Lock()
         self._changing = trio.Lock()
         self._threads = trio.CapacityLimiter(WORKER_THREADS)
+        self._requests = RequestThreads(self._threads)
         self.captures = Captures(
             changes,
             self._conditions,
@@ -183,14 +187,13 @@ class Device:
             if self._volume.try_read_into(offset, view):
                 return view
         buffer = self._take_buffer()
-        try:
-            view = buffer[:size]
-            await self._in_thread(offset, self._volume.read_into, view, exclusive=False)
-            self._check_serving()  # plaintext is not handed out behind a fence
-            return view
-        finally:
-            self._buffers.append(buffer)
-            del self._buffers[POOLED_BUFFERS:]
+        view = buffer[:size]
+        await self._in_thread(offset, self._volume.read_into, view, exclusive=False)
+        # Not when it failed: a thread that was left behind may still write into it.
+        self._buffers.append(buffer)
+        del self._buffers[POOLED_BUFFERS:]
+        self._check_serving()  # plaintext is not handed out behind a fence
+        return view
 
     async def write(self, offset: int, data: Buffer) -> int:
         """Write plaintext at `offset`; how much was written, less than all at the end of the
@@ -248,7 +251,9 @@ class Device:
         FencedError."""
         if self._fenced is not None:
             raise self._fenced
-        await self._flush()
+        with self._requests.waiting():
+            async with self._sync_lock:
+                await self._requests.run(self.sync)
 
     def sync(self) -> None:
         """As `flush`, for who is in a thread; also behind a fence."""
@@ -272,6 +277,15 @@ class Device:
         async with self._hold_everything():
             for buffer in (self._inline_buffer, *self._buffers):
                 buffer[:] = bytes(len(buffer))
+
+    async def answered(self) -> None:
+        """Wait until no request is under way that hops, nor a flush."""
+        await self._requests.idle()
+
+    def give_up(self, error: FencedError) -> None:
+        """Answer what is still under way with `error`, though it may hang for ever. What it does in
+        its thread goes on, and is waited for by `drained` and `close`."""
+        self._requests.give_up(error)
 
     async def settle(self) -> None:
         """Have what was written before a fence on the medium, so that nothing is written later,
@@ -384,6 +398,17 @@ class Device:
         *,
         exclusive: bool,
     ) -> None:
+        with self._requests.waiting():
+            await self._in_thread_or_given_up(offset, work, view, exclusive=exclusive)
+
+    async def _in_thread_or_given_up(
+        self,
+        offset: int,
+        work: Callable[[int, memoryview], None],
+        view: memoryview,
+        *,
+        exclusive: bool,
+    ) -> None:
         extent = ByteRange(offset, len(view))
         while True:
             if exclusive:
@@ -394,7 +419,12 @@ class Device:
                 if self._fenced is not None:
                     raise self._fenced
                 if self._is_permitted(extent, exclusive=exclusive):
-                    await self._run(lambda: work(offset, view))
+                    await self._requests.run(
+                        lambda: work(offset, view),
+                        keep=lambda: self._ranges.adopt(
+                            align_to_units(extent), exclusive=exclusive
+                        ),
+                    )
                     return
 
     async def _run(self, work: Callable[[], Result]) -> Result:

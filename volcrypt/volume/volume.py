@@ -192,7 +192,8 @@ class Volume:
     def close(self) -> None:
         """Wipe the kernels; does not flush, and leaves storage and data key to their owners.
 
-        Calls that are running in other threads end normally and wipe theirs. May be called twice.
+        Calls that are running in other threads write no more than what they had encrypted, and wipe
+        theirs. May be called twice.
         """
         self._closed = True
         while self._lanes:
@@ -240,6 +241,8 @@ class Volume:
             if units.offset <= unit < units.end:
                 start = unit - units.offset
                 self._read_units(lane, unit, buffer[start : start + UNIT_BYTES], wait=True)
+        # Whoever gave the data may have been answered since, and use its place again.
+        self._check_open()
         start, stop = max(units.offset, extent.offset), min(units.end, extent.end)
         source = data[start - extent.offset : stop - extent.offset]
         if source.nbytes != units.length:
@@ -255,9 +258,12 @@ class Volume:
             )
         return ByteRange(offset, length)
 
-    def _take_lane(self) -> Lane:
+    def _check_open(self) -> None:
         if self._closed:
             raise ValueError("the volume was closed")
+
+    def _take_lane(self) -> Lane:
+        self._check_open()
         try:
             return self._lanes.pop()
         except IndexError:
