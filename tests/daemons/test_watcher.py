@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Callable
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -13,12 +14,15 @@ from volcrypt.settings import MAX_KEY_CHECK_SECONDS
 from volcrypt.volume.fence import (
     Held,
     KeyCheckOrder,
+    LeaseCheckOrder,
     Lost,
     Unanswered,
     WatchAnswer,
     WatchOrder,
     encode,
 )
+from volcrypt.volume.lease_gate import LeaseGate
+from volcrypt.volume.lease_time import TRUST_SECONDS
 
 INTERVAL = 20.0
 ORDER = WatchOrder(
@@ -228,4 +232,22 @@ async def test_answers_to_checks_that_nobody_ordered_are_ignored(
     stage.process.say(Lost(check="another", reason="what"), HELD)
     await stage.watcher.first_round()
     assert stage.lost == []
+    nursery.cancel_scope.cancel()
+
+
+async def test_that_the_lease_is_held_opens_the_gate_for_as_long_as_the_question_allows(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    gate = LeaseGate(clock=lambda: 1000.0)
+    order = msgspec.structs.replace(ORDER, checks=[LeaseCheckOrder(volume_id="v")])
+    stage = Stage()
+    watcher = Watcher(order, lost=stage._note, gate=gate, start=stage._start)
+    watcher.start_process()
+    nursery.start_soon(watcher.run)
+    stage.process.say(Held(check="key", asked_at=1000.0), Unanswered(check="lease", reason="away"))
+    await stage.until(lambda: watcher.states()[0].problem is not None)
+    assert not gate.is_open
+    stage.process.say(Held(check="lease", asked_at=990.0))
+    await stage.until(lambda: gate.is_open)
+    assert gate.left_seconds == TRUST_SECONDS - 10
     nursery.cancel_scope.cancel()

@@ -3,6 +3,8 @@
 import os
 import secrets
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -523,6 +525,38 @@ class TestDevices:
             assert lease_loss(one, volume_id) is None
         assert first.json("status")["InUse"][0]["Fenced"] is None
         first.run("unmount", name)
+
+    @pytest.mark.soak
+    def test_a_holder_that_cannot_ask_stops_writing_and_goes_on_when_it_can(
+        self, homes: TwoHomes, device: Path, tmp_path: Path, point: Path
+    ) -> None:
+        """That of a minute; `daemons/test_lease_keeper.py` and `volume/test_lease_gate.py` have it
+        quickly, by a clock of their own."""
+        first = homes.first
+        homes.share_store()
+        with (first.home / "config.toml").open("a") as file:
+            file.write("[mounts]\nkey_check_seconds = 1\n")
+        first.run("volume", "create", "--data", device, "--name", "orders", "--lease", "shared")
+        first.run("mount", "orders", point)
+        with open(point / "volume", "r+b", buffering=0) as file:
+            file.write(b"before")
+            assert first.json("status")["InUse"][0]["WritesWait"] is False
+            (tmp_path / "store").rename(tmp_path / "away")
+            while not first.json("status")["InUse"][0]["WritesWait"]:
+                time.sleep(1)
+            said = first.try_run("status")
+            assert "writes wait until" in said.stdout + said.stderr
+            late = threading.Thread(target=file.write, args=[b"behind"])
+            late.start()
+            late.join(3)
+            assert late.is_alive()
+            with open(point / "volume", "rb") as other:
+                assert other.read(6) == b"before"
+            (tmp_path / "away").rename(tmp_path / "store")
+            late.join(20)
+            assert not late.is_alive()
+        assert first.json("status")["InUse"][0]["WritesWait"] is False
+        first.run("unmount", "orders")
 
     def test_a_lease_of_an_older_store_is_refused(
         self, homes: TwoHomes, device: Path, tmp_path: Path, point: Path

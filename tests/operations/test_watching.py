@@ -42,6 +42,7 @@ from volcrypt.operations.volumes import create_volume
 from volcrypt.operations.watching import KeyCheck, Watching, make_check, order_for, watch_order
 from volcrypt.settings import runtime_root
 from volcrypt.volume.fence import Held, KeyCheckOrder, LeaseCheckOrder, Lost, Unanswered, check_name
+from volcrypt.volume.lease_time import boot_seconds
 
 WATCHING = Watching(profile="default", region=None, interval_seconds=20)
 KEY = "arn:aws:kms:us-east-1:000000000000:key/11111111-2222-4333-8444-555555555555"
@@ -353,7 +354,11 @@ def test_a_lease_that_cannot_be_asked_for_is_no_loss(home: Home) -> None:
     """Its store is not known here; and a volume without one has nothing to lose."""
     record = make_volume(home, "alias/volcrypt/ebs")
     check = make_check(LeaseCheckOrder(volume_id=record.volume_id))
-    assert check.ask(home) == Held(check="lease")
+    before = boot_seconds()
+    held = check.ask(home)
+    assert isinstance(held, Held)
+    assert held.check == "lease"
+    assert before <= held.asked_at <= boot_seconds()
     away = make_check(LeaseCheckOrder(volume_id="vol-0123456789abcdef0"))
     assert isinstance(away.ask(home), Unanswered)
     assert not away.has_farewell

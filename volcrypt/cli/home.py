@@ -115,6 +115,7 @@ def _document(found: "Status", warnings: list[str]) -> JsonValue:
                 "Device": item.device,
                 "FileSystems": list(item.file_systems),
                 "SyncFailed": item.sync_failed,
+                "WritesWait": item.writes_wait,
                 "DataPlane": item.data_plane,
                 "FastRequests": item.fast_requests,
                 **watch_document(item),

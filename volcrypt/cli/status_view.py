@@ -81,6 +81,8 @@ def _watch_warnings(item: "InUse") -> "Iterator[str]":
         if item.fenced.wiped_at is None:
             yield f"the data key of {name} is still in memory, for a request that hangs"
         return
+    if item.writes_wait:
+        yield f"{name}: writes wait until it can be told that this host still holds its lease"
     for state in item.checks:
         if state.unanswered_since is not None:
             yield (

@@ -41,12 +41,14 @@ from volcrypt.volume.data_plane import DataPlane, mount_plane
 from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.device import Device
 from volcrypt.volume.directory import CHANGE_MAP_FILE
+from volcrypt.volume.fence import LeaseCheckOrder
 from volcrypt.volume.launch import (
     Assignment,
     clear_log,
     receive_assignment,
     remove_runtime_files,
 )
+from volcrypt.volume.lease_gate import LeaseGate
 from volcrypt.volume.mountpoint import check_mount_point, remove_dead_mounts_of
 from volcrypt.volume.owner import OwnerLock
 from volcrypt.volume.plane.door import Plane
@@ -173,7 +175,11 @@ def serve_volume(
         )
         watcher: Watcher | None = None
         if assignment.watch is not None:
-            watcher = Watcher(assignment.watch, lost=fencing.fence)
+            if any(isinstance(check, LeaseCheckOrder) for check in assignment.watch.checks):
+                device.lease = LeaseGate()
+                if lazy is not None:
+                    lazy.chunks.before_write = device.lease_held
+            watcher = Watcher(assignment.watch, lost=fencing.fence, gate=device.lease)
             watcher.start_process()
             stack.callback(watcher.end)
         if os.geteuid() == 0:

@@ -12,6 +12,7 @@ import trio
 
 from volcrypt.daemons.fencing import Fencing
 from volcrypt.daemons.lazy_volume import LazyVolume
+from volcrypt.daemons.lease_keeper import keep_lease
 from volcrypt.daemons.notify import notify
 from volcrypt.daemons.space_watch import watch_space
 from volcrypt.daemons.watcher import Watcher
@@ -112,10 +113,13 @@ class VolumeService:
                 nursery.start_soon(self._watch_signals)
                 if not self._device.read_only:
                     nursery.start_soon(watch_space, data_path, lambda: self._device.size_bytes)
-                await self._first_read()
+                # First: what is absent is not fetched before the lease is known to be held.
                 if self._watcher is not None:
                     nursery.start_soon(self._watcher.run)
                     await self._watcher.first_round()
+                if self._device.lease is not None:
+                    nursery.start_soon(keep_lease, self._device.lease, self._device)
+                await self._first_read()
                 nursery.start_soon(server.serve, listener)
                 nursery.start_soon(self._fill)
                 starter.tell_ready()
@@ -143,6 +147,7 @@ class VolumeService:
             preserve_longest_us=self._device.captures.longest_keep_us,
             sync_failed=self._device.sync_failed,
             fenced=self._fencing.note,
+            writes_wait=self._device.lease is not None and not self._device.lease.is_open,
             checks=[] if self._watcher is None else self._watcher.states(),
             watcher_pid=None if self._watcher is None else self._watcher.pid,
             lazy=self._lazy.progress() if self._lazy is not None else None,

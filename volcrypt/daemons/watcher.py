@@ -26,6 +26,7 @@ from volcrypt.errors import MalformedError, MountError, TryAgainError
 from volcrypt.volume.fence import (
     LEASE_CHECK,
     CheckState,
+    Held,
     Lost,
     Unanswered,
     WatchAnswer,
@@ -34,6 +35,7 @@ from volcrypt.volume.fence import (
     decode_answer,
     encode,
 )
+from volcrypt.volume.lease_gate import LeaseGate
 
 WATCH_MODULE: Final = "volcrypt.daemons.watch"
 PATIENCE_SECONDS: Final = 25.0
@@ -101,11 +103,13 @@ class Watcher:
         order: WatchOrder,
         *,
         lost: Callable[[str], Awaitable[None]],
+        gate: LeaseGate | None = None,
         start: Callable[[WatchOrder], WatchProcess] = WatchProcess,
     ) -> None:
-        """`lost` is awaited with the reason, once."""
+        """`lost` is awaited with the reason, once. `gate` hears that the lease is held."""
         self._order = order
         self._lost = lost
+        self._gate = gate
         self._start = start
         self._states = {check_name(c): CheckState(check=check_name(c)) for c in order.checks}
         self._failures = 0
@@ -221,6 +225,8 @@ class Watcher:
             _log.warning("check %r has no answer: %s", new.check, new.problem)
         if new.problem is None and state.problem is not None:
             _log.warning("check %r is answered again", new.check)
+        if isinstance(answer, Held) and answer.check == LEASE_CHECK and self._gate is not None:
+            self._gate.held(answer.asked_at)
         if isinstance(answer, Lost):
             self._reason, self._lost_check = answer.reason, answer.check
             self._first_round.set()

@@ -49,6 +49,7 @@ from volcrypt.operations.stores import (
 )
 from volcrypt.snapshot.lease import Host, VolumeLease
 from volcrypt.volume.datafile import DataFile
+from volcrypt.volume.lease_time import TRUST_SECONDS
 from volcrypt.volume.mountpoint import check_not_served
 from volcrypt.volume.owner import current_owner, hold_volume, machine_id
 
@@ -56,8 +57,10 @@ LEASE_FILE: Final = "lease"
 KIND: Final = "lease"
 LOOK_SECONDS: Final = 20
 """So often a process that serves looks whether it still has its lease."""
-TAKE_OVER_SECONDS: Final = 45
-"""So long a holder that was overridden may take to notice and to stop."""
+TAKE_OVER_SECONDS: Final = 1.5 * TRUST_SECONDS
+"""So long after it was overridden a holder has stopped, whatever it could ask: it writes for
+`TRUST_SECONDS` after it last saw the lease, and has the rest of this to end what is under way and
+to sync it."""
 _STEP_SECONDS: Final = 0.5
 
 

@@ -32,6 +32,7 @@ class InUse:
     device: str | None
     file_systems: Sequence[str] = ()
     sync_failed: bool = False
+    writes_wait: bool = False
     fenced: FenceNote | None = None
     checks: Sequence[CheckState] = ()
     snapshot_id: str | None = None
@@ -86,6 +87,7 @@ def _use_of(
         device=device,
         file_systems=file_systems,
         sync_failed=answer is not None and answer.sync_failed,
+        writes_wait=answer is not None and answer.writes_wait,
         fenced=None if answer is None else answer.fenced,
         checks=() if answer is None else answer.checks,
         lazy=None if answer is None else answer.lazy,

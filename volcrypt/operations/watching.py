@@ -48,6 +48,7 @@ from volcrypt.volume.fence import (
     WatchOrder,
     check_name,
 )
+from volcrypt.volume.lease_time import boot_seconds
 
 _LOSSES: Final = (AccessDeniedError, KeyDisabledError, KeyNotFoundError)
 _LOST_STATES: Final = frozenset(
@@ -159,12 +160,15 @@ class LeaseCheck:
 
     def ask(self, home: Home) -> WatchAnswer:
         name = check_name(self._order)
+        asked_at = boot_seconds()
         try:
             reason = lease_loss(home, self._volume_id)
         except (VolcryptError, OSError) as error:
             return Unanswered(check=name, reason=describe(error))
         self.has_farewell = reason is not None
-        return Held(check=name) if reason is None else Lost(check=name, reason=reason)
+        if reason is not None:
+            return Lost(check=name, reason=reason)
+        return Held(check=name, asked_at=asked_at)
 
     def take_leave(self, home: Home) -> None:
         if self.has_farewell:

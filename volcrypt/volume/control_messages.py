@@ -130,6 +130,7 @@ class StatusAnswer(_Document, frozen=True, tag="status"):
     """`memory_locked` False: the limits of this user let key and plaintext go to swap.
     `preserve_longest_us`: the longest that a write waited while its chunk was kept for a snapshot.
     `sync_failed`: writes were lost, and no more are taken until the volume is opened again.
+    `writes_wait` while nobody can say that the volume's lease is held.
     `checks` are those of the watcher, if there is one, whose process is `watcher_pid`.
     `lazy` is None when every chunk is here; `snapshot_id` is there for a mounted snapshot.
     `data_plane` is "python" or "native"; `fast_requests` are those that needed no Python.
@@ -148,6 +149,7 @@ class StatusAnswer(_Document, frozen=True, tag="status"):
     preserve_longest_us: int = 0
     sync_failed: bool = False
     fenced: FenceNote | None = None
+    writes_wait: bool = False
     checks: list[CheckState] = []
     watcher_pid: int | None = None
     lazy: LazyProgress | None = None

@@ -36,6 +36,9 @@ The data plane, where there is one, serves chunks by itself that are granted to 
 here takes its chunks for as long as it lasts, and whoever holds everything takes all of them first
 (`volcrypt.volume.ownership`).
 
+Under a lease (`volcrypt.volume.lease_gate`) writes, syncs and fetches wait while nobody can say
+that it is held.
+
 Buffers. What `read` returns is valid until the caller's next checkpoint, and is reused after that:
 fuse hands it to the kernel before any. They are taken and given back on the loop's thread only.
 """
@@ -60,6 +63,7 @@ from volcrypt.errors import (
 from volcrypt.geometry import UNIT_BYTES, ByteRange, align_to_units, chunk_range, chunks_of
 from volcrypt.volume.capture import Captures, ChunkKeeper, GenerationKeeper
 from volcrypt.volume.chunk_conditions import ChunkConditions
+from volcrypt.volume.lease_gate import LeaseGate
 from volcrypt.volume.ownership import BudgetKeeper, FastPlane, Ownership
 from volcrypt.volume.range_lock import RangeLock
 from volcrypt.volume.request_threads import RequestThreads
@@ -134,6 +138,8 @@ class Device:
         )
         self.absent: AbsentChunks | None = None
         """Chunks that have to be fetched before they are served; None as soon as there are none."""
+        self.lease: LeaseGate | None = None
+        """Whether it may be written to; None for a volume without a lease."""
         self.sync_failed = False
         """Whether writes were lost; then there are no more until the volume is opened again."""
         self._ownership: Ownership | None = None
@@ -252,6 +258,7 @@ class Device:
         if self._fenced is not None:
             raise self._fenced
         with self._requests.waiting():
+            await self.lease_held()
             async with self._sync_lock:
                 await self._requests.run(self.sync)
 
@@ -265,11 +272,23 @@ class Device:
                 self._ownership.refuse_writes()  # before anybody hears of it
             raise
 
+    @property
+    def is_fenced(self) -> bool:
+        return self._fenced is not None
+
     def fence(self, error: FencedError) -> None:
         """Answer every request with `error` from now on, also those that wait."""
         self._fenced = error
         if self._ownership is not None:
             self._ownership.fence()
+        self._wake_waiting()
+
+    async def lease_held(self) -> None:
+        """Wait until the volume may be written to. Raises as `_check_serving` if it has to."""
+        while not self._may_change:
+            self._check_serving()
+            assert self.lease is not None, "internal error: closed without a gate"
+            await self.lease.changed()
 
     async def drained(self) -> None:
         """Wait until the last request that was under way when the fence fell has ended, and wipe
@@ -293,6 +312,12 @@ class Device:
         if not self.read_only:
             await self._flush()
 
+    async def quiesce(self) -> None:
+        """As `settle`, behind the writes that are under way."""
+        async with self._hold_everything():
+            pass
+        await self.settle()
+
     async def grow(self, size_bytes: int) -> None:
         """Serve more of the data file, which is as long already. Does nothing for a size that is
         not larger. Raises what the volume raises, and MountError when closing."""
@@ -313,6 +338,7 @@ class Device:
         be called twice.
         """
         self._closing = True
+        self._wake_waiting()
         await self.captures.close()
         async with self._hold_everything():
             if self._ownership is not None:
@@ -342,6 +368,8 @@ class Device:
             return False
         if exclusive and (self.read_only or self.sync_failed or not self._is_marked(chunk)):
             return False
+        if exclusive and self.lease is not None:
+            return False  # the plane does not look at the clock before each
         return self._is_permitted(extent, exclusive=exclusive)
 
     async def _flush(self) -> None:
@@ -350,6 +378,8 @@ class Device:
 
     def _is_idle(self, offset: int, size: int, *, exclusive: bool) -> bool:
         """Whether nothing keeps these bytes from being served at once."""
+        if exclusive and not self._may_change:
+            return False
         if self._conditions.is_free and self.absent is None and self._ranges.is_idle:
             return True  # nearly always, and several times cheaper to find out
         extent = ByteRange(offset, size)
@@ -363,7 +393,15 @@ class Device:
             absent.may_write(chunks) if exclusive else absent.may_read(chunks)
         ):
             return False
-        return not exclusive or self._conditions.may_write(chunks)
+        return not exclusive or (self._may_change and self._conditions.may_write(chunks))
+
+    @property
+    def _may_change(self) -> bool:
+        return self.lease is None or self.lease.is_open
+
+    def _wake_waiting(self) -> None:
+        if self.lease is not None:
+            self.lease.wake()
 
     async def _ready_to_read(self, extent: ByteRange) -> None:
         """Have what is absent fetched. Raises why it cannot be had, and MountError when closing."""
@@ -378,6 +416,7 @@ class Device:
             # First, since what a capture keeps has to be here.
             await self.absent.make_writable(chunks_of(extent))
         await self.captures.ready_to_write(chunks_of(extent))
+        await self.lease_held()
         # The end does not wait for those who wait here, and must not be followed by them.
         self._check_serving()
 

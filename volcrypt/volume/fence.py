@@ -6,7 +6,8 @@ check has one of three answers:
 
     Held         yes
     Unanswered   nobody could tell: unreachable, busy, no PIN, a strange answer. Nothing is lost by
-                 that, however long it lasts; `status` says since when
+                 that, however long it lasts; `status` says since when. Without word of its lease
+                 a volume is not written to (`volcrypt.volume.lease_gate`)
     Lost         a definite no. The volume is fenced: no request is served any more, and the key is
                  wiped (`volcrypt.daemons.fencing`)
 
@@ -60,7 +61,10 @@ class WatchOrder(_Document, frozen=True, tag="watch"):
 
 
 class Held(_Document, frozen=True, tag="held"):
+    """`asked_at` is when the question was begun, by `lease_time.boot_seconds`."""
+
     check: str
+    asked_at: float = 0.0
 
 
 class Unanswered(_Document, frozen=True, tag="unanswered"):

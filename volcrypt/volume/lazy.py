@@ -26,7 +26,7 @@ from being closed. What the store sends later is thrown away.
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
@@ -114,6 +114,8 @@ class LazyChunks:
         self._ended: VolcryptError | None = None
         self._closed = False
         self._reported: dict[int, str] = {}
+        self.before_write: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+        """Waits until it may be written, or raises why it will not be."""
         self.last_error: VolcryptError | None = None
         """Why the last fetch failed; None after one that did not."""
 
@@ -271,6 +273,7 @@ class LazyChunks:
         async with self._buffer() as buffer:
             view = buffer[: extent.length]
             await _given_up_in_thread(lambda: self._origin.read_chunk(chunk, view), limiter)
+            await self.before_write()
             # Not given up: it must not write when the data file is closed.
             await trio.to_thread.run_sync(self._data.write, extent.offset, view)
         self._fetched.add(chunk)
