@@ -12,12 +12,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from tests.command import disposable_home
 from tests.file_system import DisposableFileSystem, run
 from volcrypt.errors import InvalidArgumentError, TryAgainError
-from volcrypt.operations.freeze import Freeze
+from volcrypt.operations.freeze_notes import FreezeNote, freeze_warnings, thaw_overdue
+from volcrypt.operations.freezers import Freeze
 from volcrypt.volume.freezing import freeze, thaw
+from volcrypt.volume.owner import start_ticks
 
 LONG = 600.0
 
@@ -49,12 +53,18 @@ def wait_until_thawed(directory: Path) -> None:
         time.sleep(0.02)
 
 
-def freezers() -> list[int]:
-    """The children of this process that freeze."""
+def wait_until_gone(orphans: list[int]) -> None:
+    """Until then they have the file system open."""
+    while any(start_ticks(pid) is not None for pid in orphans):
+        time.sleep(0.02)
+
+
+def freezers(parent: int | None = None) -> list[int]:
+    """The children of this process, or of another one, that freeze."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            ours = f"\nPPid:\t{os.getpid()}\n" in (path.parent / "status").read_text()
+            ours = f"\nPPid:\t{parent or os.getpid()}\n" in (path.parent / "status").read_text()
             if ours and b"volcrypt.daemons.freezer" in path.read_bytes():
                 found.append(int(path.parent.name))
         except OSError:
@@ -76,6 +86,12 @@ def nothing_stays_frozen(ext4: DisposableFileSystem) -> Iterator[None]:
         run("fsfreeze", "--unfreeze", ext4.directory)
     assert not was_frozen
     assert freezers() == []
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    (tmp_path / "notes").mkdir()
+    return tmp_path / "notes"
 
 
 def test_it_is_frozen_from_one_moment_to_the_other(ext4: DisposableFileSystem) -> None:
@@ -131,7 +147,7 @@ def test_the_end_of_whoever_froze_it_thaws(
     program = f"""
 import time
 from pathlib import Path
-from volcrypt.operations.freeze import Freeze
+from volcrypt.operations.freezers import Freeze
 with Freeze([Path({str(ext4.directory)!r})], [], seconds={LONG}) as still:
     still.freeze()
     print("frozen", flush=True)
@@ -143,8 +159,10 @@ with Freeze([Path({str(ext4.directory)!r})], [], seconds={LONG}) as still:
         assert process.stdout is not None
         assert process.stdout.readline() == "frozen\n"
         assert is_frozen(ext4.directory)
+        orphans = freezers(process.pid)
         process.send_signal(number)
     wait_until_thawed(ext4.directory)
+    wait_until_gone(orphans)
 
 
 def test_the_end_of_the_process_that_thaws_thaws(ext4: DisposableFileSystem) -> None:
@@ -199,6 +217,147 @@ def test_somebody_elses_freeze_is_respected(ext4: DisposableFileSystem) -> None:
         assert is_frozen(ext4.directory)
     finally:
         run("fsfreeze", "--unfreeze", ext4.directory)
+
+
+def test_a_freezer_that_is_stopped_does_not_keep_it_frozen(
+    ext4: DisposableFileSystem, notes: Path
+) -> None:
+    with Freeze([ext4.directory], [], seconds=1, notes=notes) as still:
+        still.freeze()
+        (freezer,) = freezers()
+        os.kill(freezer, signal.SIGSTOP)
+        wait_until_thawed(ext4.directory)
+        with pytest.raises(TryAgainError, match="always thawed"):
+            still.begin_thaw()
+    assert not list(notes.iterdir())
+
+
+def test_a_freezer_that_is_killed_is_noticed_at_once(
+    ext4: DisposableFileSystem, notes: Path
+) -> None:
+    with Freeze([ext4.directory], [], seconds=LONG, notes=notes) as still:
+        still.freeze()
+        assert len(list(notes.iterdir())) == 1
+        (freezer,) = freezers()
+        os.kill(freezer, signal.SIGKILL)
+        wait_until_thawed(ext4.directory)
+        while list(notes.iterdir()):
+            time.sleep(0.02)
+
+
+def test_the_end_does_not_wait_for_one_that_is_stopped(ext4: DisposableFileSystem) -> None:
+    with suppress(KeyboardInterrupt), Freeze([ext4.directory], [], seconds=LONG) as still:
+        still.freeze()
+        (freezer,) = freezers()
+        os.kill(freezer, signal.SIGSTOP)
+        raise KeyboardInterrupt
+    assert not is_frozen(ext4.directory)
+
+
+@contextmanager
+def frozen_by_another(directory: Path, notes: Path, *, seconds: float) -> Iterator[list[int]]:
+    """By a process and its freezer, both of which are stopped; killed together at the end."""
+    program = f"""
+import time
+from pathlib import Path
+from volcrypt.operations.freezers import Freeze
+with Freeze([Path({str(directory)!r})], [], seconds={seconds}, notes=Path({str(notes)!r})) as still:
+    still.freeze()
+    print("frozen", flush=True)
+    time.sleep(600)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "frozen\n"
+        both = [process.pid, *freezers(process.pid)]
+        for pid in both:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield both
+        finally:
+            for pid in both:
+                os.kill(pid, signal.SIGKILL)
+    wait_until_gone(both[1:])
+
+
+def test_the_next_command_thaws_what_was_left_when_all_were_killed(
+    ext4: DisposableFileSystem, notes: Path
+) -> None:
+    with frozen_by_another(ext4.directory, notes, seconds=LONG):
+        assert thaw_overdue(notes) == freeze_warnings(notes) == []  # somebody is at it
+    assert is_frozen(ext4.directory)
+    (warning,) = freeze_warnings(notes)
+    assert f"fsfreeze -u {ext4.directory}" in warning
+    assert thaw_overdue(notes) == [
+        f"{ext4.directory} had been left frozen by a snapshot that was killed; it is thawed"
+    ]
+    assert not is_frozen(ext4.directory)
+    assert not list(notes.iterdir())
+    assert thaw_overdue(notes) == freeze_warnings(notes) == []
+
+
+def test_the_next_command_thaws_what_those_who_are_stopped_keep_for_too_long(
+    ext4: DisposableFileSystem, notes: Path
+) -> None:
+    with frozen_by_another(ext4.directory, notes, seconds=1):
+        assert is_frozen(ext4.directory)
+        while not thaw_overdue(notes):
+            time.sleep(0.1)
+        assert not is_frozen(ext4.directory)
+    assert thaw_overdue(notes) == []
+    assert not list(notes.iterdir())
+
+
+def test_it_is_found_where_else_it_is_mounted(
+    ext4: DisposableFileSystem, tmp_path: Path, notes: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    (ext4.directory / "inner").mkdir()
+    gone = ext4.directory / "inner"
+    with frozen_by_another(gone, notes, seconds=LONG):
+        pass
+    run("mount", "--bind", tmp_path / "other", gone)
+    try:
+        assert not list(gone.iterdir())
+        assert len(thaw_overdue(notes)) == 1
+    finally:
+        run("umount", gone)
+    assert not is_frozen(ext4.directory)
+
+
+@pytest.mark.parametrize("wrong", ["device", "file_system"])
+def test_a_note_of_another_file_system_thaws_nothing(
+    ext4: DisposableFileSystem, notes: Path, wrong: str
+) -> None:
+    with opened(ext4.directory) as descriptor:
+        note = FreezeNote.of(ext4.directory, descriptor, [os.getpid()], -1)
+    msgspec.structs.replace(note, **{wrong: 12345}).write(notes)
+    run("fsfreeze", "--freeze", ext4.directory)
+    try:
+        assert thaw_overdue(notes) == []
+        assert is_frozen(ext4.directory)
+        note.write(notes)  # the control
+        assert len(thaw_overdue(notes)) == 1
+        assert not is_frozen(ext4.directory)
+    finally:
+        if is_frozen(ext4.directory):
+            run("fsfreeze", "--unfreeze", ext4.directory)
+
+
+def test_every_command_thaws_what_is_left_and_says_so(
+    ext4: DisposableFileSystem, tmp_path: Path
+) -> None:
+    with disposable_home(tmp_path / "home") as command:
+        command.run("init")
+        with frozen_by_another(ext4.directory, command.runtime, seconds=LONG):
+            pass
+        done = command.try_run("status")
+        assert done.returncode == 0
+        assert "had been left frozen by a snapshot that was killed" in done.stderr
+        assert not is_frozen(ext4.directory)
+        assert "frozen" not in command.try_run("status").stderr
 
 
 def test_what_cannot_be_frozen_is_refused() -> None:

@@ -46,6 +46,7 @@ class Session:
 
         root = click.get_current_context().find_root()
         home = root.with_resource(open_home(self))
+        _thaw_overdue(home)
         root.call_on_close(lambda: _tidy_up(home))  # before the home is closed
         return home
 
@@ -86,6 +87,15 @@ class Session:
 
     def show_fields(self, document: JsonValue, fields: Mapping[str, str]) -> None:
         self.show(document, lambda: print_fields(fields))
+
+
+def _thaw_overdue(home: "Home") -> None:
+    """First of all: somebody may be waiting to write, even this command."""
+    if any(home.runtime.glob("frozen-*.json")):
+        from volcrypt.operations.freeze_notes import thaw_overdue
+
+        for line in thaw_overdue(home.runtime):
+            print(f"warning: {line}", file=sys.stderr)
 
 
 def _tidy_up(home: "Home") -> None:

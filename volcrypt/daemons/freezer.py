@@ -5,7 +5,7 @@ A frozen file system stops everybody who writes to it, so its thaw must not depe
 may be killed, stopped, swapped out or stuck. This one does nothing else: all of its memory is
 locked before it freezes anything, no signal but SIGKILL reaches it, the kernel does not kill it for
 memory, and it opens no file any more. Lines on the channel, a socket pair with whoever started it
-(`volcrypt.operations.freeze`):
+(`volcrypt.operations.freezers`):
 
     it says         then it waits for
     ready           "freeze": what could be written before has been, so the freeze will be short
@@ -17,7 +17,7 @@ memory, and it opens no file any more. Lines on the channel, a socket pair with 
     error NUMBER    nothing: errno of what could not be done; nothing is frozen
 
 A thaw writes to the file system, and so waits for whoever keeps that write waiting. Should the
-process be killed all the same, the end of the channel tells the other side, which thaws.
+process be killed all the same, or stopped, the other side sees it, and thaws.
 """
 
 import argparse
@@ -40,11 +40,12 @@ def freeze_and_thaw(channel: socket.socket, directory: int, seconds: float) -> N
         _say(channel, "ready")
         if channel.recv(64) != b"freeze\n":
             return
+        # From before it is frozen: that writers wait begins there.
+        deadline = time.monotonic() + seconds
         freeze(directory)
     except OSError as error:
         _say(channel, f"error {error.errno}")
         return
-    deadline = time.monotonic() + seconds
     outcome = "thawed"
     try:
         _say(channel, "frozen")

@@ -1,48 +1,26 @@
-"""Freezing the file systems on volumes for the moment of a snapshot (FIFREEZE, ioctl_fifreeze(2)).
+"""What may be frozen for the moment of a snapshot, and with that how (`operations.freezers`).
 
-Each is frozen by a process of its own, which thaws it when it is told to, when we are gone, and
-when the deadline comes (`volcrypt.daemons.freezer`). Refused is what could stop this process, or
+Refused is what could stop this process, or
 the one that serves the volume, at the first thing that it writes: a file system that home, stores,
 runtime directory or data files lie on.
 """
 
-import errno
 import os
-import select
-import socket
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
 
-from volcrypt.errors import (
-    InvalidArgumentError,
-    MountError,
-    PrivilegeError,
-    TryAgainError,
-    VolcryptError,
-)
+from volcrypt.errors import InvalidArgumentError, PrivilegeError
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.names import VolumeId
+from volcrypt.operations.freezers import Freeze
 from volcrypt.operations.home import Home
 from volcrypt.operations.mounts import served_volumes
 from volcrypt.operations.records import nominal_data_path
 from volcrypt.snapshot.store import SnapshotStore
-from volcrypt.volume.freezing import thaw
 from volcrypt.volume.loop import loops_of
 from volcrypt.volume.mountpoint import VOLUME_FILE, Mount, mounts
-from volcrypt.volume.process_start import start_process
-
-FREEZER_MODULE: Final = "volcrypt.daemons.freezer"
-DEADLINE_SECONDS: Final = 10.0
-_SYNC_SECONDS: Final = 300.0
-_ANSWER_SECONDS: Final = 60.0
-_PAUSE_SECONDS: Final = 0.005
-_CHANNEL_FD: Final = 3
-_DIRECTORY_FD: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,172 +29,6 @@ class _FileSystem:
 
     mount_point: str
     devices: frozenset[str]
-
-
-class Freeze:
-    """The file systems at some directories; `volumes` are those whose whole content is on them.
-
-    A context manager: at its end nothing is frozen by us any more, whatever happened. That may take
-    until writes get through again, so captures end before.
-    """
-
-    def __init__(
-        self,
-        directories: Sequence[Path],
-        volumes: Iterable[VolumeId],
-        *,
-        seconds: float = DEADLINE_SECONDS,
-    ) -> None:
-        """`seconds`: how long each may be frozen."""
-        self.volumes = frozenset(volumes)
-        self._directories = directories
-        self._seconds = seconds
-        self._freezers: list[_Freezer] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        freezers, self._freezers = self._freezers, []
-        for freezer in freezers:
-            freezer.close()
-        for freezer in freezers:
-            freezer.end()
-
-    def freeze(self) -> None:
-        """Returns when all are frozen. Raises what keeps one from it."""
-        for directory in self._directories:
-            self._freezers.append(_Freezer(directory, self._seconds))
-        # Each step for all before the next: while one still syncs none is frozen.
-        for freezer in self._freezers:
-            freezer.expect("ready", _SYNC_SECONDS)
-        for freezer in self._freezers:
-            freezer.tell("freeze")
-        for freezer in self._freezers:
-            freezer.expect("frozen", _ANSWER_SECONDS)
-
-    def begin_thaw(self) -> None:
-        """Let go. Raises TryAgainError when one was not kept frozen until now."""
-        for freezer in self._freezers:
-            freezer.tell("thaw")
-        for freezer in self._freezers:
-            freezer.expect("thawing", _ANSWER_SECONDS)
-
-    def finish_thaw(self) -> None:
-        """Returns when all are thawed. Raises TryAgainError when somebody else had thawed one."""
-        for freezer in self._freezers:
-            freezer.expect("thawed", _ANSWER_SECONDS)
-
-
-class _Freezer:
-    """The process of one file system, seen from here."""
-
-    def __init__(self, directory: Path, seconds: float) -> None:
-        """Raises MountError when the directory cannot be opened or the process not be started."""
-        self.directory = directory
-        self._channel: socket.socket | None = None
-        try:
-            self._descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise MountError(f"cannot freeze {directory}: {error.strerror}") from error
-        try:
-            ours, theirs = socket.socketpair()
-            with theirs:
-                self._pid = start_process(
-                    FREEZER_MODULE,
-                    [
-                        f"--channel-fd={_CHANNEL_FD}",
-                        f"--directory-fd={_DIRECTORY_FD}",
-                        f"--seconds={seconds}",
-                    ],
-                    environment={},
-                    descriptors={_CHANNEL_FD: theirs.fileno(), _DIRECTORY_FD: self._descriptor},
-                )
-        except BaseException:
-            os.close(self._descriptor)
-            raise
-        self._channel = ours
-        self._is_frozen = False
-
-    def tell(self, word: str) -> None:
-        assert self._channel is not None, "internal error: its process was ended"
-        with suppress(OSError):  # it is gone, as the next answer will say
-            self._channel.sendall(f"{word}\n".encode())
-        if word == "freeze":
-            self._is_frozen = True  # perhaps, from here on
-
-    def expect(self, word: str, seconds: float) -> None:
-        """Raises what the process reports instead."""
-        answer = self._answer(seconds)
-        if answer in ("thawed", "expired", "lost") or answer.startswith("error"):
-            self._is_frozen = False
-        if answer != word:
-            raise self._error(answer)
-
-    def close(self) -> None:
-        """Nothing more is asked; its process thaws, and ends."""
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
-
-    def end(self) -> None:
-        """Wait for the process to be gone, and thaw if it could not."""
-        deadline = time.monotonic() + _ANSWER_SECONDS
-        is_gone = False
-        while not is_gone and time.monotonic() < deadline:
-            is_gone = os.waitpid(self._pid, os.WNOHANG)[0] != 0
-            time.sleep(0 if is_gone else _PAUSE_SECONDS)
-        if is_gone and self._is_frozen:
-            # EINVAL when its process has done it, which it did unless it was killed. One that is
-            # still there is in the kernel, on its way to do so.
-            with suppress(OSError):
-                thaw(self._descriptor)
-        os.close(self._descriptor)
-
-    def _answer(self, seconds: float) -> str:
-        """The next line; empty when the process is gone."""
-        assert self._channel is not None, "internal error: its process was ended"
-        line = bytearray()
-        deadline = time.monotonic() + seconds
-        while not line.endswith(b"\n"):
-            left = max(0.0, deadline - time.monotonic())
-            if not select.select([self._channel], [], [], left)[0]:
-                raise TryAgainError(f"freezing {self.directory} takes too long")
-            try:
-                piece = self._channel.recv(1)
-            except OSError:
-                piece = b""
-            if not piece:
-                return ""
-            line += piece
-        return line.decode(errors="replace").strip()
-
-    def _error(self, answer: str) -> VolcryptError:
-        where = self.directory
-        if answer == "expired":
-            return TryAgainError(
-                f"{where} could not be kept frozen until the snapshot began: that took longer than "
-                "the time after which it is always thawed"
-            )
-        if answer == "lost":
-            return TryAgainError(f"somebody else thawed {where} before the snapshot began")
-        if not answer.startswith("error "):
-            return TryAgainError(f"the process that was to freeze {where} was killed")
-        number = int(answer.split()[1])
-        if number == errno.EBUSY:
-            return TryAgainError(
-                f"{where} is frozen already, by somebody else", hint=f"fsfreeze -u {where}"
-            )
-        if number == errno.EPERM:
-            return PrivilegeError(f"freezing {where} needs root")
-        if number in (errno.EOPNOTSUPP, errno.ENOTTY):
-            return InvalidArgumentError(f"the file system at {where} cannot be frozen")
-        return MountError(f"cannot freeze {where}: {os.strerror(number)}")
 
 
 # ---------------------------------------------------------------- what may be frozen
@@ -263,7 +75,7 @@ def plan_freeze(
         still.append(volume_id)
     # A file system that was named twice, by two of its directories, is frozen once.
     once = {each.devices: directory for directory, each in frozen.items()}
-    return Freeze(list(once.values()), still)
+    return Freeze(list(once.values()), still, notes=home.runtime)
 
 
 def _file_system_at(table: Sequence[Mount], directory: Path) -> _FileSystem:

@@ -16,7 +16,8 @@ from volcrypt.formats.manifest import Consistency, Manifest
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.names import SnapshotId, make_snapshot_id, parse_name
 from volcrypt.operations.background import describe
-from volcrypt.operations.freeze import Freeze, plan_freeze
+from volcrypt.operations.freeze import plan_freeze
+from volcrypt.operations.freezers import Freeze
 from volcrypt.operations.held_jobs import HeldJob, hold_jobs
 from volcrypt.operations.home import Home
 from volcrypt.operations.job_progress import JobReporter

@@ -14,7 +14,7 @@ from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.kms.clock import host_time
 from volcrypt.names import SnapshotId
 from volcrypt.operations.captures import Target, capture_volumes
-from volcrypt.operations.freeze import Freeze
+from volcrypt.operations.freezers import Freeze
 from volcrypt.operations.home import Home
 from volcrypt.operations.progress import Progress
 from volcrypt.operations.snapshot_lookup import check_name_in

@@ -15,6 +15,7 @@ from volcrypt.kms.clock import host_time
 from volcrypt.kms.messages.keys import ListKeysRequest
 from volcrypt.names import SnapshotId
 from volcrypt.operations.attachments import device_name, private_mount_point
+from volcrypt.operations.freeze_notes import freeze_warnings
 from volcrypt.operations.home import Home
 from volcrypt.operations.jobs import Job, load_jobs
 from volcrypt.operations.key_states import TroubledKey, troubled_keys
@@ -106,7 +107,7 @@ def read_status(home: Home) -> Status:
         problems += [f"the keys of volumes cannot be looked at: {error}"] if not problems else []
     in_use = uses_of(home, records)
     space = os.statvfs(home.path)
-    warnings = damaged + problems
+    warnings = damaged + problems + freeze_warnings(home.runtime)
     warnings += space_warnings(home, records)
     warnings += budget_warnings(home, records)
     for record in records:
