@@ -368,3 +368,24 @@ def test_foreign_errors_arrive_without_their_text() -> None:
     arrived = ErrorReport.of(ValueError("secret")).error()
     assert (type(arrived), str(arrived)) == (VolumeError, "internal error: ValueError")
     assert type(ErrorReport(kind="os", message="x").error()) is VolumeError
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize(
+    "request_", [control_messages.StatusRequest(), control_messages.GuardThawRequest(seconds=-1)]
+)
+async def test_descriptors_of_no_use_are_closed(
+    tmp_path: Path, request_: control_messages.Request, count: int
+) -> None:
+    reader, writer = os.pipe()
+    async with served(tmp_path) as made:
+        with await in_thread(made.connect) as client:
+            if isinstance(request_, control_messages.GuardThawRequest):
+                with pytest.raises(InvalidArgumentError, match="guarded"):
+                    await in_thread(lambda: client._ask(request_, [writer] * count))
+            else:
+                await in_thread(lambda: client._ask(request_, [writer] * count))
+            await in_thread(client.thawed)  # which never was guarded
+        os.close(writer)
+        assert await in_thread(lambda: os.read(reader, 1)) == b""
+    os.close(reader)

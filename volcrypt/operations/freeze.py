@@ -16,7 +16,7 @@ from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.names import VolumeId
 from volcrypt.operations.freezers import Freeze
 from volcrypt.operations.home import Home
-from volcrypt.operations.mounts import served_volumes
+from volcrypt.operations.mounts import served_volumes, socket_path
 from volcrypt.operations.records import nominal_data_path
 from volcrypt.snapshot.store import SnapshotStore
 from volcrypt.volume.loop import loops_of
@@ -75,7 +75,13 @@ def plan_freeze(
         still.append(volume_id)
     # A file system that was named twice, by two of its directories, is frozen once.
     once = {each.devices: directory for directory, each in frozen.items()}
-    return Freeze(list(once.values()), still, notes=home.runtime)
+    guards = {
+        directory: socket_path(home, volume_id)
+        for numbers, directory in once.items()
+        for volume_id, found in devices.items()
+        if numbers & found
+    }
+    return Freeze(list(once.values()), still, notes=home.runtime, guards=guards)
 
 
 def _file_system_at(table: Sequence[Mount], directory: Path) -> _FileSystem:

@@ -3,8 +3,9 @@
 Each is frozen by a process of its own, which thaws it when it is told to, when we are gone, and
 when its deadline comes (`volcrypt.daemons.freezer`). A thread of ours looks after these processes:
 where one is killed it thaws, and where one is stopped or stuck it kills it half a second after the
-deadline, and thaws. For the case that we are killed together with them there is a note on tmpfs
-(`operations.freeze_notes`), by which the next command thaws.
+deadline, and thaws. For the case that we are killed together with them the process that serves a
+volume below knows of it (`volume.thaw_guard`), and, should that be gone too, there is a note on
+tmpfs (`operations.freeze_notes`), by which the next command thaws.
 """
 
 import errno
@@ -14,10 +15,10 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
 from volcrypt.errors import (
@@ -29,6 +30,7 @@ from volcrypt.errors import (
 )
 from volcrypt.names import VolumeId
 from volcrypt.operations.freeze_notes import FreezeNote
+from volcrypt.volume.control import ControlClient
 from volcrypt.volume.freezing import thaw
 from volcrypt.volume.process_start import start_process
 
@@ -57,12 +59,15 @@ class Freeze:
         volumes: Iterable[VolumeId],
         *,
         notes: Path | None = None,
+        guards: Mapping[Path, Path] = MappingProxyType({}),
         seconds: float = _FREEZER_SECONDS,
     ) -> None:
-        """`notes` is where it is noted; `seconds` how long each may be frozen."""
+        """`notes` is where it is noted; `guards` the control socket of a volume that each is on;
+        `seconds` how long each may be frozen."""
         self.volumes = frozenset(volumes)
         self._directories = directories
         self._notes = notes
+        self._guards = guards
         self._seconds = seconds
         self._freezers: list[_Freezer] = []
         self._lookers: list[threading.Thread] = []
@@ -93,7 +98,9 @@ class Freeze:
         for freezer in self._freezers:
             freezer.expect("ready", _SYNC_SECONDS)
         for freezer in self._freezers:
-            freezer.tell_freeze(self._notes)
+            freezer.prepare(self._notes, self._guards.get(freezer.directory))
+        for freezer in self._freezers:
+            freezer.tell_freeze()
         self._look_after()
         for freezer in self._freezers:
             freezer.expect("frozen", _ANSWER_SECONDS)
@@ -127,6 +134,7 @@ class _Freezer:
         self._channel: socket.socket | None = None
         self._seconds = seconds
         self._note: Path | None = None
+        self._guard: ControlClient | None = None
         self._is_told = self._is_gone = False
         self._due: float | None = None
         try:
@@ -151,14 +159,28 @@ class _Freezer:
             raise
         self._channel = ours
 
-    def tell_freeze(self, notes: Path | None) -> None:
-        """Noted in the directory `notes` before. Raises NoSpaceError."""
+    def prepare(self, notes: Path | None, guard: Path | None) -> None:
+        """See to it that it is thawed when both of us are killed: by a note in the directory
+        `notes`, and by the process that serves a volume, if it can. Raises NoSpaceError."""
+        seconds = self._seconds + 2 * OWN_SECONDS
+        if guard is not None:
+            with suppress(VolcryptError, OSError):
+                self._ask_guard(guard, seconds)
         if notes is not None:
-            seconds = self._seconds + 2 * OWN_SECONDS
             note = FreezeNote.of(
                 self.directory, self._descriptor, [os.getpid(), self._pid], seconds
             )
             self._note = note.write(notes)
+
+    def _ask_guard(self, path: Path, seconds: float) -> None:
+        freezer = os.pidfd_open(self._pid)
+        try:
+            self._guard = ControlClient(path, volume=path.stem)
+            self._guard.guard_thaw(self._descriptor, freezer, seconds)
+        finally:
+            os.close(freezer)
+
+    def tell_freeze(self) -> None:
         self._due = time.monotonic() + self._seconds + OWN_SECONDS
         self._is_told = True  # frozen perhaps, from here on
         self.tell("freeze")
@@ -195,6 +217,9 @@ class _Freezer:
             time.sleep(_LOOK_SECONDS)
         if status:
             self._thaw()
+        if self._guard is not None:
+            with self._guard, suppress(VolcryptError):
+                self._guard.thawed()
         if self._note is not None:
             self._note.unlink(missing_ok=True)
         self._is_gone = True

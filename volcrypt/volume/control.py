@@ -8,6 +8,7 @@ numpy is imported by those alone that look at changes.
 """
 
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -33,11 +34,13 @@ from volcrypt.volume.control_messages import (
     ErrorAnswer,
     FetchRequest,
     GrowRequest,
+    GuardThawRequest,
     Request,
     ResumeRequest,
     StatusAnswer,
     StatusRequest,
     StopRequest,
+    ThawedRequest,
     UnmountRequest,
     WantedRequest,
     decode_answer,
@@ -111,15 +114,7 @@ class ControlClient:
 
     def status(self) -> StatusAnswer:
         """Raises TryAgainError when the process does not answer: it hangs, or was stopped."""
-        self._socket.settimeout(_STATUS_SECONDS)
-        try:
-            answer = self._ask(StatusRequest())
-        except TimeoutError as error:
-            raise TryAgainError(
-                f"the process that serves volume {self._volume} does not answer"
-            ) from error
-        finally:
-            self._socket.settimeout(None)
+        answer = self._ask_soon(StatusRequest())
         assert isinstance(answer, StatusAnswer), "internal error: not the answer to status"
         return answer
 
@@ -159,6 +154,27 @@ class ControlClient:
         """Returns when `chunks` can be read from the data file of a lazy volume. Raises why one of
         them cannot be had."""
         self._ask(FetchRequest(first=chunks.start, count=len(chunks)))
+
+    def guard_thaw(self, directory: int, freezer: int, seconds: float) -> None:
+        """Have the file system of `directory` thawed when `seconds` are over, or when this
+        connection ends without `thawed` and the process of the pidfd `freezer` has ended, too.
+        Raises TryAgainError when nobody answers."""
+        self._ask_soon(GuardThawRequest(seconds=seconds), [directory, freezer])
+
+    def thawed(self) -> None:
+        """It is, or never was frozen."""
+        self._ask_soon(ThawedRequest())
+
+    def _ask_soon(self, request: Request, descriptors: Sequence[int] = ()) -> Answer:
+        self._socket.settimeout(_STATUS_SECONDS)
+        try:
+            return self._ask(request, descriptors)
+        except TimeoutError as error:
+            raise TryAgainError(
+                f"the process that serves volume {self._volume} does not answer"
+            ) from error
+        finally:
+            self._socket.settimeout(None)
 
     def grow(self, size_bytes: int) -> None:
         """Serve so much; does nothing when it serves that already."""
@@ -212,9 +228,12 @@ class ControlClient:
             preserved=self._take_preserved(),
         )
 
-    def _ask(self, request: Request) -> Answer:
+    def _ask(self, request: Request, descriptors: Sequence[int] = ()) -> Answer:
         try:
-            self._socket.sendall(encode(request))
+            line = encode(request)
+            if descriptors:
+                line = line[socket.send_fds(self._socket, [line], list(descriptors)) :]
+            self._socket.sendall(line)
             line = self._receive_line()
         except TimeoutError:
             raise

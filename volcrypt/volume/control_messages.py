@@ -12,6 +12,10 @@ that the capture has failed, and what was read may be anything. It ends with `co
 snapshot is complete) or `abort-capture`. The capture belongs to the connection: when that ends, an
 open capture is aborted. Its size is the one in the answer, whatever the volume grows to meanwhile.
 
+`guard-thaw`, with the descriptors of a directory and of the process that is about to freeze its
+file system (a pidfd), has it thawed in the worst case (`volcrypt.volume.thaw_guard`), until
+`thawed` comes on the same connection.
+
 Several volumes at one point: `begin-capture` with `hold` for each is answered at once by `done`,
 and no write begins from then on; then `resume` for each, which is answered as `begin-capture` is
 otherwise. Writers do not wait longer than `HOLD_SECONDS`: a later `resume` gets TryAgainError.
@@ -92,6 +96,16 @@ class FetchRequest(_Document, frozen=True, tag="fetch"):
     count: int
 
 
+class GuardThawRequest(_Document, frozen=True, tag="guard-thaw"):
+    """Thaw when `seconds` are over, or when this connection ends and the freezer has, too."""
+
+    seconds: float
+
+
+class ThawedRequest(_Document, frozen=True, tag="thawed"):
+    """There is nothing to guard any more."""
+
+
 class UnmountRequest(_Document, frozen=True, tag="unmount"):
     """Unmount, flush and end, unless somebody uses the mount."""
 
@@ -110,6 +124,8 @@ Request = (
     | AbortCaptureRequest
     | GrowRequest
     | FetchRequest
+    | GuardThawRequest
+    | ThawedRequest
     | UnmountRequest
     | StopRequest
 )

@@ -4,6 +4,7 @@ Each connection is a task; one that sends rubbish or goes away harms nobody but 
 """
 
 import logging
+import os
 import socket
 from array import array
 from collections.abc import Awaitable, Callable, Sequence
@@ -26,10 +27,12 @@ from volcrypt.volume.control_messages import (
     ErrorAnswer,
     FetchRequest,
     GrowRequest,
+    GuardThawRequest,
     ResumeRequest,
     StatusAnswer,
     StatusRequest,
     StopRequest,
+    ThawedRequest,
     UnmountRequest,
     WantedRequest,
     decode_request,
@@ -40,6 +43,11 @@ from volcrypt.volume.control_messages import (
 from volcrypt.volume.control_socket import check_peer
 from volcrypt.volume.error_report import ErrorReport
 from volcrypt.volume.lazy import LazyChunks
+from volcrypt.volume.thaw_guard import ThawGuard
+
+_RECEIVE_BYTES: Final = 64 * 1024
+_MAX_DESCRIPTORS: Final = 2
+_MAX_GUARD: Final = 3600.0
 
 _log: Final = logging.getLogger(__name__)
 
@@ -74,10 +82,10 @@ class ControlServer:
             await told.wait()
 
     async def _talk(self, stream: trio.SocketStream) -> None:
-        conversation = _Conversation(self._captures, self._lazy)
+        reader = _LineReader(stream)
+        conversation = _Conversation(self._captures, self._lazy, reader.take_descriptors)
         try:
             check_peer(stream.socket)
-            reader = _LineReader(stream)
             while (line := await reader.next_line()) is not None:
                 told = trio.Event()
                 try:
@@ -92,6 +100,8 @@ class ControlServer:
             await _try_to_send(stream, ErrorAnswer(report=ErrorReport.of(error)))
         finally:
             with trio.CancelScope(shield=True):
+                conversation.end_guard()
+                reader.close_descriptors()
                 await conversation.abort()
                 await trio.aclose_forcefully(stream)
 
@@ -117,6 +127,10 @@ class ControlServer:
                     await conversation.abort()
                 case FetchRequest(first=first, count=count):
                     await conversation.fetch(first, count)
+                case GuardThawRequest(seconds=seconds):
+                    conversation.guard_thaw(seconds)
+                case ThawedRequest():
+                    conversation.thawed()
                 case GrowRequest(size_bytes=size_bytes):
                     await self._grow(check_volume_size(size_bytes))
                 case UnmountRequest() | StopRequest():
@@ -132,7 +146,15 @@ class ControlServer:
 class _Conversation:
     """One connection, and the capture that it may have open."""
 
-    def __init__(self, captures: Captures, lazy: Callable[[], LazyChunks | None]) -> None:
+    def __init__(
+        self,
+        captures: Captures,
+        lazy: Callable[[], LazyChunks | None],
+        take_descriptors: Callable[[], list[int]],
+    ) -> None:
+        """`take_descriptors` are those that came since the last call."""
+        self._take_descriptors = take_descriptors
+        self._guard: ThawGuard | None = None
         self._captures = captures
         self._lazy = lazy
         self._capture: RunningCapture | None = None
@@ -178,6 +200,25 @@ class _Conversation:
             capture, self._capture = self._capture, None
             self._is_held = False
             await self._captures.abort(capture)
+
+    def guard_thaw(self, seconds: float) -> None:
+        descriptors = self._take_descriptors()
+        if len(descriptors) != 2 or self._guard is not None or not 0 < seconds <= _MAX_GUARD:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise InvalidArgumentError("nothing that can be guarded")
+        directory, freezer = descriptors
+        self._guard = ThawGuard(directory, freezer, seconds)
+
+    def thawed(self) -> None:
+        if self._guard is not None:
+            self._guard.release()
+            self._guard = None
+
+    def end_guard(self) -> None:
+        """Nobody is there any more to say `thawed`."""
+        if self._guard is not None:
+            self._guard.abandon()
 
     def descriptors_of(self, answer: Answer) -> Sequence[int]:
         """What goes with an answer."""
@@ -226,6 +267,7 @@ class _LineReader:
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         self._pending = bytearray()
+        self._descriptors: list[int] = []
 
     async def next_line(self) -> bytes | None:
         """A line with its end; None when the other side has finished.
@@ -237,13 +279,38 @@ class _LineReader:
             searched = len(self._pending)
             if searched > MAX_REQUEST_BYTES:
                 raise MalformedError("control request", "too long")
-            received = await self._stream.receive_some()
+            received = await self._receive()
             if not received:
                 return None
             self._pending += received
         line = bytes(self._pending[: end + 1])
         del self._pending[: end + 1]
         return line
+
+    def take_descriptors(self) -> list[int]:
+        """Those that came with what was received since the last call."""
+        taken, self._descriptors = self._descriptors, []
+        return taken
+
+    def close_descriptors(self) -> None:
+        for descriptor in self.take_descriptors():
+            os.close(descriptor)
+
+    async def _receive(self) -> bytes:
+        room = socket.CMSG_SPACE(_MAX_DESCRIPTORS * array("i").itemsize)
+        try:
+            data, ancillary, _flags, _address = await self._stream.socket.recvmsg(
+                _RECEIVE_BYTES, room, socket.MSG_CMSG_CLOEXEC
+            )
+        except OSError as error:
+            raise trio.BrokenResourceError from error
+        for level, kind, content in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                self._descriptors += array("i", content[: len(content) // 4 * 4])
+        if len(self._descriptors) > _MAX_DESCRIPTORS:
+            self.close_descriptors()
+            raise MalformedError("control request", "too many descriptors")
+        return data
 
 
 async def _send(stream: trio.SocketStream, answer: Answer, descriptors: Sequence[int]) -> None:
