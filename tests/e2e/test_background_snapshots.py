@@ -216,6 +216,9 @@ def test_a_killed_worker_leaves_an_error_and_no_change_is_lost(
     assert made["StoredChunks"] <= 3
     assert made["ParentSnapshotId"] is not None
     assert command.json("snapshot", "show", "second")["SnapshotId"] == made["SnapshotId"]
+    complaint = command.fails(2, "snapshot", "delete", "second")
+    assert "two snapshots are named second" in complaint
+    assert snapshot in complaint
     command.run("snapshot", "delete", snapshot)
     assert set(rows(command)) == {made["SnapshotId"], made["ParentSnapshotId"]}
     if is_mounted:

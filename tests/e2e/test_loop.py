@@ -145,7 +145,9 @@ def test_data_that_a_detach_cannot_write_is_told(volume: ServedVolume) -> None:
             os.fsync(file.fileno())
         file.seek(0)
         file.write(b"again")
-    with pytest.raises(MountError, match=rf"^the last data written to {device} may be lost"):
+    with pytest.raises(
+        MountError, match=rf"^{device} is detached, and the last data written to it may be lost"
+    ):
         detach_loop(device, volume="books")
     assert backing_file(device) is None
 

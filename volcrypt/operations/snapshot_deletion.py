@@ -10,6 +10,7 @@ from contextlib import suppress
 from volcrypt.durable import remove_durably
 from volcrypt.errors import (
     ConfigurationError,
+    InvalidArgumentError,
     ObjectStoreError,
     SnapshotFailedError,
     SnapshotInUseError,
@@ -56,8 +57,8 @@ def delete_snapshot(
     chunks go at once, or when the snapshots are done that are being made just now; `warn` is called
     when another snapshot that is damaged keeps them.
 
-    Raises SnapshotNotFoundError, SnapshotInUseError, and TryAgainError when what makes it does not
-    stop.
+    Raises SnapshotNotFoundError, InvalidArgumentError for a name that two have, SnapshotInUseError,
+    and TryAgainError when what makes it does not stop.
     """
     job = find_job(home, snapshot)
     if job is not None and job.is_pending:
@@ -97,13 +98,21 @@ def delete_snapshot(
 
 
 def _by_name(home: Home, name: str, job: Job | None) -> SnapshotId:
-    """The completed snapshot of this name, or the failed one."""
+    """The completed snapshot of this name, or the failed one. Raises InvalidArgumentError where
+    there are both: nobody is to lose the good one by mistake."""
     try:
-        return load_snapshot(home, name).snapshot_id
+        completed = load_snapshot(home, name).snapshot_id
     except (SnapshotFailedError, SnapshotNotFoundError):
         if job is None:
             raise
         return job.snapshot_id
+    if job is not None and job.snapshot_id != completed:
+        raise InvalidArgumentError(
+            f"two snapshots are named {name}: {completed}, and {job.snapshot_id}, which was not "
+            "completed",
+            hint="give the id",
+        )
+    return completed
 
 
 def _delete_job(home: Home, job: Job) -> SnapshotStore | None:

@@ -124,7 +124,7 @@ def detach_loop(device: Path, *, volume: str) -> None:
     if failure is not None:
         # The kernel does not tell whether there was any: the flush of its cache fails as well.
         raise MountError(
-            f"the last data written to {device} may be lost: {failure.strerror}"
+            f"{device} is detached, and the last data written to it may be lost: {failure.strerror}"
         ) from failure
 
 
