@@ -93,6 +93,19 @@ MADE: list[tuple[VolcryptError, str, str | None]] = [
     ),
     (errors.ObjectNotFoundError("chunks/ab"), "object chunks/ab does not exist", None),
     (
+        errors.ObjectLostError("s3://b", "chunks/ab", None),
+        (
+            "snapshot store s3://b: the service said that it stored object chunks/ab, and there is "
+            "none"
+        ),
+        "nothing that was complete is lost; do not rely on this service before you know why",
+    ),
+    (
+        errors.RecordCopyNotFoundError("vol-1", "copy of its record at /d", hint="look there"),
+        "there is no copy of its record at /d",
+        "look there",
+    ),
+    (
         errors.SnapshotPendingError("monday"),
         "snapshot monday is still being made",
         "volcrypt snapshot wait monday",
