@@ -34,10 +34,6 @@ MARK: Final = """        if self._changes is not None:
             self._changes.mark(chunks_of(extent))
 """
 
-CLEAN_TOO_EARLY: Final = """        self._changes.save_clean()
-        try:
-            await self._device.close()"""
-
 UNIT_HOLES: Final = """        for at in range(0, view.nbytes, UNIT_BYTES):
             unit = view[at : at + UNIT_BYTES]
             if any(unit) and not isinstance(lane.cipher, NoCipher):
@@ -356,13 +352,10 @@ SERVING: Final = [
         ("pyfuse3.invalidate_inode(_VOLUME_INODE, attr_only=True)", "pass"),
     ),
     mutant(
-        "the map is saved as clean before the last flush",
-        DAEMON,
-        [T_MOUNT],
-        (
-            "        try:\n            await self._device.close()",
-            CLEAN_TOO_EARLY,
-        ),
+        "the map is saved as clean before the data is",
+        CHANGES,
+        [T_CHANGES],
+        ("if self._parent is not None and self._sync_data():", "if self._parent is not None:"),
     ),
     mutant(
         "two processes own a volume",

@@ -264,6 +264,26 @@ class TestCleanCopy:
         assert not place.clean.exists()
         assert not place.live.exists()
 
+    def test_of_data_that_cannot_be_synced_is_none(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What was lost is not in the data, and would be missing in the next snapshot."""
+        place.make_known(1, 5)
+        changes = place.open()
+        real, data = os.fsync, place.data.stat().st_ino
+
+        def fsync(descriptor: int) -> None:
+            if os.fstat(descriptor).st_ino == data:
+                raise OSError(5, "Input/output error")
+            real(descriptor)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        changes.save_clean()
+        changes.close()
+        monkeypatch.undo()
+        assert not place.clean.exists()
+        assert place.state() == VOID
+
     def test_survives_a_power_cut(self, place: Place, file_system: DisposableFileSystem) -> None:
         on_disk = Place(place.memory, file_system.directory)
         on_disk.data.write_bytes(b"")
