@@ -61,7 +61,7 @@ def assume_whole(home: Home, volume: str) -> VolumeRecord:
                 hint=f"volcrypt volume show {volume} tells how much",
             )
         _check_for_holes(home, record, record.source)
-        return clear_source(home, record)
+        return clear_source(home, record, is_assumed=True)
 
 
 def _check_for_holes(home: Home, record: VolumeRecord, source: LazySource) -> None:

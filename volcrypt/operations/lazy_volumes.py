@@ -172,13 +172,17 @@ def settle_lazy_volumes(home: Home) -> None:
                     path.unlink()
 
 
-def clear_source(home: Home, record: VolumeRecord) -> VolumeRecord:
-    """The volume has all its chunks, as the caller knows; durable on return, with the copy of its
-    record, by which other homes know that. Raises NoSpaceError, TryAgainError, KmsError."""
+def clear_source(home: Home, record: VolumeRecord, *, is_assumed: bool = False) -> VolumeRecord:
+    """The volume has all its chunks, as its present map says, or where there is none, its user
+    (`is_assumed`); durable on return, with the copy of its record, by which other homes know that.
+    Raises NoSpaceError, TryAgainError, KmsError."""
     with record_copies(home, record) as copies, home.exclusive():
         record = load_record(home, record.volume_id)
         source = record.source
         if source is not None:
+            assert is_assumed or is_complete(
+                present_path(home, record.volume_id), record.volume_id
+            ), "internal error: chunks are absent"
             record = msgspec.structs.replace(record, source=None, counter=record.counter + 1)
             save_records(home, put=[record])
             with suppress(VolcryptError, OSError):
