@@ -44,10 +44,7 @@ class Forker:
                     "files": files,
                 }
             )
-            out, err = (
-                Path(name).read_text(errors="surrogateescape") if os.path.exists(name) else ""
-                for name in files[1:]
-            )
+            out, err = (Path(name).read_text(errors="surrogateescape") for name in files[1:])
         return subprocess.CompletedProcess(list(arguments), code, out, err)
 
     def _ask(self, request: dict[str, Any]) -> int:

@@ -4,13 +4,13 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.command import Command, disposable_home
 from tests.crash.kills import CALLS, Checkpoint, points_of, spread
 from tests.faulty_proxy import Answer, FaultyProxy, Request, failure
+from tests.listed import rows
 from tests.s3_server import BUCKET
 
 SIZE = 4 * 2**20
@@ -36,10 +36,6 @@ def prepared(tmp_path: Path) -> Iterator[Command]:
                 os.fsync(file.fileno())
             command.run("unmount", name)
         yield command
-
-
-def rows(command: Command) -> dict[str, dict[str, Any]]:
-    return {row["SnapshotId"]: row for row in command.json("snapshot", "list")["Snapshots"]}
 
 
 @pytest.mark.parametrize("points", [QUICK_POINTS, pytest.param(10**6, marks=pytest.mark.soak)])

@@ -4,22 +4,19 @@ How far one gets is said by a gate: the lock of the target's log, without which 
 committed, or a proxy that lets so many chunks pass.
 """
 
-import fcntl
 import os
 import select
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.command import Command, disposable_home
 from tests.faulty_proxy import Answer, FaultyProxy, Request, failure
 from tests.key_search import found_in_process
+from tests.listed import log_of_the_local_store_held, rows
 from tests.s3_server import BUCKET
-from volcrypt.file_lock import locked_within
 
 CHUNKS = 16
 SIZE = CHUNKS * 2**19
@@ -94,23 +91,6 @@ def shared(command: Command, s3_proxy: FaultyProxy, prefix: str) -> Command:
 
 
 AWAY = ("snapshot", "copy", "first", *OTHER, "--store", "shared", "--name", "away")
-
-
-def rows(command: Command) -> dict[str, dict[str, Any]]:
-    """What `snapshot list` shows, by id."""
-    return {row["SnapshotId"]: row for row in command.json("snapshot", "list")["Snapshots"]}
-
-
-@contextmanager
-def log_of_the_local_store_held(command: Command) -> Iterator[None]:
-    """Nothing can be committed while this lasts; no longer than the half minute that they wait."""
-    store = next((command.home / "stores").glob("*.use"))
-    descriptor = os.open(store.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        assert locked_within(descriptor, fcntl.LOCK_EX, 10)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def check_is_what_the_volume_is(command: Command, tmp_path: Path, snapshot: str) -> None:

@@ -11,14 +11,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.command import VOLCRYPT, Command, disposable_home
-from volcrypt.file_lock import locked_within
+from tests.listed import log_of_the_local_store_held, rows
 
 CHUNK = 512 * 1024
 CHUNKS = 8
@@ -50,11 +48,6 @@ def write(point: Path, offset: int, length: int = 4096) -> None:
         os.fsync(file.fileno())
 
 
-def rows(command: Command) -> dict[str, dict[str, Any]]:
-    """What `snapshot list` shows, by id."""
-    return {row["SnapshotId"]: row for row in command.json("snapshot", "list")["Snapshots"]}
-
-
 def chunk_objects(command: Command) -> int:
     return len(list((command.home / "stores/local/chunks").glob("*/*")))
 
@@ -64,20 +57,6 @@ def worker_of(command: Command, snapshot: str) -> int:
     (pid,) = [row["Pid"] for row in pending if row["SnapshotId"] == snapshot]
     assert isinstance(pid, int)
     return pid
-
-
-@contextmanager
-def log_of_the_store_held(command: Command) -> Iterator[None]:
-    """Nothing can be committed while this lasts; no longer than the half minute that they wait."""
-    store = command.json("snapshot", "list") and next((command.home / "stores").glob("*.use"))
-    descriptor = os.open(store.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-    import fcntl
-
-    try:
-        assert locked_within(descriptor, fcntl.LOCK_EX, 10)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def check_is_what_the_volume_is(command: Command, tmp_path: Path, snapshot: str) -> None:
@@ -160,7 +139,7 @@ def test_the_command_returns_while_the_data_still_moves(
 def test_pending_becomes_completed(command: Command, point: Path, tmp_path: Path) -> None:
     command.run("snapshot", "create", "--wait", "data", "--name", "first")
     write(point, 3 * CHUNK)
-    with log_of_the_store_held(command):
+    with log_of_the_local_store_held(command):
         snapshot = command.run("snapshot", "create", "data", "--name", "second")
         assert rows(command)[snapshot]["State"] == "pending"
         waiting = command.start("snapshot", "wait", snapshot)
@@ -258,7 +237,7 @@ def test_snapshots_of_two_volumes_are_made_beside_each_other(
 def test_a_put_off_sweep_is_made_up_for(command: Command, point: Path, tmp_path: Path) -> None:
     old = command.run("snapshot", "create", "--wait", "data")
     write(point, 0, SIZE)
-    with log_of_the_store_held(command):
+    with log_of_the_local_store_held(command):
         new = command.run("snapshot", "create", "data")
         deleting = command.start("snapshot", "delete", old)
         assert deleting.wait_for(0.3) is None  # it needs the log, too
@@ -329,7 +308,7 @@ def test_errors_before_it_begins_are_those_of_the_command(command: Command) -> N
 def test_it_outlives_the_terminal_that_it_was_begun_at(command: Command, point: Path) -> None:
     command.run("snapshot", "create", "--wait", "data")
     write(point, 0)
-    with log_of_the_store_held(command):
+    with log_of_the_local_store_held(command):
         child, terminal = pty.fork()
         if child == 0:
             os.execv(

@@ -2,7 +2,7 @@
 
 import os
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from hashlib import md5
 
@@ -42,20 +42,6 @@ CALLS: dict[str, Callable[[S3Objects], object]] = {
     "delete": lambda objects: objects.delete("a"),
 }
 every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-
-
-@pytest.fixture
-def proxy(s3_server: S3Server) -> Iterator[FaultyProxy]:
-    with FaultyProxy(s3_server.port) as running:
-        yield running
-
-
-@pytest.fixture
-def objects(s3_server: S3Server, proxy: FaultyProxy, prefix: str) -> S3Objects:
-    """Objects behind the proxy, one of them named `a`."""
-    objects = s3_server.objects(prefix, endpoint=proxy.endpoint, patience=IMPATIENT)
-    objects.put_if_absent("a", b"0")
-    return objects
 
 
 def always(answer: Answer | None) -> Fault:

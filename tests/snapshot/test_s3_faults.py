@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from botocore.exceptions import CredentialRetrievalError
@@ -22,21 +22,6 @@ from volcrypt.errors import (
 )
 from volcrypt.snapshot.probe import check_objects
 from volcrypt.snapshot.s3 import AwsCredential, Bucket, BucketEncryption, Patience, S3Objects
-
-
-@pytest.fixture
-def proxy(s3_server: S3Server) -> Iterator[FaultyProxy]:
-    with FaultyProxy(s3_server.port) as running:
-        yield running
-
-
-@pytest.fixture
-def objects(s3_server: S3Server, proxy: FaultyProxy, prefix: str) -> S3Objects:
-    """Objects behind the proxy, one of them named `a`."""
-    objects = s3_server.objects(prefix, endpoint=proxy.endpoint, patience=IMPATIENT)
-    objects.put_if_absent("a", b"0")
-    return objects
-
 
 STORED = Answer(200, {"ETag": '"1"'}, b"")
 
