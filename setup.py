@@ -15,6 +15,7 @@ def pkg_config(*arguments: str) -> list[str]:
 HARDENING = ["-O2", "-std=c11", "-Wall", "-D_FORTIFY_SOURCE=2", "-fstack-protector-strong"]
 CIPHER = "volcrypt/crypto"
 PLANE = "volcrypt/volume/plane"
+PLANE_SOURCES = ["door.pyx", "answers.c", "lifecycle.c", "ownership.c", "replies.c", "requests.c"]
 
 
 def extension(name: str, sources: list[str], depends: list[str], *flags: str) -> Extension:
@@ -34,7 +35,7 @@ setup(
             extension("volcrypt.crypto.xts", [f"{CIPHER}/xts.pyx"], []),
             extension(
                 "volcrypt.volume.plane.door",
-                [f"{PLANE}/door.pyx", f"{PLANE}/ownership.c", f"{PLANE}/requests.c"],
+                [f"{PLANE}/{name}" for name in PLANE_SOURCES],
                 [f"{PLANE}/plane.h", f"{PLANE}/internal.h"],
                 "-pthread",
                 "-Wextra",

@@ -187,11 +187,11 @@ LOCKING: Final = [
     ),
     mutant(
         "what runs inline asks nobody",
-        DEVICE,
+        "volcrypt/volume/admission.py",
         [f"{T_OVERLAP}::test_no_sector_is_a_mixture_and_no_neighbour_changes", T_DEVICE],
         (
-            "        extent = ByteRange(offset, size)\n        return self._is_permitted(",
-            "        extent = ByteRange(offset, size)\n        return True or self._is_permitted(",
+            "        extent = ByteRange(offset, size)\n        return self.is_permitted(",
+            "        extent = ByteRange(offset, size)\n        return True or self.is_permitted(",
         ),
     ),
 ]

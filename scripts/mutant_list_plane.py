@@ -43,7 +43,7 @@ PLANE: Final = [
         DEVICE,
         [T_PLANE],
         (
-            "        return self._is_permitted(extent, exclusive=exclusive)\n",
+            "        return self.admission.is_permitted(extent, exclusive=exclusive)\n",
             "        return True\n",
         ),
     ),

@@ -90,7 +90,7 @@ class LazyBench:
             sync=commit_sync or self.volume.flush,
             in_flight=2,
         )
-        self.device.absent = self.lazy
+        self.device.admission.absent = self.lazy
 
     async def read(self, offset: int, size: int) -> bytes:
         return bytes(await self.device.read(offset, size))

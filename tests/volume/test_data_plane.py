@@ -299,7 +299,7 @@ class TestGranting:
                 self.writable |= set(chunks)
 
         await bench.own()
-        absent = bench.device.absent = Absent()
+        absent = bench.device.admission.absent = Absent()
         absent.readable = {0}
         await bench.read(0, SECTOR_BYTES)
         assert bench.rights() == READ  # though it is marked

@@ -22,7 +22,7 @@ class Leased(Bench):
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         self.now = 1000.0
-        self.gate = self.device.lease = LeaseGate(clock=lambda: self.now)
+        self.gate = self.device.admission.lease = LeaseGate(clock=lambda: self.now)
 
     @property
     def content(self) -> bytes:
@@ -151,5 +151,5 @@ def test_the_data_plane_writes_nothing_under_a_lease(bench: Leased) -> None:
     bench.device._is_marked = lambda _: True
     assert bench.device._may_be_granted(0, exclusive=False)
     assert not bench.device._may_be_granted(0, exclusive=True)
-    bench.device.lease = None
+    bench.device.admission.lease = None
     assert bench.device._may_be_granted(0, exclusive=True)  # the control

@@ -18,7 +18,8 @@ def build(directory: Path, sanitizers: str, *, ownership: Path = PLANE / "owners
     command = ["gcc", "-std=gnu11", "-g", "-O1", f"-fsanitize={sanitizers}"]
     command += ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror"]
     command += [f"-I{PLANE}", f"-I{ROOT / 'volcrypt/crypto'}"]
-    command += [*map(str, (STRESS, ownership, PLANE / "requests.c"))]
+    others = sorted(set(PLANE.glob("*.c")) - {PLANE / "door.c", PLANE / "ownership.c"})
+    command += map(str, (STRESS, ownership, *others))
     command += ["-o", str(program), "-lcrypto", "-lpthread"]
     subprocess.run(command, check=True)
     return program

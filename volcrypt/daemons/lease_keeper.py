@@ -32,7 +32,7 @@ async def keep_lease(gate: LeaseGate, device: Device) -> None:
     """From when the gate was first open until the volume is fenced."""
     is_synced = False
     settled = 0
-    while not device.is_fenced:
+    while not device.admission.is_fenced:
         await trio.sleep(LOOK_SECONDS)
         if gate.left_seconds > EARLY_SECONDS:
             if settled:

@@ -133,7 +133,7 @@ def serve_volume(
                 source_key=source_key,
             )
             stack.callback(lazy.wipe)
-            device.absent = lazy.chunks
+            device.admission.absent = lazy.chunks
         file_system = fuse.VolumeFileSystem(device)
         plane: Plane | None = None
         try:
@@ -176,10 +176,10 @@ def serve_volume(
         watcher: Watcher | None = None
         if assignment.watch is not None:
             if any(isinstance(check, LeaseCheckOrder) for check in assignment.watch.checks):
-                device.lease = LeaseGate()
+                device.admission.lease = LeaseGate()
                 if lazy is not None:
-                    lazy.chunks.before_write = device.lease_held
-            watcher = Watcher(assignment.watch, lost=fencing.fence, gate=device.lease)
+                    lazy.chunks.before_write = device.admission.lease_held
+            watcher = Watcher(assignment.watch, lost=fencing.fence, gate=device.admission.lease)
             watcher.start_process()
             stack.callback(watcher.end)
         if os.geteuid() == 0:

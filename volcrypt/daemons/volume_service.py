@@ -117,8 +117,8 @@ class VolumeService:
                 if self._watcher is not None:
                     nursery.start_soon(self._watcher.run)
                     await self._watcher.first_round()
-                if self._device.lease is not None:
-                    nursery.start_soon(keep_lease, self._device.lease, self._device)
+                if self._device.admission.lease is not None:
+                    nursery.start_soon(keep_lease, self._device.admission.lease, self._device)
                 await self._first_read()
                 nursery.start_soon(server.serve, listener)
                 nursery.start_soon(self._fill)
@@ -147,7 +147,8 @@ class VolumeService:
             preserve_longest_us=self._device.captures.longest_keep_us,
             sync_failed=self._device.sync_failed,
             fenced=self._fencing.note,
-            writes_wait=self._device.lease is not None and not self._device.lease.is_open,
+            writes_wait=self._device.admission.lease is not None
+            and not self._device.admission.lease.is_open,
             checks=[] if self._watcher is None else self._watcher.states(),
             watcher_pid=None if self._watcher is None else self._watcher.pid,
             lazy=self._lazy.progress() if self._lazy is not None else None,
@@ -188,7 +189,7 @@ class VolumeService:
     async def _fill(self) -> None:
         """Bring what is absent, until nothing is: then this volume is one like any other."""
         if self._lazy is not None and await self._lazy.fill():
-            self._lazy = self._device.absent = None
+            self._lazy = self._device.admission.absent = None
 
     async def _watch_signals(self) -> None:
         with trio.open_signal_receiver(*_STOP_SIGNALS) as signals:

@@ -12,10 +12,10 @@ waits there only when the kernel throttles writers: after one that took long the
 Locking. Every request that hops holds its data units in the range lock, shared for reads, and
 exclusively for writes. An inline one checks that it would get them, and then runs to its end
 without a checkpoint, which on one thread is as good. Whoever must see no request at all under way
-(a growth, the end) holds everything exclusively. Seeing to the conditions of a chunk
-(`_ready_to_write`) comes before the range lock, and they are looked at again once the range is
-held, since a capture may have begun meanwhile. `_changing` keeps growth and the beginning and end
-of captures apart, `_sync_lock` keeps flushes in one queue.
+(a growth, the end) holds everything exclusively. What stands against a request
+(`volcrypt.volume.admission`) is seen to before the range lock, and looked at again once the range
+is held, since a capture may have begun meanwhile. `_changing` keeps growth and the beginning and
+end of captures apart, `_sync_lock` keeps flushes in one queue.
 
 Captures (`volcrypt.volume.capture`) hold up nobody but the first write to each chunk that they
 still need, while that is copied. A write that finds no room while a capture has taken some gets
@@ -54,22 +54,20 @@ from typing_extensions import Buffer
 
 from volcrypt.errors import (
     FencedError,
-    MountError,
     NoSpaceError,
     OutOfRangeError,
     ReadOnlyError,
     VolcryptError,
 )
 from volcrypt.geometry import UNIT_BYTES, ByteRange, align_to_units, chunk_range, chunks_of
+from volcrypt.volume.admission import Admission
 from volcrypt.volume.capture import Captures, ChunkKeeper, GenerationKeeper
 from volcrypt.volume.chunk_conditions import ChunkConditions
-from volcrypt.volume.lease_gate import LeaseGate
 from volcrypt.volume.ownership import BudgetKeeper, FastPlane, Ownership
 from volcrypt.volume.range_lock import RangeLock
 from volcrypt.volume.request_threads import RequestThreads
 
 if TYPE_CHECKING:
-    from volcrypt.volume.lazy import LazyChunks
     from volcrypt.volume.volume import Volume
 
 MAX_REQUEST_BYTES: Final = 1024 * 1024
@@ -100,15 +98,6 @@ class PlaintextVolume(Protocol):
     def grow(self, size_bytes: int) -> None: ...
 
 
-class AbsentChunks(Protocol):
-    """What a device needs to know of chunks that are not here yet; `LazyChunks` has it."""
-
-    def may_read(self, chunks: range) -> bool: ...
-    def may_write(self, chunks: range) -> bool: ...
-    async def make_readable(self, chunks: range) -> None: ...
-    async def make_writable(self, chunks: range) -> None: ...
-
-
 class Device:
     def __init__(
         self,
@@ -121,31 +110,26 @@ class Device:
         self.size_bytes = volume.size_bytes
         self.read_only = volume.read_only
         self._volume = volume
-        self._conditions = ChunkConditions()
         self._everything = ByteRange(0, volume.size_bytes)
         self._ranges = RangeLock()
         self._sync_lock = trio.Lock()
         self._changing = trio.Lock()
         self._threads = trio.CapacityLimiter(WORKER_THREADS)
         self._requests = RequestThreads(self._threads)
+        conditions = ChunkConditions()
         self.captures = Captures(
             changes,
-            self._conditions,
+            conditions,
             self._ranges,
             open_keeper=open_keeper,
             changing=self._changing,
             take_writes=self._take_writes,
         )
-        self.absent: AbsentChunks | None = None
-        """Chunks that have to be fetched before they are served; None as soon as there are none."""
-        self.lease: LeaseGate | None = None
-        """Whether it may be written to; None for a volume without a lease."""
+        self.admission = Admission(conditions, self._ranges, self.captures)
         self.sync_failed = False
         """Whether writes were lost; then there are no more until the volume is opened again."""
         self._ownership: Ownership | None = None
         self._is_marked: Callable[[int], bool] = lambda _: False
-        self._closing = False
-        self._fenced: FencedError | None = None
         self._inline_buffer = memoryview(mmap.mmap(-1, INLINE_BYTES))
         self._buffers: list[memoryview] = []
         self._hops_left = 0
@@ -174,7 +158,7 @@ class Device:
 
         Raises what the volume raises, FencedError, and MountError when the device is closing.
         """
-        self._check_serving()
+        self.admission.check_serving()
         assert size <= MAX_REQUEST_BYTES, "internal error: a request beyond the limit"
         offset = min(offset, self.size_bytes)
         size = min(size, self.size_bytes - offset)
@@ -188,7 +172,7 @@ class Device:
             self._ownership.give_back(chunks, exclusive=False)
 
     async def _read(self, offset: int, size: int) -> memoryview:
-        if size <= INLINE_BYTES and self._is_idle(offset, size, exclusive=False):
+        if size <= INLINE_BYTES and self.admission.is_idle(offset, size, exclusive=False):
             view = self._inline_buffer[:size]
             if self._volume.try_read_into(offset, view):
                 return view
@@ -198,7 +182,7 @@ class Device:
         # Not when it failed: a thread that was left behind may still write into it.
         self._buffers.append(buffer)
         del self._buffers[POOLED_BUFFERS:]
-        self._check_serving()  # plaintext is not handed out behind a fence
+        self.admission.check_serving()  # plaintext is not handed out behind a fence
         return view
 
     async def write(self, offset: int, data: Buffer) -> int:
@@ -208,7 +192,7 @@ class Device:
         Raises OutOfRangeError when it starts at the end or behind it, what the volume raises,
         FencedError, and MountError when the device is closing.
         """
-        self._check_serving()
+        self.admission.check_serving()
         if self.read_only:
             raise ReadOnlyError("the volume is mounted read-only")
         room = self.size_bytes - offset
@@ -230,7 +214,7 @@ class Device:
         if (
             size <= INLINE_BYTES
             and self._hops_left == 0
-            and self._is_idle(offset, size, exclusive=True)
+            and self.admission.is_idle(offset, size, exclusive=True)
             and self._is_cached_where_partial(offset, size)
         ):
             started = time.perf_counter()
@@ -255,10 +239,9 @@ class Device:
     async def flush(self) -> None:
         """Make every write that returned before durable; raises what the volume raises, and
         FencedError."""
-        if self._fenced is not None:
-            raise self._fenced
+        self.admission.check_fence()
         with self._requests.waiting():
-            await self.lease_held()
+            await self.admission.lease_held()
             async with self._sync_lock:
                 await self._requests.run(self.sync)
 
@@ -272,23 +255,11 @@ class Device:
                 self._ownership.refuse_writes()  # before anybody hears of it
             raise
 
-    @property
-    def is_fenced(self) -> bool:
-        return self._fenced is not None
-
     def fence(self, error: FencedError) -> None:
         """Answer every request with `error` from now on, also those that wait."""
-        self._fenced = error
+        self.admission.fence(error)
         if self._ownership is not None:
             self._ownership.fence()
-        self._wake_waiting()
-
-    async def lease_held(self) -> None:
-        """Wait until the volume may be written to. Raises as `_check_serving` if it has to."""
-        while not self._may_change:
-            self._check_serving()
-            assert self.lease is not None, "internal error: closed without a gate"
-            await self.lease.changed()
 
     async def drained(self) -> None:
         """Wait until the last request that was under way when the fence fell has ended, and wipe
@@ -322,7 +293,7 @@ class Device:
         """Serve more of the data file, which is as long already. Does nothing for a size that is
         not larger. Raises what the volume raises, and MountError when closing."""
         async with self._changing, self._hold_everything():
-            self._check_open()
+            self.admission.check_open()
             if size_bytes <= self.size_bytes:
                 return
             await self._run(lambda: self._volume.grow(size_bytes))
@@ -337,8 +308,7 @@ class Device:
         A write that waits for a capture is refused too. Raises what the flush raises. May
         be called twice.
         """
-        self._closing = True
-        self._wake_waiting()
+        self.admission.close()
         await self.captures.close()
         async with self._hold_everything():
             if self._ownership is not None:
@@ -360,7 +330,7 @@ class Device:
 
     def _may_be_granted(self, chunk: int, exclusive: bool) -> bool:
         """Whether the data plane may read, or write, a chunk by itself now."""
-        if self._closing or self._fenced is not None:
+        if not self.admission.is_serving:
             return False
         extent = chunk_range(chunk, self.size_bytes)
         # First: who holds everything may be changing what is looked at next.
@@ -368,57 +338,13 @@ class Device:
             return False
         if exclusive and (self.read_only or self.sync_failed or not self._is_marked(chunk)):
             return False
-        if exclusive and self.lease is not None:
+        if exclusive and self.admission.lease is not None:
             return False  # the plane does not look at the clock before each
-        return self._is_permitted(extent, exclusive=exclusive)
+        return self.admission.is_permitted(extent, exclusive=exclusive)
 
     async def _flush(self) -> None:
         async with self._sync_lock:
             await self._run(self.sync)
-
-    def _is_idle(self, offset: int, size: int, *, exclusive: bool) -> bool:
-        """Whether nothing keeps these bytes from being served at once."""
-        if exclusive and not self._may_change:
-            return False
-        if self._conditions.is_free and self.absent is None and self._ranges.is_idle:
-            return True  # nearly always, and several times cheaper to find out
-        extent = ByteRange(offset, size)
-        return self._is_permitted(extent, exclusive=exclusive) and self._ranges.is_free(
-            align_to_units(extent), exclusive=exclusive
-        )
-
-    def _is_permitted(self, extent: ByteRange, *, exclusive: bool) -> bool:
-        chunks = chunks_of(extent)
-        if (absent := self.absent) is not None and not (
-            absent.may_write(chunks) if exclusive else absent.may_read(chunks)
-        ):
-            return False
-        return not exclusive or (self._may_change and self._conditions.may_write(chunks))
-
-    @property
-    def _may_change(self) -> bool:
-        return self.lease is None or self.lease.is_open
-
-    def _wake_waiting(self) -> None:
-        if self.lease is not None:
-            self.lease.wake()
-
-    async def _ready_to_read(self, extent: ByteRange) -> None:
-        """Have what is absent fetched. Raises why it cannot be had, and MountError when closing."""
-        if self.absent is not None:
-            await self.absent.make_readable(chunks_of(extent))
-            self._check_open()
-
-    async def _ready_to_write(self, extent: ByteRange) -> None:
-        """See to all that stands against a write to `extent`. Raises why something that is absent
-        cannot be had, and as `_check_serving`."""
-        if self.absent is not None:
-            # First, since what a capture keeps has to be here.
-            await self.absent.make_writable(chunks_of(extent))
-        await self.captures.ready_to_write(chunks_of(extent))
-        await self.lease_held()
-        # The end does not wait for those who wait here, and must not be followed by them.
-        self._check_serving()
 
     def _is_cached_where_partial(self, offset: int, size: int) -> bool:
         """Whether the units that a write would have to merge with can be read without waiting."""
@@ -451,13 +377,12 @@ class Device:
         extent = ByteRange(offset, len(view))
         while True:
             if exclusive:
-                await self._ready_to_write(extent)
+                await self.admission.ready_to_write(extent)
             else:
-                await self._ready_to_read(extent)
+                await self.admission.ready_to_read(extent)
             async with self._ranges.hold(align_to_units(extent), exclusive=exclusive):
-                if self._fenced is not None:
-                    raise self._fenced
-                if self._is_permitted(extent, exclusive=exclusive):
+                self.admission.check_fence()
+                if self.admission.is_permitted(extent, exclusive=exclusive):
                     await self._requests.run(
                         lambda: work(offset, view),
                         keep=lambda: self._ranges.adopt(
@@ -474,17 +399,8 @@ class Device:
             return self._buffers.pop()
         return memoryview(mmap.mmap(-1, MAX_REQUEST_BYTES))
 
-    def _check_serving(self) -> None:
-        if self._fenced is not None:
-            raise self._fenced
-        self._check_open()
-
-    def _check_open(self) -> None:
-        if self._closing:
-            raise MountError("the volume is being unmounted")
-
 
 if TYPE_CHECKING:
 
-    def _conformance(volume: Volume, lazy: LazyChunks) -> tuple[PlaintextVolume, AbsentChunks]:
-        return volume, lazy
+    def _conformance(volume: Volume) -> PlaintextVolume:
+        return volume

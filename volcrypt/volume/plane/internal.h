@@ -1,4 +1,4 @@
-/* What the two halves of the plane share: ownership.c and requests.c. */
+/* What the parts of the plane share. */
 #ifndef VOLCRYPT_PLANE_INTERNAL_H
 #define VOLCRYPT_PLANE_INTERNAL_H
 
@@ -13,6 +13,10 @@ enum {
     ENTRIES = PLANE_WAITING + PLANE_MAX_LANES,
     /* libfuse's: the largest write, and a page for headers. The kernel asks for as much. */
     BUFFER_BYTES = PLANE_MAX_TRANSFER + 4096,
+    REPLY_BYTES = 128 * 1024, /* of libfuse, of what is not a read or write */
+    /* What libfuse knows the volume's file and its one handle by (fuse.py). */
+    FILE_NODE = 2,
+    FILE_HANDLE = 2,
     /* Chunks that are granted at once, at most: 512 GiB. Two that fall together displace each
      * other, which costs time and nothing else. */
     GRANTS = 1 << 20,
@@ -74,11 +78,25 @@ struct plane {
     struct lane lanes[PLANE_MAX_LANES];
 };
 
-/* Begin a read or write at the lane's entry; false where it is not the lane's to do. */
+/* ownership.c: begin a read or write at the lane's entry; false where it is not the lane's to do. */
 bool plane_begin(struct lane *lane);
 /* The medium is done with; false for a read that must not be handed out any more. */
 bool plane_leave_range(struct lane *lane);
 void plane_end(struct lane *lane);
 void plane_tell(struct plane *plane);
+
+/* answers.c: a request is answered by one of these, and by nothing else. */
+void plane_refuse(struct plane *plane, uint64_t unique, int error);
+void plane_reply(struct plane *plane, uint64_t unique, const void *body, size_t size);
+/* Wait for an entry to read the next request into; false at the end. */
+bool plane_take_entry(struct lane *lane);
+/* It was answered; locked. */
+void plane_release(struct plane *plane, struct entry *entry);
+/* Answer a request that libfuse does not, unless somebody just did. */
+void plane_take_back(struct plane *plane, struct entry *entry, uint64_t unique);
+
+/* What the threads run: requests.c, replies.c. */
+void *plane_run_lane(void *lane);
+void *plane_run_replies(void *plane);
 
 #endif

@@ -1,0 +1,184 @@
+/* The plane from first to last: its memory and its threads. See plane.h. */
+#define _GNU_SOURCE
+#include "internal.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { STACK_BYTES = 1 << 20 };
+
+/* Wakes a thread out of a system call; nothing else uses it, and by default it is ignored. */
+#define KICK SIGURG
+
+static void do_nothing(int number) { (void)number; }
+
+int plane_event(const struct plane *plane) { return plane->event; }
+
+int plane_has_ended(struct plane *plane)
+{
+    pthread_mutex_lock(&plane->lock);
+    bool has_ended = plane->has_ended;
+    pthread_mutex_unlock(&plane->lock);
+    return has_ended;
+}
+
+struct plane_counts plane_counts(struct plane *plane)
+{
+    pthread_mutex_lock(&plane->lock);
+    struct plane_counts counts = {
+        .fast = __atomic_load_n(&plane->counts.fast, __ATOMIC_RELAXED),
+        .handed_on = plane->counts.handed_on,
+    };
+    pthread_mutex_unlock(&plane->lock);
+    return counts;
+}
+
+static void *map(size_t size)
+{
+    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                        -1, 0);
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
+static bool set_up_cipher(struct lane *lane, const unsigned char *key)
+{
+    lane->encrypt = EVP_CIPHER_CTX_new();
+    lane->decrypt = EVP_CIPHER_CTX_new();
+    return lane->encrypt != NULL && lane->decrypt != NULL &&
+           EVP_CipherInit_ex(lane->encrypt, EVP_aes_256_xts(), NULL, key, NULL, 1) == 1 &&
+           EVP_CipherInit_ex(lane->decrypt, EVP_aes_256_xts(), NULL, key, NULL, 0) == 1;
+}
+
+static size_t buffers_size(const struct plane *plane)
+{
+    return (size_t)ENTRIES * BUFFER_BYTES + REPLY_BYTES +
+           (size_t)plane->lane_count * PLANE_MAX_TRANSFER;
+}
+
+static void free_memory(struct plane *plane)
+{
+    for (unsigned i = 0; i < plane->lane_count; i++) {
+        EVP_CIPHER_CTX_free(plane->lanes[i].encrypt);
+        EVP_CIPHER_CTX_free(plane->lanes[i].decrypt);
+    }
+    if (plane->event >= 0)
+        close(plane->event);
+    if (plane->memory != NULL)
+        munmap(plane->memory, buffers_size(plane));
+    if (plane->grants != NULL)
+        munmap(plane->grants, GRANTS * sizeof *plane->grants);
+    pthread_cond_destroy(&plane->freed);
+    pthread_mutex_destroy(&plane->lock);
+    free(plane);
+}
+
+struct plane *plane_new(int device, int control, int data, uint64_t size_bytes,
+                        const unsigned char *key, unsigned lanes)
+{
+    struct plane *plane = calloc(1, sizeof *plane);
+    if (plane == NULL)
+        return NULL;
+    *plane = (struct plane){
+        .device = device,
+        .control = control,
+        .data = data,
+        .size_bytes = size_bytes,
+        .has_cipher = key != NULL,
+        .read_epoch = 1,
+        .write_epoch = 1,
+        .lane_count = lanes < 1 ? 1 : lanes > PLANE_MAX_LANES ? PLANE_MAX_LANES : lanes,
+    };
+    pthread_mutex_init(&plane->lock, NULL);
+    pthread_cond_init(&plane->freed, NULL);
+    plane->event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    plane->grants = map(GRANTS * sizeof *plane->grants);
+    plane->memory = map(buffers_size(plane));
+    bool is_good = plane->event >= 0 && plane->grants != NULL && plane->memory != NULL;
+    for (unsigned i = 0; is_good && i < ENTRIES; i++)
+        plane->entries[i].buffer = plane->memory + (size_t)i * BUFFER_BYTES;
+    for (unsigned i = 0; is_good && i < plane->lane_count; i++) {
+        struct lane *lane = &plane->lanes[i];
+        lane->plane = plane;
+        lane->out = plane->memory + (size_t)ENTRIES * BUFFER_BYTES + REPLY_BYTES +
+                    (size_t)i * PLANE_MAX_TRANSFER;
+        is_good = key == NULL || set_up_cipher(lane, key);
+    }
+    if (is_good)
+        return plane;
+    free_memory(plane);
+    errno = ENOMEM;
+    return NULL;
+}
+
+int plane_start(struct plane *plane)
+{
+    sigset_t all, before;
+    pthread_attr_t attributes;
+    struct sigaction kick = {.sa_handler = do_nothing}; /* no SA_RESTART: calls return EINTR */
+    sigaction(KICK, &kick, NULL);
+    sigfillset(&all);
+    sigdelset(&all, KICK);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, STACK_BYTES);
+    int error = pthread_create(&plane->replies, &attributes, plane_run_replies, plane);
+    plane->replies_started = error == 0;
+    for (unsigned i = 0; error == 0 && i < plane->lane_count; i++) {
+        struct lane *lane = &plane->lanes[i];
+        error = pthread_create(&lane->thread, &attributes, plane_run_lane, lane);
+        lane->is_started = error == 0;
+    }
+    pthread_attr_destroy(&attributes);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return error;
+}
+
+/* Kick the threads that run; how many that were. */
+static unsigned kick_threads(struct plane *plane)
+{
+    unsigned running = 0;
+    for (unsigned i = 0; i < plane->lane_count; i++) {
+        struct lane *lane = &plane->lanes[i];
+        if (lane->is_started && !__atomic_load_n(&lane->has_ended, __ATOMIC_ACQUIRE)) {
+            pthread_kill(lane->thread, KICK);
+            running++;
+        }
+    }
+    return running + (plane->replies_started && !__atomic_load_n(&plane->replies_ended, __ATOMIC_ACQUIRE));
+}
+
+int plane_stop(struct plane *plane, unsigned milliseconds)
+{
+    const struct timespec turn = {.tv_nsec = 1000000};
+    pthread_mutex_lock(&plane->lock);
+    plane->is_stopping = true;
+    pthread_cond_broadcast(&plane->freed);
+    pthread_mutex_unlock(&plane->lock);
+    shutdown(plane->control, SHUT_RDWR);
+    /* Again and again: a kick is lost on a thread that is just about to call. */
+    while (kick_threads(plane) > 0) {
+        if (milliseconds-- == 0)
+            return 0;
+        nanosleep(&turn, NULL);
+    }
+    for (unsigned i = 0; i < plane->lane_count; i++)
+        if (plane->lanes[i].is_started)
+            pthread_join(plane->lanes[i].thread, NULL);
+    if (plane->replies_started)
+        pthread_join(plane->replies, NULL);
+    return 1;
+}
+
+void plane_free(struct plane *plane)
+{
+    close(plane->device);
+    close(plane->control);
+    close(plane->data);
+    free_memory(plane);
+}
