@@ -82,7 +82,17 @@ MADE: list[tuple[VolcryptError, str, str | None]] = [
         "no space left for /x",
         "free some space and try again; nothing was lost",
     ),
+    (
+        errors.VolumeInUseError("/dev/sdb", "the kernel", kind="device"),
+        "device /dev/sdb is in use by the kernel",
+        None,
+    ),
     (errors.SnapshotNotFoundError("snap-1"), "snapshot snap-1 does not exist", None),
+    (
+        errors.SnapshotNotFoundError("x", kind="volume or snapshot"),
+        "volume or snapshot x does not exist",
+        None,
+    ),
     (
         errors.SweepBlockedError("/s", "snap-1", "the manifest is damaged"),
         "nothing can be swept from /s while snapshot snap-1 is damaged: the manifest is damaged",

@@ -462,10 +462,12 @@ class RecordCopyNotFoundError(VolumeNotFoundError):
 
 
 class VolumeInUseError(VolumeError):
-    """Another process or host holds the volume."""
+    """Another process or host holds the volume, or what its data is in."""
 
-    def __init__(self, volume: str, holder: str, *, hint: str | None = None) -> None:
-        super().__init__(f"volume {volume} is in use by {holder}", hint=hint)
+    def __init__(
+        self, volume: str, holder: str, *, hint: str | None = None, kind: str = "volume"
+    ) -> None:
+        super().__init__(f"{kind} {volume} is in use by {holder}", hint=hint)
         self.volume = volume
         self.holder = holder
 
@@ -518,8 +520,8 @@ class SnapshotError(VolcryptError):
 
 
 class SnapshotNotFoundError(SnapshotError):
-    def __init__(self, snapshot: str) -> None:
-        super().__init__(f"snapshot {snapshot} does not exist")
+    def __init__(self, snapshot: str, *, kind: str = "snapshot") -> None:
+        super().__init__(f"{kind} {snapshot} does not exist")
         self.snapshot = snapshot
 
 

@@ -384,7 +384,9 @@ def test_a_killed_mount_of_a_snapshot_leaves_nothing(command: Command, point: Pa
     assert list((command.home / "scratch").iterdir()) == []
     with mounted(command, "plain", point) as file:
         assert file.read_bytes() == IMAGE
-    assert "nowhere does not exist" in command.fails(3, "mount", "nowhere", point)
+    assert "volume or snapshot nowhere does not exist" in command.fails(
+        3, "mount", "nowhere", point
+    )
     # What the killed one had pinned goes with the next sweep.
     command.run("snapshot", "create", "--wait", "open", "--name", "short")
     command.run("snapshot", "delete", "short")

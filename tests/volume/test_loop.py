@@ -1,6 +1,5 @@
 """Loop devices: probing of sector sizes on real file systems, attaching, naming who uses one."""
 
-import os
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -94,7 +93,7 @@ def test_whoever_uses_a_device_is_named(attached: Path, tmp_path: Path) -> None:
     mount_point.mkdir()
     with (
         attached.open("rb"),
-        pytest.raises(VolumeInUseError, match=rf"volume books is in use by .*pid {os.getpid()}\)"),
+        pytest.raises(VolumeInUseError, match=r"volume books is in use by .*this command itself"),
     ):
         detach_loop(attached, volume="books")
     subprocess.run(["mkfs.ext4", "-q", str(attached)], check=True)

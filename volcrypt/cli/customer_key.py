@@ -28,7 +28,7 @@ def secret_file(name: str, help_text: str) -> Callable[[Wrapped], Wrapped]:
 
 
 opening_key_option: Final = secret_file(
-    "--customer-key-file", "The customer-provided key of VOLUME: a file, or - for standard input."
+    "--customer-key-file", "The customer-provided key that it is under: a file, or - for stdin."
 )
 source_key_option: Final = secret_file(
     "--source-customer-key-file", "The customer-provided key that the snapshot is under."

@@ -135,7 +135,7 @@ def check_unused(home: Home, path: Path, *, but: VolumeId | None = None) -> None
     real = Path(os.path.realpath(path))
     for volume_id, record in load_records(home).items():
         if volume_id != but and isinstance(record, VolumeRecord) and _is_at(home, record, real):
-            raise VolumeInUseError(str(path), f"volume {record.name or volume_id}")
+            raise VolumeInUseError(str(path), f"volume {record.name or volume_id}", kind="path")
     if real.is_relative_to(home.path):
         raise InvalidArgumentError(f"{path} is in the home, whose files are volcrypt's own")
 

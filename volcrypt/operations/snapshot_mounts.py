@@ -9,8 +9,9 @@ import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
+from volcrypt.errors import SnapshotNotFoundError
 from volcrypt.formats.document import MAC_KEY_BYTES
-from volcrypt.names import make_volume_id
+from volcrypt.names import is_snapshot_id, make_volume_id
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import check_source_key, unwrap_key
 from volcrypt.operations.lazy_volumes import can_pin, lazy_assignment, pinned, source_of
@@ -42,7 +43,12 @@ def mount_snapshot(
     Only what is touched is fetched, unless there is a `fill_rate`. Raises SnapshotNotFoundError,
     KmsError, MountError, IntegrityError, ComponentMissingError; leaves nothing behind.
     """
-    manifest = load_snapshot(home, snapshot)
+    try:
+        manifest = load_snapshot(home, snapshot)
+    except SnapshotNotFoundError as error:
+        if is_snapshot_id(snapshot):
+            raise
+        raise SnapshotNotFoundError(snapshot, kind="volume or snapshot") from error
     check_source_key(home, manifest.wrapped_key, f"snapshot {snapshot}")
     directory = checked_directory(directory)
     remove_scratch(home)

@@ -104,7 +104,9 @@ def open_data(path: Path, flags: int) -> tuple[int, bool]:
         raise PrivilegeError(f"no permission to open {path}") from error
     except OSError as error:
         if error.errno == errno.EBUSY:
-            raise VolumeInUseError(str(path), "the kernel or another program") from error
+            raise VolumeInUseError(
+                str(path), "the kernel or another program", kind="device"
+            ) from error
         raise
 
 

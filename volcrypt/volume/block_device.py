@@ -154,7 +154,9 @@ def open_alone(path: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.EBUSY:
-            raise VolumeInUseError(str(path), "the kernel or another program") from error
+            raise VolumeInUseError(
+                str(path), "the kernel or another program", kind="device"
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise InvalidArgumentError(f"{path} cannot be written to") from error
         raise

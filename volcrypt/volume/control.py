@@ -186,7 +186,8 @@ class ControlClient:
         Raises VolumeInUseError that names who uses the mount, TryAgainError when a snapshot is
         running, and what went wrong with writing the last data.
         """
-        directory = Path(self.status().mount_directory)
+        status = self.status()
+        directory = Path(status.mount_directory)
         try:
             self._end(UnmountRequest())
         except TryAgainError as error:
@@ -196,7 +197,8 @@ class ControlClient:
             if not users:
                 raise
             hint = f"volcrypt detach {self._volume}" if loops else "close it there, then try again"
-            raise VolumeInUseError(self._volume, ", ".join(users), hint=hint) from error
+            kind = "volume" if status.snapshot_id is None else "snapshot"
+            raise VolumeInUseError(self._volume, ", ".join(users), hint=hint, kind=kind) from error
 
     def stop(self) -> None:
         """End the process, whoever uses its mount; returns when it is gone."""

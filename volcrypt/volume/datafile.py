@@ -252,7 +252,9 @@ def _claim(descriptor: int, path: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise VolumeInUseError(str(path), "another process, perhaps of another home") from error
+        raise VolumeInUseError(
+            str(path), "another process, perhaps of another home", kind="file"
+        ) from error
     except OSError as error:
         # Some network file systems have no locks.
         if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):

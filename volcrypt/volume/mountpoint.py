@@ -214,7 +214,9 @@ def processes_below(directory: Path) -> list[str]:
 def processes_using(matches: Callable[[str], bool]) -> list[str]:
     """The processes that have something open, run it or stand in it; root sees everybody's."""
     return [
-        f"{_command(process)} (pid {process.name})"
+        "this command itself"
+        if process.name == str(os.getpid())
+        else f"{_command(process)} (pid {process.name})"
         for process in Path("/proc").iterdir()
         if process.name.isdigit() and _uses(process, matches)
     ]
