@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from volcrypt.errors import ConfigurationError
+from volcrypt.kms.model import HOME_KMS
 from volcrypt.kms.remote_store import Cluster
 from volcrypt.operations.home import Home
-from volcrypt.operations.vault import HOME_KMS, Access, Kms, Vault
+from volcrypt.operations.vault import Access, Kms, Vault
 from volcrypt.pin_source import quiet_pin
 from volcrypt.settings import (
     AWS_KMS,

@@ -23,7 +23,9 @@ from volcrypt.kms.messages.data import (
 from volcrypt.kms.messages.keys import CreateKeyRequest, ListKeysRequest
 from volcrypt.kms.messages.principals import PRINCIPAL_OPERATIONS
 from volcrypt.kms.messages.tags import UntagResourceRequest
+from volcrypt.kms.messages.volume_settings import VOLUME_SETTINGS_OPERATIONS
 from volcrypt.kms.protocol import (
+    HOME_OPERATIONS,
     OPERATIONS,
     audit_parameters,
     check_limits,
@@ -39,7 +41,8 @@ SECRET = bytearray(b"very secret text")
 
 def test_every_operation_has_its_method_and_its_names() -> None:
     assert not OPERATIONS.keys() & PRINCIPAL_OPERATIONS.keys()
-    for name, operation in (OPERATIONS | PRINCIPAL_OPERATIONS).items():
+    assert not OPERATIONS.keys() & VOLUME_SETTINGS_OPERATIONS.keys()
+    for name, operation in HOME_OPERATIONS.items():
         assert callable(getattr(KmsService, snake_case(name)))
         assert operation.request.__name__ == f"{name}Request"
 

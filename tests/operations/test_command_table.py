@@ -268,6 +268,23 @@ def test_encrypt(observed: Observed) -> None:
     ]
 
 
+def test_settings(observed: Observed) -> None:
+    run = observed.run
+    assert run("settings", "get") == []
+    name = ("settings", "set", "encryption-by-default")
+    assert run(*name, "on") == [("EnableEbsEncryptionByDefault", "caller", None)]
+    made = run("volume", "create", "--size", "1MiB")
+    assert made == [(GENERATE, BY_VOLUMES, "vol")], "as without the setting"
+    assert run(*name, "off") == [("DisableEbsEncryptionByDefault", "caller", None)]
+    name = ("settings", "set", "default-kms-key")
+    assert run(*name, key_of(observed)) == [
+        ("DescribeKey", BY_VOLUMES, None),
+        (GENERATE, BY_VOLUMES, "vol"),
+        ("ModifyEbsDefaultKmsKeyId", "caller", None),
+    ]
+    assert run(*name, "none") == [("ResetEbsDefaultKmsKeyId", "caller", None)]
+
+
 def test_backup(observed: Observed, tmp_path: Path) -> None:
     (tmp_path / "word").write_text("correct horse")
     made = observed.run("backup", tmp_path / "file", "--passphrase-file", tmp_path / "word")

@@ -23,6 +23,11 @@ from volcrypt.errors import (
 )
 from volcrypt.kms.messages.data import DecryptRequest, EncryptRequest, GenerateDataKeyRequest
 from volcrypt.kms.messages.keys import CreateKeyRequest, DescribeKeyRequest, ListKeysRequest
+from volcrypt.kms.messages.volume_settings import (
+    EnableEbsEncryptionByDefaultRequest,
+    ModifyEbsDefaultKmsKeyIdRequest,
+)
+from volcrypt.kms.model import VolumeSettings
 from volcrypt.kms.register import RegisterEntry
 from volcrypt.wire.engine import Engine
 from volcrypt.wire.home_client import HomeChannel, HomeClient
@@ -165,6 +170,16 @@ def test_home_keys_and_the_audit_head(vault: Any, memory: MemoryKms) -> None:
     before = vault.audit_head()
     vault.perform(ROOT, ListKeysRequest())
     assert vault.audit_head().sequence == before.sequence + 1
+
+
+def test_settings_for_new_volumes(vault: Any, memory: MemoryKms) -> None:
+    assert vault.volume_settings(ACCOUNT, REGION) == VolumeSettings()
+    vault.perform(ROOT, EnableEbsEncryptionByDefaultRequest())
+    vault.perform(ROOT, ModifyEbsDefaultKmsKeyIdRequest(kms_key_id="arn:1", kms="aws"))
+    expected = VolumeSettings(encryption_by_default=True, default_kms_keys={"aws": "arn:1"})
+    assert vault.volume_settings(ACCOUNT, REGION) == expected
+    assert memory.service.volume_settings(ACCOUNT, REGION) == expected
+    assert vault.volume_settings(ACCOUNT, "elsewhere") == VolumeSettings()
 
 
 def test_a_register_of_many_entries(vault: Any) -> None:

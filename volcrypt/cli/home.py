@@ -13,6 +13,7 @@ from volcrypt.cli.session import (
     pass_session,
     print_table,
 )
+from volcrypt.cli.settings import encryption_text, settings_document
 from volcrypt.cli.snapshot_view import job_document, original_of, progress_fields
 from volcrypt.cli.status_view import key_document, key_warnings, place_text, watch_document
 from volcrypt.cli.volume_view import filled_text, lazy_document
@@ -95,6 +96,7 @@ def _document(found: "Status", warnings: list[str]) -> JsonValue:
         "Home": found.home,
         "Account": found.account,
         "Region": found.region,
+        "Settings": settings_document(found.settings) if found.settings else None,
         "Keys": found.keys,
         "TroubledKeys": [key_document(key) for key in found.troubled_keys],
         "Volumes": {
@@ -144,6 +146,9 @@ def _document(found: "Status", warnings: list[str]) -> JsonValue:
 def _print(found: "Status", warnings: list[str]) -> None:
     print(f"home       {found.home} (account {found.account}, region {found.region})")
     print(f"keys       {found.keys if found.keys is not None else '-'}")
+    if found.settings is not None:
+        key = found.settings.default_kms_key or "none"
+        print(f"by default encryption is {encryption_text(found.settings)}; the key is {key}")
     print(
         f"volumes    {found.volumes}: {found.volumes_in_use} in use, "
         f"{found.unencrypted_volumes} not encrypted"

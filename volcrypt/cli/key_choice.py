@@ -19,7 +19,10 @@ def key_options(function: Wrapped) -> Wrapped:
     """KEY OPTIONS: which key a new volume or copy is encrypted under."""
     function = making_key_option(function)
     function = click.option(
-        "--unencrypted", is_flag=True, help="Do not encrypt (not for a copy of what is encrypted)."
+        "--unencrypted",
+        is_flag=True,
+        help="Do not encrypt: not for a copy of what is encrypted, nor where encryption by default "
+        "is on.",
     )(function)
     return click.option(
         "--kms-key-id",

@@ -13,6 +13,8 @@ DEFAULT_KEY_ALIAS: Final = "alias/volcrypt/ebs"
 """The service-managed key that protects volumes when no other is named."""
 DEFAULT_KEY_SYNONYM: Final = "alias/aws/ebs"
 DAY_SECONDS: Final = 86_400
+HOME_KMS: Final = "home"
+"""What the KMS of the home is called, among all whose keys the home uses."""
 
 
 class KeyState(Enum):
@@ -181,6 +183,18 @@ class Alias:
     @property
     def arn(self) -> str:
         return alias_arn(self.account, self.region, self.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeSettings:
+    """How new volumes and copies are made, in one account and region.
+
+    `default_kms_keys` are ARNs of keys by the name of their KMS; a KMS without one there uses what
+    it has for volumes by itself, if that is anything.
+    """
+
+    encryption_by_default: bool = False
+    default_kms_keys: dict[str, str] = field(default_factory=dict)
 
 
 def root_arn(account: str) -> str:

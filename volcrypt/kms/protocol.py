@@ -31,6 +31,7 @@ from volcrypt.kms.messages.principals import PRINCIPAL_OPERATIONS
 from volcrypt.kms.messages.reading import read_request
 from volcrypt.kms.messages.rotation import ROTATION_OPERATIONS
 from volcrypt.kms.messages.tags import TAG_OPERATIONS
+from volcrypt.kms.messages.volume_settings import VOLUME_SETTINGS_OPERATIONS
 
 MAX_JSON_BYTES: Final = 256 * 1024
 """The largest request that the AWS KMS allows, of PutKeyPolicy, has a policy of 128 KiB."""
@@ -48,8 +49,10 @@ OPERATIONS: Final = MappingProxyType(
         **KEY_STORE_OPERATIONS,
     }
 )
-HOME_OPERATIONS: Final = MappingProxyType({**OPERATIONS, **PRINCIPAL_OPERATIONS})
-"""What the home itself may ask: those on principals are none of the AWS KMS's."""
+HOME_OPERATIONS: Final = MappingProxyType(
+    {**OPERATIONS, **PRINCIPAL_OPERATIONS, **VOLUME_SETTINGS_OPERATIONS}
+)
+"""What the home itself may ask: those on principals and settings are none of the AWS KMS's."""
 _MODEL: Final = """
     CancelKeyDeletion ConnectCustomKeyStore CreateAlias CreateCustomKeyStore CreateGrant CreateKey
     Decapsulate Decrypt DeleteAlias DeleteCustomKeyStore DeleteImportedKeyMaterial

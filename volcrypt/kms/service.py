@@ -49,6 +49,7 @@ from volcrypt.kms.register import Register
 from volcrypt.kms.rotation_operations import RotationOperations
 from volcrypt.kms.scope import Parts
 from volcrypt.kms.tag_operations import TagOperations
+from volcrypt.kms.volume_settings import VolumeSettingsOperations
 
 _OPERATION_NAME: Final = re.compile(r"[A-Za-z]{1,64}")
 _ACCOUNT: Final = re.compile(r"[0-9]{12}")
@@ -99,6 +100,7 @@ class KmsService(
     GrantOperations,
     KeyStoreOperations,
     AccessKeyOperations,
+    VolumeSettingsOperations,
     Maintenance,
 ):
     """The KMS of a home, for one account and region."""

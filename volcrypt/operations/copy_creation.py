@@ -31,6 +31,7 @@ from volcrypt.operations.job_progress import JobReporter
 from volcrypt.operations.jobs import find_job
 from volcrypt.operations.keys import (
     KeyChoice,
+    check_encryption,
     check_source_key,
     choose_key,
     rebind_key,
@@ -78,6 +79,7 @@ def copy_snapshot(
     check_snapshot_name(home, name, target)
     if not choice.encrypted and source.is_encrypted:
         raise InvalidArgumentError("a copy of an encrypted snapshot is always encrypted")
+    check_encryption(home, choice, region=target.document.region)
     check_source_key(home, source.wrapped_key, f"snapshot {snapshot}", choice=choice)
     arn = None
     if choice.encrypted and choice.customer_key is None:
@@ -199,7 +201,8 @@ def _copy_key(
         previous = previous_copy(home, source, target, partial(_is_under, choice, arn))
         if previous is not None and previous.wrapped_key is not None:
             return rebind_key(home, previous.wrapped_key, context), previous
-    return choose_key(home, replace(choice, kms_key=arn), context), None
+    choice = replace(choice, kms_key=arn)
+    return choose_key(home, choice, context, region=target.document.region), None
 
 
 def _is_under(choice: KeyChoice, arn: str | None, wrapped: WrappedDataKey | None) -> bool:

@@ -54,7 +54,7 @@ from volcrypt.formats.document import MacSeal
 from volcrypt.kms.home import create_kms, has_kms, keeps_pin, open_kms
 from volcrypt.kms.key_stores import NO_CLUSTERS
 from volcrypt.kms.lock import SERVING, is_served
-from volcrypt.kms.model import DEFAULT_KEY_ALIAS, Caller, root_arn
+from volcrypt.kms.model import DEFAULT_KEY_ALIAS, Caller, VolumeSettings, root_arn
 from volcrypt.kms.remote_store import Cluster
 from volcrypt.names import ID_RANDOM_BYTES, VolumeId
 from volcrypt.operations.vault import (
@@ -349,15 +349,29 @@ class Home:
         return self.vault.scope(self.caller.account, self.key_region)
 
     @property
+    def settings_region(self) -> str:
+        """The region whose settings this command goes by; another KMS may be in another one."""
+        return self.key_region if self.access.other_kms is None else self.region
+
+    def volume_settings(self, region: str | None = None) -> VolumeSettings:
+        """What new volumes and copies in a region, `settings_region` when None, are made by. They
+        are the home's own, whichever KMS has the keys."""
+        return self.vault.volume_settings(self.caller.account, region or self.settings_region)
+
+    @property
     def default_kms_key(self) -> str:
-        """The key of volumes and copies for which none is named. Raises ConfigurationError where
-        the keys are in another KMS, which has none for volumes, and the profile names none."""
-        if self.access.other_kms is not None and self.access.default_kms_key is None:
+        """The key of volumes and copies for which none is named: the profile's, else the one that
+        is set (`volume_settings`), else the service-managed one. Raises ConfigurationError where
+        the keys are in another KMS, which has none for volumes, and none is said."""
+        named = self.access.default_kms_key
+        named = named or self.volume_settings().default_kms_keys.get(self.access.kms_name)
+        if named is None and self.access.other_kms is not None:
             raise ConfigurationError(
                 "the profile names no default_kms_key, and another KMS has no key for volumes",
-                hint="name a key with --kms-key-id, or add default_kms_key to it in config.toml",
+                hint="name a key with --kms-key-id, or one for all with 'volcrypt settings set "
+                "default-kms-key', or add default_kms_key to the profile in config.toml",
             )
-        return self.access.default_kms_key or DEFAULT_KEY_ALIAS
+        return named or DEFAULT_KEY_ALIAS
 
     @cached_property
     def caller(self) -> Caller:

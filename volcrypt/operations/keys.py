@@ -21,6 +21,9 @@
                                       again and again
     unmount, detach                   RetireGrant by the host
     status                            DescribeKey of each volume's key
+    settings set default-kms-key      DescribeKey,                        volume id of zeros
+                                      GenerateDataKeyWithoutPlaintext
+                                      (DryRun)
     snapshot copy:                    DescribeKey, and
         under the same KMS key        ReEncrypt                           source's to snapshot id
         under another                 GenerateDataKeyWithoutPlaintext,    new snapshot id
@@ -129,11 +132,31 @@ def generate_key(home: Home, kms_key: str | None, context: dict[str, str]) -> Wr
     )
 
 
-def choose_key(home: Home, choice: KeyChoice, context: dict[str, str]) -> WrappedDataKey | None:
-    """The wrapped data key that a choice asks for; None for no encryption."""
+def choose_key(
+    home: Home, choice: KeyChoice, context: dict[str, str], *, region: str | None = None
+) -> WrappedDataKey | None:
+    """The wrapped data key that a choice asks for, for something new in a region, that of the
+    home's volumes when None; None for no encryption. Raises as `check_encryption`, and KmsError."""
+    check_encryption(home, choice, region=region)
     if choice.customer_key is not None:
         return _wrap_new_key(home, choice.customer_key)
     return generate_key(home, choice.kms_key, context) if choice.encrypted else None
+
+
+def default_choice(home: Home) -> KeyChoice | None:
+    """What is chosen for a volume that nothing is said of and whose source is not encrypted."""
+    return KeyChoice() if home.volume_settings(home.region).encryption_by_default else None
+
+
+def check_encryption(home: Home, choice: KeyChoice, *, region: str | None = None) -> None:
+    """Raises InvalidArgumentError when a choice wants something new in a region, that of the
+    home's volumes when None, not to be encrypted where encryption by default is on."""
+    if not choice.encrypted and home.volume_settings(region).encryption_by_default:
+        raise InvalidArgumentError(
+            f"encryption by default is on in account {home.caller.account} and region "
+            f"{region or home.region}: nothing unencrypted is made",
+            hint="leave --unencrypted out; 'volcrypt settings get' shows which key is used then",
+        )
 
 
 def _wrap_new_key(home: Home, customer_key: CustomerKey) -> WrappedDataKey:

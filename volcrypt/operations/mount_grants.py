@@ -38,7 +38,7 @@ from volcrypt.errors import (
 )
 from volcrypt.formats.volume_record import VolumeRecord, WrappedDataKey
 from volcrypt.kms.messages.data import DecryptRequest, DecryptResponse
-from volcrypt.kms.model import Caller, host_arn
+from volcrypt.kms.model import HOME_KMS, Caller, host_arn
 from volcrypt.kms.protocol import decode_request
 from volcrypt.names import VolumeId
 from volcrypt.operations.home import Home
@@ -48,7 +48,7 @@ from volcrypt.operations.keys import (
     make_data_key,
     unwrap_key,
 )
-from volcrypt.operations.vault import HOME_KMS, Kms, call
+from volcrypt.operations.vault import Kms, call
 from volcrypt.volume.owner import current_owner, hold_volume
 
 GRANT_FILE: Final = "grant"

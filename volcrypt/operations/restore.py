@@ -19,9 +19,11 @@ from volcrypt.names import make_volume_id
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import (
     KeyChoice,
+    check_encryption,
     check_source_key,
     choose_key,
     data_key_id,
+    default_choice,
     is_under_customer_key,
     rebind_key,
     volume_context,
@@ -56,8 +58,10 @@ def volume_from_snapshot(
     key. `fill_rate`: see `LazySource`.
 
     Without a `choice`, or with one that names the customer-provided key that the snapshot is under,
-    it shares the snapshot's data key, or is as unencrypted as the snapshot.
-    Raises InvalidArgumentError when it would be smaller, or turn encryption off.
+    it shares the snapshot's data key, or is as unencrypted as the snapshot; under the default key
+    where encryption by default is on.
+    Raises InvalidArgumentError when it would be smaller, or turn encryption off, or be unencrypted
+    where encryption by default is on.
     """
     manifest = load_snapshot(home, snapshot)
     size_bytes = check_volume_size(size_bytes or manifest.size_bytes)
@@ -66,8 +70,12 @@ def volume_from_snapshot(
         raise InvalidArgumentError(
             f"the snapshot needs a volume of at least {format_size(manifest.size_bytes)}"
         )
+    if choice is None and not manifest.is_encrypted:
+        choice = default_choice(home)
     if choice is not None and not choice.encrypted and manifest.is_encrypted:
         raise InvalidArgumentError("a volume from an encrypted snapshot is always encrypted")
+    if choice is not None:
+        check_encryption(home, choice)
     check_source_key(home, manifest.wrapped_key, f"snapshot {snapshot}", choice=choice)
     check_name_is_free(home, name)
     store = store_of(home, manifest.store_id)

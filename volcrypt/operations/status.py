@@ -24,6 +24,7 @@ from volcrypt.operations.snapshot_lookup import is_completed, list_snapshots
 from volcrypt.operations.space import space_warnings
 from volcrypt.operations.stores import LOCAL_STORE, check_log_is_whole, find_local_store
 from volcrypt.operations.uses import InUse, owner_of, uses_of
+from volcrypt.operations.volume_settings import SettingsView, view_settings
 from volcrypt.operations.workflows import load_workflows
 from volcrypt.operations.write_budget import budget_warnings
 
@@ -33,11 +34,12 @@ class Status:
     """A home at a glance. `workflows` are (source volume, next step); `keys` is None for who may
     not list them, and where the KMS cannot tell. `troubled_keys` are of volumes, and of those that
     the caller may describe. `pending` are the snapshots that are being made, `failed` those that
-    never will be."""
+    never will be. `settings` are None where they cannot be read."""
 
     home: str
     account: str
     region: str
+    settings: SettingsView | None
     keys: int | None
     troubled_keys: list[TroubledKey]
     volumes: int
@@ -105,6 +107,11 @@ def read_status(home: Home) -> Status:
         damaged += [str(error)] if str(error) not in damaged else []
     except VolcryptError as error:
         problems += [f"the keys of volumes cannot be looked at: {error}"] if not problems else []
+    settings: SettingsView | None = None
+    try:
+        settings = view_settings(home)
+    except VolcryptError as error:
+        damaged += [str(error)] if str(error) not in damaged else []
     in_use = uses_of(home, records)
     space = os.statvfs(home.path)
     warnings = damaged + problems + freeze_warnings(home.runtime)
@@ -122,6 +129,7 @@ def read_status(home: Home) -> Status:
         home=str(home.path),
         account=home.account,
         region=home.region,
+        settings=settings,
         keys=keys,
         troubled_keys=troubled,
         volumes=len(found),

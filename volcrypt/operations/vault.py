@@ -18,12 +18,11 @@ from typing import Any, Final, Protocol
 from volcrypt.errors import TryAgainError
 from volcrypt.formats.audit_record import AuditHead
 from volcrypt.kms.messages.base import NO_CONTEXT, A, Request
-from volcrypt.kms.model import Caller
+from volcrypt.kms.model import HOME_KMS, Caller, VolumeSettings
 from volcrypt.kms.protocol import HOME_OPERATIONS, decode_request, encode_response
 from volcrypt.kms.register import NOTHING, RegisterEntry
 
 SOCKET: Final = "kms.sock"
-HOME_KMS: Final = "home"
 
 
 class Kms(Protocol):
@@ -81,6 +80,10 @@ class Vault(Kms, Protocol):
         """Check and record that the caller may do something to the home as a whole, such as
         `volcrypt:Backup`; or to what `context` names, which is under the key `key_arn` (None for
         a customer-provided one), such as `volcrypt:ExportHeader`. Raises AccessDeniedError."""
+        ...
+
+    def volume_settings(self, account: str, region: str, /) -> VolumeSettings:
+        """What new volumes and copies of an account and region are made by."""
         ...
 
     def maintain(self) -> None:

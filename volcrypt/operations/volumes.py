@@ -31,6 +31,7 @@ from volcrypt.operations import workflows
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import (
     KeyChoice,
+    check_encryption,
     check_source_key,
     choose_key,
     unwrap_key,
@@ -254,6 +255,7 @@ def create_volume(
     progress: Progress = SILENT,
 ) -> VolumeRecord:
     """An empty volume; the KMS is asked first, so a key problem leaves nothing behind."""
+    check_encryption(home, choice)
     check_volume_size(size_bytes)
     check_name_is_free(home, name)
     check_placement(home, placement, size_bytes, encrypted=choice.encrypted)

@@ -16,7 +16,7 @@ import msgspec
 from volcrypt.errors import TryAgainError
 from volcrypt.formats.audit_record import AuditHead
 from volcrypt.kms.messages.base import NO_CONTEXT, A, Request
-from volcrypt.kms.model import Caller
+from volcrypt.kms.model import Caller, VolumeSettings
 from volcrypt.kms.protocol import operation_of
 from volcrypt.kms.register import RegisterEntry
 from volcrypt.wire.home_messages import (
@@ -31,6 +31,7 @@ from volcrypt.wire.home_messages import (
     RegisterEntriesArguments,
     RegisterFindArguments,
     RegisterGetArguments,
+    VolumeSettingsArguments,
     decode_reply,
     encode_call,
     error_of,
@@ -151,6 +152,10 @@ class HomeClient:
             context=dict(context),
         )
         self._channel.call(arguments, type(None))
+
+    def volume_settings(self, account: str, region: str) -> VolumeSettings:
+        arguments = VolumeSettingsArguments(account=account, region=region)
+        return self._channel.call(arguments, VolumeSettings)
 
     def maintain(self) -> None:
         self._channel.call(MaintainArguments(), type(None))

@@ -79,6 +79,11 @@ class AuditHeadArguments(Arguments, frozen=True, kw_only=True):
     """None."""
 
 
+class VolumeSettingsArguments(Arguments, frozen=True, kw_only=True):
+    account: str
+    region: str
+
+
 class MaintainArguments(Arguments, frozen=True, kw_only=True):
     """None."""
 
@@ -94,6 +99,7 @@ CALLS: Final[Mapping[str, type[Arguments]]] = MappingProxyType(
         "has_principal": HasPrincipalArguments,
         "authorise": AuthoriseArguments,
         "audit_head": AuditHeadArguments,
+        "volume_settings": VolumeSettingsArguments,
         "maintain": MaintainArguments,
     }
 )

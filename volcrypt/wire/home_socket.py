@@ -33,6 +33,7 @@ from volcrypt.wire.home_messages import (
     RegisterEntriesArguments,
     RegisterFindArguments,
     RegisterGetArguments,
+    VolumeSettingsArguments,
     decode_call,
     encode_error,
     encode_result,
@@ -135,6 +136,8 @@ class HomeSocket:
                     context=arguments.context,
                 )
                 return None
+            case VolumeSettingsArguments():
+                return service.volume_settings(arguments.account, arguments.region)
             case MaintainArguments():
                 service.maintain()
                 return None
