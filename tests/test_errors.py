@@ -65,6 +65,11 @@ MADE: list[tuple[VolcryptError, str, str | None]] = [
         "key material is wrapped under key 2 of the token, which it does not have",
         None,
     ),
+    (
+        errors.KeyGoneError("k"),
+        "key k does not exist, and nothing that is under it can be read",
+        "if it was deleted, what is under it is lost; 'volcrypt report key' says what and when",
+    ),
     (errors.VolumeNotFoundError("data"), "volume data does not exist", None),
     (
         errors.FencedError("key k is disabled"),

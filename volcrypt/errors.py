@@ -69,6 +69,17 @@ class WrongCustomerKeyError(VolcryptError):
     """The customer-provided key is not the one that the data key is wrapped under."""
 
 
+class KeyGoneError(VolcryptError):
+    """The KMS does not know the key that a data key is wrapped under: what that encrypts is there,
+    and cannot be read."""
+
+    hint = "if it was deleted, what is under it is lost; 'volcrypt report key' says what and when"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"key {key} does not exist, and nothing that is under it can be read")
+        self.key = key
+
+
 class CustomerKeyMissingError(InvalidArgumentError):
     """A data key is wrapped under a customer-provided key, and none was given."""
 

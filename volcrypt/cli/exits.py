@@ -47,6 +47,7 @@ _TABLE: Final[tuple[tuple[type[errors.VolcryptError], Exit], ...]] = (
     (errors.VolumeNotFoundError, Exit.NOT_FOUND),
     (errors.SnapshotNotFoundError, Exit.NOT_FOUND),
     (errors.StoreNotFoundError, Exit.NOT_FOUND),
+    (errors.KeyGoneError, Exit.DENIED),
     (errors.KeyNotFoundError, Exit.NOT_FOUND),
     (errors.InvalidGrantIdError, Exit.NOT_FOUND),
     (errors.CustomKeyStoreNotFoundError, Exit.NOT_FOUND),

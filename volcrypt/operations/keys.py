@@ -59,6 +59,8 @@ from volcrypt.errors import (
     CustomerKeyMissingError,
     IntegrityError,
     InvalidArgumentError,
+    KeyGoneError,
+    KeyNotFoundError,
     WrongCustomerKeyError,
 )
 from volcrypt.formats.volume_record import KeySource, WrappedDataKey, key_source_of
@@ -203,7 +205,7 @@ def unwrap_key(home: Home, wrapped: WrappedDataKey) -> DataKey:
     lock_memory()
     if is_under_customer_key(wrapped):
         return _unwrap_by_customer_key(home, wrapped)
-    with explaining_denial(home, "Decrypt", wrapped.kms_key_arn):
+    with using_key_of(home, "Decrypt", wrapped):
         response = home.kms.perform(
             home.volume_service,
             DecryptRequest(
@@ -252,6 +254,17 @@ def explaining_denial(home: Home, action: str, key: str | None) -> Iterator[None
         raise
 
 
+@contextmanager
+def using_key_of(home: Home, action: str, wrapped: WrappedDataKey) -> Iterator[None]:
+    """The same, of the KMS key that a data key is under. Raises KeyGoneError when it is not there:
+    what it is needed for was found, so this is a key that cannot be used."""
+    try:
+        with explaining_denial(home, action, wrapped.kms_key_arn):
+            yield
+    except KeyNotFoundError as error:
+        raise KeyGoneError(wrapped.kms_key_arn or "") from error
+
+
 def rebind_key(home: Home, wrapped: WrappedDataKey, context: dict[str, str]) -> WrappedDataKey:
     """The same data key under the same KMS key, bound to another object; no plaintext leaves the
     KMS. One under a customer-provided key is bound to nothing, and only tried.
@@ -262,7 +275,7 @@ def rebind_key(home: Home, wrapped: WrappedDataKey, context: dict[str, str]) -> 
         unwrap_key(home, wrapped).wipe()
         return wrapped
     assert wrapped.kms_key_arn is not None, "internal error: a data key under no key"
-    with explaining_denial(home, "ReEncryptFrom and kms:ReEncryptTo", wrapped.kms_key_arn):
+    with using_key_of(home, "ReEncryptFrom and kms:ReEncryptTo", wrapped):
         response = home.kms.perform(
             home.volume_service,
             ReEncryptRequest(

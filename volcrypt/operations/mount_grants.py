@@ -43,10 +43,10 @@ from volcrypt.kms.protocol import decode_request
 from volcrypt.names import VolumeId
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import (
-    explaining_denial,
     is_under_customer_key,
     make_data_key,
     unwrap_key,
+    using_key_of,
 )
 from volcrypt.operations.vault import Kms, call
 from volcrypt.volume.owner import current_owner, hold_volume
@@ -122,7 +122,7 @@ def _has_grants(home: Home) -> bool:
 
 def check_may_open(home: Home, wrapped: WrappedDataKey) -> None:
     """Raises AccessDeniedError, and what else keeps the key from being used."""
-    with explaining_denial(home, "Decrypt", wrapped.kms_key_arn), suppress(DryRunSucceededError):
+    with using_key_of(home, "Decrypt", wrapped), suppress(DryRunSucceededError):
         # A KMS that does not know DryRun answers in earnest.
         make_data_key(_decrypt(home, home.volume_service, wrapped, DryRun=True)).wipe()
 
@@ -154,7 +154,7 @@ def _create_grant(
         "Constraints": {"EncryptionContextEquals": wrapped.encryption_context},
         "Name": f"volcrypt/{volume_id}/{host_id(home)}",
     }
-    with explaining_denial(home, "CreateGrant", wrapped.kms_key_arn):
+    with using_key_of(home, "CreateGrant", wrapped):
         response = call(home.kms, home.volume_service, "CreateGrant", members)
     grant = MountGrant(
         key_arn=wrapped.kms_key_arn or "",
