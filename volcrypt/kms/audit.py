@@ -133,6 +133,16 @@ class AuditLog:
         """Check the whole chain against the sealed head, and that it contains `expected`, a point
         that somebody kept elsewhere; how many records follow the head: none, or what an interrupted
         process left, or what others append this moment. Raises AuditChainError, FormatError."""
+        sequence = 0
+        for record in self.verified_records(head, expected=expected):
+            sequence = record.sequence
+        return sequence - head.sequence
+
+    def verified_records(
+        self, head: AuditHead, *, expected: AuditPoint | None = None
+    ) -> Iterator[AuditRecord]:
+        """All records in one pass, for who makes something of them that is thrown away when this
+        raises at the end: then some of them were not what was written. Raises as `verify`."""
         if expected is not None and expected.sequence > head.sequence:
             raise AuditChainError(
                 f"the audit log ends at record {head.sequence}, record {expected.sequence} is "
@@ -145,6 +155,7 @@ class AuditLog:
             sequence = record.sequence
             if sequence in wanted:
                 hashes[sequence] = hash_
+            yield record
         if sequence < head.sequence:
             raise AuditChainError(
                 f"the audit log ends at record {sequence}, the last one was {head.sequence}"
@@ -155,7 +166,6 @@ class AuditLog:
                     f"audit record {point.sequence} or one before it was changed after it was "
                     "written"
                 )
-        return sequence - head.sequence
 
     def _append(
         self,

@@ -35,7 +35,7 @@ class RecordFilter:
             and (self.until is None or record.event_time <= self.until)
             and (self.key is None or _is_about(record, self.key))
             and (self.outcome is None or _ended_in(record, self.outcome))
-            and (self.volume is None or self.volume in _volumes(record))
+            and (self.volume is None or self.volume in volumes_of(record))
         )
 
 
@@ -55,7 +55,7 @@ def _ended_in(record: AuditRecord, outcome: str) -> bool:
     return code is not None and outcome in (code, f"{code}Exception")
 
 
-def _volumes(record: AuditRecord) -> set[str]:
+def volumes_of(record: AuditRecord) -> set[str]:
     """The volumes and snapshots that the request's encryption contexts name; also those of a
     grant's constraints."""
     return set(_context_values(record.request_parameters or {}))
