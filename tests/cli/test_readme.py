@@ -40,6 +40,6 @@ def test_the_tour_runs(tmp_path: Path) -> None:
 def test_every_exit_code_is_in_the_readme() -> None:
     assert exits_doc is not None
     rows = [line for line in exits_doc.splitlines() if re.match(r"\| \d", line)]
-    assert len(rows) == 9
+    assert len(rows) == 10
     for row in rows:
         assert row in README.read_text()

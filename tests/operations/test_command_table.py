@@ -285,6 +285,22 @@ def test_settings(observed: Observed) -> None:
     assert run(*name, "none") == [("ResetEbsDefaultKmsKeyId", "caller", None)]
 
 
+def test_reports(observed: Observed) -> None:
+    key = key_of(observed)
+    of_a_key = [
+        ("DescribeKey", BY_VOLUMES, None),
+        ("ListKeyRotations", "caller", None),
+        ("GetKeyRotationStatus", "caller", None),
+        ("ListAliases", "caller", None),
+    ]
+    assert observed.run("report", "key", key) == [("DescribeKey", "caller", None), *of_a_key]
+    observed.asked()
+    assert observed.command.try_run("report", "encryption").returncode == 8
+    asked = observed.asked()
+    assert asked[:4] == of_a_key
+    assert set(asked) == set(of_a_key)
+
+
 def test_backup(observed: Observed, tmp_path: Path) -> None:
     (tmp_path / "word").write_text("correct horse")
     made = observed.run("backup", tmp_path / "file", "--passphrase-file", tmp_path / "word")

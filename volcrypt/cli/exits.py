@@ -10,6 +10,7 @@
 | 5 | access denied, a wrong PIN, passphrase or customer-provided key, or the key is not usable |
 | 6 | integrity: something is damaged, missing, substituted or rolled back |
 | 7 | try again later |
+| 8 | finding: `report encryption` found something that somebody should change |
 | 130 | interrupted by Ctrl-C |
 """
 
@@ -28,6 +29,7 @@ class Exit(IntEnum):
     DENIED = 5
     INTEGRITY = 6
     TRY_AGAIN = 7
+    FINDING = 8
     INTERRUPTED = 130
 
 

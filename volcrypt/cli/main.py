@@ -26,6 +26,7 @@ COMMANDS = {
     "snapshot": ("volcrypt.cli.snapshot", "Create, copy, verify and delete snapshots."),
     "encrypt": ("volcrypt.cli.encrypt", "Turn an unencrypted volume into an encrypted one."),
     "settings": ("volcrypt.cli.settings", "Encryption by default, and the default key."),
+    "report": ("volcrypt.cli.report", "What is not encrypted, and what a key is needed for."),
     "backup": ("volcrypt.cli.backup", "Write the key management state to an encrypted file."),
     "restore": ("volcrypt.cli.backup", "Make a new home from a backup."),
     "config": ("volcrypt.cli.config", "Check and show the configuration file."),

@@ -1,37 +1,86 @@
-"""What depends on a KMS key: the volumes and snapshots whose data keys it wraps."""
+"""What depends on a KMS key: all that becomes unreadable with it, in all stores of a home.
 
+    a volume, its snapshots, copies        their data key is under it
+    a lazy volume                          under whatever key it is, what it has not fetched yet of
+                                           a snapshot under the key
+    what is being made, unfinished work    a snapshot or copy that is pending, a copy or an
+                                           encryption that was begun and not finished
+    the copy of a volume's record          sealed under the volume's data key
+
+What another home made of it, and is in no store of this one, is not known here.
+"""
+
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import Enum
 
-from volcrypt.errors import AccessDeniedError, VolcryptError
-from volcrypt.formats.manifest import Manifest
-from volcrypt.formats.volume_record import VolumeRecord, WrappedDataKey
+from volcrypt.errors import AccessDeniedError
+from volcrypt.formats.volume_record import WrappedDataKey
 from volcrypt.kms.messages.keys import DescribeKeyRequest
 from volcrypt.operations.home import Home
-from volcrypt.operations.records import load_records
-from volcrypt.operations.snapshot_lookup import list_snapshots
+from volcrypt.operations.inventory import Inventory, take_inventory
+from volcrypt.operations.key_facts import kms_of
+
+SHORT = 20
+"""So many objects are named before something is asked."""
+
+
+class Kind(Enum):
+    """What depends on a key."""
+
+    VOLUME = "volume"
+    SNAPSHOT = "snapshot"
+    COPY = "copy"
+    UNFETCHED = "unfetched chunks of volume"
+    PENDING = "pending snapshot"
+    UNFINISHED_COPY = "unfinished copy"
+    UNFINISHED_ENCRYPTION = "unfinished encryption of"
+    RECORD_COPY = "copy of the record of volume"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dependent:
+    """`store` is the snapshot store that it is in; `place` is for people: where it lies, or what
+    it is made of. `exported_at`: a header of the volume is outside, and opens it without the
+    key."""
+
+    kind: Kind
+    id: str
+    name: str | None = None
+    store: str | None = None
+    place: str | None = None
+    exported_at: int | None = None
+
+    def __str__(self) -> str:
+        return " ".join(word for word in (self.kind.value, self.id, self.name) if word)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyUse:
-    """What dies with a key. `unreadable` are objects of which it could not be told."""
+    """What dies with a key. `unreadable` are objects of which it could not be told, and stores that
+    did not answer."""
 
     key_arn: str
-    volumes: list[VolumeRecord]
-    snapshots: list[Manifest]
+    dependents: list[Dependent]
     unreadable: list[str]
+    is_default: bool = False
 
-    def lines(self, fate: str) -> list[str]:
-        """For a person, one object a line, and what becomes of it."""
-        found = [
-            f"{record.volume_id} {record.name or ''}".rstrip() + f" {fate}"
-            for record in self.volumes
-        ]
-        found += [
-            f"{manifest.snapshot_id} {manifest.name or ''}".rstrip() + f" {fate}"
-            for manifest in self.snapshots
-        ]
-        found += [f"{name} is not legible, and may be under the key" for name in self.unreadable]
-        return found or [f"no volume or snapshot of this home is under {self.key_arn}"]
+    def lines(self, fate: str) -> Iterator[str]:
+        """For a person who is asked: what becomes of it, one object a line, the first of many."""
+        for each in self.dependents[:SHORT]:
+            yield f"{each} {fate}" + (f" ({each.place})" if each.place else "")
+        more = len(self.dependents) - SHORT
+        if more > 0:
+            yield f"... and so do {more} more: 'volcrypt report key {self.key_arn}' names them"
+        if not self.dependents:
+            yield f"no volume or snapshot of this home is under {self.key_arn}"
+        for each in self.dependents:
+            if each.exported_at is not None:
+                yield f"{each} can still be read by whoever has an exported header of it"
+        if self.is_default:
+            yield "it is the default key: new volumes and copies need another one"
+        for name in self.unreadable:
+            yield f"{name} is not legible, and may be under the key"
 
 
 def find_key_use(home: Home, key: str) -> KeyUse:
@@ -41,33 +90,97 @@ def find_key_use(home: Home, key: str) -> KeyUse:
     """
     try:
         request = DescribeKeyRequest(key_id=key)
-        arn = home.kms.perform(home.caller, request).key_metadata.arn
+        arn = kms_of(home, key).perform(home.caller, request).key_metadata.arn
     except AccessDeniedError:
         if "alias/" in key:
             raise
         arn = key
-    records = load_records(home)
-    unreadable: list[str] = [id_ for id_, found in records.items() if isinstance(found, Exception)]
-    manifests: list[Manifest] = []
-    try:
-        found = list_snapshots(home)
-        manifests = found.manifests
-        unreadable += list(found.damaged)
-        unreadable += [f"snapshot store {name} ({error})" for name, error in found.unread.items()]
-    except VolcryptError as error:
-        unreadable.append(f"the snapshot stores ({error})")
+    inventory = take_inventory(home)
+    settings = home.volume_settings(arn.split(":")[3] if arn.startswith("arn:") else None)
     return KeyUse(
         key_arn=arn,
-        volumes=[
-            record
-            for record in records.values()
-            if isinstance(record, VolumeRecord) and _is_under(record.wrapped_key, arn)
+        dependents=list(dependents_of(inventory, arn)),
+        unreadable=[
+            *inventory.unreadable,
+            *(f"snapshot store {name} ({reason})" for name, reason in inventory.unread.items()),
         ],
-        snapshots=[each for each in manifests if _is_under(each.wrapped_key, arn)],
-        unreadable=unreadable,
+        is_default=arn in settings.default_kms_keys.values(),
     )
 
 
-def _is_under(wrapped: WrappedDataKey | None, key: str) -> bool:
-    arn = wrapped.kms_key_arn if wrapped is not None else None
-    return arn is not None and key in (arn, arn.rpartition("/")[2])
+def dependents_of(inventory: Inventory, key: str) -> Iterator[Dependent]:
+    """What becomes unreadable with a key, given by ARN or id."""
+
+    def is_under(wrapped: WrappedDataKey | None) -> bool:
+        arn = None if wrapped is None else wrapped.kms_key_arn
+        return arn is not None and key in (arn, arn.rpartition("/")[2])
+
+    yield from _volumes(inventory, is_under)
+    for manifest in inventory.snapshots:
+        if is_under(manifest.wrapped_key):
+            store = inventory.store_name(manifest.store_id)
+            yield Dependent(
+                kind=Kind.SNAPSHOT if manifest.origin is None else Kind.COPY,
+                id=manifest.snapshot_id,
+                name=manifest.name,
+                store=store,
+                place=f"store {store}",
+            )
+    for job in inventory.pending:
+        arn = job.kms_key_arn
+        if arn is not None and key in (arn, arn.rpartition("/")[2]):
+            yield Dependent(
+                kind=Kind.PENDING,
+                id=job.snapshot_id,
+                name=job.name,
+                store=job.store_name,
+                place=f"store {job.store_name}",
+            )
+    pending = {job.snapshot_id for job in inventory.pending}
+    owned = {workflow.copy_snapshot_id for workflow in inventory.workflows}
+    for cursor in inventory.unfinished_copies:
+        id_ = cursor.target_snapshot_id
+        if is_under(cursor.wrapped_key) and id_ not in pending | owned:
+            store = inventory.store_name(cursor.target_store_id)
+            yield Dependent(
+                kind=Kind.UNFINISHED_COPY,
+                id=id_,
+                store=store,
+                place=f"of {cursor.source_snapshot_id}, store {store}",
+            )
+    for workflow in inventory.workflows:
+        if is_under(workflow.target_key):
+            # The unencrypted volume stays as it is; what was done is lost.
+            yield Dependent(kind=Kind.UNFINISHED_ENCRYPTION, id=workflow.source_id)
+
+
+def _volumes(
+    inventory: Inventory, is_under: Callable[[WrappedDataKey | None], bool]
+) -> Iterator[Dependent]:
+    for record in inventory.volumes:
+        if is_under(record.wrapped_key):
+            yield Dependent(
+                kind=Kind.VOLUME,
+                id=record.volume_id,
+                name=record.name,
+                exported_at=record.exported_at,
+            )
+            if record.volume_id in inventory.record_copies:
+                yield Dependent(
+                    kind=Kind.RECORD_COPY,
+                    id=record.volume_id,
+                    name=record.name,
+                    place=inventory.record_copies[record.volume_id],
+                )
+        elif (
+            record.source is not None
+            and inventory.absent_chunks[record.volume_id]
+            and is_under(record.source.wrapped_key)
+        ):
+            yield Dependent(
+                kind=Kind.UNFETCHED,
+                id=record.volume_id,
+                name=record.name,
+                store=inventory.store_name(record.source.store_id),
+                place=f"of {record.source.snapshot_id}",
+            )

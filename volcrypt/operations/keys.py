@@ -21,6 +21,8 @@
                                       again and again
     unmount, detach                   RetireGrant by the host
     status                            DescribeKey of each volume's key
+    report encryption, report key     DescribeKey of each key; rotations
+                                      and aliases, not for volumes
     settings set default-kms-key      DescribeKey,                        volume id of zeros
                                       GenerateDataKeyWithoutPlaintext
                                       (DryRun)
