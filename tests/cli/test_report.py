@@ -46,6 +46,7 @@ def test_encryption(command: Command) -> None:
         "Volumes",
         "Snapshots",
         "PendingSnapshots",
+        "UnfinishedCopies",
         "Workflows",
         "Keys",
         "Stores",

@@ -9,6 +9,7 @@ import pytest
 
 from tests.fakes.kms import MemoryKms, memory_kms
 from tests.formats.samples import COPIED, CURSOR, MANIFEST
+from tests.formats.test_job import JOB
 from tests.snapshots import create_snapshot
 from volcrypt.crypto.digest import DigestAlgorithm
 from volcrypt.errors import KeyNotFoundError
@@ -46,6 +47,7 @@ from volcrypt.operations.records import load_record
 from volcrypt.operations.restore import volume_from_snapshot
 from volcrypt.operations.store_admin import create_store
 from volcrypt.operations.vault import Access
+from volcrypt.operations.volume_settings import set_default_key
 from volcrypt.operations.volumes import create_volume
 from volcrypt.operations.write_budget import note_written
 from volcrypt.settings import runtime_root
@@ -297,6 +299,37 @@ def test_an_unfinished_copy_that_is_not_encrypted() -> None:
     assert list(judge(Inventory(unfinished_copies=[CURSOR]), [], now=NOW)) == []
 
 
+def test_what_is_being_made_counts_too() -> None:
+    job = msgspec.structs.replace(JOB, kms_key_arn=ARN)
+    assert list(judge(Inventory(pending=[job]), [], now=NOW)) == []
+    (line,) = keys_of(Inventory(pending=[job]), lambda arn: KeyFacts(arn=arn))
+    assert line.unfinished == [job.snapshot_id]
+    (dependent,) = dependents_of(Inventory(pending=[job]), ARN)
+    assert (dependent.kind, dependent.id, dependent.store) == (
+        Kind.PENDING,
+        job.snapshot_id,
+        "local",
+    )
+    assert list(dependents_of(Inventory(pending=[JOB]), ARN)) == []
+    plain = msgspec.structs.replace(JOB, kms_key_arn=None, data_key_id=None)
+    (finding,) = judge(Inventory(pending=[plain]), [], now=NOW)
+    assert (finding.kind, finding.subject) == (
+        FindingKind.UNENCRYPTED_SNAPSHOT,
+        plain.snapshot_id,
+    )
+
+
+def test_an_unfinished_copy_dies_with_its_key() -> None:
+    (dependent,) = dependents_of(Inventory(unfinished_copies=[CURSOR]), ARN)
+    assert (dependent.kind, dependent.id) == (Kind.UNFINISHED_COPY, CURSOR.target_snapshot_id)
+    # One that is being made is told once.
+    job = msgspec.structs.replace(
+        JOB, snapshot_id=CURSOR.target_snapshot_id, kms_key_arn=ARN, together=()
+    )
+    (dependent,) = dependents_of(Inventory(unfinished_copies=[CURSOR], pending=[job]), ARN)
+    assert dependent.kind is Kind.PENDING
+
+
 def test_keys_are_asked_for_once() -> None:
     asked: list[str] = []
 
@@ -404,5 +437,9 @@ def test_a_key_of_another_kms_has_its_uses_on_record_there(
         made = create_volume(there, size_bytes=SIZE, name="v", choice=KeyChoice(kms_key=key))
         report: KeyReport = report_key(there, key)
         assert report.usage is None
+        assert not find_key_use(there, key).is_default
+        set_default_key(there, key)
+        assert find_key_use(there, key).is_default
+        assert report_key(there, key).is_default
         assert [each.id for each in report.dependents] == [made.volume_id]
         assert load_record(there, "v").volume_id == made.volume_id

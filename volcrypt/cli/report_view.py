@@ -73,6 +73,16 @@ def encryption_document(found: "EncryptionReport", notes: "Sequence[str]") -> Js
             }
             for job in inventory.pending
         ],
+        "UnfinishedCopies": [
+            {
+                "SnapshotId": each.target_snapshot_id,
+                "SourceSnapshotId": each.source_snapshot_id,
+                "Store": inventory.store_name(each.target_store_id),
+                "Encrypted": each.wrapped_key is not None,
+                "KmsKeyId": each.wrapped_key.kms_key_arn if each.wrapped_key else None,
+            }
+            for each in inventory.unfinished_copies
+        ],
         "Workflows": [
             {
                 "VolumeId": each.source_id,

@@ -96,7 +96,9 @@ def find_key_use(home: Home, key: str) -> KeyUse:
             raise
         arn = key
     inventory = take_inventory(home)
-    settings = home.volume_settings(arn.split(":")[3] if arn.startswith("arn:") else None)
+    # Those of another KMS are set for the home's region, whatever theirs is.
+    is_elsewhere = home.access.other_kms is not None or not arn.startswith("arn:")
+    settings = home.volume_settings(None if is_elsewhere else arn.split(":")[3])
     return KeyUse(
         key_arn=arn,
         dependents=list(dependents_of(inventory, arn)),
