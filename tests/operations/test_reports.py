@@ -37,11 +37,12 @@ from volcrypt.operations.encryption_report import (
 )
 from volcrypt.operations.home import Home
 from volcrypt.operations.images import import_volume
-from volcrypt.operations.inventory import Inventory
+from volcrypt.operations.inventory import Inventory, take_inventory
 from volcrypt.operations.key_facts import KeyFacts, key_facts
 from volcrypt.operations.key_report import KeyReport, report_key
 from volcrypt.operations.key_use import Kind, dependents_of, find_key_use
 from volcrypt.operations.keys import KeyChoice
+from volcrypt.operations.placement import Placement
 from volcrypt.operations.progress import SILENT
 from volcrypt.operations.records import load_record
 from volcrypt.operations.restore import volume_from_snapshot
@@ -443,3 +444,86 @@ def test_a_key_of_another_kms_has_its_uses_on_record_there(
         assert report_key(there, key).is_default
         assert [each.id for each in report.dependents] == [made.volume_id]
         assert load_record(there, "v").volume_id == made.volume_id
+
+
+# ---------------------------------------------------------------- what is looked at
+
+
+def test_the_only_store_is_away(home: Home, tmp_path: Path) -> None:
+    volume(home, "data", KeyChoice(), tmp_path)
+    snapshot(home, "data")
+    local = home.stores_path / "local"
+    local.rename(tmp_path / "gone")
+    assert found_by(report_encryption(home)) == {(FindingKind.STORE_NOT_READ, "local")}
+    (tmp_path / "gone").rename(local)
+    assert report_encryption(home).findings == []
+
+
+def test_a_damaged_manifest_is_named(home: Home, tmp_path: Path) -> None:
+    volume(home, "data", KeyChoice(), tmp_path)
+    taken = snapshot(home, "data")
+    (manifest,) = (home.stores_path / "local").rglob(f"*{taken.snapshot_id}*")
+    manifest.chmod(0o600)
+    manifest.write_bytes(manifest.read_bytes()[:-9] + b"x" * 9)
+    found = found_by(report_encryption(home))
+    assert (FindingKind.NOT_READABLE, taken.snapshot_id) in found
+
+
+def test_volumes_with_data_elsewhere(home: Home, tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    made = create_volume(
+        home,
+        size_bytes=SIZE,
+        name="v",
+        choice=KeyChoice(),
+        placement=Placement(data=path),
+    )
+    found = take_inventory(home)
+    assert found.record_copies == {made.volume_id: f"{path}.volcrypt"}
+
+
+class StopsAtData(Stops):
+    """Progress that ends the work when some of it is done."""
+
+    def advance(self, done_bytes: int) -> None:
+        if done_bytes:
+            raise StoppedError
+
+
+def test_unfinished_copies_are_looked_at(home: Home, tmp_path: Path) -> None:
+    volume(home, "plain", PLAIN, tmp_path)
+    snapshot(home, "plain")
+    key = new_key(home)
+    with pytest.raises((StoppedError, ExceptionGroup)):
+        copy_snapshot(
+            home,
+            "plain-1",
+            choice=KeyChoice(kms_key=key),
+            name=None,
+            store=None,
+            region=None,
+            progress=StopsAtData("nothing"),
+        )
+    (cursor,) = take_inventory(home).unfinished_copies
+    (dependent,) = report_key(home, key).dependents
+    assert (dependent.kind, dependent.id) == (Kind.UNFINISHED_COPY, cursor.target_snapshot_id)
+    (file,) = home.work_path.glob("*.copy")
+    file.write_bytes(b"junk")
+    assert f"unfinished copy {cursor.target_snapshot_id}" in take_inventory(home).unreadable
+
+
+def test_a_damaged_cursor_of_a_workflow_is_named(home: Home, tmp_path: Path) -> None:
+    plain = volume(home, "plain", PLAIN, tmp_path)
+    with pytest.raises(StoppedError):
+        encrypt_volume(
+            home,
+            "plain",
+            choice=KeyChoice(),
+            keep_old=False,
+            delete_plain_snapshots=False,
+            progress=Stops("restoring"),
+        )
+    for path in home.work_path.glob(f"{plain.volume_id}*"):
+        if not path.name.endswith(".copy"):
+            path.write_bytes(b"junk")
+    assert f"unfinished encryption of {plain.volume_id}" in take_inventory(home).unreadable
