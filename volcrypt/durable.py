@@ -132,7 +132,7 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.new")
 
 
-def write_fully(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+def write_fully(descriptor: int, data: bytes | bytearray | memoryview, offset: int) -> None:
     """All of `data` at `offset`; a short write is continued."""
     view = memoryview(data)
     while view:

@@ -96,6 +96,10 @@ class TryAgainError(VolcryptError):
     """Something is busy or away for now; the same call may succeed later."""
 
 
+class SourceChangedError(TryAgainError):
+    """Somebody writes to what is imported."""
+
+
 # ---------------------------------------------------------------- formats
 
 

@@ -126,7 +126,7 @@ def test_a_disabled_key(broken: Command, tmp_path: Path) -> None:
     (tmp_path / "point").mkdir()
     for arguments in (
         ["volume", "create", "--size", "1MiB", "--kms-key-id", key],
-        ["volume", "export", "other", tmp_path / "x"],
+        ["volume", "export", "--yes", "other", tmp_path / "x"],
         ["volume", "check", "other"],
         ["mount", "other", tmp_path / "point"],
         ["attach", "other"],
@@ -164,7 +164,7 @@ def test_mount_points(command: Command, tmp_path: Path) -> None:
             ["mount", "data", tmp_path],
             ["attach", "data"],
             ["volume", "delete", "data"],
-            ["volume", "export", "data", tmp_path / "x"],
+            ["volume", "export", "--yes", "data", tmp_path / "x"],
         ):
             complaint = command.fails(4, *arguments)
             assert "data is in use by process" in complaint or "vol-" in complaint
@@ -189,8 +189,8 @@ def test_sources_and_targets(command: Command, tmp_path: Path) -> None:
     command.fails(2, "volume", "import", tmp_path)
     (tmp_path / "empty").touch()
     command.fails(2, "volume", "import", tmp_path / "empty")
-    command.fails(4, "volume", "export", "data", tmp_path / "empty")
-    command.fails(2, "volume", "export", "data", tmp_path / "no" / "such" / "directory")
+    command.fails(4, "volume", "export", "--yes", "data", tmp_path / "empty")
+    command.fails(2, "volume", "export", "--yes", "data", tmp_path / "no" / "such" / "directory")
 
 
 def test_plaintext_never_on_the_command_line(command: Command) -> None:
@@ -289,7 +289,7 @@ def test_a_damaged_store(broken: Command, tmp_path: Path, place: str, damage: ob
         # A chunk, or the page that lists it, is found when it is fetched: said of that range.
         assert place != "manifests"
         volume_id = made.stdout.strip()
-        complaint = broken.fails(6, "volume", "export", volume_id, tmp_path / "image")
+        complaint = broken.fails(6, "volume", "export", "--yes", volume_id, tmp_path / "image")
         assert objects[0].name in complaint
         broken.run("volume", "delete", volume_id)
     else:

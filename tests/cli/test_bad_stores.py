@@ -289,10 +289,10 @@ def test_nothing_wrong_is_served_copied_or_called_sound(
     (begun,) = [row for row in rows(command) if row["State"] == "error"]
     command.run("snapshot", "delete", begun["SnapshotId"])  # it would be continued
     volume = command.run("volume", "create", "--snapshot-id", "kept", "--name", "new")
-    assert "damaged" in command.fails(6, "volume", "export", volume, tmp_path / "out")
+    assert "damaged" in command.fails(6, "volume", "export", "--yes", volume, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     proxy.fault = None
-    command.run("volume", "export", volume, tmp_path / "out")
+    command.run("volume", "export", "--yes", volume, tmp_path / "out")
     assert (tmp_path / "out").read_bytes()[4096:] == (command.home.parent / "image").read_bytes()[
         4096:
     ]

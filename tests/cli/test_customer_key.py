@@ -40,7 +40,7 @@ class Scene:
     def exported(self, volume: str, *options: str | Path) -> bytes:
         target = self.root / "exported"
         target.unlink(missing_ok=True)
-        self.command.run("volume", "export", volume, target, *options)
+        self.command.run("volume", "export", "--yes", volume, target, *options)
         return target.read_bytes()
 
     def show(self, kind: str, name: str) -> Any:
@@ -88,7 +88,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 OPENING = {
     "check": ["volume", "check", "own"],
-    "export": ["volume", "export", "own", "ROOT/out"],
+    "export": ["volume", "export", "--yes", "own", "ROOT/out"],
     "mount": ["mount", "own", "ROOT/mnt"],
     "attach": ["attach", "own"],
     "volume from a snapshot": ["volume", "create", "--name", "new", "--snapshot-id", "own-1"],

@@ -63,7 +63,7 @@ def test_another_home_takes_it_over(homes: tuple[Command, Command], tmp_path: Pa
     assert second.json("volume", "list")["Volumes"] == []
     second.run(*register, *right)
     assert second.json("volume", "show", "a")["KeySource"] == "customer"
-    second.run("volume", "export", "a", tmp_path / "out", *right)
+    second.run("volume", "export", "--yes", "a", tmp_path / "out", *right)
     assert (tmp_path / "out").read_bytes() == content
     # One under a KMS key takes no customer's.
     first.run("volume", "create", "--size", "1MiB", "--name", "b", "--data", tmp_path / "other")

@@ -166,10 +166,10 @@ def test_units_of_a_volume_that_cannot_be_read_are_left_out(
     inject = "inject=preadv,preadv2:error=EIO:when=2+3"
     strace = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=preadv,preadv2", "-e", inject)
     broken = Command(command.home)
-    done = broken.try_run("volume", "export", "data", target, prefix=strace)
+    done = broken.try_run("volume", "export", "--yes", "data", target, prefix=strace)
     assert done.returncode != 0
     assert not target.exists()
-    given = ("--json", "volume", "export", "data", target, "--skip-damaged")
+    given = ("--json", "volume", "export", "--yes", "data", target, "--skip-damaged")
     done = broken.try_run(*given, prefix=strace)
     assert done.returncode == 6, done.stderr
     content, expected = target.read_bytes(), bytearray(image.read_bytes())

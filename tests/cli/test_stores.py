@@ -84,7 +84,7 @@ def change(command: Command, tmp_path: Path, volume: str, offset: int) -> None:
 def content(command: Command, tmp_path: Path, volume: str) -> bytes:
     target = tmp_path / "content"
     target.unlink(missing_ok=True)
-    command.run("volume", "export", volume, target)
+    command.run("volume", "export", "--yes", volume, target)
     return target.read_bytes()
 
 

@@ -72,7 +72,7 @@ def test_only_options_that_the_command_has_are_named(command: Command, tmp_path:
     wrong = ("--customer-key-file", tmp_path / "wrong.key")
     for arguments in (
         ["volume", "check", "own"],
-        ["volume", "export", "own", tmp_path / "out"],
+        ["volume", "export", "--yes", "own", tmp_path / "out"],
         ["mount", "own", tmp_path / "mnt"],
         ["snapshot", "export", "own-snap", tmp_path / "out"],
     ):

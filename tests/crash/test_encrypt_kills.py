@@ -42,7 +42,7 @@ def check_finished(command: Command, image: bytes, tmp_path: Path) -> None:
     """The encrypted volume has the name and the data, and no file has the plaintext."""
     exported = tmp_path / "exported"
     exported.unlink(missing_ok=True)
-    command.run("volume", "export", "legacy", exported)
+    command.run("volume", "export", "--yes", "legacy", exported)
     assert exported.read_bytes() == image
     exported.unlink()
     status = command.json("status")

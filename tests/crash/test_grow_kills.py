@@ -52,7 +52,7 @@ class GrowingVolume:
     def check_content(self) -> None:
         target = self.directory / "exported"
         target.unlink(missing_ok=True)
-        self.command.run("volume", "export", "data", target)
+        self.command.run("volume", "export", "--yes", "data", target)
         assert target.read_bytes() == self.content + bytes(self.size - len(self.content))
         made = self.command.json("snapshot", "create", "--wait", "data")
         self.command.forget_runtime()

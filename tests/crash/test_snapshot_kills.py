@@ -50,8 +50,8 @@ def content_of(command: Command, tmp_path: Path, *export: str) -> bytes:
 def check_snapshot(command: Command, tmp_path: Path, name: str) -> None:
     """The snapshot is what the volume is, and everything in the store is sound."""
     volume = command.run("volume", "create", "--snapshot-id", name)
-    assert content_of(command, tmp_path, "volume", "export", volume) == content_of(
-        command, tmp_path, "volume", "export", "data"
+    assert content_of(command, tmp_path, "volume", "export", "--yes", volume) == content_of(
+        command, tmp_path, "volume", "export", "--yes", "data"
     )
     command.run("volume", "delete", volume)
     assert command.json("snapshot", "verify")["Damages"] == []

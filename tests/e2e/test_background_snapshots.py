@@ -65,7 +65,7 @@ def check_is_what_the_volume_is(command: Command, tmp_path: Path, snapshot: str)
     images = []
     for each in (volume, "data"):
         target = tmp_path / "exported"
-        command.run("volume", "export", each, target)
+        command.run("volume", "export", "--yes", each, target)
         images.append(target.read_bytes())
         target.unlink()
     command.run("volume", "delete", volume)

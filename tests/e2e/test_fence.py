@@ -178,8 +178,8 @@ def test_a_lazy_volume_gets_no_more_of_its_snapshot(command: Command, tmp_path: 
     assert reason in command.fails(1, "snapshot", "create", "lazy", "--wait")
     command.run("unmount", "lazy")
     command.run("kms", "enable-key", "--key-id", source.key)
-    command.run("volume", "export", "source", tmp_path / "expected")
-    command.run("volume", "export", "lazy", tmp_path / "image")
+    command.run("volume", "export", "--yes", "source", tmp_path / "expected")
+    command.run("volume", "export", "--yes", "lazy", tmp_path / "image")
     assert (tmp_path / "image").read_bytes() == (tmp_path / "expected").read_bytes()
 
 
@@ -217,7 +217,7 @@ def test_what_was_written_and_changed_before_is_kept(command: Command) -> None:
     assert shown["after"]["StoredBytes"] == 0
     for name in ("fenced", "after"):
         command.run("volume", "create", "--snapshot-id", name, "--name", f"from-{name}")
-        command.run("volume", "export", f"from-{name}", command.home.parent / name)
+        command.run("volume", "export", "--yes", f"from-{name}", command.home.parent / name)
         assert (command.home.parent / name).read_bytes() == content
     volume.mount()
     assert volume.file.read_bytes() == content

@@ -78,7 +78,7 @@ def test_a_preallocated_volume_takes_every_write_on_a_full_disk(
     volume = command.run("volume", "create", "--snapshot-id", restored, "--preallocate")
     assert command.json("volume", "show", volume)["AllocatedBytes"] >= grown
     target = point.parent / "exported"
-    command.run("volume", "export", volume, target)
+    command.run("volume", "export", "--yes", volume, target)
     assert target.read_bytes() == content
 
 

@@ -44,7 +44,7 @@ def make(command: Command, tmp_path: Path) -> bytes:
 def exported(command: Command, volume: str, tmp_path: Path) -> bytes:
     target = tmp_path / "exported"
     target.unlink(missing_ok=True)
-    command.run("volume", "export", volume, target)
+    command.run("volume", "export", "--yes", volume, target)
     return target.read_bytes()
 
 

@@ -315,7 +315,7 @@ def test_a_home_can_be_moved(command: Command, tmp_path: Path) -> None:
     command.run("volume", "import", tmp_path / "source", "--name", "data")
     command.home.rename(tmp_path / "moved")
     with disposable_home(tmp_path / "moved") as moved:
-        moved.run("volume", "export", "data", tmp_path / "exported")
+        moved.run("volume", "export", "--yes", "data", tmp_path / "exported")
         assert (tmp_path / "exported").read_bytes() == (tmp_path / "source").read_bytes()
     (tmp_path / "moved").rename(command.home)
 

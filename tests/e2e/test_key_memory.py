@@ -204,7 +204,7 @@ def test_commands_leave_no_trace_in_files(encrypted: Command, tmp_path: Path) ->
     (tmp_path / "mnt").mkdir()
     run("mount", "data", tmp_path / "mnt")
     run("unmount", "data")
-    run("volume", "export", "data", tmp_path / "out")
+    run("volume", "export", "--yes", "data", tmp_path / "out")
     run("volume", "check", "data")
     run("snapshot", "create", "--wait", "data", "--name", "s")
     other = run("kms", "create-key")

@@ -267,7 +267,7 @@ def test_the_snapshot_may_be_deleted_and_others_sweep(
     assert pins(command) == [second]
     for name in ("child", "again"):
         command.run("snapshot", "delete", name)
-    command.run("volume", "export", "second", tmp_path / "out")
+    command.run("volume", "export", "--yes", "second", tmp_path / "out")
     model = bytearray(IMAGE)
     model[4 * CHUNK_BYTES : 4 * CHUNK_BYTES + 3] = b"new"
     assert (tmp_path / "out").read_bytes() == model
@@ -289,7 +289,7 @@ def test_growing_one_that_is_not_here_yet(command: Command, point: Path, tmp_pat
         assert read(file, CHUNKS + 1)[:8] == b"behind\0\0"
         assert read(file, CHUNKS - 1) == expected(CHUNKS - 1)
     command.run("volume", "grow", "grown", "--size", str(SIZE + 5 * CHUNK_BYTES))
-    command.run("volume", "export", "grown", tmp_path / "out")
+    command.run("volume", "export", "--yes", "grown", tmp_path / "out")
     tail = bytearray(5 * CHUNK_BYTES)
     tail[CHUNK_BYTES : CHUNK_BYTES + 6] = b"behind"
     assert (tmp_path / "out").read_bytes() == IMAGE + tail
@@ -309,7 +309,7 @@ def test_a_present_map_that_is_missing_or_damaged_is_refused(
             path.write_bytes(damaged)
         for arguments in (
             ("mount", "mapped", str(point)),
-            ("volume", "export", "mapped", str(tmp_path / "out")),
+            ("volume", "export", "--yes", "mapped", str(tmp_path / "out")),
             ("snapshot", "create", "--wait", "mapped"),
             ("volume", "check", "mapped"),
         ):
@@ -463,7 +463,7 @@ def test_a_home_restored_from_a_backup_of_while_it_was_lazy(
             command.home / "stores/local", restored.home / "stores/local", dirs_exist_ok=True
         )
         shutil.copy(old / "data", new)
-        complaint = restored.fails(6, "volume", "export", "moved", tmp_path / "image")
+        complaint = restored.fails(6, "volume", "export", "--yes", "moved", tmp_path / "image")
         assert "volume check VOLUME --assume-whole" in complaint
         # It was not filled, and that is seen.
         complaint = restored.fails(6, "volume", "check", "moved", "--assume-whole")
@@ -472,11 +472,11 @@ def test_a_home_restored_from_a_backup_of_while_it_was_lazy(
         complaint = restored.fails(2, "volume", "check", "moved", "--assume-whole")
         assert "which says what is missing" in complaint
         (new / "present").unlink()
-        command.run("volume", "export", "moved", tmp_path / "image")
+        command.run("volume", "export", "--yes", "moved", tmp_path / "image")
         shutil.copy(old / "data", new)
         restored.run("volume", "check", "moved", "--assume-whole")
         assert restored.json("volume", "show", "moved")["Initialization"] is None
-        restored.run("volume", "export", "moved", tmp_path / "again")
+        restored.run("volume", "export", "--yes", "moved", tmp_path / "again")
         assert (tmp_path / "again").read_bytes() == (tmp_path / "image").read_bytes()
         assert b"written since" in (tmp_path / "image").read_bytes()
     command.run("volume", "delete", "moved")
@@ -498,6 +498,6 @@ def test_chunks_of_a_deleted_snapshot_go_with_the_last_volume_that_needs_them(
         if end == "deleted":
             command.run("volume", "delete", "last")
         else:
-            command.run("volume", "export", "last", tmp_path / "out")
+            command.run("volume", "export", "--yes", "last", tmp_path / "out")
             command.run("store", "check", "local")
         assert list(chunks.glob("*/*")) == []

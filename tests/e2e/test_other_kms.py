@@ -72,7 +72,7 @@ def test_keys_of_volumes_are_in_another_kms(
         other = command.json("kms", "create-key")["KeyMetadata"]["KeyId"]
         command.run("snapshot", "copy", "--wait", "s", "--name", "u", "--kms-key-id", other)
         command.run("volume", "create", "--snapshot-id", "u", "--name", "b")
-        command.run("volume", "export", "b", tmp_path / "out")
+        command.run("volume", "export", "--yes", "b", tmp_path / "out")
         assert (tmp_path / "out").read_bytes() == plain
         # The home's own KMS was asked for nothing.
         assert command.json("audit", "list")["Records"] == []

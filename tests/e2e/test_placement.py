@@ -69,7 +69,7 @@ def content_of(path: Path) -> bytes:
 def exported(command: Command, volume: str, tmp_path: Path) -> bytes:
     target = tmp_path / "exported"
     target.unlink(missing_ok=True)
-    command.run("volume", "export", volume, target)
+    command.run("volume", "export", "--yes", volume, target)
     return target.read_bytes()
 
 
@@ -185,7 +185,7 @@ def test_another_device_under_the_same_name_is_refused(
         ["mount", "data", str(point)],
         ["attach", "data"],
         ["volume", "check", "data"],
-        ["volume", "export", "data", str(tmp_path / "exported")],
+        ["volume", "export", "--yes", "data", str(tmp_path / "exported")],
         ["volume", "grow", "data", "--size", str(SIZE + UNIT)],
         ["snapshot", "create", "--wait", "data"],
     ):

@@ -104,7 +104,7 @@ def test_what_returned_survives(file_system: DisposableFileSystem, tmp_path: Pat
         assert key in {row["KeyId"] for row in command.json("kms", "list-keys")["Keys"]}
         assert command.json("volume", "show", "data")["VolumeId"] == volume
         assert command.json("snapshot", "verify")["Snapshots"] == [snapshot]
-        command.run("volume", "export", "data", tmp_path / "exported")
+        command.run("volume", "export", "--yes", "data", tmp_path / "exported")
         assert (tmp_path / "exported").read_bytes() == image.read_bytes()
 
 
@@ -129,6 +129,6 @@ def test_encrypt_survives_cuts_between_its_steps(
         assert cut, "every run was over before the cut"
         done = command.try_run("encrypt", "data")
         assert done.returncode == 0 or "encrypted already" in done.stderr, done.stderr
-        command.run("volume", "export", "data", tmp_path / "exported")
+        command.run("volume", "export", "--yes", "data", tmp_path / "exported")
         assert (tmp_path / "exported").read_bytes() == image.read_bytes()
         assert command.json("status")["Volumes"]["Unencrypted"] == 0

@@ -78,7 +78,7 @@ def state_of(command: Command) -> Any:
 COMMANDS = [
     (("volume", "create", "--size", "1MiB", "--kms-key-id", "alias/a"), ALL[:1]),
     (("volume", "import", "IMAGE", "--kms-key-id", "alias/a"), ALL[:2]),
-    (("volume", "export", "data", "OUT"), ("kms:Decrypt",)),
+    (("volume", "export", "--yes", "data", "OUT"), ("volcrypt:ExportVolume", "kms:Decrypt")),
     (("volume", "check", "data"), ("kms:Decrypt",)),
     (("mount", "data", "POINT"), ("kms:Decrypt", "kms:CreateGrant")),
     (("volume", "create", "--snapshot-id", "first"), ("kms:ReEncryptFrom", "kms:ReEncryptTo")),

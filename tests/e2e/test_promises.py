@@ -56,7 +56,7 @@ class Volumes:
             ["mount", "one", str(self.point)],
             ["attach", "one"],
             ["snapshot", "create", "one"],
-            ["volume", "export", "one", str(self.directory / "out")],
+            ["volume", "export", "--yes", "one", str(self.directory / "out")],
             ["volume", "check", "one"],
             ["volume", "grow", "one", "--size", "2MiB"],
             ["encrypt", "one"],
@@ -73,7 +73,7 @@ class Volumes:
 
     def is_good(self) -> None:
         self.command.run("volume", "check", "one")
-        self.command.run("volume", "export", "one", self.directory / "out")
+        self.command.run("volume", "export", "--yes", "one", self.directory / "out")
         assert (self.directory / "out").read_bytes()[:MIB] == self.content
 
 
@@ -243,7 +243,7 @@ def test_no_change_is_missed_after(volumes: Volumes, loss: str) -> None:
     made = command.json("snapshot", "create", "one", "--name", "after", "--wait")
     assert made["StoredChunks"] == 1
     restored = command.run("volume", "create", "--snapshot-id", "after", "--name", "restored")
-    command.run("volume", "export", restored, volumes.directory / "restored")
+    command.run("volume", "export", "--yes", restored, volumes.directory / "restored")
     expected = bytearray(volumes.content)
     expected[600_000 : 600_000 + 8192] = content
     assert (volumes.directory / "restored").read_bytes() == expected

@@ -116,7 +116,7 @@ def write(command: Command, volume: str, point: Path, content: bytes, offset: in
 def read(command: Command, volume: str, directory: Path) -> bytes:
     target = directory / "exported"
     target.unlink(missing_ok=True)
-    command.run("volume", "export", volume, target)
+    command.run("volume", "export", "--yes", volume, target)
     return target.read_bytes()
 
 
@@ -338,7 +338,7 @@ class TestDevices:
         (tmp_path / "other").mkdir()
         for command in (
             ["mount", "orders", str(tmp_path / "other")],
-            ["volume", "export", "orders", str(tmp_path / "out")],
+            ["volume", "export", "--yes", "orders", str(tmp_path / "out")],
             ["snapshot", "create", "orders"],
             ["volume", "grow", "orders", "--size", str(SIZE + 4096)],
             ["volume", "delete", "orders"],

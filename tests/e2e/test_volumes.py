@@ -43,7 +43,7 @@ def image(tmp_path: Path) -> Path:
 def exported(command: Command, volume: str, tmp_path: Path) -> bytes:
     target = tmp_path / "exported"
     target.unlink(missing_ok=True)
-    command.run("volume", "export", volume, target)
+    command.run("volume", "export", "--yes", volume, target)
     assert target.stat().st_mode & 0o777 == 0o600
     return target.read_bytes()
 

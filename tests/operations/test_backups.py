@@ -82,7 +82,7 @@ def test_a_volume_opens_on_another_machine(command: Command, tmp_path: Path) -> 
         shutil.move(command.home / data_file, other.home / data_file)
         shutil.rmtree(command.home)
         other.run("volume", "check", "a")
-        other.run("volume", "export", "a", tmp_path / "exported")
+        other.run("volume", "export", "--yes", "a", tmp_path / "exported")
         assert (tmp_path / "exported").read_bytes() == plain
         # The log goes on where it was, and the request for the backup is on it.
         assert any(
@@ -110,7 +110,7 @@ def test_snapshots_elsewhere_are_there_at_once(command: Command, tmp_path: Path)
         assert "warning: snapshot store" in done.stderr
         assert "by their id" in other.fails(3, "volume", "create", "--snapshot-id", "b")
         other.run("volume", "create", "--snapshot-id", made, "--name", "c")
-        other.run("volume", "export", "c", tmp_path / "exported")
+        other.run("volume", "export", "--yes", "c", tmp_path / "exported")
         assert (tmp_path / "exported").read_bytes() == plain
 
 

@@ -86,9 +86,11 @@ def test_volumes(observed: Observed, tmp_path: Path) -> None:
     assert observed.run("volume", "import", tmp_path / "image") == [
         (GENERATE, BY_VOLUMES, "vol"),
         ("Decrypt", BY_VOLUMES, "vol"),
+        ("Decrypt", BY_VOLUMES, "vol"),
     ]
-    assert observed.run("volume", "export", "data", tmp_path / "out") == [
-        ("Decrypt", BY_VOLUMES, "vol")
+    assert observed.run("volume", "export", "--yes", "data", tmp_path / "out") == [
+        ("ExportVolume", "caller", "vol"),
+        ("Decrypt", BY_VOLUMES, "vol"),
     ]
     assert observed.run("volume", "check", "data") == [("Decrypt", BY_VOLUMES, "vol")]
     assert observed.run("volume", "list") == observed.run("volume", "show", "data") == []
@@ -135,7 +137,6 @@ def test_customer_keys(observed: Observed, tmp_path: Path) -> None:
     run = observed.command.run
     run("volume", "import", tmp_path / "image", "--name", "own", *own)
     run("volume", "check", "own", *own)
-    run("volume", "export", "own", tmp_path / "out", *own)
     run("mount", "own", point, *own)
     run("unmount", "own")
     run("snapshot", "create", "--wait", "own", "--name", "own-1")
@@ -144,6 +145,9 @@ def test_customer_keys(observed: Observed, tmp_path: Path) -> None:
     run("volume", "create", "--size", "1MiB", "--unencrypted", "--name", "to-own")
     run("encrypt", "to-own", *own)
     assert observed.asked() == []
+    assert observed.run("volume", "export", "--yes", "own", tmp_path / "out", *own) == [
+        ("ExportVolume", "caller", "vol")
+    ]
     assert observed.run("volume", "create", "--snapshot-id", "first", *own) == [
         ("Decrypt", BY_VOLUMES, "vol")
     ]
@@ -173,7 +177,8 @@ def test_volumes_from_snapshots(observed: Observed) -> None:
         ("Decrypt", "host by volumes", "vol"),
     ]
     assert observed.run("unmount", "other") == [("RetireGrant", "host by volumes", None)]
-    assert observed.run("volume", "export", "other", point.with_name("out")) == [
+    assert observed.run("volume", "export", "--yes", "other", point.with_name("out")) == [
+        ("ExportVolume", "caller", "vol"),
         ("Decrypt", BY_VOLUMES, "vol"),
         ("Decrypt", BY_VOLUMES, "vol"),
         ("Decrypt", BY_VOLUMES, "vol"),

@@ -26,10 +26,11 @@ from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.operations.copy_creation import copy_snapshot
 from volcrypt.operations.encrypt import EncryptionReport, encrypt_volume
 from volcrypt.operations.home import Home
-from volcrypt.operations.images import export_volume, import_volume
+from volcrypt.operations.images import import_volume
 from volcrypt.operations.keys import KeyChoice
 from volcrypt.operations.progress import SILENT, Progress
 from volcrypt.operations.records import load_record
+from volcrypt.operations.volume_export import export_volume
 
 SIZE = 40 * CHUNK_BYTES
 
@@ -107,7 +108,7 @@ def test_an_encryption_goes_on_under_the_same_key_alone(
     home: Home, image: Path, tmp_path: Path, step: str
 ) -> None:
     choice = KeyChoice(encrypted=False)
-    old = import_volume(home, image, name="data", choice=choice, progress=SILENT)
+    old = import_volume(home, image, name="data", choice=choice, progress=SILENT).record
     with pytest.raises(StoppedError):
         encrypt(home, KeyChoice(customer_key=give(home, 1)), Stops(step))
     assert load_record(home, "data") == old
@@ -141,7 +142,7 @@ def test_an_encryption_under_a_kms_key_is_not_continued_under_a_customer_s(
 def test_a_record_says_one_thing_of_its_key(home: Home, image: Path) -> None:
     record = import_volume(
         home, image, name="data", choice=KeyChoice(customer_key=give(home, 1)), progress=SILENT
-    )
+    ).record
     seal = MacSeal(bytearray(32))
     assert decode(record, seal) == record
     for source in (KeySource.KMS, KeySource.NONE):

@@ -30,11 +30,12 @@ from volcrypt.geometry import CHUNK_BYTES, UNIT_BYTES
 from volcrypt.operations.grow import grow_volume
 from volcrypt.operations.header_export import HeaderExport, export_header, units_with_holes
 from volcrypt.operations.home import Home
-from volcrypt.operations.images import export_volume, import_volume
+from volcrypt.operations.images import import_volume
 from volcrypt.operations.keys import KeyChoice, unwrap_key
 from volcrypt.operations.progress import SILENT
 from volcrypt.operations.records import data_path, load_record
 from volcrypt.operations.restore import volume_from_snapshot
+from volcrypt.operations.volume_export import export_volume
 from volcrypt.operations.volumes import create_volume, delete_volume
 from volcrypt.operations.write_budget import written_bytes
 from volcrypt.settings import runtime_root

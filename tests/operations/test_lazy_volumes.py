@@ -21,7 +21,7 @@ from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.names import VolumeId, make_volume_id
 from volcrypt.operations import lazy_volumes, restore
 from volcrypt.operations.home import Home, init_home
-from volcrypt.operations.images import export_volume, import_volume
+from volcrypt.operations.images import import_volume
 from volcrypt.operations.keys import KeyChoice
 from volcrypt.operations.lazy_fetch import fetch_rest
 from volcrypt.operations.lazy_volumes import make_whole, settle_lazy_volumes
@@ -34,6 +34,7 @@ from volcrypt.operations.snapshot_deletion import delete_snapshot, sweep_store
 from volcrypt.operations.snapshot_lookup import load_snapshot
 from volcrypt.operations.store_admin import create_store
 from volcrypt.operations.stores import home_signer, open_local_store, open_store
+from volcrypt.operations.volume_export import export_volume
 from volcrypt.operations.volumes import check_volume, create_volume, delete_volume
 from volcrypt.settings import DEFAULT_ACCOUNT, DEFAULT_REGION, runtime_root
 from volcrypt.snapshot.local import LocalObjects

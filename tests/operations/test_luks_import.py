@@ -56,7 +56,7 @@ class Scene:
         assert shown["Size"] == size
         target = self.root / "out"
         target.unlink(missing_ok=True)
-        self.command.run("volume", "export", "new", target)
+        self.command.run("volume", "export", "--yes", "new", target)
         self.command.run("volume", "delete", "new")
         return target.read_bytes()
 
@@ -179,7 +179,7 @@ def test_an_exported_header_comes_back(scene: Scene, tmp_path: Path) -> None:
         *("volume", "import", made["DataPath"], "--luks-header", tmp_path / "header"),
         *("--luks-passphrase-file", tmp_path / "secret", "--name", "back"),
     )
-    scene.command.run("volume", "export", "back", tmp_path / "out")
+    scene.command.run("volume", "export", "--yes", "back", tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == PLAINTEXT
     assert scene.command.json("volume", "show", "back")["HeaderExportTime"] is None
     for name in ("there", "back"):

@@ -128,6 +128,10 @@ def _document(found: "Status", warnings: list[str]) -> JsonValue:
         "Workflows": [
             {"VolumeId": source_id, "NextStep": step} for source_id, step in found.workflows
         ],
+        "Imports": [
+            {"VolumeId": volume_id, "Source": source, "NextStep": step}
+            for volume_id, source, step in found.imports
+        ],
         "PendingSnapshots": [
             {
                 **job_document(job),
@@ -190,5 +194,8 @@ def _print(found: "Status", warnings: list[str]) -> None:
         print(f"\nsnapshot {job.snapshot_id} was not completed: {job.reason}")
     for source_id, step in found.workflows:
         print(f"\nencryption of {source_id} is unfinished; next step: {step}")
+    for volume_id, source, next_step in found.imports:
+        way = f"next step: {next_step}" if next_step else "its cursor is damaged: give it up"
+        print(f"\nimport of {source or '-'} into {volume_id} is unfinished; {way}")
     for warning in warnings:
         print(f"\nnote: {warning}")

@@ -12,7 +12,7 @@ from volcrypt.cli.session import Command, JsonValue, Session, pass_session, prin
 from volcrypt.geometry import CHUNK_BYTES, format_size
 
 if TYPE_CHECKING:
-    from volcrypt.operations.images import Skipped
+    from volcrypt.operations.volume_export import Skipped
 
 skip_damaged_option = click.option(
     "--skip-damaged", is_flag=True, help="Leave out what cannot be read, and say what; exit code 6."

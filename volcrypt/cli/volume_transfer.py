@@ -1,6 +1,8 @@
 """`volcrypt volume import`, `export`, `export-header`, `register`: volumes in and out."""
 
+import re
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,20 +15,28 @@ from volcrypt.cli.customer_key import (
     secret_file,
 )
 from volcrypt.cli.key_choice import key_choice, key_options
-from volcrypt.cli.session import Command, Session, pass_session
+from volcrypt.cli.session import Command, JsonValue, Session, pass_session
 from volcrypt.cli.snapshot_content import show_exported, skip_damaged_option
-from volcrypt.cli.volume_view import show_created, volume_document, volume_fields
+from volcrypt.cli.volume_view import volume_document, volume_fields
+from volcrypt.errors import InvalidArgumentError
+from volcrypt.geometry import format_size
 
 if TYPE_CHECKING:
-    pass
+    from volcrypt.operations.import_run import ImportReport
 
 
 @click.command("import", cls=Command)
-@click.argument(
-    "source", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE|DEVICE"
-)
+@click.argument("source", type=click.Path(path_type=Path), metavar="FILE|DEVICE")
 @key_options
 @click.option("--name", help="A name, unique among volumes.")
+@click.option(
+    "--expect-sha256",
+    metavar="HEX",
+    help="Make no volume unless the raw image has this SHA-256; takes reading its zeros, too.",
+)
+@click.option(
+    "--abort", is_flag=True, help="Give up an unfinished import of FILE|DEVICE, or into its volume."
+)
 @secret_file(
     "--luks-passphrase-file",
     "FILE|DEVICE is encrypted by cryptsetup (LUKS2): import what is in it. A file with a "
@@ -46,39 +56,101 @@ def import_(
     unencrypted: bool,
     customer_key_file: Path | None,
     name: str | None,
+    expect_sha256: str | None,
+    abort: bool,
     luks_passphrase_file: Path | None,
     luks_header: Path | None,
 ) -> None:
-    """Make a volume of a raw image or block device; FILE|DEVICE is only read."""
-    from volcrypt.cli.pin import read_secret
-    from volcrypt.operations.image_sources import LuksAccess, is_luks
+    """Make a volume of a raw image or block device; FILE|DEVICE is only read, and nobody may write
+    to it meanwhile.
+
+    What is zeros stays a hole. At the end all is read back from the medium, and compared with what
+    was read. Interrupted at any point, the same command goes on where it was.
+    """
+    from volcrypt.operations.image_sources import LuksAccess
     from volcrypt.operations.images import import_volume
     from volcrypt.operations.volumes import view_volume
 
+    if abort:
+        _abort(session, source)
+        return
+    if not source.exists() or source.is_dir():
+        raise click.UsageError(f"{source} is no file or block device")
     check_one_stdin(customer_key_file, luks_passphrase_file)
+    if expect_sha256 is not None and not re.fullmatch("[0-9a-f]{64}", expect_sha256.lower()):
+        raise click.UsageError("--expect-sha256 takes 64 hexadecimal digits")
     luks = None
-    if luks_passphrase_file is not None:
-        passphrase = read_secret(
-            luks_passphrase_file, "passphrase of the LUKS image", keep_line_end=True
-        )
+    passphrase = _luks_passphrase(source, luks_passphrase_file, luks_header)
+    if passphrase is not None:
         luks = LuksAccess(passphrase=passphrase, header=luks_header)
-    elif luks_header is not None:
-        raise click.UsageError("--luks-header goes with --luks-passphrase-file")
-    elif is_luks(source):
-        print(
-            f"warning: {source} is a LUKS container, and becomes the volume as it is; with "
-            "--luks-passphrase-file its content does",
-            file=sys.stderr,
-        )
-    record = import_volume(
+    report = import_volume(
         session.home,
         source,
         name=name,
         choice=key_choice(session, kms_key_id, unencrypted, customer_key_file),
         progress=session.progress(),
         luks=luks,
+        expect_sha256=None if expect_sha256 is None else expect_sha256.lower(),
     )
-    show_created(session, view_volume(session.home, record))
+    view = view_volume(session.home, report.record)
+    session.show_created(
+        report.record.volume_id,
+        {**volume_document(view), "Import": _import_document(report)},
+        {**volume_fields(view), **_import_fields(report)},
+    )
+
+
+def _abort(session: Session, source: Path) -> None:
+    from volcrypt.operations.images import abort_import
+
+    volume_id = abort_import(session.home, str(source))
+    session.show(
+        {"VolumeId": volume_id},
+        lambda: print(f"the import of {source} into {volume_id} is given up"),
+    )
+
+
+def _luks_passphrase(source: Path, file: Path | None, header: Path | None) -> bytearray | None:
+    from volcrypt.cli.pin import read_secret
+    from volcrypt.operations.image_sources import is_luks
+
+    if file is not None:
+        return read_secret(file, "passphrase of the LUKS image", keep_line_end=True)
+    if header is not None:
+        raise click.UsageError("--luks-header goes with --luks-passphrase-file")
+    if is_luks(source):
+        print(
+            f"warning: {source} is a LUKS container, and becomes the volume as it is; with "
+            "--luks-passphrase-file its content does",
+            file=sys.stderr,
+        )
+    return None
+
+
+def _import_document(report: "ImportReport") -> dict[str, JsonValue]:
+    return {
+        "Source": str(report.source),
+        "SourceSize": report.source_bytes,
+        "DataBytes": report.data_bytes,
+        "ReadBytes": report.read_bytes,
+        "Resumed": report.was_resumed,
+        "ContentDigest": report.content_digest,
+        "Sha256": report.sha256,
+        "Seconds": report.seconds,
+        "BytesPerSecond": int(report.read_bytes / max(report.seconds, 1e-6)),
+    }
+
+
+def _import_fields(report: "ImportReport") -> dict[str, str]:
+    rate = format_size(int(report.read_bytes / max(report.seconds, 1e-6)))
+    resumed = ", going on with an interrupted import" if report.was_resumed else ""
+    return {
+        "imported": f"{format_size(report.data_bytes)} of data; read back from the medium, and "
+        "the same",
+        "content digest": report.content_digest,
+        **({"sha-256": report.sha256} if report.sha256 else {}),
+        "time": f"{report.seconds:.1f} s, {rate}/s{resumed}",
+    }
 
 
 @click.command(cls=Command)
@@ -86,23 +158,62 @@ def import_(
 @click.argument("file", type=click.Path(path_type=Path))
 @skip_damaged_option
 @opening_key_option
+@click.option("--yes", is_flag=True, help="Do not ask whether plaintext may be written.")
 @pass_session
 def export(
-    session: Session, volume: str, file: Path, skip_damaged: bool, customer_key_file: Path | None
+    session: Session,
+    volume: str,
+    file: Path,
+    skip_damaged: bool,
+    customer_key_file: Path | None,
+    yes: bool,
 ) -> None:
-    """Write the plaintext of VOLUME to the new raw image FILE (sparse, mode 0600)."""
-    from volcrypt.operations.images import export_volume
+    """Write the plaintext of VOLUME, which nobody may be using, to the new raw image FILE (sparse,
+    mode 0600). This is on the audit log, and takes the permission volcrypt:ExportVolume."""
+    from volcrypt.operations.new_files import check_new_file
+    from volcrypt.operations.records import load_record
+    from volcrypt.operations.volume_export import export_volume
 
+    check_new_file(file)
     give_key(session, customer_key_file)
-    record, skipped = export_volume(
+    if not yes and load_record(session.home, volume).is_encrypted:
+        confirm_plaintext(volume, file)
+    started = time.monotonic()
+    report = export_volume(
         session.home, volume, file, skip_damaged=skip_damaged, progress=session.progress()
     )
+    seconds = time.monotonic() - started
+    rate = int(report.data_bytes / max(seconds, 1e-6))
     show_exported(
         session,
-        {"VolumeId": record.volume_id, "File": str(file), "Size": record.size_bytes},
-        f"{record.volume_id} is written, in plaintext, to {file}",
-        skipped,
+        {
+            "VolumeId": report.record.volume_id,
+            "File": str(file),
+            "Size": report.record.size_bytes,
+            "DataBytes": report.data_bytes,
+            "ContentDigest": report.content_digest,
+            "KmsKeyId": report.record.wrapped_key.kms_key_arn
+            if report.record.wrapped_key
+            else None,
+            "Seconds": seconds,
+            "BytesPerSecond": rate,
+        },
+        f"{report.record.volume_id} is written, in plaintext, to {file}\n"
+        f"{format_size(report.data_bytes)} of data in {seconds:.1f} s, {format_size(rate)}/s\n"
+        f"content digest {report.content_digest}",
+        report.skipped,
     )
+
+
+def confirm_plaintext(what: str, file: Path) -> None:
+    """Ask whether plaintext may be written; InvalidArgumentError where nobody can answer."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise InvalidArgumentError(
+            "writing plaintext needs a confirmation, and there is no terminal to ask",
+            hint="add --yes",
+        )
+    question = f"this writes the plaintext of {what} to {file}, where nothing protects it: go on?"
+    click.confirm(question, err=True, abort=True)
 
 
 @click.command(cls=Command)

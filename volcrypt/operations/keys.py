@@ -2,7 +2,7 @@
 
     command                           KMS operations                      encryption context
     volume create                     GenerateDataKeyWithoutPlaintext     volume id
-    volume import                     the same, Decrypt                   volume id
+    volume import                     the same, Decrypt, Decrypt          volume id
     volume create --snapshot-id:
         under the same KMS key        ReEncrypt                           snapshot's to volume id
         under another                 GenerateDataKeyWithoutPlaintext,    volume id

@@ -2,7 +2,8 @@
 the user's word that there is none."""
 
 import os
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 
 import trio
@@ -94,8 +95,25 @@ def fetch_rest(home: Home, record: VolumeRecord, source: LazySource, progress: P
 
     Raises why a chunk cannot be had, KmsError, NoSpaceError.
     """
-    present = open_present(home, record.volume_id, source)
-    store = store_of(home, source.store_id)
+    with _absent_chunks(home, record, source) as chunks:
+        trio.run(partial(chunks.fetch_all, _report(record, progress)))
+
+
+def fetch_possible(
+    home: Home, record: VolumeRecord, source: LazySource, progress: Progress
+) -> dict[int, str]:
+    """The same, but for what cannot be had: those chunks, each with a reason. The caller owns the
+    volume. Raises KmsError, NoSpaceError; IntegrityError and FormatError for its present map."""
+    try:
+        with _absent_chunks(home, record, source) as chunks:
+            return trio.run(partial(chunks.fetch_possible, _report(record, progress)))
+    except (ObjectStoreError, StoreAccessError, StoreNotFoundError) as error:
+        with closing(open_present(home, record.volume_id, source)) as present:
+            absent = present.absent_in(range(present.chunk_count))
+        return dict.fromkeys(absent, str(error))
+
+
+def _report(record: VolumeRecord, progress: Progress) -> Callable[[int, int], None]:
     begun = False
 
     def report(done_bytes: int, total_bytes: int) -> None:
@@ -105,23 +123,29 @@ def fetch_rest(home: Home, record: VolumeRecord, source: LazySource, progress: P
             begun = True
         progress.advance(done_bytes)
 
-    with (
-        closing(present),
-        recryption(home, source.wrapped_key, record.wrapped_key) as step,
-        DataFile.open(data_path(home, record), record.size_bytes) as data,
-    ):
-        chunks = LazyChunks(
-            SnapshotOrigin(
-                lambda: store,
-                snapshot_id=source.snapshot_id,
-                root=source.root,
+    return report
+
+
+@contextmanager
+def _absent_chunks(home: Home, record: VolumeRecord, source: LazySource) -> Iterator[LazyChunks]:
+    present = open_present(home, record.volume_id, source)
+    with closing(present):
+        store = store_of(home, source.store_id)
+        with (
+            recryption(home, source.wrapped_key, record.wrapped_key) as step,
+            DataFile.open(data_path(home, record), record.size_bytes) as data,
+        ):
+            yield LazyChunks(
+                SnapshotOrigin(
+                    lambda: store,
+                    snapshot_id=source.snapshot_id,
+                    root=source.root,
+                    size_bytes=source.size_bytes,
+                    step=step,
+                ),
+                present,
                 size_bytes=source.size_bytes,
-                step=step,
-            ),
-            present,
-            size_bytes=source.size_bytes,
-            data=data,
-            sync=data.sync,
-            in_flight=store.objects.in_flight,
-        )
-        trio.run(partial(chunks.fetch_all, report))
+                data=data,
+                sync=data.sync,
+                in_flight=store.objects.in_flight,
+            )

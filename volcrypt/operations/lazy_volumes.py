@@ -152,6 +152,26 @@ def make_whole(home: Home, record: VolumeRecord, progress: Progress) -> VolumeRe
         from volcrypt.operations.lazy_fetch import fetch_rest
 
         fetch_rest(home, record, record.source, progress)
+    return _made_whole(home, record)
+
+
+def make_whole_as_possible(
+    home: Home, record: VolumeRecord, progress: Progress
+) -> tuple[VolumeRecord, dict[int, str]]:
+    """The same, and where something cannot be had, which chunks, each with a reason: the volume is
+    lazy still, and they read zeros. Raises KmsError, NoSpaceError, IntegrityError, FormatError."""
+    if record.source is None:
+        return record, {}
+    if not is_whole(home, record):
+        from volcrypt.operations.lazy_fetch import fetch_possible
+
+        absent = fetch_possible(home, record, record.source, progress)
+        if absent:
+            return record, absent
+    return _made_whole(home, record), {}
+
+
+def _made_whole(home: Home, record: VolumeRecord) -> VolumeRecord:
     record = clear_source(home, record)
     present_path(home, record.volume_id).unlink(missing_ok=True)
     return record

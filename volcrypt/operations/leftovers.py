@@ -8,6 +8,7 @@ from volcrypt.errors import SnapshotNotFoundError, VolcryptError
 from volcrypt.formats.job import JobKind
 from volcrypt.names import SnapshotId, VolumeId
 from volcrypt.operations.home import Home
+from volcrypt.operations.import_cursors import volumes_to_be
 from volcrypt.operations.jobs import load_jobs, remove_job
 from volcrypt.operations.placement import remove_data
 from volcrypt.operations.records import KIND
@@ -27,6 +28,7 @@ def remove_leftovers(home: Home) -> None:
     done. The caller holds the home exclusively."""
     known = {VolumeId(entry.id) for entry in home.register.entries(KIND)}
     known |= {workflow.target_id for workflow in load_workflows(home)}
+    known |= volumes_to_be(home)
     for volume_id in home.volumes.leftovers(known):
         remove_data(home, volume_id)
         home.volumes.remove(volume_id)

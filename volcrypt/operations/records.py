@@ -7,8 +7,9 @@ the register names and is put in place by the next reader.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from volcrypt.errors import RecordMissingError, RollbackError, VolcryptError, VolumeNotFoundError
@@ -131,13 +132,15 @@ def save_records(
     put: Sequence[VolumeRecord] = (),
     delete: Sequence[VolumeRecord] = (),
     also: Sequence[RegisterEntry] = (),
+    done: Mapping[tuple[str, str], int] = MappingProxyType({}),
 ) -> None:
-    """Make `put` current, forget `delete`, and store the register rows `also`, in one transaction.
+    """Make `put` current, forget `delete`, store the register rows `also` and remove those of work
+    that is `done` (kind and id, and the counter they have), in one transaction.
     The counter of what is put is one above the registered one, 1 for what is new.
 
     Raises NameTakenError, NoSpaceError, and TryAgainError when another command was faster.
     """
-    expect: dict[tuple[str, str], int | None] = {}
+    expect: dict[tuple[str, str], int | None] = {**done}
     entries = list(also)
     for entry in also:
         expect[entry.kind, entry.id] = entry.counter - 1 or None
@@ -157,7 +160,9 @@ def save_records(
     for record in delete:
         expect[KIND, record.volume_id] = record.counter
     home.register.apply(
-        put=entries, delete=[(KIND, record.volume_id) for record in delete], expect=expect
+        put=entries,
+        delete=[*((KIND, record.volume_id) for record in delete), *done],
+        expect=expect,
     )
     for record in put:
         home.volumes.promote_record(record.volume_id)

@@ -20,13 +20,13 @@ from volcrypt.formats.manifest import Manifest
 from volcrypt.formats.pages import PAGE_CHUNKS, all_holes, page_range
 from volcrypt.geometry import CHUNK_BYTES, chunk_range
 from volcrypt.operations.home import Home
-from volcrypt.operations.images import Skipped
 from volcrypt.operations.keys import check_source_key
 from volcrypt.operations.new_files import check_new_file, new_image
 from volcrypt.operations.progress import ChunkCounter, Progress
 from volcrypt.operations.recryption import decryption
 from volcrypt.operations.snapshot_lookup import load_snapshot
 from volcrypt.operations.stores import store_in_use, store_of
+from volcrypt.operations.volume_export import Skipped
 from volcrypt.snapshot.store import SnapshotStore
 from volcrypt.snapshot.table import ChunkTable
 from volcrypt.snapshot.transfer import ChunkSink, chunk_table, restore_chunks

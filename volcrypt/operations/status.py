@@ -17,6 +17,7 @@ from volcrypt.names import SnapshotId
 from volcrypt.operations.attachments import device_name, private_mount_point
 from volcrypt.operations.freeze_notes import freeze_warnings
 from volcrypt.operations.home import Home
+from volcrypt.operations.import_cursors import unfinished_imports
 from volcrypt.operations.jobs import Job, load_jobs
 from volcrypt.operations.key_states import TroubledKey, troubled_keys
 from volcrypt.operations.records import load_records
@@ -31,7 +32,8 @@ from volcrypt.operations.write_budget import budget_warnings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """A home at a glance. `workflows` are (source volume, next step); `keys` is None for who may
+    """A home at a glance. `workflows` are (source volume, next step), `imports` (volume to be, its
+    source and next step; None where the cursor cannot be read); `keys` is None for who may
     not list them, and where the KMS cannot tell. `troubled_keys` are of volumes, and of those that
     the caller may describe. `pending` are the snapshots that are being made, `failed` those that
     never will be. `settings` are None where they cannot be read."""
@@ -49,6 +51,7 @@ class Status:
     unencrypted_snapshots: int
     in_use: list[InUse]
     workflows: list[tuple[str, str]]
+    imports: list[tuple[str, str | None, str | None]]
     pending: list[Job]
     failed: list[Job]
     free_bytes: int
@@ -139,6 +142,12 @@ def read_status(home: Home) -> Status:
         unencrypted_snapshots=sum(not manifest.is_encrypted for manifest in manifests),
         in_use=in_use,
         workflows=[(w.source_id, w.step.value) for w in load_workflows(home)],
+        imports=[
+            (volume_id, None, None)
+            if isinstance(cursor, VolcryptError)
+            else (volume_id, cursor.source.path, cursor.step.value)
+            for volume_id, cursor in unfinished_imports(home).items()
+        ],
         pending=[job for job in jobs if job.is_pending],
         failed=[job for job in jobs if not job.is_pending],
         free_bytes=space.f_bavail * space.f_frsize,

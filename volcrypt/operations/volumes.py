@@ -274,12 +274,18 @@ def create_volume(
 
 @contextmanager
 def opened_volume(
-    home: Home, record: VolumeRecord, *, read_only: bool, progress: Progress = SILENT
+    home: Home,
+    record: VolumeRecord,
+    *,
+    read_only: bool,
+    progress: Progress = SILENT,
+    as_it_is: bool = False,
 ) -> Iterator[tuple[Volume, DataFile]]:
     """A volume's plaintext in this process, for work on a volume that nobody has mounted; the
     caller holds its owner lock. The data key is unwrapped afresh and wiped at the end. What a lazy
-    volume lacks is fetched first."""
-    record = make_whole(home, record, progress)
+    volume lacks is fetched first, or reads zeros (`as_it_is`)."""
+    if not as_it_is:
+        record = make_whole(home, record, progress)
     with ExitStack() as stack:
         data_key: DataKey | None = None
         if record.wrapped_key is not None:

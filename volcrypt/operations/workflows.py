@@ -14,6 +14,7 @@ import msgspec
 
 from volcrypt.durable import read_file, remove_durably, write_durably
 from volcrypt.errors import RecordMissingError, RollbackError, VolumeInUseError
+from volcrypt.formats import import_cursor
 from volcrypt.formats.document import MAX_DOCUMENT_BYTES, MacSeal
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.formats.workflow import Workflow, decode_workflow, encode_workflow
@@ -87,13 +88,14 @@ def forget_workflow(home: Home, workflow: Workflow) -> None:
 
 
 def stale_cursors(home: Home) -> list[Path]:
-    """Files of cursors that no workflow of the register has any more: they were on their way out
-    when their process was killed. The caller holds the home exclusively."""
+    """Files of cursors that no workflow and no import of the register has any more: they were on
+    their way out when their process was killed. The caller holds the home exclusively."""
     return [
         path
         for path in home.work_path.iterdir()
         if is_volume_id(name := path.name.lstrip(".")[:_ID_LENGTH])
         and home.register.get(KIND, name) is None
+        and home.register.get(import_cursor.KIND, name) is None
     ]
 
 

@@ -8,8 +8,7 @@ starts at the count that the snapshot has.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 from volcrypt.durable import make_directory_durably
@@ -33,15 +32,10 @@ def note_written(home: Home, wrapped: WrappedDataKey | None, size_bytes: int) ->
         raise_count(count_path(home, wrapped), size_bytes)
 
 
-@contextmanager
-def counted_anew(home: Home, wrapped: WrappedDataKey | None) -> Iterator[None]:
-    """For the first volume under a new data key: without the volume, no count of it is left."""
-    try:
-        yield
-    except BaseException:
-        if wrapped is not None:
-            _count_path(home, wrapped.data_key_id).unlink(missing_ok=True)
-        raise
+def forget_count(home: Home, wrapped: WrappedDataKey | None) -> None:
+    """The only volume under a data key was never made, or is given up."""
+    if wrapped is not None:
+        _count_path(home, wrapped.data_key_id).unlink(missing_ok=True)
 
 
 def write_counter(home: Home, wrapped: WrappedDataKey | None) -> WriteCounter | None:

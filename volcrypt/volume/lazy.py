@@ -231,6 +231,32 @@ class LazyChunks:
             raise error
         await trio.to_thread.run_sync(self._present.finish)
 
+    async def fetch_possible(self, progress: Callable[[int, int], None]) -> dict[int, str]:
+        """As `fetch_all`, but what cannot be had, one chunk or all of them, does not end it: which
+        chunks are still absent, ascending, each with a reason. Raises OSError, and why what was
+        fetched cannot be kept."""
+        total, done = self._present.absent_count, 0
+        progress(0, total * CHUNK_BYTES)
+
+        def count() -> None:
+            nonlocal done
+            done += 1
+            progress(done * CHUNK_BYTES, total * CHUNK_BYTES)
+
+        error = await self._fetch_absent(
+            _Unlimited(), self._touches, go_around=True, progress=count
+        )
+        await self._commit()
+        if error is None:
+            await trio.to_thread.run_sync(self._present.finish)
+        elif not isinstance(error, VolcryptError):
+            raise error
+        return {
+            chunk: self._reported.get(chunk, str(error))
+            for page in self._present.pages_with_absent()
+            for chunk in self._present.absent_in(page_range(page, self._size_bytes))
+        }
+
     async def close(self, reason: VolcryptError | None = None) -> None:
         """Give up what is being fetched, and keep what was; nothing is fetched from now on, for
         this `reason`. May be called twice."""
