@@ -3,6 +3,7 @@
 from typing import Final
 
 from scripts.mutant import mutant
+from scripts.mutant_list_import import IMPORTING
 from scripts.mutant_list_plane import PLANE
 from scripts.mutant_list_store import BUCKETS, STORE
 
@@ -375,4 +376,5 @@ MUTANTS: Final = [
     *PLANE,
     *STORE,
     *BUCKETS,
+    *IMPORTING,
 ]

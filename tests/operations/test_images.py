@@ -273,7 +273,7 @@ def test_begun_under_another_key(home: Home, image: Path) -> None:
 
 def test_plaintext_goes_nowhere_else(home: Home, image: Path, content: bytes) -> None:
     """Neither while it is unfinished, nor when it is done; nor do digests of it."""
-    chunks = [content[at : at + CHUNK_BYTES] for at in range(0, SIZE, CHUNK_BYTES)]
+    chunks = [content[at : at + CHUNK_BYTES] for at in range(0, SIZE, 4 * CHUNK_BYTES)]
     secrets = [each[at : at + 32] for each in chunks for at in (0, CHUNK_BYTES // 2)]
     secrets += [blake3.blake3(each).digest() for each in chunks]
 
@@ -358,6 +358,26 @@ def test_a_log_that_was_edited(home: Home, image: Path, place: int) -> None:
     log_path(home, volume_id).write_bytes(log)
     with pytest.raises((IntegrityError, FormatError, InvalidArgumentError)):
         run(home, image)
+    assert load_records(home) == {}
+
+
+def test_a_log_and_data_that_were_edited_alike(home: Home, image: Path, content: bytes) -> None:
+    """By somebody who knows what was in a chunk, and so its mask; of an unencrypted volume."""
+    choice = KeyChoice(encrypted=False)
+    with pytest.raises(StoppedError):
+        run(home, image, At(COMPARING, 0, stop), choice=choice)
+    (volume_id,) = unfinished_imports(home)
+    chunk, forged = content[5 * CHUNK_BYTES : 6 * CHUNK_BYTES], bytes(range(256)) * 2048
+    known, wanted = (blake3.blake3(each).digest() for each in (chunk, forged))
+    log = bytearray(log_path(home, volume_id).read_bytes())
+    for at in range(32):
+        log[5 * 40 + 8 + at] ^= known[at] ^ wanted[at]
+    log_path(home, volume_id).write_bytes(log)
+    with (home.volumes.path_of(volume_id) / "data").open("r+b") as file:
+        file.seek(5 * CHUNK_BYTES)
+        file.write(forged)
+    with pytest.raises(RollbackError):
+        run(home, image, choice=choice)
     assert load_records(home) == {}
 
 

@@ -28,10 +28,12 @@ class ImportLog:
         with no_space_named(self._path):
             self._descriptor = open_regular(self._path, os.O_RDWR | os.O_CREAT)
         self._size_bytes = self.entries * ENTRY_BYTES
-        if os.fstat(self._descriptor).st_size < self._size_bytes:
+        found = os.fstat(self._descriptor).st_size
+        if found < self._size_bytes:
             os.close(self._descriptor)
             raise MalformedError(_what(cursor), "it was cut short")
-        os.ftruncate(self._descriptor, self._size_bytes)
+        if found > self._size_bytes:
+            os.ftruncate(self._descriptor, self._size_bytes)
 
     @property
     def chain(self) -> bytes:
