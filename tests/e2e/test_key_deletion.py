@@ -59,7 +59,7 @@ class Doomed:
         """There is no other way to the data either; and everything else is as it was."""
         self.check_unreadable(reason)
         assert reason in self.command.fails(5, "mount", "lazy", self.point)
-        assert reason in self.command.fails(5, "volume", "export", "data", self._out)
+        assert reason in self.command.fails(5, "volume", "export", "data", self._out, "--yes")
         assert reason in self.command.fails(5, "mount", "copied", self.point)
         for snapshot in ("first", "copied"):
             again = ("volume", "create", "--snapshot-id", snapshot)
@@ -68,7 +68,7 @@ class Doomed:
 
     def _check_others(self) -> None:
         """The control: what is under another key, also a copy that was made of it before."""
-        self.command.run("volume", "export", "other", self._out)
+        self.command.run("volume", "export", "other", self._out, "--yes")
         assert self._out.read_bytes() == self.content
         self._out.unlink()
         assert self._export("saved") == self.content

@@ -35,6 +35,7 @@ from volcrypt.operations.keys import KeyChoice
 from volcrypt.operations.progress import SILENT, Progress
 from volcrypt.operations.records import data_path, load_records
 from volcrypt.operations.volume_export import export_volume
+from volcrypt.operations.volume_settings import set_encryption_by_default
 from volcrypt.operations.volumes import create_volume, delete_volume
 from volcrypt.volume.owner import hold_volume
 
@@ -294,6 +295,19 @@ def test_plaintext_goes_nowhere_else(home: Home, image: Path, content: bytes) ->
 
 
 # ---------------------------------------------------------------- what is refused
+
+
+def test_an_unencrypted_one_ends_where_encryption_by_default_was_turned_on(
+    home: Home, image: Path
+) -> None:
+    plain = KeyChoice(encrypted=False)
+    with pytest.raises(StoppedError):
+        run(home, image, At("importing", SIZE // 2, stop), choice=plain)
+    set_encryption_by_default(home, on=True)
+    with pytest.raises(InvalidArgumentError, match="nothing unencrypted is made"):
+        run(home, image, choice=plain)
+    set_encryption_by_default(home, on=False)
+    run(home, image, choice=plain)
 
 
 def cursor_path(home: Home, volume_id: VolumeId) -> Path:

@@ -70,7 +70,7 @@ def found_by(report: EncryptionReport) -> set[tuple[FindingKind, str]]:
 
 def volume(home: Home, name: str, choice: KeyChoice, tmp_path: Path) -> VolumeRecord:
     (tmp_path / "image").write_bytes(b"some content " * (SIZE // 13))
-    return import_volume(home, tmp_path / "image", name=name, choice=choice, progress=SILENT)
+    return import_volume(home, tmp_path / "image", name=name, choice=choice, progress=SILENT).record
 
 
 def snapshot(home: Home, name: str) -> Manifest:

@@ -29,7 +29,7 @@ from volcrypt.kms.model import DEFAULT_KEY_ALIAS
 from volcrypt.operations.copy_creation import copy_snapshot
 from volcrypt.operations.encrypt import encrypt_volume
 from volcrypt.operations.home import Home
-from volcrypt.operations.images import export_volume, import_volume
+from volcrypt.operations.images import import_volume
 from volcrypt.operations.keys import KeyChoice
 from volcrypt.operations.progress import SILENT
 from volcrypt.operations.records import data_path, load_record
@@ -37,6 +37,7 @@ from volcrypt.operations.restore import volume_from_snapshot
 from volcrypt.operations.status import read_status
 from volcrypt.operations.store_admin import create_store
 from volcrypt.operations.vault import Access
+from volcrypt.operations.volume_export import export_volume
 from volcrypt.operations.volume_settings import (
     DefaultKeySource,
     set_default_key,
@@ -107,8 +108,8 @@ MAKERS: dict[str, Callable[[Home, Path, KeyChoice], VolumeRecord | Manifest]] = 
     "create": lambda home, _, choice: create_volume(
         home, size_bytes=SIZE, name=None, choice=choice
     ),
-    "import": lambda home, image, choice: import_volume(
-        home, image, name=None, choice=choice, progress=SILENT
+    "import": lambda home, image, choice: (
+        import_volume(home, image, name=None, choice=choice, progress=SILENT).record
     ),
     "copy": lambda home, _, choice: copy(home, "plain-1", choice),
     "restore": lambda home, _, choice: restore(home, "plain-1", choice),

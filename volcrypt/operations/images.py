@@ -48,6 +48,7 @@ from volcrypt.operations.import_logs import first_of_log
 from volcrypt.operations.import_run import CHUNK_DIGEST, ImportReport, ImportRun, read_chunk
 from volcrypt.operations.keys import (
     KeyChoice,
+    check_encryption,
     check_source_key,
     choose_key,
     is_under_customer_key,
@@ -164,6 +165,7 @@ def _check_same(
     """Raises InvalidArgumentError unless an unfinished import can go on as it was begun."""
     what = f"the unfinished import of {source}"
     give_up = give_up_hint(source)
+    check_encryption(home, choice)
     wrapped = cursor.wrapped_key
     arn = None if wrapped is None else wrapped.kms_key_arn
     check_source_key(home, wrapped, what, choice=choice)
