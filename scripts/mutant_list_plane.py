@@ -63,6 +63,27 @@ PLANE: Final = [
         ),
     ),
     mutant(
+        "the plane is not told that a lease is needed",
+        DEVICE,
+        [T_PLANE],
+        ("            gate.prolonged(gate.until)\n", ""),
+    ),
+    mutant(
+        "the plane is not told that a lease goes on",
+        DEVICE,
+        [T_PLANE],
+        ("            gate.prolonged = self._ownership.write_until\n", ""),
+    ),
+    mutant(
+        "the plane writes a moment after the lease",
+        "volcrypt/volume/lease_time.py",
+        [T_PLANE],
+        (
+            "    return int(Fraction(boot_seconds) * 10**9)",
+            "    return 1 + int(boot_seconds * 1e9)",
+        ),
+    ),
+    mutant(
         "a fence is not told to the plane",
         DEVICE,
         [T_PLANE],

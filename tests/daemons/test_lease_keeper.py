@@ -50,7 +50,8 @@ async def test_what_was_written_is_synced_before_and_behind_the_end(
     bench: Bench, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     autojump_clock.autojump_threshold = 0.02
-    gate = bench.device.admission.lease = LeaseGate(clock=trio.current_time)
+    gate = LeaseGate(clock=trio.current_time)
+    bench.device.use_lease(gate)
     gate.held(trio.current_time())
     began = trio.current_time()
     nursery.start_soon(keep_lease, gate, bench.device)
@@ -77,7 +78,8 @@ async def test_what_was_written_is_synced_before_and_behind_the_end(
 
 
 async def test_it_ends_with_a_fence(bench: Bench, autojump_clock: trio.testing.MockClock) -> None:
-    gate = bench.device.admission.lease = LeaseGate(clock=trio.current_time)
+    gate = LeaseGate(clock=trio.current_time)
+    bench.device.use_lease(gate)
     gate.held(trio.current_time())
     bench.device.fence(FencedError("lost"))
     await keep_lease(gate, bench.device)

@@ -36,6 +36,9 @@ from volcrypt.volume.data_plane import DataPlane
 from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.device import Device
 from volcrypt.volume.fuse import VolumeFileSystem
+from volcrypt.volume.lease_gate import LeaseGate
+from volcrypt.volume.lease_time import TRUST_SECONDS, boot_seconds
+from volcrypt.volume.plane.door import WRITE
 from volcrypt.volume.preserve import PreservedChunks
 from volcrypt.volume.volume import Volume
 
@@ -78,6 +81,7 @@ class PlaneModel(DeviceModel):
         self.replies: dict[int, Reply] = {}
         self.waiting: dict[int, trio.Event] = {}
         self.turn = 0
+        self.gate: LeaseGate | None = None
 
     def end_process(self) -> None:
         self.fast += self.bed.plane.counts.fast
@@ -99,6 +103,7 @@ class PlaneModel(DeviceModel):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(plane.run)
             nursery.start_soon(self.receive)
+            nursery.start_soon(self.hold_lease_again)
             yield
             nursery.cancel_scope.cancel()
         self.device.reap()
@@ -156,6 +161,37 @@ class PlaneModel(DeviceModel):
         larger = [size for size in GROWN if size > self.size_bytes]
         os.truncate(self.bed.data, larger[step % len(larger)])
         super().grow(step, requests)
+
+    # ------------------------------------------------------------ the lease
+
+    @rule(requests=REQUESTS, left_seconds=st.sampled_from([0.0, 0.003]), cached=st.booleans())
+    def lease_runs_out(self, requests: list[Request], left_seconds: float, cached: bool) -> None:
+        """At once or in the middle of the requests. Some time later nothing is written until it
+        is held again; then all are done."""
+        self.gate = LeaseGate()
+        self.device.use_lease(self.gate)
+        self.gate.held(boot_seconds() - TRUST_SECONDS + left_seconds)
+        self.batch(requests, cached)
+        self.gate = self.device.admission.lease = None
+        self.bed.plane.write_until(2**63 - 1)
+
+    async def hold_lease_again(self) -> None:
+        if self.gate is None:
+            return
+        while self.gate.is_open:  # noqa: ASYNC110 nobody tells: that is the point
+            await trio.sleep(0.001)
+        chunks = range(chunk_count(self.size_bytes))
+        granted = [self.bed.plane.rights(chunk) for chunk in chunks]
+        begun = self.bed.plane.revoke(chunks, WRITE)
+        for chunk in chunks:
+            self.bed.plane.grant(chunk, granted[chunk])
+        while not all(map(self.bed.plane.is_over, begun)):  # noqa: ASYNC110 nobody tells
+            await trio.sleep(0.001)
+        await self.device._ranges.outlast_writers()
+        found = self.bed.data.read_bytes()
+        await trio.sleep(0.001)
+        assert self.bed.data.read_bytes() == found
+        self.gate.held(boot_seconds())
 
     # ------------------------------------------------------------ captures
 

@@ -3,7 +3,7 @@
  * Threads that are the kernel ask for reads and writes of a small volume over a pair of sockets, each
  * in places of its own and in some that all share. One thread is Python: it takes chunks away and
  * gives them back all the time, answers what is handed on, and sees that nothing is under way in a
- * chunk that it took and waited for. One is libfuse. At the end everything is fenced, wiped, stopped.
+ * chunk that it took and waited for, nor written anywhere when the lease has run out. One is libfuse. At the end everything is fenced, wiped, stopped.
  */
 #define _GNU_SOURCE
 #include "plane.h"
@@ -181,6 +181,28 @@ static void answer_request(const struct plane_request *request)
     give_back(first, count);
 }
 
+/* Until the lease is held again nothing is written fast, though it is granted; what is handed on
+ * waits meanwhile. */
+static void let_lease_run_out(void)
+{
+    struct plane_work found[PLANE_MAX_LANES];
+    static unsigned char before[CHUNKS * CHUNK], after[CHUNKS * CHUNK];
+    plane_write_until(plane, 0);
+    size_t works = plane_revoke(plane, 0, CHUNKS, PLANE_WRITE, found);
+    give_back(0, CHUNKS);
+    for (size_t i = 0; i < works; i++)
+        while (!plane_is_over(plane, found[i].lane, found[i].ticket))
+            sched_yield();
+    CHECK(pread(data, before, sizeof before, 0) == sizeof before);
+    for (unsigned i = 0; i < 20; i++)
+        sched_yield();
+    CHECK(pread(data, after, sizeof after, 0) == sizeof after);
+    CHECK(memcmp(before, after, sizeof before) == 0);
+    struct timespec now;
+    CHECK(clock_gettime(CLOCK_BOOTTIME, &now) == 0);
+    plane_write_until(plane, (now.tv_sec + 60) * 1000000000LL);
+}
+
 static void *be_python(void *unused)
 {
     unsigned seed = 7;
@@ -199,6 +221,8 @@ static void *be_python(void *unused)
         if (rand_r(&seed) % 16 == 0)
             plane_revoke_all(plane, PLANE_WRITE, found);
         give_back(chunk, 1);
+        if (rand_r(&seed) % 64 == 0)
+            let_lease_run_out();
         plane_set_size(plane, (uint64_t)CHUNKS * CHUNK);
         plane_add_budget(plane, 1 << 20);
     }

@@ -5,18 +5,22 @@ then is a lane that has begun, and everybody who wants its bytes, or no writer a
 """
 
 import errno
+import math
 import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.file_system import disposable_file_system
 from tests.plane_kernel import KEY, PlaneBed, plane_bed
@@ -30,6 +34,8 @@ from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.device import INLINE_BYTES, Device
 from volcrypt.volume.freezing import freeze, thaw
 from volcrypt.volume.fuse import VolumeFileSystem
+from volcrypt.volume.lease_gate import LeaseGate
+from volcrypt.volume.lease_time import TRUST_SECONDS, boot_seconds, whole_nanoseconds
 from volcrypt.volume.ownership import BUDGET_STEP_BYTES
 from volcrypt.volume.plane.door import READ, WRITE, Counts
 from volcrypt.volume.preserve import PreservedChunks
@@ -139,7 +145,9 @@ def file_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @contextmanager
-def opened(disk: Path, directory: Path, *, read_only: bool = False) -> Iterator[Bench]:
+def opened(
+    disk: Path, directory: Path, *, read_only: bool = False, connects: bool = True
+) -> Iterator[Bench]:
     """The data alone lies on `disk`: nothing else may wait when it is frozen."""
     (disk / "data").unlink(missing_ok=True)
     with plane_bed(disk, size_bytes=SIZE) as bed:
@@ -165,7 +173,8 @@ def opened(disk: Path, directory: Path, *, read_only: bool = False) -> Iterator[
             device = Device(
                 volume, changes=changes, open_keeper=lambda: PreservedChunks(data, directory)
             )
-            device.use_plane(bed.plane, is_marked=changes.is_marked, budget=budget)
+            if connects:
+                device.use_plane(bed.plane, is_marked=changes.is_marked, budget=budget)
             try:
                 yield Bench(bed, device, changes, volume, disk, budget)
             finally:
@@ -465,6 +474,72 @@ class TestUnderWay:
             started = time.monotonic()
             assert not bench.bed.plane.stop(milliseconds=20)
             assert time.monotonic() - started < 2
+
+
+class TestLease:
+    """The lane looks at the clock of the machine, so here time passes."""
+
+    def gate(self, bench: Bench, *, left_seconds: float) -> LeaseGate:
+        gate = LeaseGate()
+        bench.device.use_lease(gate)
+        gate.held(boot_seconds() - TRUST_SECONDS + left_seconds)
+        return gate
+
+    async def test_writes_are_the_planes_while_it_is_held(self, bench: Bench) -> None:
+        self.gate(bench, left_seconds=TRUST_SECONDS)
+        await bench.own()
+        bench.was_fast()
+        await bench.write(0, NEW)
+        assert bench.was_fast()
+
+    async def test_nothing_is_written_before_it_was_seen(self, bench: Bench) -> None:
+        await bench.own()
+        gate = LeaseGate()
+        bench.device.use_lease(gate)
+        bench.was_fast()
+        await ends(bench, lambda: bench.write(0, NEW), lambda: gate.held(boot_seconds()))
+        assert not bench.was_fast()
+        assert bench.bed.stored(0, UNIT_BYTES) == NEW
+
+    async def test_a_granted_write_waits_from_when_it_ends_until_it_is_held(
+        self, bench: Bench
+    ) -> None:
+        await bench.own()
+        gate = self.gate(bench, left_seconds=0.02)
+        while gate.is_open:  # noqa: ASYNC110 nobody tells: that is the point
+            await trio.sleep(0.005)
+        assert bench.rights() == BOTH
+        unique = bench.bed.send_write(0, NEW)
+        await trio.sleep(0.02)
+        assert bench.bed.is_silent()
+        assert await bench.device.read(0, UNIT_BYTES) == OLD
+        gate.held(boot_seconds())
+        assert (await trio.to_thread.run_sync(bench.bed.reply)).unique == unique
+        assert bench.rights() == BOTH
+        bench.was_fast()
+        await bench.write(0, NEW)
+        assert bench.was_fast()
+
+    async def test_a_lease_that_came_before_the_plane(self, tmp_path: Path) -> None:
+        with opened(tmp_path, tmp_path, connects=False) as bench:
+            gate = LeaseGate()
+            bench.device.use_lease(gate)
+            bench.device.use_plane(
+                bench.bed.plane, is_marked=bench.changes.is_marked, budget=bench.budget
+            )
+            bench.bed.plane.add_budget(UNIT_BYTES)
+            bench.bed.plane.grant(0, BOTH)
+            bench.bed.send_write(0, NEW)
+            bench.bed.await_event()
+            assert bench.bed.plane.counts == (0, 1)
+            gate.held(boot_seconds())
+            await bench.write(0, NEW)
+            assert bench.bed.plane.counts == (1, 1)
+
+    @given(st.floats(0, 1e9))
+    def test_no_moment_later_than_the_gate(self, seconds: float) -> None:
+        assert 0 <= Fraction(seconds) * 10**9 - whole_nanoseconds(seconds) < 1
+        assert whole_nanoseconds(-math.inf) == 0
 
 
 class TestErrors:

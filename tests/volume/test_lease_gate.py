@@ -1,5 +1,6 @@
 """A device under a lease: nothing is written while nobody can say that the lease is held."""
 
+import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,7 +23,8 @@ class Leased(Bench):
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         self.now = 1000.0
-        self.gate = self.device.admission.lease = LeaseGate(clock=lambda: self.now)
+        self.gate = LeaseGate(clock=lambda: self.now)
+        self.device.use_lease(self.gate)
 
     @property
     def content(self) -> bytes:
@@ -145,11 +147,23 @@ async def test_a_write_that_got_its_place_late_looks_again(bench: Leased) -> Non
     assert await bench.read(0, CHUNK_BYTES) == b"b" * CHUNK_BYTES
 
 
-def test_the_data_plane_writes_nothing_under_a_lease(bench: Leased) -> None:
-    """It does not look at the gate before each write."""
+def test_who_looks_at_the_clock_himself_is_told_when_it_closes(bench: Leased) -> None:
+    """Of each time that is later, and of nothing else."""
+    told: list[float] = []
+    bench.gate.prolonged = told.append
+    assert bench.gate.until == -math.inf
     bench.gate.held(bench.now)
+    bench.gate.held(bench.now - 1)
+    bench.gate.held(bench.now)
+    bench.now += 1
+    bench.gate.held(bench.now)
+    assert told == [bench.now - 1 + TRUST_SECONDS, bench.now + TRUST_SECONDS]
+    assert bench.gate.until == told[-1]
+
+
+def test_the_data_plane_is_granted_nothing_when_it_is_closed(bench: Leased) -> None:
     bench.device._is_marked = lambda _: True
     assert bench.device._may_be_granted(0, exclusive=False)
     assert not bench.device._may_be_granted(0, exclusive=True)
-    bench.device.admission.lease = None
-    assert bench.device._may_be_granted(0, exclusive=True)  # the control
+    bench.gate.held(bench.now)
+    assert bench.device._may_be_granted(0, exclusive=True)

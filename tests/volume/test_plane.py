@@ -4,6 +4,7 @@ import errno
 import os
 import select
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -146,6 +147,12 @@ def write_when_refused(bed: PlaneBed) -> int:
     return bed.send_write(0, DATA)
 
 
+def write_at_the_deadline(bed: PlaneBed) -> int:
+    bed.plane.grant(0, BOTH)
+    bed.plane.write_until(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+    return bed.send_write(0, DATA)
+
+
 def read_when_fenced(bed: PlaneBed) -> int:
     bed.plane.grant(0, BOTH)
     bed.plane.fence()
@@ -185,6 +192,7 @@ HANDED_ON = [
     write_behind_the_end,
     write_beyond_the_budget,
     write_when_refused,
+    write_at_the_deadline,
     read_when_fenced,
     read_when_wiped,
     read_what_was_revoked,
@@ -248,6 +256,16 @@ def test_the_budget_is_spent(bed: PlaneBed) -> None:
     bed.write(0, DATA)
     bed.read(0, len(DATA))
     assert bed.plane.add_budget(0) == before - len(DATA)
+
+
+def test_a_deadline_is_for_writes_alone_and_may_be_later_again(bed: PlaneBed) -> None:
+    bed.plane.grant(0, BOTH)
+    bed.plane.write_until(0)
+    assert bed.read(0, len(DATA)) == bytes(len(DATA))
+    assert bed.plane.counts == (1, 0)
+    bed.plane.write_until(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 60 * 10**9)
+    bed.write(0, DATA)
+    assert bed.plane.counts == (2, 0)
 
 
 # ---------------------------------------------------------------- one reply for each request

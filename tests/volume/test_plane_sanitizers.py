@@ -15,7 +15,8 @@ STRESS = ROOT / "tests/volume/plane_stress.c"
 
 def build(directory: Path, sanitizers: str, *, ownership: Path = PLANE / "ownership.c") -> Path:
     program = directory / "plane_stress"
-    command = ["gcc", "-std=gnu11", "-g", "-O1", f"-fsanitize={sanitizers}"]
+    command = ["gcc", "-std=gnu11", "-g", "-O1"]
+    command += [f"-fsanitize={sanitizers}"] if sanitizers else []
     command += ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror"]
     command += [f"-I{PLANE}", f"-I{ROOT / 'volcrypt/crypto'}"]
     others = sorted(set(PLANE.glob("*.c")) - {PLANE / "door.c", PLANE / "ownership.c"})
@@ -52,3 +53,20 @@ def test_control_a_race_is_found(tmp_path: Path) -> None:
     done = run(build(tmp_path, "thread", ownership=broken), 1)
     assert done.returncode != 0
     assert "data race" in done.stderr
+
+
+PLANTED = {
+    "no lane looks at the clock": ("now.tv_nsec < plane->write_until", "now.tv_nsec > 0"),
+    "a revoked write goes on": ("            grant->write_epoch = 0;", "            {}"),
+}
+"""Bugs of `ownership.c`."""
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_control_a_planted_bug_is_found(tmp_path: Path, bug: str) -> None:
+    text = (PLANE / "ownership.c").read_text()
+    old, new = PLANTED[bug]
+    assert text.count(old) == 1
+    broken = tmp_path / "ownership.c"
+    broken.write_text(text.replace(old, new))
+    assert run(build(tmp_path, "", ownership=broken), 2).returncode != 0

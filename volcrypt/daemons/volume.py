@@ -176,7 +176,7 @@ def serve_volume(
         watcher: Watcher | None = None
         if assignment.watch is not None:
             if any(isinstance(check, LeaseCheckOrder) for check in assignment.watch.checks):
-                device.admission.lease = LeaseGate()
+                device.use_lease(LeaseGate())
                 if lazy is not None:
                     lazy.chunks.before_write = device.admission.lease_held
             watcher = Watcher(assignment.watch, lost=fencing.fence, gate=device.admission.lease)

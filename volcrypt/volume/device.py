@@ -37,7 +37,8 @@ here takes its chunks for as long as it lasts, and whoever holds everything take
 (`volcrypt.volume.ownership`).
 
 Under a lease (`volcrypt.volume.lease_gate`) writes, syncs and fetches wait while nobody can say
-that it is held.
+that it is held. The data plane looks at the clock itself, before each write, and hands it on when
+the gate is closed.
 
 Buffers. What `read` returns is valid until the caller's next checkpoint, and is reused after that:
 fuse hands it to the kernel before any. They are taken and given back on the loop's thread only.
@@ -63,6 +64,7 @@ from volcrypt.geometry import UNIT_BYTES, ByteRange, align_to_units, chunk_range
 from volcrypt.volume.admission import Admission
 from volcrypt.volume.capture import Captures, ChunkKeeper, GenerationKeeper
 from volcrypt.volume.chunk_conditions import ChunkConditions
+from volcrypt.volume.lease_gate import LeaseGate
 from volcrypt.volume.ownership import BudgetKeeper, FastPlane, Ownership
 from volcrypt.volume.range_lock import RangeLock
 from volcrypt.volume.request_threads import RequestThreads
@@ -147,6 +149,15 @@ class Device:
         self._ownership = Ownership(
             plane, self._ranges, permitted=self._may_be_granted, budget=budget
         )
+        if self.admission.lease is not None:
+            self.use_lease(self.admission.lease)
+
+    def use_lease(self, gate: LeaseGate) -> None:
+        """Write only while `gate` is open."""
+        self.admission.lease = gate
+        if self._ownership is not None:
+            gate.prolonged = self._ownership.write_until
+            gate.prolonged(gate.until)
 
     def reap(self) -> None:
         """The data plane has ended something that was waited for."""
@@ -338,8 +349,6 @@ class Device:
             return False
         if exclusive and (self.read_only or self.sync_failed or not self._is_marked(chunk)):
             return False
-        if exclusive and self.admission.lease is not None:
-            return False  # the plane does not look at the clock before each
         return self.admission.is_permitted(extent, exclusive=exclusive)
 
     async def _flush(self) -> None:

@@ -25,10 +25,17 @@ class LeaseGate:
         self._clock = clock
         self._until = -math.inf
         self._changed = trio.Event()
+        self.prolonged: Callable[[float], None] = lambda _: None
+        """Is told until when it is open, each time that this is later than before."""
 
     @property
     def is_open(self) -> bool:
         return self._clock() < self._until
+
+    @property
+    def until(self) -> float:
+        """When it closes, or has closed, by `boot_seconds`."""
+        return self._until
 
     @property
     def left_seconds(self) -> float:
@@ -40,6 +47,7 @@ class LeaseGate:
         until = min(asked_at, self._clock()) + TRUST_SECONDS
         if until > self._until:
             self._until = until
+            self.prolonged(until)
             self.wake()
 
     def wake(self) -> None:

@@ -32,6 +32,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 from volcrypt.geometry import ByteRange
+from volcrypt.volume.lease_time import whole_nanoseconds
 from volcrypt.volume.plane.door import READ, WRITE, Work
 from volcrypt.volume.range_lock import RangeLock
 
@@ -50,6 +51,7 @@ class FastPlane(Protocol):
     def revoke_all(self, rights: int) -> list[Work]: ...
     def is_over(self, work: Work) -> bool: ...
     def refuse_writes(self) -> None: ...
+    def write_until(self, nanoseconds: int) -> None: ...
     def fence(self) -> None: ...
     def set_size(self, size_bytes: int) -> None: ...
     def add_budget(self, size_bytes: int) -> int: ...
@@ -120,6 +122,10 @@ class Ownership:
     def refuse_writes(self) -> None:
         """The plane writes nothing any more; from any thread."""
         self._plane.refuse_writes()
+
+    def write_until(self, boot_seconds: float) -> None:
+        """The plane begins no write then or later (`volcrypt.volume.lease_time`)."""
+        self._plane.write_until(whole_nanoseconds(boot_seconds))
 
     def set_size(self, size_bytes: int) -> None:
         self._plane.set_size(size_bytes)

@@ -51,6 +51,7 @@ cdef extern from "plane.h" nogil:
     size_t plane_revoke_all(plane *self, unsigned rights, plane_work *found)
     int plane_is_over(plane *self, uint32_t lane, uint64_t ticket)
     void plane_refuse_writes(plane *self)
+    void plane_write_until(plane *self, int64_t nanoseconds)
     void plane_fence(plane *self)
     unsigned plane_wipe(plane *self)
     void plane_set_size(plane *self, uint64_t size_bytes)
@@ -199,6 +200,11 @@ cdef class Plane:
     def refuse_writes(self):
         if self._plane != NULL:
             plane_refuse_writes(self._plane)
+
+    def write_until(self, int64_t nanoseconds):
+        """Begin no write at that time of CLOCK_BOOTTIME or later."""
+        if self._plane != NULL:
+            plane_write_until(self._plane, nanoseconds)
 
     def fence(self):
         if self._plane != NULL:

@@ -22,6 +22,8 @@ enum {
     GRANTS = 1 << 20,
 };
 
+#define WRITE_ALWAYS INT64_MAX
+
 /* Good while its epoch is the plane's; those begin with 1. */
 struct grant {
     uint32_t chunk;
@@ -67,6 +69,7 @@ struct plane {
     /* Ownership. */
     bool is_fenced, is_wiped, refuses_writes;
     uint32_t read_epoch, write_epoch;
+    int64_t write_until; /* nanoseconds of CLOCK_BOOTTIME, or WRITE_ALWAYS */
     uint64_t size_bytes;
     int64_t budget;
     struct grant *grants;

@@ -92,6 +92,7 @@ struct plane *plane_new(int device, int control, int data, uint64_t size_bytes,
         .has_cipher = key != NULL,
         .read_epoch = 1,
         .write_epoch = 1,
+        .write_until = WRITE_ALWAYS,
         .lane_count = lanes < 1 ? 1 : lanes > PLANE_MAX_LANES ? PLANE_MAX_LANES : lanes,
     };
     pthread_mutex_init(&plane->lock, NULL);

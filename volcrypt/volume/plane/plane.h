@@ -82,6 +82,8 @@ int plane_is_over(struct plane *plane, uint32_t lane, uint64_t ticket);
 
 /* Nothing is written fast any more, for good. */
 void plane_refuse_writes(struct plane *plane);
+/* No write begins at this time of CLOCK_BOOTTIME or later. At first there is no such time. */
+void plane_write_until(struct plane *plane, int64_t nanoseconds);
 /* Nothing is granted any more, and what is being read is not handed out. */
 void plane_fence(struct plane *plane);
 /* Forget the key, and wipe the buffers; what lanes still use, they wipe at their end. How many. */
