@@ -84,6 +84,18 @@ PLANE: Final = [
         ),
     ),
     mutant(
+        "what hangs in the plane is not given up",
+        DEVICE,
+        [T_PLANE],
+        ("            self._ownership.give_up()\n", "            pass\n"),
+    ),
+    mutant(
+        "what the plane is at is given up at once",
+        DEVICE,
+        [T_PLANE],
+        ("            await self._ownership.idle()\n", "            pass\n"),
+    ),
+    mutant(
         "a fence is not told to the plane",
         DEVICE,
         [T_PLANE],

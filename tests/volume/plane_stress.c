@@ -3,7 +3,8 @@
  * Threads that are the kernel ask for reads and writes of a small volume over a pair of sockets, each
  * in places of its own and in some that all share. One thread is Python: it takes chunks away and
  * gives them back all the time, answers what is handed on, and sees that nothing is under way in a
- * chunk that it took and waited for, nor written anywhere when the lease has run out. One is libfuse. At the end everything is fenced, wiped, stopped.
+ * chunk that it took and waited for, nor written anywhere when the lease has run out. One is libfuse.
+ * At the end everything is fenced, wiped, stopped.
  */
 #define _GNU_SOURCE
 #include "plane.h"

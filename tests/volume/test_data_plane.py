@@ -26,6 +26,7 @@ from tests.file_system import disposable_file_system
 from tests.plane_kernel import KEY, PlaneBed, plane_bed
 from tests.volume.place import SEAL, VOLUME
 from volcrypt.crypto.data_key import DataKey
+from volcrypt.daemons.fencing import GRACE_SECONDS, Fencing
 from volcrypt.errors import FencedError, VolumeError
 from volcrypt.geometry import CHUNK_BYTES, SECTOR_BYTES, UNIT_BYTES
 from volcrypt.volume.change_map import ChangeMap
@@ -439,6 +440,63 @@ class TestUnderWay:
             assert reply.error == errno.EIO
         assert bench.rights() == 0
         assert bench.bed.stored(0, UNIT_BYTES) == NEW
+
+    async def test_what_hangs_behind_a_fence_is_answered_once_and_waited_for(
+        self, bench: Bench
+    ) -> None:
+        bench.takes_reply = False
+        async with bench.write_under_way() as let_go:
+            bench.device.fence(FencedError("the key is gone"))
+            await trio.sleep(0.02)
+            assert bench.bed.is_silent()
+            for _ in range(2):
+                bench.device.give_up(FencedError("the key is gone"))
+            reply = await trio.to_thread.run_sync(bench.bed.reply)
+            assert reply.error == errno.EIO
+            assert bench.bed.is_silent()
+            assert bench.bed.plane.wipe() == 1
+            await ends(bench, bench.device.drained, let_go)
+        assert bench.bed.plane.wipe() == 0
+        # Both lanes are at work again, and nothing else was answered meanwhile.
+        for _ in range(4):
+            unique = bench.bed.send_read(0, UNIT_BYTES)
+            reply = await trio.to_thread.run_sync(bench.bed.reply_to, unique)
+            assert reply.error == errno.EIO
+        assert bench.bed.is_silent()
+        assert bench.bed.stored(0, UNIT_BYTES) == NEW  # it was encrypted before the fence
+
+    async def test_a_write_that_ended_is_not_given_up(self, bench: Bench) -> None:
+        async with bench.write_under_way() as let_go:
+            bench.device.fence(FencedError("the key is gone"))
+            await ends(bench, bench.device.answered, let_go)
+            bench.device.give_up(FencedError("the key is gone"))
+        assert bench.bed.is_silent()
+
+    async def test_a_fence_waits_for_a_medium_as_long_as_for_one_of_pythons(
+        self, bench: Bench, mock_clock: trio.testing.MockClock
+    ) -> None:
+        mock_clock.rate = 1.0
+        bench.takes_reply = False
+
+        def wipe() -> None:
+            bench.volume.close()
+            bench.bed.plane.wipe()
+
+        def is_wiped() -> bool:
+            return fencing.note is not None and fencing.note.wiped_at is not None
+
+        fencing = Fencing(bench.device, wipe=wipe)
+        async with bench.write_under_way() as let_go, trio.open_nursery() as nursery:
+            nursery.start_soon(fencing.fence, "the key is gone")
+            await trio.sleep(0.02)
+            assert bench.bed.is_silent()
+            mock_clock.jump(GRACE_SECONDS)
+            reply = await trio.to_thread.run_sync(bench.bed.reply)
+            assert reply.error == errno.EIO
+            assert not is_wiped()
+            let_go()
+        assert is_wiped()
+        assert bench.bed.is_silent()
 
     async def test_a_fence_falls_at_once(self, bench: Bench) -> None:
         await bench.own()

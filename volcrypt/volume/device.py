@@ -280,13 +280,18 @@ class Device:
                 buffer[:] = bytes(len(buffer))
 
     async def answered(self) -> None:
-        """Wait until no request is under way that hops, nor a flush."""
+        """Wait until no request is under way that hops or, behind a fence, is the data plane's,
+        nor a flush."""
         await self._requests.idle()
+        if self._ownership is not None:
+            await self._ownership.idle()
 
     def give_up(self, error: FencedError) -> None:
         """Answer what is still under way with `error`, though it may hang for ever. What it does in
         its thread goes on, and is waited for by `drained` and `close`."""
         self._requests.give_up(error)
+        if self._ownership is not None:
+            self._ownership.give_up()
 
     async def settle(self) -> None:
         """Have what was written before a fence on the medium, so that nothing is written later,

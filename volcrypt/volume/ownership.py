@@ -31,6 +31,8 @@ All calls come from the loop's thread, except `refuse_writes`.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
+import trio
+
 from volcrypt.geometry import ByteRange
 from volcrypt.volume.lease_time import whole_nanoseconds
 from volcrypt.volume.plane.door import READ, WRITE, Work
@@ -53,6 +55,7 @@ class FastPlane(Protocol):
     def refuse_writes(self) -> None: ...
     def write_until(self, nanoseconds: int) -> None: ...
     def fence(self) -> None: ...
+    def give_up(self) -> None: ...
     def set_size(self, size_bytes: int) -> None: ...
     def add_budget(self, size_bytes: int) -> int: ...
 
@@ -82,6 +85,7 @@ class Ownership:
         self._takers: dict[int, int] = {}
         self._writers: dict[int, int] = {}
         self._adopted: dict[Work, Callable[[], None]] = {}
+        self._over = trio.Event()
         if budget is None:
             plane.add_budget(UNLIMITED_BYTES)
 
@@ -119,6 +123,16 @@ class Ownership:
         self._plane.fence()
         self.take_all()
 
+    def give_up(self) -> None:
+        """Behind a fence: answer what the medium keeps. It stays adopted."""
+        self._plane.give_up()
+
+    async def idle(self) -> None:
+        """Wait until all that was adopted is over."""
+        while self._adopted:
+            self._over = trio.Event()
+            await self._over.wait()
+
     def refuse_writes(self) -> None:
         """The plane writes nothing any more; from any thread."""
         self._plane.refuse_writes()
@@ -134,6 +148,8 @@ class Ownership:
         """Let go of what was adopted and is over."""
         for work in [work for work in self._adopted if self._plane.is_over(work)]:
             self._adopted.pop(work)()
+        if not self._adopted:
+            self._over.set()
 
     def close(self) -> None:
         """Give back what of the budget was not used; nothing is written fast any more."""

@@ -53,6 +53,7 @@ cdef extern from "plane.h" nogil:
     void plane_refuse_writes(plane *self)
     void plane_write_until(plane *self, int64_t nanoseconds)
     void plane_fence(plane *self)
+    void plane_give_up(plane *self)
     unsigned plane_wipe(plane *self)
     void plane_set_size(plane *self, uint64_t size_bytes)
     int64_t plane_add_budget(plane *self, int64_t size)
@@ -209,6 +210,11 @@ cdef class Plane:
     def fence(self):
         if self._plane != NULL:
             plane_fence(self._plane)
+
+    def give_up(self):
+        """Behind a fence: answer EIO for what the medium keeps. It is not over before it returns."""
+        if self._plane != NULL:
+            plane_give_up(self._plane)
 
     def wipe(self):
         """How many lanes still use the key; they wipe it when they end."""

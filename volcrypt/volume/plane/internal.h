@@ -51,9 +51,10 @@ struct lane {
     unsigned char *out;
     EVP_CIPHER_CTX *encrypt, *decrypt;
     /* Under the plane's lock: */
-    bool in_io;      /* others keep away from the range */
-    bool is_busy;    /* the buffer or the cipher is in use: from `begin` to `end` */
-    bool is_watched; /* somebody waits for the end */
+    bool in_io;       /* others keep away from the range */
+    bool is_given_up; /* somebody else answered the request */
+    bool is_busy;     /* the buffer or the cipher is in use: from `begin` to `end` */
+    bool is_watched;  /* somebody waits for the end */
     uint32_t kind;
     uint64_t ticket, offset, size;
 };
@@ -83,9 +84,11 @@ struct plane {
 
 /* ownership.c: begin a read or write at the lane's entry; false where it is not the lane's to do. */
 bool plane_begin(struct lane *lane);
-/* The medium is done with; false for a read that must not be handed out any more. */
+/* The medium is done with; whether the request is still to be answered. */
 bool plane_leave_range(struct lane *lane);
-void plane_end(struct lane *lane);
+/* Also that, where the range was not left before. */
+bool plane_end(struct lane *lane);
+bool plane_is_fenced(const struct plane *plane);
 void plane_tell(struct plane *plane);
 
 /* answers.c: a request is answered by one of these, and by nothing else. */

@@ -3,6 +3,7 @@
 
 #include "xts_units.h"
 
+#include <errno.h>
 #include <openssl/crypto.h>
 #include <sys/eventfd.h>
 #include <time.h>
@@ -78,6 +79,7 @@ bool plane_begin(struct lane *lane)
         lane->size = entry->size;
         lane->ticket++;
         lane->in_io = lane->is_busy = true;
+        lane->is_given_up = false;
     }
     pthread_mutex_unlock(&plane->lock);
     return begins;
@@ -87,9 +89,14 @@ bool plane_leave_range(struct lane *lane)
 {
     pthread_mutex_lock(&lane->plane->lock);
     lane->in_io = false;
-    bool may_be_handed_out = !lane->plane->is_fenced;
+    bool is_open = !lane->is_given_up;
     pthread_mutex_unlock(&lane->plane->lock);
-    return may_be_handed_out;
+    return is_open;
+}
+
+bool plane_is_fenced(const struct plane *plane)
+{
+    return __atomic_load_n(&plane->is_fenced, __ATOMIC_ACQUIRE);
 }
 
 static void wipe_lane(struct lane *lane)
@@ -100,18 +107,19 @@ static void wipe_lane(struct lane *lane)
     OPENSSL_cleanse(lane->out, PLANE_MAX_TRANSFER);
 }
 
-void plane_end(struct lane *lane)
+bool plane_end(struct lane *lane)
 {
     struct plane *plane = lane->plane;
     pthread_mutex_lock(&plane->lock);
     lane->in_io = lane->is_busy = false;
     if (plane->is_wiped)
         wipe_lane(lane);
-    bool is_watched = lane->is_watched;
+    bool is_watched = lane->is_watched, is_open = !lane->is_given_up;
     lane->is_watched = false;
     pthread_mutex_unlock(&plane->lock);
     if (is_watched)
         plane_tell(plane);
+    return is_open;
 }
 
 /* The work under way that uses one of `rights` in a range of bytes; locked. */
@@ -223,8 +231,25 @@ void plane_write_until(struct plane *plane, int64_t nanoseconds)
 void plane_fence(struct plane *plane)
 {
     pthread_mutex_lock(&plane->lock);
-    plane->is_fenced = true;
+    __atomic_store_n(&plane->is_fenced, true, __ATOMIC_RELEASE);
     pthread_mutex_unlock(&plane->lock);
+}
+
+void plane_give_up(struct plane *plane)
+{
+    uint64_t kept[PLANE_MAX_LANES];
+    unsigned count = 0;
+    pthread_mutex_lock(&plane->lock);
+    for (unsigned i = 0; i < plane->lane_count; i++) {
+        struct lane *lane = &plane->lanes[i];
+        if (lane->in_io && !lane->is_given_up) {
+            lane->is_given_up = true;
+            kept[count++] = lane->entry->unique;
+        }
+    }
+    pthread_mutex_unlock(&plane->lock);
+    while (count > 0)
+        plane_refuse(plane, kept[--count], EIO);
 }
 
 unsigned plane_wipe(struct plane *plane)

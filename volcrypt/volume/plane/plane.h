@@ -14,7 +14,8 @@
  * Exactly one reply. A lane reads into an *entry* that it took before, so there is always one to
  * keep the request in, and no more are read than there are entries. An entry is free again when
  * its request was answered; a request that cannot be handed on, or whose reply the kernel refuses,
- * is answered EIO. Interrupts are not obeyed: what waits ends by itself, as without the plane.
+ * is answered EIO. When the medium lets go of a lane, the lane finds out under the mutex whether its
+ * request was given up, and so answered, meanwhile. Interrupts are not obeyed: what waits ends by itself, as without the plane.
  *
  * What the kernel sends is checked like what a stranger sends: lengths, node, handle, range.
  */
@@ -86,6 +87,8 @@ void plane_refuse_writes(struct plane *plane);
 void plane_write_until(struct plane *plane, int64_t nanoseconds);
 /* Nothing is granted any more, and what is being read is not handed out. */
 void plane_fence(struct plane *plane);
+/* Behind a fence: answer EIO for the lanes that the medium keeps. They are busy until they return. */
+void plane_give_up(struct plane *plane);
 /* Forget the key, and wipe the buffers; what lanes still use, they wipe at their end. How many. */
 unsigned plane_wipe(struct plane *plane);
 void plane_set_size(struct plane *plane, uint64_t size_bytes);

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <linux/fuse.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -23,15 +24,18 @@ static bool fast_read(struct lane *lane)
     struct iovec into = {lane->out, entry->size};
     /* Never waits for the medium: what is not in the page cache is Python's. */
     bool is_good =
-        preadv2(plane->data, &into, 1, (off_t)entry->offset, RWF_NOWAIT) == (ssize_t)entry->size &&
-        (!plane->has_cipher ||
-         xts_decrypt_sparse(lane->decrypt, lane->out, lane->out, entry->size / XTS_UNIT,
-                            entry->offset / XTS_SECTOR));
-    bool may_be_handed_out = plane_leave_range(lane);
-    if (is_good && may_be_handed_out)
+        preadv2(plane->data, &into, 1, (off_t)entry->offset, RWF_NOWAIT) == (ssize_t)entry->size;
+    bool is_open = plane_leave_range(lane);
+    /* Behind a fence nothing is decrypted, and no plaintext handed out. */
+    is_good = is_good && is_open && !plane_is_fenced(plane) &&
+              (!plane->has_cipher ||
+               xts_decrypt_sparse(lane->decrypt, lane->out, lane->out, entry->size / XTS_UNIT,
+                                  entry->offset / XTS_SECTOR)) &&
+              !plane_is_fenced(plane);
+    if (is_good)
         answer_fast(plane, entry->unique, lane->out, entry->size);
     plane_end(lane);
-    return is_good && may_be_handed_out;
+    return is_good || !is_open;
 }
 
 static bool fast_write(struct lane *lane)
@@ -48,12 +52,14 @@ static bool fast_write(struct lane *lane)
                                    (ssize_t)entry->size;
     if (!is_good && !is_lost && plane->has_cipher)
         is_lost = !xts_crypt(lane->decrypt, data, data, XTS_UNIT, units, tweak, 0, 0);
-    plane_end(lane);
-    if (is_good)
+    bool is_open = plane_end(lane);
+    if (!is_open)
+        memset(data, 0, entry->size);
+    else if (is_good)
         answer_fast(plane, entry->unique, &done, sizeof done);
     else if (is_lost)
         plane_refuse(plane, entry->unique, EIO);
-    return is_good || is_lost;
+    return is_good || is_lost || !is_open;
 }
 
 /* A read or write of the volume's file, as long as it says; else false. */
