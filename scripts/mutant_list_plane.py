@@ -96,6 +96,12 @@ PLANE: Final = [
         ("            await self._ownership.idle()\n", "            pass\n"),
     ),
     mutant(
+        "a write keeps the loop while the medium keeps writers",
+        DEVICE,
+        [T_PLANE],
+        ("            and (self._ownership is None or not self._ownership.is_held_up())\n", ""),
+    ),
+    mutant(
         "a fence is not told to the plane",
         DEVICE,
         [T_PLANE],

@@ -118,8 +118,10 @@ def plane_bed(
     os.truncate(data, size_bytes)
     kernel, device = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     libfuse, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    # So that what the kernel sends is never what does not fit.
-    kernel.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 8 * 2**20)
+    # So that what the kernel sends is never what does not fit, and replies never wait: not even for
+    # a test that reads them in a thread of this interpreter.
+    for end in (kernel, device):
+        end.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 8 * 2**20)
     descriptor = os.open(data, os.O_RDWR if writable else os.O_RDONLY)
     device_end = device.dup()
     try:

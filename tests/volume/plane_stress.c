@@ -4,7 +4,7 @@
  * in places of its own and in some that all share. One thread is Python: it takes chunks away and
  * gives them back all the time, answers what is handed on, and sees that nothing is under way in a
  * chunk that it took and waited for, nor written anywhere when the lease has run out. One is libfuse.
- * At the end everything is fenced, wiped, stopped.
+ * At the end the medium hangs, and all is fenced, given up, wiped; it comes back, and all is stopped.
  */
 #define _GNU_SOURCE
 #include "plane.h"
@@ -20,10 +20,11 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { UNIT = 4096, CHUNK = 1 << 19, CHUNKS = 4, OWN_UNITS = 8 };
+enum { UNIT = 4096, CHUNK = 1 << 19, CHUNKS = 4, OWN_UNITS = 8, LANES = 3 };
 
 #define CHECK(condition)                                                                           \
     do {                                                                                           \
@@ -35,6 +36,8 @@ enum { UNIT = 4096, CHUNK = 1 << 19, CHUNKS = 4, OWN_UNITS = 8 };
 
 static struct plane *plane;
 static int kernel, libfuse, data, done;
+static unsigned callers_count;
+static pthread_t threads[8];
 static uint64_t asked, answered;
 
 /* One write of each caller is on its way at a time, so its last one is what it must read. */
@@ -42,6 +45,54 @@ struct caller {
     unsigned number, seed;
     unsigned char last[OWN_UNITS];
 };
+
+/* The medium, of which the linker tells us (--wrap). One that hangs keeps whoever writes, and who
+ * reads; not the relief, which asks for nothing that waits. */
+static pthread_mutex_t medium_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t medium_returned = PTHREAD_COND_INITIALIZER;
+static bool medium_hangs;
+
+static bool is_hung(void)
+{
+    pthread_mutex_lock(&medium_lock);
+    bool is_hung = medium_hangs;
+    pthread_mutex_unlock(&medium_lock);
+    return is_hung;
+}
+
+static void set_hung(bool is_hung)
+{
+    pthread_mutex_lock(&medium_lock);
+    medium_hangs = is_hung;
+    pthread_cond_broadcast(&medium_returned);
+    pthread_mutex_unlock(&medium_lock);
+}
+
+static void ask_medium(void)
+{
+    pthread_mutex_lock(&medium_lock);
+    while (medium_hangs)
+        pthread_cond_wait(&medium_returned, &medium_lock);
+    pthread_mutex_unlock(&medium_lock);
+}
+
+ssize_t __real_pwrite(int, const void *, size_t, off_t);
+ssize_t __wrap_pwrite(int, const void *, size_t, off_t);
+ssize_t __real_preadv2(int, const struct iovec *, int, off_t, int);
+ssize_t __wrap_preadv2(int, const struct iovec *, int, off_t, int);
+
+ssize_t __wrap_pwrite(int file, const void *bytes, size_t size, off_t offset)
+{
+    ask_medium();
+    return __real_pwrite(file, bytes, size, offset);
+}
+
+ssize_t __wrap_preadv2(int file, const struct iovec *parts, int count, off_t offset, int flags)
+{
+    if (!plane_is_held_up(plane))
+        ask_medium();
+    return __real_preadv2(file, parts, count, offset, flags);
+}
 
 static bool is_done(void) { return __atomic_load_n(&done, __ATOMIC_ACQUIRE); }
 
@@ -113,7 +164,17 @@ static int ask(struct caller *caller, uint32_t opcode, uint64_t offset, uint32_t
         memcpy(into, replies[slot].body, size);
     int error = replies[slot].error;
     pthread_mutex_unlock(&reply_lock);
+    CHECK(error == 0 || (error == -EIO && is_hung()));
     return error;
+}
+
+/* When the medium hangs: what was written is not known any more. */
+static void *keep_asking(struct caller *caller)
+{
+    unsigned char bytes[2 * UNIT] = {0};
+    while (!is_done())
+        (void)ask(caller, FUSE_WRITE, own_offset(caller, 0), UNIT, bytes, NULL);
+    return NULL;
 }
 
 static void *call(void *argument)
@@ -125,20 +186,24 @@ static void *call(void *argument)
         switch (rand_r(&caller->seed) % 4) {
         case 0: /* where all write */
             memset(bytes, rand_r(&caller->seed), sizeof bytes);
-            CHECK(ask(caller, FUSE_WRITE, CHUNK - UNIT, 2 * UNIT, bytes, NULL) == 0);
+            if (ask(caller, FUSE_WRITE, CHUNK - UNIT, 2 * UNIT, bytes, NULL))
+                return keep_asking(caller);
             break;
         case 1:
-            CHECK(ask(caller, FUSE_READ, CHUNK - UNIT, 2 * UNIT, NULL, bytes) == 0);
+            if (ask(caller, FUSE_READ, CHUNK - UNIT, 2 * UNIT, NULL, bytes))
+                return keep_asking(caller);
             for (unsigned i = 0; i < 2 * UNIT; i++)
                 CHECK(bytes[i] == bytes[i / UNIT * UNIT]); /* no unit is a mixture */
             break;
         case 2:
             caller->last[unit]++;
             memset(bytes, caller->last[unit], UNIT);
-            CHECK(ask(caller, FUSE_WRITE, own_offset(caller, unit), UNIT, bytes, NULL) == 0);
+            if (ask(caller, FUSE_WRITE, own_offset(caller, unit), UNIT, bytes, NULL))
+                return keep_asking(caller);
             break;
         default:
-            CHECK(ask(caller, FUSE_READ, own_offset(caller, unit), UNIT, NULL, bytes) == 0);
+            if (ask(caller, FUSE_READ, own_offset(caller, unit), UNIT, NULL, bytes))
+                return keep_asking(caller);
             CHECK(bytes[0] == caller->last[unit] && bytes[UNIT - 1] == caller->last[unit]);
             if (rand_r(&caller->seed) % 8 == 0) /* a reply of libfuse's */
                 (void)ask(caller, FUSE_GETATTR, 0, 0, NULL, NULL);
@@ -147,15 +212,27 @@ static void *call(void *argument)
     return NULL;
 }
 
-/* Take a chunk, wait for what was under way, and hand over to `plane_grant` again. */
-static void take(uint32_t first, uint32_t count)
+static bool await_ends(size_t works, const struct plane_work *found)
+{
+    for (size_t i = 0; i < works; i++)
+        while (!plane_is_over(plane, found[i].lane, found[i].ticket)) {
+            if (is_hung())
+                return false;
+            sched_yield();
+        }
+    return true;
+}
+
+/* Take a chunk, wait for what was under way, and hand over to `plane_grant` again. False when it
+ * hangs. */
+static bool take(uint32_t first, uint32_t count)
 {
     struct plane_work found[PLANE_MAX_LANES];
     size_t works = plane_revoke(plane, first, count, PLANE_READ | PLANE_WRITE, found);
-    for (size_t i = 0; i < works; i++)
-        while (!plane_is_over(plane, found[i].lane, found[i].ticket))
-            sched_yield();
+    if (!await_ends(works, found))
+        return false;
     CHECK(plane_revoke(plane, first, count, PLANE_READ | PLANE_WRITE, found) == 0);
+    return true;
 }
 
 static void give_back(uint32_t first, uint32_t count)
@@ -171,9 +248,10 @@ static void answer_request(const struct plane_request *request)
     unsigned char bytes[2 * UNIT];
     uint32_t first = (uint32_t)(request->offset / CHUNK);
     uint32_t count = (uint32_t)((request->offset + request->size - 1) / CHUNK) - first + 1;
-    take(first, count);
-    if (request->kind == PLANE_WRITE) {
-        CHECK(pwrite(data, request->data, request->size, (off_t)request->offset) == request->size);
+    if (!take(first, count))
+        plane_answer(plane, request->entry, EIO, NULL, 0);
+    else if (request->kind == PLANE_WRITE) {
+        CHECK(__real_pwrite(data, request->data, request->size, (off_t)request->offset) == request->size);
         plane_answer(plane, request->entry, 0, NULL, request->size);
     } else {
         CHECK(pread(data, bytes, request->size, (off_t)request->offset) == request->size);
@@ -191,9 +269,8 @@ static void let_lease_run_out(void)
     plane_write_until(plane, 0);
     size_t works = plane_revoke(plane, 0, CHUNKS, PLANE_WRITE, found);
     give_back(0, CHUNKS);
-    for (size_t i = 0; i < works; i++)
-        while (!plane_is_over(plane, found[i].lane, found[i].ticket))
-            sched_yield();
+    if (!await_ends(works, found))
+        return;
     CHECK(pread(data, before, sizeof before, 0) == sizeof before);
     for (unsigned i = 0; i < 20; i++)
         sched_yield();
@@ -218,8 +295,7 @@ static void *be_python(void *unused)
         while (plane_next(plane, &request))
             answer_request(&request);
         uint32_t chunk = (uint32_t)rand_r(&seed) % CHUNKS;
-        take(chunk, 1);
-        if (rand_r(&seed) % 16 == 0)
+        if (take(chunk, 1) && rand_r(&seed) % 16 == 0)
             plane_revoke_all(plane, PLANE_WRITE, found);
         give_back(chunk, 1);
         if (rand_r(&seed) % 64 == 0)
@@ -228,6 +304,30 @@ static void *be_python(void *unused)
         plane_add_budget(plane, 1 << 20);
     }
     return NULL;
+}
+
+/* All lanes are kept; others are served, and those who are not are told. */
+static void hang_and_return(unsigned lanes)
+{
+    struct caller other = {.number = 15};
+    struct timespec moment = {.tv_nsec = 1000000};
+    set_hung(true);
+    while (!plane_is_held_up(plane))
+        nanosleep(&moment, NULL);
+    CHECK(ask(&other, FUSE_GETATTR, 0, 0, NULL, NULL) == 0);
+    plane_fence(plane);
+    plane_give_up(plane);
+    plane_give_up(plane);
+    __atomic_store_n(&done, 1, __ATOMIC_RELEASE);
+    for (unsigned i = 0; i < callers_count; i++)
+        pthread_join(threads[i], NULL);
+    CHECK(asked == answered);
+    CHECK(plane_wipe(plane) == lanes);
+    set_hung(false);
+    while (plane_wipe(plane) > 0)
+        nanosleep(&moment, NULL);
+    CHECK(ask(&other, FUSE_GETATTR, 0, 0, NULL, NULL) == 0);
+    CHECK(asked == answered);
 }
 
 static void *be_libfuse(void *unused)
@@ -245,8 +345,7 @@ static void *be_libfuse(void *unused)
 int main(int count, char **arguments)
 {
     int device_pair[2], control_pair[2];
-    unsigned callers_count;
-    pthread_t receiver, python, fuse, threads[8];
+    pthread_t receiver, python, fuse;
     struct caller callers[8] = {0};
     CHECK(count == 4);
     callers_count = (unsigned)atoi(arguments[3]);
@@ -257,7 +356,7 @@ int main(int count, char **arguments)
     libfuse = control_pair[0];
     data = open(arguments[1], O_RDWR | O_CREAT | O_TRUNC, 0600);
     CHECK(data >= 0 && ftruncate(data, (off_t)CHUNKS * CHUNK) == 0);
-    plane = plane_new(device_pair[1], control_pair[1], dup(data), (uint64_t)CHUNKS * CHUNK, NULL, 3);
+    plane = plane_new(device_pair[1], control_pair[1], dup(data), (uint64_t)CHUNKS * CHUNK, NULL, LANES);
     CHECK(plane != NULL && plane_start(plane) == 0);
     give_back(0, CHUNKS);
     CHECK(pthread_create(&receiver, NULL, receive, NULL) == 0);
@@ -268,14 +367,9 @@ int main(int count, char **arguments)
         CHECK(pthread_create(&threads[i], NULL, call, &callers[i]) == 0);
     }
     sleep((unsigned)atoi(arguments[2]));
-    __atomic_store_n(&done, 1, __ATOMIC_RELEASE);
-    for (unsigned i = 0; i < callers_count; i++)
-        pthread_join(threads[i], NULL);
+    hang_and_return(LANES);
     struct plane_counts counts = plane_counts(plane);
-    CHECK(asked == answered);
     CHECK(counts.fast > 0 && counts.handed_on > 0);
-    plane_fence(plane);
-    CHECK(plane_wipe(plane) == 0);
     shutdown(kernel, SHUT_RDWR);
     pthread_join(receiver, NULL);
     pthread_join(python, NULL);

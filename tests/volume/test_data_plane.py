@@ -21,16 +21,17 @@ import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
+from typing_extensions import Buffer
 
 from tests.file_system import disposable_file_system
-from tests.plane_kernel import KEY, PlaneBed, plane_bed
+from tests.plane_kernel import GETATTR, KEY, PlaneBed, plane_bed
 from tests.volume.place import SEAL, VOLUME
 from volcrypt.crypto.data_key import DataKey
 from volcrypt.daemons.fencing import GRACE_SECONDS, Fencing
 from volcrypt.errors import FencedError, VolumeError
 from volcrypt.geometry import CHUNK_BYTES, SECTOR_BYTES, UNIT_BYTES
 from volcrypt.volume.change_map import ChangeMap
-from volcrypt.volume.data_plane import DataPlane
+from volcrypt.volume.data_plane import LANES, DataPlane
 from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.device import INLINE_BYTES, Device
 from volcrypt.volume.freezing import freeze, thaw
@@ -89,6 +90,14 @@ class Bench:
     def rights(self, chunk: int = 0) -> int:
         return self.bed.plane.rights(chunk)
 
+    def forget(self, chunk: int) -> None:
+        """What is cached of it; it was flushed."""
+        descriptor = os.open(self.bed.data, os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, chunk * CHUNK_BYTES, CHUNK_BYTES, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
     async def own(self, chunk: int = 0) -> None:
         """Have the plane own a chunk, as everybody does: by writing to it."""
         await self.write(chunk * CHUNK_BYTES, OLD)
@@ -100,8 +109,7 @@ class Bench:
         await self.own(offset // CHUNK_BYTES)
         with frozen(self.disk) as let_go:
             unique = self.bed.send_write(offset, NEW)
-            while not sleeps_in_the_kernel():  # noqa: ASYNC110 nobody tells
-                await trio.sleep(0.001)
+            await until_kept(1)
             yield let_go
             let_go()
             if self.takes_reply:
@@ -133,10 +141,16 @@ def frozen(disk: Path) -> Iterator[Callable[[], None]]:
         os.close(directory)
 
 
-def sleeps_in_the_kernel() -> bool:
-    """Whether a thread of this process is in a call that cannot be interrupted."""
+def kept_threads() -> int:
+    """How many threads of this process are in a call that cannot be interrupted."""
     states = [path.read_text() for path in Path("/proc/self/task").glob("*/stat")]
-    return any(state.rpartition(") ")[2].startswith("D") for state in states)
+    return sum(state.rpartition(") ")[2].startswith("D") for state in states)
+
+
+async def until_kept(count: int) -> None:
+    with trio.fail_after(5):
+        while kept_threads() < count:  # noqa: ASYNC110 nobody tells
+            await trio.sleep(0.001)
 
 
 @pytest.fixture(scope="module")
@@ -265,11 +279,7 @@ class TestGranting:
     async def test_cold_reads_are_pythons(self, bench: Bench) -> None:
         await bench.own()
         await bench.device.flush()
-        descriptor = os.open(bench.bed.data, os.O_RDONLY)
-        try:
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(descriptor)
+        bench.forget(0)
         bench.was_fast()
         assert await bench.read(0, UNIT_BYTES) == OLD
         assert not bench.was_fast()
@@ -512,8 +522,7 @@ class TestUnderWay:
         with frozen(bench.disk) as let_go:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(bench.device.write, 0, bytes(INLINE_BYTES + UNIT_BYTES))
-                while not sleeps_in_the_kernel():  # noqa: ASYNC110 nobody tells
-                    await trio.sleep(0.001)
+                await until_kept(1)
                 assert (bench.rights(0), bench.rights(1)) == (0, BOTH)
                 # Somebody else who reads there grants nothing either.
                 await bench.device.read(CHUNK_BYTES - UNIT_BYTES, UNIT_BYTES)
@@ -598,6 +607,84 @@ class TestLease:
     def test_no_moment_later_than_the_gate(self, seconds: float) -> None:
         assert 0 <= Fraction(seconds) * 10**9 - whole_nanoseconds(seconds) < 1
         assert whole_nanoseconds(-math.inf) == 0
+
+
+class TestHeldUp:
+    """A medium that keeps every lane: a disk that hangs, or a kernel that throttles writers."""
+
+    async def test_nobody_else_waits(self, bench: Bench) -> None:
+        for chunk in range(3):
+            await bench.own(chunk)
+        assert not bench.bed.plane.is_held_up()
+        with frozen(bench.disk) as let_go:
+            writes = [bench.bed.send_write(chunk * CHUNK_BYTES, NEW) for chunk in range(LANES)]
+            await until_kept(LANES)
+            # What is cached, what is Python's, and what is libfuse's.
+            for _ in range(20):
+                assert await bench.read(2 * CHUNK_BYTES, UNIT_BYTES) == OLD
+            assert bench.bed.plane.is_held_up()
+            assert await bench.read(2 * CHUNK_BYTES + 700, 700) == OLD[700:1400]
+            unique = bench.bed.send(GETATTR, b"")
+            assert (await trio.to_thread.run_sync(bench.bed.libfuse.recv, 2**16))[8:16] == (
+                unique.to_bytes(8, "little")
+            )
+            # A small write of Python's waits in a thread of its own: the loop goes on.
+            writes.append(bench.bed.send_write(2 * CHUNK_BYTES, NEW))
+            await until_kept(LANES + 1)
+            assert await bench.read(3 * CHUNK_BYTES, UNIT_BYTES) == bytes(UNIT_BYTES)
+            assert bench.bed.is_silent()
+            let_go()
+            replies = [await trio.to_thread.run_sync(bench.bed.reply) for _ in writes]
+        assert sorted(reply.unique for reply in replies) == writes
+        assert not any(reply.error for reply in replies)
+        assert not bench.bed.plane.is_held_up()
+        for chunk in range(3):
+            assert bench.bed.stored(chunk * CHUNK_BYTES, UNIT_BYTES) == NEW
+
+    async def test_behind_a_fence_everybody_is_told(self, bench: Bench) -> None:
+        for chunk in range(LANES):
+            await bench.own(chunk)
+        error = FencedError("the key is gone")
+        with frozen(bench.disk) as let_go:
+            asked = [bench.bed.send_write(chunk * CHUNK_BYTES, NEW) for chunk in range(LANES)]
+            await until_kept(LANES)
+            bench.device.fence(error)
+            for offset in (0, 3 * CHUNK_BYTES):
+                for send in (
+                    partial(bench.bed.send_read, offset, UNIT_BYTES),
+                    partial(bench.bed.send_write, offset, OLD),
+                ):
+                    reply = await trio.to_thread.run_sync(bench.bed.reply_to, send())
+                    assert reply.error == errno.EIO
+            bench.device.give_up(error)
+            replies = [await trio.to_thread.run_sync(bench.bed.reply) for _ in asked]
+            assert sorted(reply.unique for reply in replies) == asked
+            assert {reply.error for reply in replies} == {errno.EIO}
+            await ends(bench, bench.device.drained, let_go)
+        assert bench.bed.is_silent()
+
+    async def test_cold_reads_of_eight_callers_are_under_way_at_once(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each waits at the medium until all are there. What a lane asks for, the kernel may have
+        read ahead before Python asks, so here nothing is granted nor cached."""
+        callers = 8
+        all_there = threading.Barrier(callers)
+        read_into = bench.volume.read_into
+
+        def read_slowly(offset: int, buffer: Buffer) -> None:
+            all_there.wait(5)
+            read_into(offset, buffer)
+
+        monkeypatch.setattr(bench.volume, "read_into", read_slowly)
+        monkeypatch.setattr(bench.volume, "try_read_into", lambda *_: False)
+        for size in (UNIT_BYTES, INLINE_BYTES + UNIT_BYTES):
+            bench.bed.plane.revoke_all(BOTH)
+            asked = [bench.bed.send_read(number * size, size) for number in range(callers)]
+            replies = [await trio.to_thread.run_sync(bench.bed.reply) for _ in asked]
+            assert sorted(reply.unique for reply in replies) == asked
+            assert not any(reply.error for reply in replies)
+        assert bench.bed.plane.counts.fast == 0
 
 
 class TestErrors:

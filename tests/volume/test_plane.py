@@ -425,7 +425,7 @@ def test_what_libfuse_says_of_sizes_and_writers_is_amended(bed: PlaneBed) -> Non
     layout = struct.Struct("<IIIIHHIIHHI28x")
     reply(bed, unique, layout.pack(*fields))
     amended = list(layout.unpack(bed.reply_to(unique).body))
-    assert amended == [*fields[:6], 2**20, 1, 256, 0, 0]
+    assert amended == [*fields[:4], 32, 24, 2**20, 1, 256, 0, 0]
     for flags, expected in ((1, 1 | 64), (0, 0)):
         unique = bed.send(OPEN, bytes(8))
         bed.libfuse.recv(2**16)

@@ -21,7 +21,7 @@ def build(directory: Path, sanitizers: str, *, ownership: Path = PLANE / "owners
     command += [f"-I{PLANE}", f"-I{ROOT / 'volcrypt/crypto'}"]
     others = sorted(set(PLANE.glob("*.c")) - {PLANE / "door.c", PLANE / "ownership.c"})
     command += map(str, (STRESS, ownership, *others))
-    command += ["-o", str(program), "-lcrypto", "-lpthread"]
+    command += ["-o", str(program), "-lcrypto", "-lpthread", "-Wl,--wrap=pwrite,--wrap=preadv2"]
     subprocess.run(command, check=True)
     return program
 
@@ -30,7 +30,12 @@ def run(program: Path, seconds: int) -> subprocess.CompletedProcess[str]:
     # ThreadSanitizer knows no addresses as random as some kernels make them.
     command = ["setarch", "-R", str(program), str(program.with_name("data")), str(seconds), "4"]
     return subprocess.run(
-        command, check=False, capture_output=True, text=True, timeout=seconds + 60
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=seconds + 60,
+        env={"TSAN_OPTIONS": "halt_on_error=1"},
     )
 
 
@@ -43,13 +48,15 @@ def test_no_race_and_no_bad_access(tmp_path: Path, sanitizers: str, seconds: int
 
 
 def test_control_a_race_is_found(tmp_path: Path) -> None:
-    """With a mutex that ownership does not take."""
+    """With a mutex that who begins does not take."""
     text = (PLANE / "ownership.c").read_text()
+    before, begin, after = text.partition("bool plane_begin(")
+    body, end, after = after.partition("\n}\n")
     for call in ("pthread_mutex_lock", "pthread_mutex_unlock"):
-        assert call in text
-        text = text.replace(f"{call}(", "(void)(")
+        assert body.count(call) == 1
+        body = body.replace(f"{call}(", "(void)(")
     broken = tmp_path / "ownership.c"
-    broken.write_text(text)
+    broken.write_text(before + begin + body + end + after)
     done = run(build(tmp_path, "thread", ownership=broken), 1)
     assert done.returncode != 0
     assert "data race" in done.stderr
@@ -57,6 +64,10 @@ def test_control_a_race_is_found(tmp_path: Path) -> None:
 
 PLANTED = {
     "no lane looks at the clock": ("now.tv_nsec < plane->write_until", "now.tv_nsec > 0"),
+    "a lane that was given up answers": (
+        "is_open = !lane->is_given_up;\n    lane",
+        "is_open = true;\n    lane",
+    ),
     "a revoked write goes on": ("            grant->write_epoch = 0;", "            {}"),
 }
 """Bugs of `ownership.c`."""

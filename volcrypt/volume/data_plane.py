@@ -23,7 +23,8 @@ from volcrypt.volume.mountpoint import unmount
 from volcrypt.volume.plane.door import Plane, Request
 
 LANES: Final = 2
-"""Threads. One is enough for one caller, and more than there are processors are of no use."""
+"""Threads that work; a relief is added. One is enough for one caller, and more than there are
+processors are of no use."""
 
 
 def mount_plane(

@@ -50,6 +50,7 @@ cdef extern from "plane.h" nogil:
                         plane_work *found)
     size_t plane_revoke_all(plane *self, unsigned rights, plane_work *found)
     int plane_is_over(plane *self, uint32_t lane, uint64_t ticket)
+    int plane_is_held_up(plane *self)
     void plane_refuse_writes(plane *self)
     void plane_write_until(plane *self, int64_t nanoseconds)
     void plane_fence(plane *self)
@@ -197,6 +198,10 @@ cdef class Plane:
 
     def is_over(self, work):
         return self._plane == NULL or bool(plane_is_over(self._plane, work.lane, work.ticket))
+
+    def is_held_up(self):
+        """Whether the medium keeps its lanes: who writes now, waits."""
+        return self._plane != NULL and bool(plane_is_held_up(self._plane))
 
     def refuse_writes(self):
         if self._plane != NULL:

@@ -46,7 +46,7 @@ struct entry {
 struct lane {
     struct plane *plane;
     pthread_t thread;
-    bool is_started, has_ended;
+    bool is_started, has_ended, is_relief;
     struct entry *entry;
     unsigned char *out;
     EVP_CIPHER_CTX *encrypt, *decrypt;
@@ -62,10 +62,12 @@ struct lane {
 struct plane {
     int device, control, data, event;
     pthread_mutex_t lock;
-    pthread_cond_t freed;
+    pthread_cond_t freed, kept;
     pthread_t replies;
     bool replies_started, replies_ended;
-    unsigned lane_count;
+    unsigned lane_count; /* the last one is the relief */
+    bool relief_sleeps;
+    uint64_t held_up_since; /* the sum of the tickets when the medium had kept all lanes for long */
     bool has_cipher, is_stopping, has_ended;
     /* Ownership. */
     bool is_fenced, is_wiped, refuses_writes;
@@ -90,6 +92,9 @@ bool plane_leave_range(struct lane *lane);
 bool plane_end(struct lane *lane);
 bool plane_is_fenced(const struct plane *plane);
 void plane_tell(struct plane *plane);
+
+/* For the relief: wait until the medium keeps all other lanes; false at the end. */
+bool plane_await_need(struct plane *plane);
 
 /* answers.c: a request is answered by one of these, and by nothing else. */
 void plane_refuse(struct plane *plane, uint64_t unique, int error);

@@ -74,6 +74,7 @@ static void free_memory(struct plane *plane)
     if (plane->grants != NULL)
         munmap(plane->grants, GRANTS * sizeof *plane->grants);
     pthread_cond_destroy(&plane->freed);
+    pthread_cond_destroy(&plane->kept);
     pthread_mutex_destroy(&plane->lock);
     free(plane);
 }
@@ -93,10 +94,11 @@ struct plane *plane_new(int device, int control, int data, uint64_t size_bytes,
         .read_epoch = 1,
         .write_epoch = 1,
         .write_until = WRITE_ALWAYS,
-        .lane_count = lanes < 1 ? 1 : lanes > PLANE_MAX_LANES ? PLANE_MAX_LANES : lanes,
+        .lane_count = 1 + (lanes < 1 ? 1 : lanes >= PLANE_MAX_LANES ? PLANE_MAX_LANES - 1 : lanes),
     };
     pthread_mutex_init(&plane->lock, NULL);
     pthread_cond_init(&plane->freed, NULL);
+    pthread_cond_init(&plane->kept, NULL);
     plane->event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     plane->grants = map(GRANTS * sizeof *plane->grants);
     plane->memory = map(buffers_size(plane));
@@ -106,6 +108,7 @@ struct plane *plane_new(int device, int control, int data, uint64_t size_bytes,
     for (unsigned i = 0; is_good && i < plane->lane_count; i++) {
         struct lane *lane = &plane->lanes[i];
         lane->plane = plane;
+        lane->is_relief = i + 1 == plane->lane_count;
         lane->out = plane->memory + (size_t)ENTRIES * BUFFER_BYTES + REPLY_BYTES +
                     (size_t)i * PLANE_MAX_TRANSFER;
         is_good = key == NULL || set_up_cipher(lane, key);
@@ -160,6 +163,7 @@ int plane_stop(struct plane *plane, unsigned milliseconds)
     pthread_mutex_lock(&plane->lock);
     plane->is_stopping = true;
     pthread_cond_broadcast(&plane->freed);
+    pthread_cond_broadcast(&plane->kept);
     pthread_mutex_unlock(&plane->lock);
     shutdown(plane->control, SHUT_RDWR);
     /* Again and again: a kick is lost on a thread that is just about to call. */

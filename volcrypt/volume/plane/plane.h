@@ -6,6 +6,9 @@
  * handed on: reads and writes to Python (`plane_next`, `plane_answer`), all other requests over the
  * control socket to libfuse. No rule of the engine is repeated here: any doubt is Python's.
  *
+ * One lane more, the *relief*, sleeps until the medium keeps all others (a writer is throttled, a disk
+ * hangs), and then reads requests in their place; it writes nothing itself, so it cannot be kept.
+ *
  * Ownership. One mutex protects who may do what and who is doing it. A lane *begins* under it
  * (grants, size, budget, no overlap: all looked at together), works without it, and *ends* under
  * it. Revoking happens under it too, so a lane either began before, and is reported to who revokes,
@@ -28,7 +31,7 @@
 enum {
     PLANE_READ = 1, /* rights, and kinds of work */
     PLANE_WRITE = 2,
-    PLANE_MAX_LANES = 8,
+    PLANE_MAX_LANES = 8, /* with the relief */
     PLANE_WAITING = 32, /* requests that Python and libfuse have in hand at most */
     PLANE_MAX_TRANSFER = 1 << 20,
 };
@@ -58,7 +61,7 @@ struct plane_counts {
     uint64_t handed_on;
 };
 
-/* Takes `device`, `control` and `data` over; `key` has 64 bytes, or is NULL for no cipher. NULL with
+/* Takes `device`, `control` and `data` over; `lanes` without the relief. `key` has 64 bytes, or is NULL for no cipher. NULL with
  * errno set on failure, and then takes nothing over. */
 struct plane *plane_new(int device, int control, int data, uint64_t size_bytes,
                         const unsigned char *key, unsigned lanes);
@@ -80,6 +83,9 @@ size_t plane_revoke(struct plane *plane, uint32_t first, uint32_t count, unsigne
                     struct plane_work *found);
 size_t plane_revoke_all(struct plane *plane, unsigned rights, struct plane_work *found);
 int plane_is_over(struct plane *plane, uint32_t lane, uint64_t ticket);
+
+/* Whether the medium keeps all lanes but the relief. */
+int plane_is_held_up(struct plane *plane);
 
 /* Nothing is written fast any more, for good. */
 void plane_refuse_writes(struct plane *plane);

@@ -23,6 +23,11 @@ static void amend(const struct entry *entry, unsigned char *reply, size_t length
         struct fuse_init_out *out = (void *)(head + 1);
         if (out->max_write > PLANE_MAX_TRANSFER)
             out->max_write = PLANE_MAX_TRANSFER;
+        /* Of what many callers or a loop device have under way, the kernel holds back all but so
+         * many reads and writes; at 12, as libfuse has it, cold storage would idle. More than
+         * there are entries would only wait in another queue. */
+        out->max_background = PLANE_WAITING;
+        out->congestion_threshold = PLANE_WAITING * 3 / 4;
         /* Bounds reads as well. */
         if (out->max_pages > PLANE_MAX_TRANSFER / 4096)
             out->max_pages = PLANE_MAX_TRANSFER / 4096;

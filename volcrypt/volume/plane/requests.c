@@ -168,7 +168,7 @@ void *plane_run_lane(void *argument)
 {
     struct lane *lane = argument;
     struct plane *plane = lane->plane;
-    while (plane_take_entry(lane)) {
+    while ((!lane->is_relief || plane_await_need(plane)) && plane_take_entry(lane)) {
         ssize_t length = read(plane->device, lane->entry->buffer, BUFFER_BYTES);
         if (length > 0)
             serve_request(lane, (size_t)length);
