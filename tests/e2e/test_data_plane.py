@@ -28,7 +28,7 @@ from tests.e2e.test_overlap import exercise
 from tests.fsx import Exerciser, Options
 from tests.served_volume import OpenFile, ServedVolume, served_volume
 from volcrypt.errors import MountError
-from volcrypt.geometry import CHUNK_BYTES, UNIT_BYTES
+from volcrypt.geometry import CHUNK_BYTES, SECTOR_BYTES, UNIT_BYTES
 from volcrypt.volume.allocation import extend
 from volcrypt.volume.mounting import mount_connection
 
@@ -145,6 +145,31 @@ def test_many_large_requests_at_once(volume: ServedVolume) -> None:
             done = [pool.submit(work, number) for number in range(48) for work in (read, write)]
             assert all(future.result(timeout=60) for future in done)
     volume.unmount()
+
+
+@pytest.mark.parametrize("shift", [0, 32, SECTOR_BYTES, UNIT_BYTES - 1])
+def test_buffers_that_begin_inside_a_page(mounted: ServedVolume, shift: int) -> None:
+    """The kernel cuts 1 MiB of them in two, inside a data unit: no request has more than 256 pages
+    (fs.fuse.max_pages_limit). What fits into these is one request, and fast."""
+    data = os.urandom(MEBIBYTE)
+    memory = memoryview(mmap.mmap(-1, MEBIBYTE + UNIT_BYTES))
+    view, part = memory[shift : shift + MEBIBYTE], memory[shift : shift + MEBIBYTE // 2]
+    with OpenFile(mounted) as file:
+        file.write(0, bytes(2 * MEBIBYTE))
+        view[:] = data
+        assert os.pwritev(file.descriptor, [view], UNIT_BYTES) == MEBIBYTE
+        memory[:] = bytes(len(memory))
+        assert os.preadv(file.descriptor, [view], UNIT_BYTES) == MEBIBYTE
+        assert view == data
+        before = fast_requests(mounted)
+        for _ in range(4):
+            assert os.preadv(file.descriptor, [part], UNIT_BYTES) == MEBIBYTE // 2
+            assert os.pwritev(file.descriptor, [part], UNIT_BYTES) == MEBIBYTE // 2
+        assert fast_requests(mounted) >= before + 8
+        assert part == data[: MEBIBYTE // 2]
+        assert file.read(0, UNIT_BYTES) == bytes(UNIT_BYTES)
+        assert file.read(MEBIBYTE + UNIT_BYTES, UNIT_BYTES) == bytes(UNIT_BYTES)
+    mounted.unmount()
 
 
 @pytest.mark.parametrize("offset", [1 << 45, SIZE, SIZE - UNIT_BYTES, 1 << 62])
