@@ -11,6 +11,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -229,6 +230,17 @@ def abort_connection(volume: ServedVolume) -> None:
     subprocess.run(["umount", "--force", volume.mount_directory], check=False, capture_output=True)
 
 
+def abort_by_control_file(volume: ServedVolume) -> None:
+    """As an administrator does: /sys/fs/fuse/connections/N/abort."""
+    number = os.minor(os.stat(volume.mount_directory).st_dev)
+    with tempfile.TemporaryDirectory() as directory:
+        subprocess.run(["mount", "-t", "fusectl", "fusectl", directory], check=True)
+        try:
+            (Path(directory) / str(number) / "abort").write_text("1")
+        finally:
+            subprocess.run(["umount", directory], check=True)
+
+
 def kill(volume: ServedVolume) -> None:
     os.kill(volume.pid, signal.SIGKILL)
 
@@ -242,7 +254,9 @@ def unmount_lazily(volume: ServedVolume) -> None:
     os.kill(volume.pid, signal.SIGTERM)
 
 
-@pytest.mark.parametrize("end", [kill, terminate, unmount_lazily, abort_connection])
+@pytest.mark.parametrize(
+    "end", [kill, terminate, unmount_lazily, abort_connection, abort_by_control_file]
+)
 def test_under_load_it_ends_with_errors_and_nobody_hangs(
     mounted: ServedVolume, end: Callable[[ServedVolume], None]
 ) -> None:
@@ -303,20 +317,34 @@ def test_the_size_is_known_when_growing_returns(mounted: ServedVolume) -> None:
 @pytest.mark.parametrize(
     "seconds", [2, pytest.param(120, marks=pytest.mark.soak)], ids=["quick", "long"]
 )
+@pytest.mark.parametrize("is_killed", [False, True], ids=["unmounted", "killed"])
 def test_writers_captures_growth_and_parts_of_units_at_once(
-    mounted: ServedVolume, seconds: int
+    volume: ServedVolume, seconds: int, is_killed: bool
 ) -> None:
     """Each writer has units of its own in every chunk, whole or in parts, and finds what it wrote
-    last, while captures begin and end and the volume grows. At the end the other plane does."""
+    last, while captures begin and end, the volume grows, and signals interrupt the writers. At the
+    end, also of a process that is killed under load, the other plane finds what was written, or
+    was just being written."""
+    mounted = volume
     writers, chunks = 6, SIZE // CHUNK_BYTES
     done = threading.Event()
     last: dict[int, bytes] = {}
+    doubtful: dict[int, bytes] = {}
+    idents: list[int] = []
 
     def write(number: int) -> None:
+        idents.append(threading.get_ident())
+        try:
+            write_until_the_end(number)
+        except OSError:
+            assert is_killed
+            assert done.is_set()
+
+    def write_until_the_end(number: int) -> None:
         dice = random.Random(number)
         into, data = aligned(UNIT_BYTES), aligned(UNIT_BYTES)
         with OpenFile(mounted) as file:
-            while not done.is_set():
+            while is_killed or not done.is_set():
                 chunk = dice.randrange(chunks)
                 offset = chunk * CHUNK_BYTES + number * UNIT_BYTES
                 expected = bytearray(last.get(offset, bytes(UNIT_BYTES)))
@@ -324,12 +352,21 @@ def test_writers_captures_growth_and_parts_of_units_at_once(
                 assert into == expected
                 if dice.random() < 0.1:
                     expected[100:612] = dice.randbytes(512)
+                    doubtful[offset] = bytes(expected)
                     file.write(offset + 100, bytes(expected[100:612]))
                 else:
                     expected[:] = dice.randbytes(8) * (UNIT_BYTES // 8)
+                    doubtful[offset] = bytes(expected)
                     data[:] = expected
                     os.pwritev(file.descriptor, [data], offset)
-                last[offset] = bytes(expected)
+                last[offset] = doubtful.pop(offset)
+                if dice.random() < 0.01:
+                    file.sync()
+
+    def interrupt() -> None:
+        while not done.wait(0.01):
+            for ident in idents:
+                signal.pthread_kill(ident, signal.SIGUSR1)
 
     def capture() -> int:
         turns, dice = 0, random.Random(99)
@@ -355,22 +392,63 @@ def test_writers_captures_growth_and_parts_of_units_at_once(
                 client.grow(size)
             mounted.size_bytes = size
 
-    with ThreadPoolExecutor(writers + 2) as pool:
-        futures = [pool.submit(write, number) for number in range(writers)]
-        capturing, growing = pool.submit(capture), pool.submit(grow)
-        time.sleep(seconds)
-        done.set()
-        for future in (*futures, growing):
-            future.result(60)
-        assert capturing.result(60) > 2
-    assert fast_requests(mounted) > 100
-    mounted.unmount()
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        with ThreadPoolExecutor(writers + 3) as pool:
+            futures = [pool.submit(write, number) for number in range(writers)]
+            others = [pool.submit(work) for work in (grow, interrupt)]
+            capturing = pool.submit(capture)
+            time.sleep(seconds)
+            assert fast_requests(mounted) > 100
+            done.set()
+            for future in others:
+                future.result(60)
+            assert capturing.result(60) > 2
+            if is_killed:
+                assert mounted.signal(signal.SIGKILL) == -signal.SIGKILL
+            for future in futures:
+                future.result(60)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    if not is_killed:
+        assert not doubtful
+        mounted.unmount()
     mounted.data_plane = "python"
     mounted.mount(read_only=True)
     with OpenFile(mounted, os.O_RDONLY) as file:
         for offset, content in last.items():
-            assert file.read(offset, UNIT_BYTES) == content
+            found = file.read(offset, UNIT_BYTES)
+            if offset not in doubtful:
+                assert found == content
+                continue
+            for sector in range(0, UNIT_BYTES, SECTOR_BYTES):
+                part = slice(sector, sector + SECTOR_BYTES)
+                assert found[part] in {content[part], doubtful[offset][part]}
     mounted.unmount()
+
+
+def test_a_read_only_mount(volume: ServedVolume) -> None:
+    """Its reads are fast; nothing is written, and nobody can open it to write."""
+    with OpenFile(volume) as file:
+        file.write(0, b"w" * MEBIBYTE)
+    volume.unmount()
+    volume.mount(read_only=True)
+    with pytest.raises(OSError, match="Read-only"):
+        OpenFile(volume)
+    stored = volume.data_path.read_bytes()
+
+    def read(number: int) -> bool:
+        with OpenFile(volume, os.O_RDONLY) as file:
+            return all(
+                file.read(index * UNIT_BYTES, UNIT_BYTES) == b"w" * UNIT_BYTES
+                for index in range(number, 256)
+            )
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, range(8)))
+    assert fast_requests(volume) > 1000
+    volume.unmount()
+    assert volume.data_path.read_bytes() == stored
 
 
 def test_without_root() -> None:

@@ -38,9 +38,32 @@ from volcrypt.volume.device import Device
 from volcrypt.volume.fuse import VolumeFileSystem
 from volcrypt.volume.lease_gate import LeaseGate
 from volcrypt.volume.lease_time import TRUST_SECONDS, boot_seconds
-from volcrypt.volume.plane.door import WRITE
+from volcrypt.volume.plane.door import READ, WRITE
 from volcrypt.volume.preserve import PreservedChunks
 from volcrypt.volume.volume import Volume
+
+
+class Fetched:
+    """Chunks that come some time after they are asked for."""
+
+    def __init__(self) -> None:
+        self.readable: set[int] = set()
+        self.writable: set[int] = set()
+
+    def may_read(self, chunks: range) -> bool:
+        return self.readable.issuperset(chunks)
+
+    def may_write(self, chunks: range) -> bool:
+        return self.writable.issuperset(chunks)
+
+    async def make_readable(self, chunks: range) -> None:
+        await trio.sleep(0.0005)
+        self.readable.update(chunks)
+
+    async def make_writable(self, chunks: range) -> None:
+        await self.make_readable(chunks)
+        await trio.sleep(0.0005)
+        self.writable.update(chunks)
 
 
 class PlaneModel(DeviceModel):
@@ -192,6 +215,21 @@ class PlaneModel(DeviceModel):
         await trio.sleep(0.001)
         assert self.bed.data.read_bytes() == found
         self.gate.held(boot_seconds())
+
+    # ------------------------------------------------------------ what is absent
+
+    @rule(requests=REQUESTS, cached=st.booleans())
+    def chunks_are_fetched(self, requests: list[Request], cached: bool) -> None:
+        """As of a lazy volume: what is absent is fetched by who wants it, and is never granted."""
+        absent = Fetched()
+        self.bed.plane.revoke_all(READ | WRITE)
+        self.device.admission.absent = absent
+        self.batch(requests, cached)
+        for chunk in range(chunk_count(self.size_bytes)):
+            rights = self.bed.plane.rights(chunk)
+            assert not rights & READ or chunk in absent.readable
+            assert not rights & WRITE or chunk in absent.writable
+        self.device.admission.absent = None
 
     # ------------------------------------------------------------ captures
 

@@ -207,6 +207,11 @@ static void *call(void *argument)
             CHECK(bytes[0] == caller->last[unit] && bytes[UNIT - 1] == caller->last[unit]);
             if (rand_r(&caller->seed) % 8 == 0) /* a reply of libfuse's */
                 (void)ask(caller, FUSE_GETATTR, 0, 0, NULL, NULL);
+            if (rand_r(&caller->seed) % 8 == 0) { /* a part of a unit */
+                if (ask(caller, FUSE_READ, own_offset(caller, unit) + 700, 512, NULL, bytes))
+                    return keep_asking(caller);
+                CHECK(bytes[0] == caller->last[unit] && bytes[511] == caller->last[unit]);
+            }
         }
     }
     return NULL;
@@ -300,7 +305,8 @@ static void *be_python(void *unused)
         give_back(chunk, 1);
         if (rand_r(&seed) % 64 == 0)
             let_lease_run_out();
-        plane_set_size(plane, (uint64_t)CHUNKS * CHUNK);
+        /* It grows, and what is new is nobody's. */
+        plane_set_size(plane, (uint64_t)(CHUNKS + rand_r(&seed) % 2) * CHUNK);
         plane_add_budget(plane, 1 << 20);
     }
     return NULL;

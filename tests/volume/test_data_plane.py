@@ -663,6 +663,36 @@ class TestHeldUp:
             await ends(bench, bench.device.drained, let_go)
         assert bench.bed.is_silent()
 
+    async def test_a_fence_under_load_leaves_nobody_without_an_answer(self, bench: Bench) -> None:
+        """Each request has one; none of those asked later is served, and nothing changes then."""
+        for chunk in range(4):
+            await bench.own(chunk)
+        asked: list[int] = []
+        errors: list[tuple[int, int]] = []
+        sizes = [UNIT_BYTES, 700, INLINE_BYTES + UNIT_BYTES]
+        for turn in range(20):
+            if turn == 10:
+                bench.device.fence(FencedError("the key is gone"))
+            for size in sizes:
+                offset = (turn * 37 * UNIT_BYTES) % (SIZE - CHUNK_BYTES)
+                asked.append(bench.bed.send_read(offset, size))
+                asked.append(bench.bed.send_write(offset, NEW[:1] * size))
+            while len(errors) < len(asked) - 12:
+                reply = await trio.to_thread.run_sync(bench.bed.reply)
+                errors.append((reply.unique, reply.error))
+        while len(errors) < len(asked):
+            reply = await trio.to_thread.run_sync(bench.bed.reply)
+            errors.append((reply.unique, reply.error))
+        await bench.device.drained()
+        found = bench.bed.data.read_bytes()
+        later = bench.bed.send_write(0, OLD)
+        assert (await trio.to_thread.run_sync(bench.bed.reply_to, later)).error == errno.EIO
+        assert bench.bed.data.read_bytes() == found
+        assert sorted(unique for unique, _ in errors) == asked
+        behind = set(asked[10 * 2 * len(sizes) :])
+        assert {error for unique, error in errors if unique in behind} == {errno.EIO}
+        assert {error for unique, error in errors if unique not in behind} <= {0, errno.EIO}
+
     async def test_cold_reads_of_eight_callers_are_under_way_at_once(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
