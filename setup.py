@@ -15,7 +15,15 @@ def pkg_config(*arguments: str) -> list[str]:
 HARDENING = ["-O2", "-std=c11", "-Wall", "-D_FORTIFY_SOURCE=2", "-fstack-protector-strong"]
 CIPHER = "volcrypt/crypto"
 PLANE = "volcrypt/volume/plane"
-PLANE_SOURCES = ["door.pyx", "answers.c", "lifecycle.c", "ownership.c", "replies.c", "requests.c"]
+PLANE_SOURCES = [
+    "door.pyx",
+    "answers.c",
+    "lifecycle.c",
+    "ownership.c",
+    "relief.c",
+    "replies.c",
+    "requests.c",
+]
 
 
 def extension(name: str, sources: list[str], depends: list[str], *flags: str) -> Extension:

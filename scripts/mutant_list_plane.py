@@ -6,6 +6,7 @@ from scripts.mutant import mutant
 
 OWNERSHIP, CAPTURE, DEVICE = (f"volcrypt/volume/{n}.py" for n in ("ownership", "capture", "device"))
 T_PLANE = "tests/volume/test_data_plane.py"
+T_WAITS = "tests/volume/test_data_plane_waits.py"
 
 PLANE: Final = [
     mutant(
@@ -65,19 +66,19 @@ PLANE: Final = [
     mutant(
         "the plane is not told that a lease is needed",
         DEVICE,
-        [T_PLANE],
+        [T_WAITS],
         ("            gate.prolonged(gate.until)\n", ""),
     ),
     mutant(
         "the plane is not told that a lease goes on",
         DEVICE,
-        [T_PLANE],
+        [T_WAITS],
         ("            gate.prolonged = self._ownership.write_until\n", ""),
     ),
     mutant(
         "the plane writes a moment after the lease",
         "volcrypt/volume/lease_time.py",
-        [T_PLANE],
+        [T_WAITS],
         (
             "    return int(Fraction(boot_seconds) * 10**9)",
             "    return 1 + int(boot_seconds * 1e9)",
@@ -98,7 +99,7 @@ PLANE: Final = [
     mutant(
         "a write keeps the loop while the medium keeps writers",
         DEVICE,
-        [T_PLANE],
+        [T_WAITS],
         ("            and (self._ownership is None or not self._ownership.is_held_up())\n", ""),
     ),
     mutant(

@@ -93,8 +93,10 @@ bool plane_end(struct lane *lane);
 bool plane_is_fenced(const struct plane *plane);
 void plane_tell(struct plane *plane);
 
-/* For the relief: wait until the medium keeps all other lanes; false at the end. */
+/* relief.c: wait until the medium keeps all other lanes; false at the end. */
 bool plane_await_need(struct plane *plane);
+/* The medium has one more lane: if it is the last, the relief looks whether it is needed; locked. */
+void plane_call_relief(struct plane *plane);
 
 /* answers.c: a request is answered by one of these, and by nothing else. */
 void plane_refuse(struct plane *plane, uint64_t unique, int error);

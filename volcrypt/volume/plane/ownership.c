@@ -1,4 +1,5 @@
 /* Who may do what now, and who is doing it. See plane.h. */
+#define _GNU_SOURCE
 #include "internal.h"
 
 #include "xts_units.h"
@@ -7,9 +8,6 @@
 #include <openssl/crypto.h>
 #include <sys/eventfd.h>
 #include <time.h>
-
-/* Longer than a write into the page cache takes, shorter than anybody minds. */
-enum { PATIENCE_NS = 5000000 };
 
 void plane_tell(struct plane *plane)
 {
@@ -68,66 +66,6 @@ static bool may_begin(struct plane *plane, const struct entry *entry)
     return true;
 }
 
-/* Whether the medium has all lanes but the relief, and the sum of their tickets: as long as it is
- * the same, nothing has ended. Locked. */
-static bool are_all_in_io(const struct plane *plane, uint64_t *tickets)
-{
-    *tickets = 0;
-    for (unsigned i = 0; i + 1 < plane->lane_count; i++) {
-        if (!plane->lanes[i].in_io)
-            return false;
-        *tickets += plane->lanes[i].ticket;
-    }
-    return true;
-}
-
-int plane_is_held_up(struct plane *plane)
-{
-    uint64_t tickets;
-    pthread_mutex_lock(&plane->lock);
-    bool is_held_up = are_all_in_io(plane, &tickets) && tickets == plane->held_up_since;
-    pthread_mutex_unlock(&plane->lock);
-    return is_held_up;
-}
-
-bool plane_await_need(struct plane *plane)
-{
-    const struct timespec patience = {.tv_nsec = PATIENCE_NS};
-    uint64_t before = 0, now;
-    pthread_mutex_lock(&plane->lock);
-    while (!plane->is_stopping) {
-        bool are_kept = are_all_in_io(plane, &now);
-        if (are_kept && (now == plane->held_up_since || now == before)) {
-            plane->held_up_since = now;
-            break;
-        }
-        before = are_kept ? now : 0;
-        if (are_kept) {
-            pthread_mutex_unlock(&plane->lock);
-            nanosleep(&patience, NULL);
-            pthread_mutex_lock(&plane->lock);
-        } else {
-            plane->relief_sleeps = true;
-            pthread_cond_wait(&plane->kept, &plane->lock);
-            plane->relief_sleeps = false;
-        }
-    }
-    bool goes_on = !plane->is_stopping;
-    pthread_mutex_unlock(&plane->lock);
-    return goes_on;
-}
-
-/* The last lane that the medium gets wakes the relief, which looks for itself whether it is needed:
- * at most once in PATIENCE_NS, however many requests there are. Locked. */
-static void call_relief(struct plane *plane)
-{
-    uint64_t tickets;
-    if (plane->relief_sleeps && are_all_in_io(plane, &tickets)) {
-        plane->relief_sleeps = false;
-        pthread_cond_signal(&plane->kept);
-    }
-}
-
 bool plane_begin(struct lane *lane)
 {
     struct plane *plane = lane->plane;
@@ -145,7 +83,7 @@ bool plane_begin(struct lane *lane)
         lane->ticket++;
         lane->in_io = lane->is_busy = true;
         lane->is_given_up = false;
-        call_relief(plane);
+        plane_call_relief(plane);
     }
     pthread_mutex_unlock(&plane->lock);
     return begins;
