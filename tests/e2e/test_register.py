@@ -15,6 +15,7 @@ from tests.command import Command, disposable_home
 from tests.file_system import run
 from tests.wire.served import Served, served
 from tests.wire.signing import ACCESS_KEY, SECRET
+from volcrypt.geometry import UNIT_BYTES
 from volcrypt.operations import leases
 from volcrypt.operations.home import Home
 from volcrypt.operations.leases import lease_loss, take_over_lease
@@ -527,8 +528,9 @@ class TestDevices:
         first.run("unmount", name)
 
     @pytest.mark.soak
+    @pytest.mark.parametrize("data_plane", ["python", "native"])
     def test_a_holder_that_cannot_ask_stops_writing_and_goes_on_when_it_can(
-        self, homes: TwoHomes, device: Path, tmp_path: Path, point: Path
+        self, homes: TwoHomes, device: Path, tmp_path: Path, point: Path, data_plane: str
     ) -> None:
         """That of a minute; `daemons/test_lease_keeper.py` and `volume/test_lease_gate.py` have it
         quickly, by a clock of their own."""
@@ -537,16 +539,21 @@ class TestDevices:
         with (first.home / "config.toml").open("a") as file:
             file.write("[mounts]\nkey_check_seconds = 1\n")
         first.run("volume", "create", "--data", device, "--name", "orders", "--lease", "shared")
-        first.run("mount", "orders", point)
+        first.run("mount", "orders", point, "--data-plane", data_plane)
         with open(point / "volume", "r+b", buffering=0) as file:
-            file.write(b"before")
+            for _ in range(3):
+                os.pwrite(file.fileno(), b"before".ljust(UNIT_BYTES), 0)
             assert first.json("status")["InUse"][0]["WritesWait"] is False
             (tmp_path / "store").rename(tmp_path / "away")
             while not first.json("status")["InUse"][0]["WritesWait"]:
                 time.sleep(1)
             said = first.try_run("status")
             assert "writes wait until" in said.stdout + said.stderr
-            late = threading.Thread(target=file.write, args=[b"behind"])
+            fast = first.json("status")["InUse"][0]["FastRequests"]
+            assert (fast > 0) == (data_plane == "native")
+            late = threading.Thread(
+                target=os.pwrite, args=[file.fileno(), b"behind".ljust(UNIT_BYTES), 0]
+            )
             late.start()
             late.join(3)
             assert late.is_alive()
@@ -555,6 +562,7 @@ class TestDevices:
             (tmp_path / "away").rename(tmp_path / "store")
             late.join(20)
             assert not late.is_alive()
+            assert os.pread(file.fileno(), 6, 0) == b"behind"
         assert first.json("status")["InUse"][0]["WritesWait"] is False
         first.run("unmount", "orders")
 
