@@ -19,7 +19,13 @@ from volcrypt.errors import VolcryptError
 from volcrypt.names import VolumeId, make_volume_id
 from volcrypt.volume.control import ControlClient
 from volcrypt.volume.datafile import DataFile
-from volcrypt.volume.launch import Assignment, DataPlaneKind, spawn_daemon
+from volcrypt.volume.launch import (
+    NO_DISCARDS,
+    Assignment,
+    DataPlaneKind,
+    Discarding,
+    spawn_daemon,
+)
 from volcrypt.volume.loop import detach_loop, loops_of
 from volcrypt.volume.mountpoint import FS_TYPE, VOLUME_FILE, mount_at, mounts, unmount
 from volcrypt.volume.owner import hold_volume
@@ -34,6 +40,8 @@ class ServedVolume:
     size_bytes: int
     encrypted: bool = True
     data_plane: DataPlaneKind = DATA_PLANE
+    discards: Discarding = NO_DISCARDS
+    preallocated: bool = False
     volume_id: VolumeId = field(default_factory=lambda: make_volume_id(secrets.token_bytes(9)))
     key: bytes = field(default_factory=lambda: secrets.token_bytes(64))
     seal_key: bytes = field(default_factory=lambda: secrets.token_bytes(32))
@@ -41,7 +49,7 @@ class ServedVolume:
 
     def __post_init__(self) -> None:
         self.mount_directory.mkdir(parents=True, exist_ok=True)
-        DataFile.create(self.data_path, self.size_bytes).close()
+        DataFile.create(self.data_path, self.size_bytes, preallocate=self.preallocated).close()
 
     @property
     def data_path(self) -> Path:
@@ -73,6 +81,8 @@ class ServedVolume:
             socket_path=str(self.runtime / f"{self.volume_id}.sock"),
             log_path=str(self.log),
             data_plane=self.data_plane,
+            discards=self.discards,
+            preallocated=self.preallocated,
         )
 
     def data_key(self) -> DataKey | None:
@@ -146,6 +156,8 @@ def served_volume(
     size_bytes: int = 8 * 2**20,
     encrypted: bool = True,
     data_plane: DataPlaneKind = DATA_PLANE,
+    discards: Discarding = NO_DISCARDS,
+    preallocated: bool = False,
 ) -> Iterator[ServedVolume]:
     """One that is not mounted yet; its runtime files lie in a directory of /dev/shm."""
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="volcrypt-test-") as runtime:
@@ -155,6 +167,8 @@ def served_volume(
             size_bytes=size_bytes,
             encrypted=encrypted,
             data_plane=data_plane,
+            discards=discards,
+            preallocated=preallocated,
         )
         try:
             yield volume

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import Buffer
 
 from volcrypt.errors import ReadOnlyError
-from volcrypt.geometry import SECTOR_BYTES
+from volcrypt.geometry import SECTOR_BYTES, UNIT_BYTES
 
 if TYPE_CHECKING:
     from volcrypt.volume.volume import DataStorage
@@ -19,7 +19,8 @@ class MemoryDataFile:
     """`content` is what reads see; a power cut leaves any mix of what was written since a sync.
 
     `calls` records (operation, offset, length). Set `is_cached` to False to make reads that must
-    not block fail, `fail_sync` and `fail_write_at` to an errno or an offset to make calls fail.
+    not block fail, `fail_sync` and `fail_deallocate` to an errno, or `fail_write_at` to an
+    offset, to make calls fail.
     """
 
     def __init__(self, size_bytes: int) -> None:
@@ -29,6 +30,7 @@ class MemoryDataFile:
         self.is_cached = True
         self.fail_sync: int | None = None
         self.fail_write_at: int | None = None
+        self.fail_deallocate: int | None = None
         self._failed = False
         self._lock = threading.Lock()
         # Per sector written since the last sync: what the medium may hold, oldest first.
@@ -62,6 +64,18 @@ class MemoryDataFile:
             self.content[offset:end] = view
             for sector in sectors:
                 self._versions[sector].append(self._sector(sector))
+
+    def deallocate(self, offset: int, length: int) -> None:
+        if self.fail_deallocate is not None:
+            raise OSError(self.fail_deallocate, os.strerror(self.fail_deallocate))
+        assert not (offset | length) % UNIT_BYTES, "not whole data units"
+        before = len(self.calls)
+        self.write(offset, bytes(length))
+        self.calls[before] = ("deallocate", offset, length)
+
+    def next_data(self, offset: int, end: int) -> int:
+        found = bytes(self.content[offset:end]).lstrip(b"\0")
+        return end - len(found)
 
     def sync(self) -> None:
         self.calls.append(("sync", 0, 0))

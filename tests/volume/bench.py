@@ -29,8 +29,8 @@ PARENT = ParentPoint(
 
 
 class WatchedData(MemoryDataFile):
-    """Notes which thread works on it; `gate` holds up syncs, and writes too large for the loop,
-    `read_gate` reads that may wait."""
+    """Notes which thread works on it; `gate` holds up syncs, discards, and writes too large for the
+    loop, `read_gate` reads that may wait."""
 
     def __init__(self, size_bytes: int) -> None:
         super().__init__(size_bytes)
@@ -45,6 +45,10 @@ class WatchedData(MemoryDataFile):
         self.threads.add(threading.get_ident())
         assert self.read_gate.wait(10)
         super().read_into(offset, buffer)
+
+    def deallocate(self, offset: int, length: int) -> None:
+        assert self.gate.wait(10)
+        super().deallocate(offset, length)
 
     def write(self, offset: int, data: Buffer) -> None:
         self.threads.add(threading.get_ident())
@@ -67,7 +71,9 @@ class WatchedData(MemoryDataFile):
 class Bench:
     """A device on storage in memory, with a real change map."""
 
-    def __init__(self, directory: Path, *, read_only: bool = False) -> None:
+    def __init__(
+        self, directory: Path, *, read_only: bool = False, drops_zeros: bool = False
+    ) -> None:
         self.data = WatchedData(SIZE)
         (directory / "data").write_bytes(b"")
         self.changes = ChangeMap.open(
@@ -84,6 +90,7 @@ class Bench:
             data_key=DataKey(bytearray(KEY)),
             changes=self.changes,
             read_only=read_only,
+            drops_zeros=drops_zeros,
         )
         self.keepers: list[MemoryKeeper] = []
         self.device = Device(self.volume, changes=self.changes, open_keeper=self.open_keeper)

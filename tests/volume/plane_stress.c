@@ -362,7 +362,8 @@ int main(int count, char **arguments)
     libfuse = control_pair[0];
     data = open(arguments[1], O_RDWR | O_CREAT | O_TRUNC, 0600);
     CHECK(data >= 0 && ftruncate(data, (off_t)CHUNKS * CHUNK) == 0);
-    plane = plane_new(device_pair[1], control_pair[1], dup(data), (uint64_t)CHUNKS * CHUNK, NULL, LANES);
+    plane = plane_new(device_pair[1], control_pair[1], dup(data), (uint64_t)CHUNKS * CHUNK, NULL, LANES,
+                      PLANE_TAKES_DISCARDS | PLANE_DROPS_ZEROS);
     CHECK(plane != NULL && plane_start(plane) == 0);
     give_back(0, CHUNKS);
     CHECK(pthread_create(&receiver, NULL, receive, NULL) == 0);

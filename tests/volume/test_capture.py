@@ -259,7 +259,7 @@ class TestPointInTime:
         async def begin() -> None:
             begun.append(await bench.changed(await captures.begin()))
 
-        everything = bench.device._ranges.hold(ByteRange(0, SIZE), exclusive=True)
+        everything = bench.device._ranges.hold(ByteRange(0, SIZE), exclusive=True, is_barrier=True)
         async with trio.open_nursery() as nursery, everything:
             nursery.start_soon(begin)
             await trio.testing.wait_all_tasks_blocked()

@@ -120,6 +120,8 @@ def _document(found: "Status", warnings: list[str]) -> JsonValue:
                 "WritesWait": item.writes_wait,
                 "DataPlane": item.data_plane,
                 "FastRequests": item.fast_requests,
+                "Discard": item.discard,
+                "DiscardZeros": item.discard_zeros,
                 **watch_document(item),
                 "Initialization": lazy_document(item.lazy) if item.lazy else None,
             }

@@ -46,6 +46,19 @@ _DATA_PLANE = click.option(
 )
 
 
+_DISCARD = click.option(
+    "--discard",
+    is_flag=True,
+    help="Let fstrim, blkdiscard and file systems give room back; the holes show what is free. "
+    "Needs --data-plane native.",
+)
+_DISCARD_ZEROS = click.option(
+    "--discard-zeros",
+    is_flag=True,
+    help="Make holes of whole 4096-byte units of zeros that are written; they show what is zero.",
+)
+
+
 @click.command(cls=Command)
 @click.argument("target", metavar="VOLUME|SNAPSHOT")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
@@ -54,6 +67,8 @@ _DATA_PLANE = click.option(
 @_TAKE_OVER
 @_FOREGROUND
 @_DATA_PLANE
+@_DISCARD
+@_DISCARD_ZEROS
 @fill_rate_option
 @opening_key_option
 @pass_session
@@ -66,6 +81,8 @@ def mount(
     take_over: bool,
     foreground: bool,
     data_plane: "DataPlaneKind",
+    discard: bool,
+    discard_zeros: bool,
     fill_rate: str | None,
     customer_key_file: Path | None,
 ) -> None:
@@ -73,17 +90,26 @@ def mount(
 
     A snapshot is read-only, and only what is read is fetched, unless there is a --fill-rate. Of a
     volume and a snapshot with one name the volume is meant."""
+    from volcrypt.operations.discarding import refuse_for_snapshot
     from volcrypt.operations.mounts import check_mountable, is_volume, mount_volume
     from volcrypt.operations.snapshot_mounts import mount_snapshot
-    from volcrypt.volume.launch import exec_daemon, spawn_daemon
+    from volcrypt.volume.launch import Discarding, exec_daemon, spawn_daemon
 
     give_key(session, customer_key_file)
     launch = exec_daemon if foreground else spawn_daemon
     rate = parse_fill_rate(fill_rate)
     watching = _watching(session, on_key_loss)
+    discards = Discarding(requests=discard, zeros=discard_zeros)
     if take_over:
         # Nobody is stopped for a volume that could not be had afterwards.
-        check_mountable(session.home, target, directory, watching=watching)
+        check_mountable(
+            session.home,
+            target,
+            directory,
+            watching=watching,
+            data_plane=data_plane,
+            discards=discards,
+        )
         _take_over(session, target)
     if is_volume(session.home, target):
         mounted = mount_volume(
@@ -95,8 +121,10 @@ def mount(
             watching=watching,
             fill_rate=rate,
             data_plane=data_plane,
+            discards=discards,
         )
     else:
+        refuse_for_snapshot(discards)
         mounted = mount_snapshot(
             session.home, target, directory, fill_rate=rate, launch=launch, data_plane=data_plane
         )
@@ -161,6 +189,8 @@ def _take_over(session: Session, volume: str) -> None:
 @_TAKE_OVER
 @_FOREGROUND
 @_DATA_PLANE
+@_DISCARD
+@_DISCARD_ZEROS
 @fill_rate_option
 @opening_key_option
 @pass_session
@@ -174,6 +204,8 @@ def attach(
     take_over: bool,
     foreground: bool,
     data_plane: "DataPlaneKind",
+    discard: bool,
+    discard_zeros: bool,
     fill_rate: str | None,
     customer_key_file: Path | None,
 ) -> None:
@@ -181,11 +213,12 @@ def attach(
     from volcrypt.daemons.foreground import hold_signals, stay_attached
     from volcrypt.daemons.notify import notify
     from volcrypt.operations.attachments import attach_volume, check_attachable
-    from volcrypt.volume.launch import spawn_daemon
+    from volcrypt.volume.launch import Discarding, spawn_daemon
 
     give_key(session, customer_key_file)
     rate = parse_fill_rate(fill_rate)
     watching = _watching(session, on_key_loss)
+    discards = Discarding(requests=discard, zeros=discard_zeros)
     if take_over:
         # Nobody is stopped for a volume that could not be had afterwards.
         check_attachable(
@@ -195,6 +228,8 @@ def attach(
             mount_directory=mount_directory,
             read_only=read_only,
             watching=watching,
+            data_plane=data_plane,
+            discards=discards,
         )
         _take_over(session, volume)
     attached = attach_volume(
@@ -207,6 +242,7 @@ def attach(
         watching=watching,
         fill_rate=rate,
         data_plane=data_plane,
+        discards=discards,
     )
     document = {
         "VolumeId": attached.volume_id,

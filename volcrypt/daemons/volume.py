@@ -41,6 +41,7 @@ from volcrypt.volume.data_plane import DataPlane, mount_plane
 from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.device import Device
 from volcrypt.volume.directory import CHANGE_MAP_FILE
+from volcrypt.volume.discard import Discards
 from volcrypt.volume.fence import LeaseCheckOrder
 from volcrypt.volume.launch import (
     Assignment,
@@ -87,6 +88,7 @@ def serve_volume(
             assignment.size_bytes,
             # What is absent has to be written, though by nobody else.
             read_only=assignment.read_only and assignment.lazy is None,
+            keeps_room=assignment.preallocated,
         )
         stack.callback(data.close)
         remove_dead_mounts_of(assignment.volume_id)
@@ -117,6 +119,7 @@ def serve_volume(
             changes=changes,
             written=written,
             read_only=assignment.read_only,
+            drops_zeros=assignment.discards.zeros,
         )
         stack.callback(volume.close)
         device = Device(
@@ -145,6 +148,8 @@ def serve_volume(
                     read_only=assignment.read_only,
                     data=data,
                     data_key=data_key,
+                    takes_discards=assignment.discards.requests,
+                    drops_zeros=assignment.discards.zeros,
                 )
                 stack.callback(plane.stop)
                 device.use_plane(plane, is_marked=changes.is_marked, budget=written)
@@ -195,7 +200,9 @@ def serve_volume(
             fencing=fencing,
             watcher=watcher,
             lazy=lazy,
-            plane=DataPlane(plane, device, file_system) if plane is not None else None,
+            plane=None
+            if plane is None
+            else DataPlane(plane, device, file_system, Discards(device, volume)),
         )
         if plane is not None:
             plane.start()  # its threads have the capabilities of this one

@@ -154,6 +154,8 @@ class VolumeService:
             lazy=self._lazy.progress() if self._lazy is not None else None,
             snapshot_id=self._assignment.snapshot_id,
             data_plane=self._assignment.data_plane,
+            discard=self._assignment.discards.requests,
+            discard_zeros=self._assignment.discards.zeros,
             fast_requests=self._plane.fast_requests if self._plane is not None else 0,
         )
 

@@ -24,6 +24,7 @@ from volcrypt.errors import (
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.geometry import CHUNK_BYTES, chunk_range
 from volcrypt.names import VolumeId
+from volcrypt.operations.discarding import check_discarding
 from volcrypt.operations.file_systems import run_program
 from volcrypt.operations.home import Home
 from volcrypt.operations.leases import release_lease
@@ -55,7 +56,7 @@ from volcrypt.volume.device_links import (
     release_link,
     remove_false_links,
 )
-from volcrypt.volume.launch import DataPlaneKind
+from volcrypt.volume.launch import NO_DISCARDS, DataPlaneKind, Discarding
 from volcrypt.volume.loop import (
     PROBE_BYTES,
     add_partitions,
@@ -64,6 +65,7 @@ from volcrypt.volume.loop import (
     check_loop_devices,
     detach_dead_loops,
     detach_loop,
+    forget_discards,
     loops_of,
     partition_number,
     partitions_of,
@@ -118,6 +120,7 @@ def attach_volume(
     watching: Watching | None = None,
     fill_rate: int | None = None,
     data_plane: DataPlaneKind = "python",
+    discards: Discarding = NO_DISCARDS,
 ) -> Attached:
     """Mount the volume privately, put a loop device on it, make or mount a file system if asked.
 
@@ -146,6 +149,7 @@ def attach_volume(
                 watching=watching,
                 fill_rate=fill_rate,
                 data_plane=data_plane,
+                discards=discards,
             )
         undo.callback(unmount_volume, home, record.volume_id)
         attached = _build(
@@ -156,6 +160,7 @@ def attach_volume(
             mkfs=mkfs,
             mount_directory=mount_directory,
             read_only=read_only,
+            takes_discards=discards.requests,
         )
         undo.pop_all()
         return attached
@@ -169,11 +174,14 @@ def check_attachable(
     mount_directory: Path | None,
     read_only: bool,
     watching: Watching | None = None,
+    data_plane: DataPlaneKind = "python",
+    discards: Discarding = NO_DISCARDS,
 ) -> None:
     """Raises what `attach_volume` would raise before it needs the key; changes nothing."""
     _check_request(mkfs=mkfs, mount_directory=mount_directory, read_only=read_only)
     record = _record_to_attach(home, volume)
     check_free(home, record.volume_id, volume)
+    check_discarding(home, record, discards, data_plane=data_plane)
     point = private_mount_point(home, record.volume_id)
     name = device_name(record)
     for link in (name, *partition_links(name)):
@@ -217,6 +225,7 @@ def _build(
     mkfs: str | None,
     mount_directory: Path | None,
     read_only: bool,
+    takes_discards: bool,
 ) -> Attached:
     with open(mounted.file, "rb", buffering=0) as file:
         head = file.read(PROBE_BYTES)
@@ -231,6 +240,8 @@ def _build(
     sector_size = probe_sector_size(head)
     loop = attach_loop(mounted.file, sector_size=sector_size, read_only=read_only)
     undo.callback(detach_loop, loop, volume=device_name(record))
+    if not takes_discards and not read_only:
+        forget_discards(loop, mounted.file)
     point = mounted.mount_point
     # Another home may have taken the name since it was looked at.
     device = claim_link(device_name(record), loop, point)

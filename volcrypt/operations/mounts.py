@@ -20,6 +20,7 @@ from volcrypt.errors import (
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.names import SnapshotId, VolumeId, is_snapshot_id, is_volume_id
 from volcrypt.operations import workflows
+from volcrypt.operations.discarding import check_discarding
 from volcrypt.operations.home import Home
 from volcrypt.operations.jobs import pending_job_of, stop_job
 from volcrypt.operations.keys import check_source_key
@@ -38,7 +39,13 @@ from volcrypt.operations.write_budget import count_path
 from volcrypt.volume.control import ControlClient
 from volcrypt.volume.control_messages import StatusAnswer
 from volcrypt.volume.datafile import DataFile
-from volcrypt.volume.launch import Assignment, DataPlaneKind, LazyAssignment
+from volcrypt.volume.launch import (
+    NO_DISCARDS,
+    Assignment,
+    DataPlaneKind,
+    Discarding,
+    LazyAssignment,
+)
 from volcrypt.volume.mountpoint import (
     FS_TYPE,
     VOLUME_FILE,
@@ -92,6 +99,7 @@ def mount_volume(
     watching: Watching | None = None,
     fill_rate: int | None = None,
     data_plane: DataPlaneKind = "python",
+    discards: Discarding = NO_DISCARDS,
 ) -> Mounted:
     """Serve a volume as `directory/volume`; returns when the first read has worked. With `watching`
     it is fenced when its key is lost.
@@ -110,6 +118,7 @@ def mount_volume(
         if record.volume_id != volume_id:
             raise TryAgainError(f"volume {volume} was just replaced")
         workflows.check_none_running(home, volume_id, volume)
+        check_discarding(home, record, discards, data_plane=data_plane)
         check_source_key(home, record.wrapped_key, f"volume {volume}")
         DataFile.open(data_path(home, record), record.size_bytes, read_only=True).close()
         lazy = _lazy_assignment(home, record, fill_rate)
@@ -130,6 +139,8 @@ def mount_volume(
             watch=order_for(home, record, watching),
             lazy=lazy,
             data_plane=data_plane,
+            discards=discards,
+            preallocated=record.preallocated,
         )
         seal_key = home.change_map_key(volume_id)
         with (
@@ -145,10 +156,17 @@ def mount_volume(
 
 
 def check_mountable(
-    home: Home, volume: str, directory: Path, *, watching: Watching | None = None
+    home: Home,
+    volume: str,
+    directory: Path,
+    *,
+    watching: Watching | None = None,
+    data_plane: DataPlaneKind = "python",
+    discards: Discarding = NO_DISCARDS,
 ) -> None:
     """Raises what `mount_volume` would raise before it needs the key."""
     record = load_record(home, volume)
+    check_discarding(home, record, discards, data_plane=data_plane)
     check_free(home, record.volume_id, volume)
     checked_directory(directory)
     order_for(home, record, watching)

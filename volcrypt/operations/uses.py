@@ -22,7 +22,8 @@ from volcrypt.volume.owner import OwnerRecord, current_owner
 class InUse:
     """A volume that a process holds, or a snapshot that is mounted; `lazy` while not all of its
     chunks are here. `file_systems`: where those on its loop device are mounted.
-    `fast_requests` needed no Python, as `data_plane` "native" makes possible."""
+    `fast_requests` needed no Python, as `data_plane` "native" makes possible. `discard`,
+    `discard_zeros`: what becomes holes."""
 
     volume_id: str | None
     name: str | None
@@ -39,6 +40,8 @@ class InUse:
     lazy: LazyProgress | None = None
     data_plane: str | None = None
     fast_requests: int = 0
+    discard: bool = False
+    discard_zeros: bool = False
 
 
 def uses_of(home: Home, records: Iterable[VolumeRecord]) -> list[InUse]:
@@ -93,6 +96,8 @@ def _use_of(
         lazy=None if answer is None else answer.lazy,
         data_plane=None if answer is None else answer.data_plane,
         fast_requests=0 if answer is None else answer.fast_requests,
+        discard=answer is not None and answer.discard,
+        discard_zeros=answer is not None and answer.discard_zeros,
     )
 
 

@@ -1,13 +1,16 @@
-"""The room that the data of a volume lies in: what is at a path, how long it is, making it longer.
+"""The room that the data of a volume lies in: what is at a path, how long it is, making it longer,
+giving parts of it back.
 
 It knows files and block devices by their paths; `datafile` reads and writes what is in them.
 """
 
+import ctypes
 import errno
 import os
 import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from volcrypt.durable import no_space_named
 from volcrypt.errors import (
@@ -18,8 +21,49 @@ from volcrypt.errors import (
     RecordMissingError,
     VolumeInUseError,
 )
-from volcrypt.geometry import format_size
+from volcrypt.geometry import UNIT_BYTES, format_size
 from volcrypt.volume.block_device import check_room, zero_out
+
+UNSUPPORTED: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV})
+"""What those say who cannot deallocate."""
+
+# linux/falloc.h
+_KEEP_SIZE: Final = 1
+_PUNCH_HOLE: Final = 2
+_ZERO_RANGE: Final = 16
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+def deallocate(descriptor: int, offset: int, length: int, *, keeps_room: bool) -> None:
+    """Make a range of an open file or block device read zeros, and give its room back, or keep it
+    for what is written there next. Not durable before a sync.
+
+    Raises OSError as the kernel reports it, with EOPNOTSUPP where that cannot be done.
+    """
+    mode = _KEEP_SIZE | (_ZERO_RANGE if keeps_room else _PUNCH_HOLE)
+    while _libc.fallocate64(descriptor, mode, ctypes.c_int64(offset), ctypes.c_int64(length)):
+        number = ctypes.get_errno()
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number))
+
+
+def can_deallocate(path: Path) -> bool:
+    """Whether room of a data file can be given back; asked without changing anything. Of a block
+    device only its use tells."""
+    descriptor, is_device = open_data(path, os.O_RDWR)
+    try:
+        if not is_device:
+            deallocate(
+                descriptor, os.lseek(descriptor, 0, os.SEEK_END), UNIT_BYTES, keeps_room=False
+            )
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def reserve(descriptor: int, path: Path, start: int, end: int) -> None:

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 import trio
 
 from volcrypt.errors import MountError, NoSpaceError, TryAgainError, VolcryptError, VolumeError
-from volcrypt.geometry import CHUNK_BYTES, align_to_units, chunk_range, chunks_of
+from volcrypt.geometry import align_to_units, chunk_range, chunks_of
 from volcrypt.volume.chunk_conditions import ChunkConditions
 from volcrypt.volume.range_lock import RangeLock
 
@@ -50,9 +50,6 @@ KEPT_AT_ONCE: Final = 4
 """Threads, and buffers of a chunk; more would not make a disk faster."""
 
 Result = TypeVar("Result")
-
-# Who holds more exclusively does not write, but sees to it that nobody does, for a moment.
-_LONGEST_WRITE: Final = 4 * CHUNK_BYTES
 
 
 class GenerationKeeper(Protocol):
@@ -143,7 +140,7 @@ class Captures:
             if self._running is not None:
                 raise TryAgainError("another snapshot of this volume is being taken")
             keeper = await self._run(self._open_keeper)
-            while any(extent.length > _LONGEST_WRITE for extent in self._ranges.exclusive_extents):
+            while self._ranges.has_barrier:
                 await self._ranges.outlast_writers()
             # From here to the end of the barrier there is no checkpoint.
             began = time.perf_counter()

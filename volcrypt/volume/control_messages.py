@@ -150,6 +150,7 @@ class StatusAnswer(_Document, frozen=True, tag="status"):
     `checks` are those of the watcher, if there is one, whose process is `watcher_pid`.
     `lazy` is None when every chunk is here; `snapshot_id` is there for a mounted snapshot.
     `data_plane` is "python" or "native"; `fast_requests` are those that needed no Python.
+    `discard`, `discard_zeros`: what becomes holes (`volume.launch.Discarding`).
     """
 
     volume_id: VolumeId
@@ -172,6 +173,8 @@ class StatusAnswer(_Document, frozen=True, tag="status"):
     snapshot_id: SnapshotId | None = None
     data_plane: str = "python"
     fast_requests: int = 0
+    discard: bool = False
+    discard_zeros: bool = False
 
 
 class CaptureAnswer(_Document, frozen=True, tag="capture"):

@@ -4,6 +4,7 @@ It knows the device and the plane's requests; the protocol of ownership is the d
 Every request is answered once, also when it fails or is cancelled.
 """
 
+import errno
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -15,12 +16,17 @@ import trio
 from volcrypt.crypto.data_key import DataKey
 from volcrypt.errors import MountError
 from volcrypt.volume import fuse
+from volcrypt.volume.allocation import UNSUPPORTED
 from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.device import Device
+from volcrypt.volume.discard import Discards
 from volcrypt.volume.fuse import VolumeFileSystem, errno_of
 from volcrypt.volume.mounting import mount_connection
 from volcrypt.volume.mountpoint import unmount
-from volcrypt.volume.plane.door import Plane, Request
+from volcrypt.volume.plane.door import DISCARD, READ, WRITE, Plane, Request
+
+_VERBS: Final = {READ: "read", WRITE: "write", DISCARD: "discard"}
+_KEEP_SIZE: Final = 1  # linux/falloc.h
 
 LANES: Final = 2
 """Threads that work; a relief is added. One is enough for one caller, and more than there are
@@ -35,6 +41,8 @@ def mount_plane(
     read_only: bool,
     data: DataFile,
     data_key: DataKey | None,
+    takes_discards: bool = False,
+    drops_zeros: bool = False,
 ) -> Plane:
     """Mount as `fuse.mount` does, with a data plane between the kernel and the file system. Start
     it, and stop it after `fuse.close`. Raises MountError with the reason."""
@@ -52,6 +60,8 @@ def mount_plane(
                 size_bytes=data.size_bytes,
                 key=None if data_key is None else data_key.view(),
                 lanes=LANES,
+                takes_discards=takes_discards,
+                drops_zeros=drops_zeros,
             )
         except (OSError, MemoryError) as error:
             raise MountError(f"no data plane: {error}") from error
@@ -62,8 +72,16 @@ def mount_plane(
 
 
 class DataPlane:
-    def __init__(self, plane: Plane, device: Device, file_system: VolumeFileSystem) -> None:
+    def __init__(
+        self,
+        plane: Plane,
+        device: Device,
+        file_system: VolumeFileSystem,
+        discards: Discards | None = None,
+    ) -> None:
+        """`discards` for a plane that takes them."""
         self._plane = plane
+        self._discards = discards
         self._device = device
         self._file_system = file_system
 
@@ -86,21 +104,34 @@ class DataPlane:
             ended()
 
     async def _answer(self, request: Request) -> None:
-        kind = "read" if request.data is None else "write"
         number = errno_of(OSError())
         answered = False
         try:
-            if request.data is None:
+            if request.kind == READ:
                 data = await self._device.read(request.offset, request.size)
                 answered = True
                 self._plane.answer_read(request.entry, data)
-            else:
+            elif request.data is not None:
                 size = await self._device.write(request.offset, request.data)
                 answered = True
                 self._plane.answer_write(request.entry, size)
+            else:
+                assert self._discards is not None, "internal error: a discard that nobody takes"
+                keeps_size = bool(request.mode & _KEEP_SIZE)
+                await self._discards.discard(request.offset, request.size, keeps_size=keeps_size)
+                answered = True
+                self._plane.answer_discard(request.entry)
         except Exception as error:
             number = errno_of(error)
-            self._file_system.report(kind, error, number)
+            if request.kind == DISCARD and _is_unsupported(error):
+                number = errno.EOPNOTSUPP
+            self._file_system.report(_VERBS[request.kind], error, number)
         finally:
             if not answered:
                 self._plane.answer_error(request.entry, number)
+
+
+def _is_unsupported(error: Exception) -> bool:
+    """Whether the medium cannot discard. Unlike ENOSYS the kernel does not remember that, and a
+    loop device asks for no more."""
+    return isinstance(error, OSError) and error.errno in UNSUPPORTED

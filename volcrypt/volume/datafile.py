@@ -34,16 +34,24 @@ from volcrypt.errors import (
     VolumeInUseError,
 )
 from volcrypt.geometry import CHUNK_BYTES, ByteRange, chunk_range, chunks_of
-from volcrypt.volume.allocation import check_length, open_data, reserve, too_large
+from volcrypt.volume.allocation import check_length, deallocate, open_data, reserve, too_large
 
 
 class DataFile:
     """An open data file. Close it, or use it as a context manager."""
 
     def __init__(
-        self, descriptor: int, path: Path, size_bytes: int, *, is_device: bool, read_only: bool
+        self,
+        descriptor: int,
+        path: Path,
+        size_bytes: int,
+        *,
+        is_device: bool,
+        read_only: bool,
+        keeps_room: bool = False,
     ) -> None:
         """Internal: use `create` or `open`. Takes the descriptor over."""
+        self._keeps_room = keeps_room
         self.path = path
         self.size_bytes = size_bytes
         self.is_device = is_device
@@ -85,8 +93,10 @@ class DataFile:
         return cls(descriptor, path, size_bytes, is_device=False, read_only=False)
 
     @classmethod
-    def open(cls, path: Path, size_bytes: int, *, read_only: bool = False) -> Self:
-        """Open the data file of a volume of `size_bytes`.
+    def open(
+        cls, path: Path, size_bytes: int, *, read_only: bool = False, keeps_room: bool = False
+    ) -> Self:
+        """Open the data file of a volume of `size_bytes`; `keeps_room`: none of it is given back.
 
         Raises RecordMissingError when nothing is there, IntegrityError when it is shorter than
         the volume, InvalidArgumentError when it is neither a file nor a block device,
@@ -106,7 +116,14 @@ class DataFile:
         except BaseException:
             os.close(descriptor)
             raise
-        return cls(descriptor, path, size_bytes, is_device=is_device, read_only=read_only)
+        return cls(
+            descriptor,
+            path,
+            size_bytes,
+            is_device=is_device,
+            read_only=read_only,
+            keeps_room=keeps_room,
+        )
 
     def fileno(self) -> int:
         return self._descriptor
@@ -168,6 +185,20 @@ class DataFile:
                     return
                 view = view[count:]
                 offset += count
+
+    def deallocate(self, offset: int, length: int) -> None:
+        """Make a range of whole data units read zeros, and give its room back unless that is kept.
+
+        Raises ReadOnlyError, NoSpaceError (to cut an extent in two takes some), OSError; any of the
+        range may then read zeros.
+        """
+        self._check_writable()
+        with no_space_named(self.path):
+            deallocate(self._descriptor, offset, length, keeps_room=self._keeps_room)
+
+    def next_data(self, offset: int, end: int) -> int:
+        """Where at or after `offset` something may be that is not zeros; `end` if not before."""
+        return next((extent.offset for extent in self.data_extents(offset, end)), end)
 
     def sync(self) -> None:
         """Make everything written before durable (fdatasync; with it the file's size).

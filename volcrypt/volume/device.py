@@ -97,6 +97,7 @@ class PlaintextVolume(Protocol):
     def read_into(self, offset: int, buffer: Buffer) -> None: ...
     def try_read_into(self, offset: int, buffer: Buffer) -> bool: ...
     def write(self, offset: int, data: Buffer) -> None: ...
+    def drops(self, offset: int, data: Buffer) -> bool: ...
     def flush(self) -> None: ...
     def grow(self, size_bytes: int) -> None: ...
 
@@ -190,7 +191,9 @@ class Device:
                 return view
         buffer = self._take_buffer()
         view = buffer[:size]
-        await self._in_thread(offset, self._volume.read_into, view, exclusive=False)
+        await self._in_thread(
+            ByteRange(offset, size), lambda: self._volume.read_into(offset, view), exclusive=False
+        )
         # Not when it failed: a thread that was left behind may still write into it.
         self._buffers.append(buffer)
         del self._buffers[POOLED_BUFFERS:]
@@ -221,6 +224,33 @@ class Device:
         finally:
             self._ownership.give_back(chunks, exclusive=True)
 
+    async def change(self, extent: ByteRange, work: Callable[[], None]) -> None:
+        """Do `work`, which changes `extent` by other means than writing to it, in a thread; what a
+        write waits for is waited for, and it raises the same."""
+        self.admission.check_serving()
+        if self._ownership is None:
+            await self._change(extent, work)
+            return
+        chunks = chunks_of(extent)
+        self._ownership.take(chunks, exclusive=True)
+        try:
+            await self._change(extent, work)
+        finally:
+            self._ownership.give_back(chunks, exclusive=True, grants=False)
+
+    async def look(self, extent: ByteRange, work: Callable[[], int]) -> int:
+        """Do `work`, which looks at the storage of `extent` and changes nothing, in a thread.
+        Others may be changing it. Raises as `change`."""
+        self.admission.check_serving()
+        return await self._requests.run(
+            work, keep=lambda: self._ranges.adopt(extent, exclusive=False)
+        )
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every chunk is here."""
+        return self.admission.absent is None
+
     async def _write(self, offset: int, piece: memoryview) -> int:
         size = len(piece)
         if (
@@ -229,6 +259,7 @@ class Device:
             and (self._ownership is None or not self._ownership.is_held_up())
             and self.admission.is_idle(offset, size, exclusive=True)
             and self._is_cached_where_partial(offset, size)
+            and not self._volume.drops(offset, piece)
         ):
             started = time.perf_counter()
             try:
@@ -241,13 +272,16 @@ class Device:
                     self._hops_left = _HOPS_AFTER_SLOW
                 return size
         self._hops_left = max(0, self._hops_left - 1)
+        await self._change(ByteRange(offset, size), lambda: self._volume.write(offset, piece))
+        return size
+
+    async def _change(self, extent: ByteRange, work: Callable[[], None]) -> None:
         try:
-            await self._in_thread(offset, self._volume.write, piece, exclusive=True)
+            await self._in_thread(extent, work, exclusive=True)
         except NoSpaceError:
             if not await self.captures.make_room():
                 raise
-            await self._in_thread(offset, self._volume.write, piece, exclusive=True)
-        return size
+            await self._in_thread(extent, work, exclusive=True)
 
     async def flush(self) -> None:
         """Make every write that returned before durable; raises what the volume raises, and
@@ -339,7 +373,7 @@ class Device:
         if self._ownership is not None:
             # What is granted from here on is nothing, since somebody waits for all of it.
             self._ownership.take_all()
-        async with self._ranges.hold(self._everything, exclusive=True):
+        async with self._ranges.hold(self._everything, exclusive=True, is_barrier=True):
             yield
 
     def _take_writes(self) -> None:
@@ -372,25 +406,14 @@ class Device:
         )
 
     async def _in_thread(
-        self,
-        offset: int,
-        work: Callable[[int, memoryview], None],
-        view: memoryview,
-        *,
-        exclusive: bool,
+        self, extent: ByteRange, work: Callable[[], None], *, exclusive: bool
     ) -> None:
         with self._requests.waiting():
-            await self._in_thread_or_given_up(offset, work, view, exclusive=exclusive)
+            await self._in_thread_or_given_up(extent, work, exclusive=exclusive)
 
     async def _in_thread_or_given_up(
-        self,
-        offset: int,
-        work: Callable[[int, memoryview], None],
-        view: memoryview,
-        *,
-        exclusive: bool,
+        self, extent: ByteRange, work: Callable[[], None], *, exclusive: bool
     ) -> None:
-        extent = ByteRange(offset, len(view))
         while True:
             if exclusive:
                 await self.admission.ready_to_write(extent)
@@ -400,7 +423,7 @@ class Device:
                 self.admission.check_fence()
                 if self.admission.is_permitted(extent, exclusive=exclusive):
                     await self._requests.run(
-                        lambda: work(offset, view),
+                        work,
                         keep=lambda: self._ranges.adopt(
                             align_to_units(extent), exclusive=exclusive
                         ),

@@ -42,6 +42,18 @@ _CHANNEL_FD: Final = 3
 _OWNER_FD: Final = 4
 
 
+class Discarding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What of a volume becomes holes, which show what is free: what is discarded, on `requests` of
+    the kernel, which the Python plane never sees; and whole data units of `zeros` that are written.
+    """
+
+    requests: bool = False
+    zeros: bool = False
+
+
+NO_DISCARDS: Final = Discarding()
+
+
 class LazyAssignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The snapshot that absent chunks come from. Its store lies at `place`, which was checked, or
     in a directory of the home; `present_path` None: which are here is forgotten with the process.
@@ -68,6 +80,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     while we do not, so no change map is believed.
 
     `data_plane`: whether compiled threads answer what they can (`volcrypt.volume.plane`).
+    `discards`: what becomes holes; of a `preallocated` volume the room is kept.
 
     A volume with a `snapshot_id` is that snapshot, served by itself: its data file is removed as
     soon as it is open.
@@ -90,6 +103,8 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     lazy: LazyAssignment | None = None
     snapshot_id: SnapshotId | None = None
     data_plane: DataPlaneKind = "python"
+    discards: Discarding = NO_DISCARDS
+    preallocated: bool = False
 
     @property
     def label(self) -> str:

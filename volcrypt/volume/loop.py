@@ -5,22 +5,27 @@ partial data unit, but what was laid out in 512-byte sectors does not open on th
 decides (`probe_sector_size`).
 """
 
+import errno
+import fcntl
 import os
 import re
 import shutil
 import struct
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from volcrypt.errors import ComponentMissingError, MountError, PrivilegeError, VolumeInUseError
+from volcrypt.volume.allocation import deallocate
 from volcrypt.volume.block_device import signature_on
 from volcrypt.volume.mountpoint import mounts, processes_using
 
 PROBE_BYTES: Final = 128 * 1024
 """How much of the start of a volume `probe_sector_size` looks at."""
 
+_BLKDISCARD: Final = 0x1277  # linux/fs.h
 _SMALL: Final = 512
 _LARGE: Final = 4096
 _DETACH_SECONDS: Final = 5.0
@@ -78,6 +83,33 @@ def attach_loop(file: Path, *, sector_size: int, read_only: bool) -> Path:
         _losetup("--detach", str(device))
         raise MountError(f"the kernel refused direct I/O on {file} with {sector_size}-byte sectors")
     return device
+
+
+def forget_discards(device: Path, file: Path) -> None:
+    """Have a fresh loop device offer no discards, since there are none of `file`, which it stands
+    on. Does nothing when there are.
+
+    The kernel takes for granted that a file can have holes, until one discard failed.
+    """
+    descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        # Behind its end, where it could change nothing.
+        end = os.lseek(descriptor, 0, os.SEEK_END)
+        deallocate(descriptor, end, _LARGE, keeps_room=False)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise MountError(f"{file} does not say whether it takes discards: {error}") from error
+    else:
+        return
+    finally:
+        os.close(descriptor)
+    # From here on the kernel itself answers every discard of the file, so this one fails too.
+    descriptor = os.open(device, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):
+            fcntl.ioctl(descriptor, _BLKDISCARD, struct.pack("QQ", 0, _LARGE))
+    finally:
+        os.close(descriptor)
 
 
 def add_partitions(device: Path) -> list[Path]:

@@ -98,15 +98,16 @@ class Ownership:
                 self._writers[chunk] = self._writers.get(chunk, 0) + 1
         self._adopt(self._plane.revoke(chunks, READ | WRITE if exclusive else WRITE))
 
-    def give_back(self, chunks: range, *, exclusive: bool) -> None:
-        """It has ended; what nothing stands against is granted."""
+    def give_back(self, chunks: range, *, exclusive: bool, grants: bool = True) -> None:
+        """It has ended; what nothing stands against is granted, unless not `grants`: nobody is
+        expected there soon, or they are too many."""
         if exclusive:
             self._top_up()
         for chunk in chunks:
             _count_down(self._takers, chunk)
             if exclusive:
                 _count_down(self._writers, chunk)
-            if chunk in self._writers or not self._permitted(chunk, False):
+            if not grants or chunk in self._writers or not self._permitted(chunk, False):
                 continue
             may_write = chunk not in self._takers and self._permitted(chunk, True)
             self._plane.grant(chunk, READ | WRITE if may_write else READ)

@@ -27,6 +27,7 @@ from volcrypt.geometry import ByteRange
 class _Claim:
     extent: ByteRange
     exclusive: bool
+    is_barrier: bool = False
     granted: trio.Event = field(default_factory=trio.Event)
     ended: trio.Event | None = None
     """Made by who waits for the end."""
@@ -54,6 +55,11 @@ class RangeLock:
         )
 
     @property
+    def has_barrier(self) -> bool:
+        """Whether somebody holds a range to keep others from changing it, who does not himself."""
+        return any(claim.is_barrier for claim in self._held)
+
+    @property
     def exclusive_extents(self) -> list[ByteRange]:
         """What is held exclusively now."""
         return [claim.extent for claim in self._held if claim.exclusive]
@@ -77,12 +83,15 @@ class RangeLock:
         return lambda: self._remove(claim)
 
     @asynccontextmanager
-    async def hold(self, extent: ByteRange, *, exclusive: bool) -> AsyncIterator[None]:
-        """Wait for the range and hold it; may be held across checkpoints.
+    async def hold(
+        self, extent: ByteRange, *, exclusive: bool, is_barrier: bool = False
+    ) -> AsyncIterator[None]:
+        """Wait for the range and hold it; may be held across checkpoints. `is_barrier`: see
+        `has_barrier`.
 
         One caller never holds two ranges: that is what makes a deadlock impossible.
         """
-        claim = _Claim(extent, exclusive)
+        claim = _Claim(extent, exclusive, is_barrier)
         if self.is_free(extent, exclusive=exclusive):
             self._held.append(claim)
         else:

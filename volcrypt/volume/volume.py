@@ -6,6 +6,10 @@ snapshots. An unencrypted volume runs the same code with a cipher that does noth
 Holes. A 512-byte sector of storage that is all zero was never written and reads as zeros, for
 encrypted and unencrypted volumes alike (`XtsKernel.decrypt_sparse_units`).
 
+Discards. What is discarded becomes holes, as far as it is whole data units; a part of one is
+written with zeros. With `drops_zeros` so does a write of zeros. Whoever can see the storage sees
+which units that are.
+
 Torn writes. Storage is written in whole data units; a partial unit is read, decrypted, merged,
 encrypted and written back. In XTS a 16-byte block of ciphertext depends on nothing but its own
 plaintext and place, so rewriting a unit changes only the sectors that the write touched (and
@@ -31,6 +35,8 @@ from typing_extensions import Buffer
 from volcrypt.crypto.data_key import DataKey
 from volcrypt.errors import OutOfRangeError, ReadOnlyError
 from volcrypt.geometry import UNIT_BYTES, ByteRange, align_to_units, chunks_of
+from volcrypt.volume.allocation import UNSUPPORTED
+from volcrypt.volume.zero_runs import zero_runs
 
 if TYPE_CHECKING:
     from volcrypt.crypto.xts import XtsKernel
@@ -48,6 +54,8 @@ class DataStorage(Protocol):
     def read_into(self, offset: int, buffer: Buffer) -> None: ...
     def try_read_into(self, offset: int, buffer: Buffer) -> bool: ...
     def write(self, offset: int, data: Buffer) -> None: ...
+    def deallocate(self, offset: int, length: int) -> None: ...
+    def next_data(self, offset: int, end: int) -> int: ...
     def sync(self) -> None: ...
     def grow(self, size_bytes: int) -> None: ...
 
@@ -113,15 +121,17 @@ class Volume:
         changes: ChangeRecorder | None,
         written: WriteRecorder | None = None,
         read_only: bool = False,
+        drops_zeros: bool = False,
     ) -> None:
         """`data_key` None: unencrypted. `changes` None: nobody tracks changes. `written` None:
-        nobody counts what is encrypted."""
+        nobody counts what is encrypted. `drops_zeros`: writes of zeros become holes."""
         self.size_bytes = size_bytes
         self.read_only = read_only
         self._data = data
         self._data_key = data_key
         self._changes = changes
         self._written = written
+        self._drops_zeros = drops_zeros
         self._closed = False
         self._lanes = [self._make_lane()]
 
@@ -154,16 +164,49 @@ class Volume:
         view = view.cast("B")
         if self._changes is not None:
             self._changes.mark(chunks_of(extent))
-        hull = align_to_units(extent)
-        if self._written is not None:
-            self._written.spend(hull.length)
-        lane = self._take_lane()
-        try:
-            for start in range(hull.offset, hull.end, LANE_BYTES):
-                stop = min(start + LANE_BYTES, hull.end)
-                self._write_units(lane, ByteRange(start, stop - start), extent, view)
-        finally:
-            self._return_lane(lane)
+        if not self._drops_zeros:
+            self._write_extent(extent, view)
+            return
+        for run, is_zero in zero_runs(extent, view):
+            if not is_zero or not self._drop(run):
+                start = run.offset - offset
+                self._write_extent(run, view[start : start + run.length])
+
+    def discard(self, offset: int, length: int) -> None:
+        """Make a range read zeros, and give the room of its whole data units back.
+
+        Raises as `write`, and OSError with EOPNOTSUPP where the storage cannot.
+        """
+        if self.read_only:
+            raise ReadOnlyError("the volume is open for reading only")
+        extent = self._check_range(offset, length)
+        if extent.length == 0:
+            return
+        if self._changes is not None:
+            self._changes.mark(chunks_of(extent))
+        start = -(-extent.offset // UNIT_BYTES) * UNIT_BYTES
+        stop = extent.end // UNIT_BYTES * UNIT_BYTES
+        edges = [extent]
+        if start < stop:
+            # Nobody who was left behind may do it later, as with a write.
+            self._check_open()
+            self._data.deallocate(start, stop - start)
+            edges = [ByteRange(offset, start - offset), ByteRange(stop, extent.end - stop)]
+        for edge in edges:
+            if edge.length:
+                self._write_extent(edge, memoryview(bytes(edge.length)))
+
+    def next_data(self, offset: int, end: int) -> int:
+        """Where at or after `offset` something may be that does not read zeros; `end` if not before
+        that."""
+        return self._data.next_data(offset, end)
+
+    def drops(self, offset: int, data: Buffer) -> bool:
+        """Whether `write` would make holes of some of it, and perhaps wait for the medium."""
+        view = memoryview(data).cast("B")
+        return self._drops_zeros and any(
+            is_zero for _, is_zero in zero_runs(ByteRange(offset, view.nbytes), view)
+        )
 
     def flush(self) -> None:
         """Make every write that returned before durable.
@@ -230,6 +273,31 @@ class Volume:
         elif not self._data.try_read_into(offset, view):
             return False
         lane.cipher.decrypt_sparse_units(offset // UNIT_BYTES, view, view)
+        return True
+
+    def _write_extent(self, extent: ByteRange, data: memoryview) -> None:
+        """Write `data`, the bytes of `extent`, whose chunks are marked."""
+        hull = align_to_units(extent)
+        if self._written is not None:
+            self._written.spend(hull.length)
+        lane = self._take_lane()
+        try:
+            for start in range(hull.offset, hull.end, LANE_BYTES):
+                stop = min(start + LANE_BYTES, hull.end)
+                self._write_units(lane, ByteRange(start, stop - start), extent, data)
+        finally:
+            self._return_lane(lane)
+
+    def _drop(self, units: ByteRange) -> bool:
+        """Make holes of whole units that read zeros then; False where the storage cannot."""
+        self._check_open()
+        try:
+            self._data.deallocate(units.offset, units.length)
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+            self._drops_zeros = False
+            return False
         return True
 
     def _write_units(

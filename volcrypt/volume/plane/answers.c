@@ -84,6 +84,7 @@ int plane_next(struct plane *plane, struct plane_request *request)
             .kind = entry->kind,
             .offset = entry->offset,
             .size = entry->size,
+            .mode = entry->mode,
             .data = entry->buffer + sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in),
         };
     }

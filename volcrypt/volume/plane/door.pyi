@@ -4,6 +4,7 @@ from typing_extensions import Buffer
 
 READ: int
 WRITE: int
+DISCARD: int
 MAX_LANES: int
 
 class Work(NamedTuple):
@@ -15,9 +16,11 @@ class Work(NamedTuple):
 
 class Request(NamedTuple):
     entry: int
+    kind: int
     offset: int
     size: int
     data: memoryview | None
+    mode: int
 
 class Counts(NamedTuple):
     fast: int
@@ -33,6 +36,8 @@ class Plane:
         size_bytes: int,
         key: Buffer | None,
         lanes: int,
+        takes_discards: bool = False,
+        drops_zeros: bool = False,
     ) -> None: ...
     def start(self) -> None: ...
     def stop(self, *, milliseconds: int = 5000) -> bool: ...
@@ -58,5 +63,6 @@ class Plane:
     def next_request(self) -> Request | None: ...
     def answer_read(self, entry: int, data: Buffer) -> None: ...
     def answer_write(self, entry: int, size: int) -> None: ...
+    def answer_discard(self, entry: int) -> None: ...
     def answer_error(self, entry: int, number: int) -> None: ...
     def invalidate_attributes(self) -> None: ...

@@ -17,6 +17,9 @@ cdef extern from "plane.h" nogil:
     enum:
         PLANE_READ
         PLANE_WRITE
+        PLANE_DISCARD
+        PLANE_TAKES_DISCARDS
+        PLANE_DROPS_ZEROS
         PLANE_MAX_LANES
         PLANE_MAX_TRANSFER
     struct plane:
@@ -31,13 +34,14 @@ cdef extern from "plane.h" nogil:
         uint32_t entry
         uint32_t kind
         uint64_t offset
-        uint32_t size
+        uint64_t size
+        uint32_t mode
         unsigned char *data
     struct plane_counts_t "plane_counts":
         uint64_t fast
         uint64_t handed_on
     plane *plane_new(int device, int control, int data, uint64_t size_bytes,
-                     const unsigned char *key, unsigned lanes)
+                     const unsigned char *key, unsigned lanes, unsigned options)
     int plane_start(plane *self)
     int plane_stop(plane *self, unsigned milliseconds)
     void plane_free(plane *self)
@@ -64,6 +68,7 @@ cdef extern from "plane.h" nogil:
 
 READ = PLANE_READ
 WRITE = PLANE_WRITE
+DISCARD = PLANE_DISCARD
 MAX_LANES = PLANE_MAX_LANES
 
 
@@ -78,12 +83,15 @@ class Work(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A read, or with `data` a write, that has to be answered; `data` is gone then."""
+    """A READ, WRITE or DISCARD that has to be answered; a write's `data` is gone then. `mode` is a
+    discard's, as fallocate(2) has it."""
 
     entry: int
+    kind: int
     offset: int
     size: int
     data: memoryview | None
+    mode: int
 
 
 class Counts(NamedTuple):
@@ -105,23 +113,29 @@ cdef class Plane:
     cdef plane *_plane
     cdef dict _open
 
-    def __cinit__(self, int device, int control, int data, *, uint64_t size_bytes, key, int lanes):
+    def __cinit__(self, int device, int control, int data, *, uint64_t size_bytes, key, int lanes,
+                  bint takes_discards=False, bint drops_zeros=False):
         """Takes `device` and `control` over, and a copy of `data`. `key` is that of a DataKey, or
-        None for an unencrypted volume. Raises OSError, and then takes nothing over."""
+        None for an unencrypted volume. `takes_discards`: they are requests too; `drops_zeros`: a
+        write with a data unit of zeros is always handed on. Raises OSError, and then takes nothing
+        over."""
+        cdef unsigned options = ((PLANE_TAKES_DISCARDS if takes_discards else 0) |
+                                 (PLANE_DROPS_ZEROS if drops_zeros else 0))
         cdef Py_buffer view
         cdef const unsigned char *material = NULL
         self._open = {}
         data = os.dup(data)
         try:
             if key is None:
-                self._plane = plane_new(device, control, data, size_bytes, NULL, lanes)
+                self._plane = plane_new(device, control, data, size_bytes, NULL, lanes, options)
             else:
                 PyObject_GetBuffer(key, &view, PyBUF_SIMPLE)
                 try:
                     if view.len != 64:
                         raise ValueError("a data key has 64 bytes")
                     material = <const unsigned char *> view.buf
-                    self._plane = plane_new(device, control, data, size_bytes, material, lanes)
+                    self._plane = plane_new(device, control, data, size_bytes, material, lanes,
+                                            options)
                 finally:
                     PyBuffer_Release(&view)
             if self._plane == NULL:
@@ -244,7 +258,8 @@ cdef class Plane:
         if request.kind == PLANE_WRITE:
             data = PyMemoryView_FromMemory(<char *> request.data, request.size, PyBUF_READ)
         self._open[request.entry] = (request.kind, request.size)
-        return Request(request.entry, request.offset, request.size, data)
+        return Request(request.entry, request.kind, request.offset, request.size, data,
+                       request.mode)
 
     def answer_read(self, entry, data):
         """Plaintext, no more than was asked for."""
@@ -262,6 +277,10 @@ cdef class Plane:
     def answer_write(self, entry, uint32_t size):
         self._take(entry)
         plane_answer(self._plane, entry, 0, NULL, size)
+
+    def answer_discard(self, entry):
+        self._take(entry)
+        plane_answer(self._plane, entry, 0, NULL, 0)
 
     def answer_error(self, entry, int number):
         self._take(entry)

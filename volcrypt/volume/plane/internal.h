@@ -38,8 +38,9 @@ struct entry {
     uint32_t opcode;
     uint64_t unique;
     uint64_t offset;
-    uint32_t kind; /* PLANE_READ, PLANE_WRITE or 0 */
-    uint32_t size;
+    uint32_t kind; /* PLANE_READ, PLANE_WRITE, PLANE_DISCARD or 0 */
+    uint32_t mode; /* of a discard */
+    uint64_t size;
     unsigned char *buffer;
 };
 
@@ -68,7 +69,7 @@ struct plane {
     unsigned lane_count; /* the last one is the relief */
     bool relief_sleeps;
     uint64_t held_up_since; /* the sum of the tickets when the medium had kept all lanes for long */
-    bool has_cipher, is_stopping, has_ended;
+    bool has_cipher, takes_discards, drops_zeros, is_stopping, has_ended;
     /* Ownership. */
     bool is_fenced, is_wiped, refuses_writes;
     uint32_t read_epoch, write_epoch;

@@ -80,7 +80,7 @@ static void free_memory(struct plane *plane)
 }
 
 struct plane *plane_new(int device, int control, int data, uint64_t size_bytes,
-                        const unsigned char *key, unsigned lanes)
+                        const unsigned char *key, unsigned lanes, unsigned options)
 {
     struct plane *plane = calloc(1, sizeof *plane);
     if (plane == NULL)
@@ -91,6 +91,8 @@ struct plane *plane_new(int device, int control, int data, uint64_t size_bytes,
         .data = data,
         .size_bytes = size_bytes,
         .has_cipher = key != NULL,
+        .takes_discards = options & PLANE_TAKES_DISCARDS,
+        .drops_zeros = options & PLANE_DROPS_ZEROS,
         .read_epoch = 1,
         .write_epoch = 1,
         .write_until = WRITE_ALWAYS,

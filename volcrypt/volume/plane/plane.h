@@ -4,7 +4,8 @@
  * is a whole-unit read or write of the volume's file, in chunks that Python has *granted* for it,
  * that overlaps nothing another lane is at, and that works at the first try. Everything else is
  * handed on: reads and writes to Python (`plane_next`, `plane_answer`), all other requests over the
- * control socket to libfuse. No rule of the engine is repeated here: any doubt is Python's.
+ * control socket to libfuse. So are discards, if Python takes any; libfuse has none, and says ENOSYS,
+ * after which the kernel asks for no more. No rule of the engine is repeated here: any doubt is Python's.
  *
  * One lane more, the *relief*, sleeps until the medium keeps all others (a writer is throttled, a disk
  * hangs), and then reads requests in their place; it writes nothing itself, so it cannot be kept.
@@ -31,7 +32,11 @@
 enum {
     PLANE_READ = 1, /* rights, and kinds of work */
     PLANE_WRITE = 2,
-    PLANE_MAX_LANES = 8, /* with the relief */
+    PLANE_DISCARD = 4, /* a kind of work that is always Python's */
+    /* What Python does, besides reading and writing: */
+    PLANE_TAKES_DISCARDS = 1,
+    PLANE_DROPS_ZEROS = 2, /* no lane writes a data unit of zeros */
+    PLANE_MAX_LANES = 8,   /* with the relief */
     PLANE_WAITING = 32, /* requests that Python and libfuse have in hand at most */
     PLANE_MAX_TRANSFER = 1 << 20,
 };
@@ -47,12 +52,14 @@ struct plane_work {
     uint64_t size;
 };
 
-/* A read or write for Python; `data` is what to write, valid until it is answered. */
+/* A read, write or discard for Python; `data` is what to write, valid until it is answered. `mode` is
+ * that of a discard, as fallocate(2) has it. */
 struct plane_request {
     uint32_t entry;
     uint32_t kind;
     uint64_t offset;
-    uint32_t size;
+    uint64_t size;
+    uint32_t mode;
     unsigned char *data;
 };
 
@@ -61,10 +68,11 @@ struct plane_counts {
     uint64_t handed_on;
 };
 
-/* Takes `device`, `control` and `data` over; `lanes` without the relief. `key` has 64 bytes, or is NULL for no cipher. NULL with
+/* Takes `device`, `control` and `data` over; `lanes` without the relief; `options` are
+ * PLANE_TAKES_DISCARDS and PLANE_DROPS_ZEROS. `key` has 64 bytes, or is NULL for no cipher. NULL with
  * errno set on failure, and then takes nothing over. */
 struct plane *plane_new(int device, int control, int data, uint64_t size_bytes,
-                        const unsigned char *key, unsigned lanes);
+                        const unsigned char *key, unsigned lanes, unsigned options);
 int plane_start(struct plane *plane); /* 0, or an errno */
 /* End all threads; 0 when one did not within `milliseconds`: then nothing may be freed. */
 int plane_stop(struct plane *plane, unsigned milliseconds);
@@ -103,7 +111,7 @@ int64_t plane_add_budget(struct plane *plane, int64_t bytes);
 
 int plane_next(struct plane *plane, struct plane_request *request); /* 0: there is none */
 /* Answer a request of `plane_next`: an errno, or for a read its `size` bytes of `data`, for a write
- * `size` alone. */
+ * `size` alone, for a discard nothing. */
 void plane_answer(struct plane *plane, uint32_t entry, int error, const void *data, uint32_t size);
 /* Have the kernel ask again how large the file is; 0 or an errno. */
 int plane_invalidate(struct plane *plane);

@@ -5,6 +5,7 @@
 #include "xts_units.h"
 
 #include <errno.h>
+#include <linux/falloc.h>
 #include <linux/fuse.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -45,7 +46,7 @@ static bool fast_write(struct lane *lane)
     unsigned char *data = entry->buffer + sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in);
     uint64_t tweak = entry->offset / XTS_SECTOR;
     size_t units = entry->size / XTS_UNIT;
-    struct fuse_write_out done = {.size = entry->size};
+    struct fuse_write_out done = {.size = (uint32_t)entry->size};
     /* In place, so that no plaintext stays in a buffer of which nobody knows. */
     bool is_lost = plane->has_cipher && !xts_crypt(lane->encrypt, data, data, XTS_UNIT, units, tweak, 0, 1);
     bool is_good = !is_lost && pwrite(plane->data, data, entry->size, (off_t)entry->offset) ==
@@ -91,6 +92,39 @@ static bool parse_transfer(struct entry *entry, size_t length)
            entry->offset <= (uint64_t)INT64_MAX - entry->size;
 }
 
+/* Whether a write has a data unit of zeros that is to become a hole. */
+static bool has_zeros_to_drop(const struct plane *plane, const struct entry *entry)
+{
+    const unsigned char *data =
+        entry->buffer + sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in);
+    for (size_t i = 0; plane->drops_zeros && i + XTS_UNIT <= entry->size; i += XTS_UNIT)
+        if (xts_is_zero(data + i, XTS_UNIT))
+            return true;
+    return false;
+}
+
+/* A discard in the volume's file; 0, or the errno to refuse it with. Never ENOSYS: after that the
+ * kernel would ask for no other. */
+static int parse_discard(struct entry *entry, size_t length)
+{
+    const struct fuse_in_header *head = (const void *)entry->buffer;
+    const struct fuse_fallocate_in *in = (const void *)(head + 1);
+    if (length != sizeof *head + sizeof *in || head->nodeid != FILE_NODE || in->fh != FILE_HANDLE)
+        return EIO;
+    if (in->mode != (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE) &&
+        in->mode != (FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE) && in->mode != FALLOC_FL_ZERO_RANGE)
+        return EOPNOTSUPP;
+    if (in->length == 0)
+        return EINVAL;
+    if (in->offset > INT64_MAX || in->length > (uint64_t)INT64_MAX - in->offset)
+        return EFBIG;
+    entry->kind = PLANE_DISCARD;
+    entry->mode = in->mode;
+    entry->offset = in->offset;
+    entry->size = in->length;
+    return 0;
+}
+
 static void hand_to_python(struct lane *lane)
 {
     struct plane *plane = lane->plane;
@@ -130,11 +164,13 @@ static void serve_request(struct lane *lane, size_t length)
     struct plane *plane = lane->plane;
     struct entry *entry = lane->entry;
     const struct fuse_in_header *head = (const void *)entry->buffer;
+    int error;
     if (length < sizeof *head)
         return; /* nobody to answer */
     entry->unique = head->unique;
     entry->opcode = head->opcode;
     entry->kind = 0;
+    entry->mode = 0;
     if (head->len != length) {
         plane_refuse(plane, head->unique, EIO);
         return;
@@ -144,7 +180,16 @@ static void serve_request(struct lane *lane, size_t length)
     case FUSE_WRITE:
         if (!parse_transfer(entry, length))
             plane_refuse(plane, head->unique, EIO);
-        else if (!plane_begin(lane) || !(entry->kind == PLANE_READ ? fast_read(lane) : fast_write(lane)))
+        else if ((entry->kind == PLANE_WRITE && has_zeros_to_drop(plane, entry)) || !plane_begin(lane) ||
+                 !(entry->kind == PLANE_READ ? fast_read(lane) : fast_write(lane)))
+            hand_to_python(lane);
+        return;
+    case FUSE_FALLOCATE:
+        if (!plane->takes_discards)
+            hand_to_libfuse(lane, length);
+        else if ((error = parse_discard(entry, length)) != 0)
+            plane_refuse(plane, head->unique, error);
+        else
             hand_to_python(lane);
         return;
     case FUSE_INTERRUPT:
