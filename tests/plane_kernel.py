@@ -22,7 +22,9 @@ IN_HEAD: Final = struct.Struct("<IIQQIIIHH")
 OUT_HEAD: Final = struct.Struct("<IiQ")
 READ_IN: Final = struct.Struct("<QQIIQII")
 WRITE_IN: Final = struct.Struct("<QQIIQII")
-GETATTR, OPEN, READ, WRITE, INIT, INTERRUPT = 3, 14, 15, 16, 26, 36
+FALLOCATE_IN: Final = struct.Struct("<QQQII")
+GETATTR, OPEN, READ, WRITE, INIT, INTERRUPT, FALLOCATE = 3, 14, 15, 16, 26, 36, 43
+KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16  # linux/falloc.h
 FILE, HANDLE = 2, 2
 TIMEOUT_SECONDS: Final = 5
 _SO_SNDBUFFORCE: Final = 32
@@ -59,6 +61,11 @@ class PlaneBed:
     def send_write(self, offset: int, data: bytes, *, handle: int = HANDLE) -> int:
         head = WRITE_IN.pack(handle, offset, len(data), 0, 0, 0, 0)
         return self.send(WRITE, head + data)
+
+    def send_discard(
+        self, offset: int, size: int, *, mode: int = PUNCH_HOLE | KEEP_SIZE, handle: int = HANDLE
+    ) -> int:
+        return self.send(FALLOCATE, FALLOCATE_IN.pack(handle, offset, size, mode, 0))
 
     def reply(self) -> Reply:
         assert select.select([self.kernel], [], [], TIMEOUT_SECONDS)[0], "no reply"
@@ -112,6 +119,8 @@ def plane_bed(
     lanes: int = 2,
     writable: bool = True,
     start: bool = True,
+    takes_discards: bool = False,
+    drops_zeros: bool = False,
 ) -> Iterator[PlaneBed]:
     data = directory / "data"
     data.touch()
@@ -132,6 +141,8 @@ def plane_bed(
             size_bytes=size_bytes,
             key=KEY if encrypted else None,
             lanes=lanes,
+            takes_discards=takes_discards,
+            drops_zeros=drops_zeros,
         )
     finally:
         os.close(descriptor)

@@ -35,6 +35,7 @@ from volcrypt.volume.change_map import ChangeMap
 from volcrypt.volume.data_plane import DataPlane
 from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.device import Device
+from volcrypt.volume.discard import Discards
 from volcrypt.volume.fuse import VolumeFileSystem
 from volcrypt.volume.lease_gate import LeaseGate
 from volcrypt.volume.lease_time import TRUST_SECONDS, boot_seconds
@@ -79,7 +80,13 @@ class PlaneModel(DeviceModel):
     def open(self) -> None:
         self.stack = ExitStack()
         self.bed: PlaneBed = self.stack.enter_context(
-            plane_bed(self.disk, size_bytes=self.size_bytes, encrypted=self.key is not None)
+            plane_bed(
+                self.disk,
+                size_bytes=self.size_bytes,
+                encrypted=self.key is not None,
+                takes_discards=True,
+                drops_zeros=self.drops_zeros,
+            )
         )
         if self.key is not None:
             self.key = DataKey(bytearray(KEY))
@@ -93,7 +100,11 @@ class PlaneModel(DeviceModel):
         )
         self.data = self.stack.enter_context(DataFile.open(self.bed.data, self.size_bytes))
         self.volume = Volume(
-            self.data, size_bytes=self.size_bytes, data_key=self.key, changes=self.changes
+            self.data,
+            size_bytes=self.size_bytes,
+            data_key=self.key,
+            changes=self.changes,
+            drops_zeros=self.drops_zeros,
         )
         self.device = Device(
             self.volume,
@@ -122,7 +133,12 @@ class PlaneModel(DeviceModel):
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        plane = DataPlane(self.bed.plane, self.device, VolumeFileSystem(self.device))
+        plane = DataPlane(
+            self.bed.plane,
+            self.device,
+            VolumeFileSystem(self.device),
+            Discards(self.device, self.volume),
+        )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(plane.run)
             nursery.start_soon(self.receive)
@@ -160,6 +176,12 @@ class PlaneModel(DeviceModel):
         else:
             reply = await self.ask(self.bed.send_write(patch.extent.offset, patch.data))
             assert int.from_bytes(reply.body[:4], "little") == patch.extent.length
+
+    async def discard(self, extent: ByteRange) -> None:
+        if self.is_pythons():
+            await super().discard(extent)
+        else:
+            await self.ask(self.bed.send_discard(extent.offset, extent.length))
 
     @rule(requests=REQUESTS)
     def whole_units(self, requests: list[Request]) -> None:

@@ -33,6 +33,7 @@ from volcrypt.geometry import CHUNK_BYTES, SECTOR_BYTES, UNIT_BYTES, ByteRange
 from volcrypt.names import VolumeId
 from volcrypt.volume.change_map import ChangeMap
 from volcrypt.volume.device import INLINE_BYTES, Device
+from volcrypt.volume.discard import Discards
 from volcrypt.volume.volume import Volume
 
 SIZE = CHUNK_BYTES + 2 * UNIT_BYTES
@@ -72,19 +73,19 @@ NEIGHBOURS = st.builds(
 REQUESTS = NEIGHBOURS | st.lists(
     st.builds(
         Request,
-        st.sampled_from(["write", "write", "write", "read", "flush"]),
+        st.sampled_from(["write", "write", "discard", "read", "flush"]),
         st.sampled_from(SEAMS),
         st.sampled_from([-UNIT_BYTES, -700, -SECTOR_BYTES, 0, SECTOR_BYTES, 1000]),
         st.sampled_from(LENGTHS),
     ),
     min_size=1,
     max_size=5,
-).filter(lambda requests: sum(request.kind == "write" for request in requests) <= 3)
+).filter(lambda requests: sum(r.kind in ("write", "discard") for r in requests) <= 3)
 
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """What a write puts where."""
+    """What a write, or a discard, puts where."""
 
     extent: ByteRange
     data: bytes
@@ -119,8 +120,9 @@ class DeviceModel(RuleBasedStateMachine):
         self.unsynced: dict[int, set[bytes]] = {}
         self.writes = 0
 
-    @initialize(is_encrypted=st.booleans())
-    def open_first(self, is_encrypted: bool) -> None:
+    @initialize(is_encrypted=st.booleans(), drops_zeros=st.booleans())
+    def open_first(self, is_encrypted: bool, drops_zeros: bool) -> None:
+        self.drops_zeros = drops_zeros
         self.key = DataKey(bytearray(range(64))) if is_encrypted else None
         self.open()
 
@@ -134,7 +136,11 @@ class DeviceModel(RuleBasedStateMachine):
             data_path=self.memory / "data",
         )
         self.volume = Volume(
-            self.storage, size_bytes=self.size_bytes, data_key=self.key, changes=self.changes
+            self.storage,
+            size_bytes=self.size_bytes,
+            data_key=self.key,
+            changes=self.changes,
+            drops_zeros=self.drops_zeros,
         )
         self.device = Device(
             self.volume,
@@ -174,9 +180,13 @@ class DeviceModel(RuleBasedStateMachine):
                         nursery.start_soon(self.device.flush)
                     elif request.kind == "read":
                         nursery.start_soon(read, extent)
+                    elif request.kind == "discard":
+                        patches.append(Patch(extent, bytes(extent.length)))
+                        nursery.start_soon(self.discard, extent)
                     else:
                         self.writes += 1
-                        pattern = b"%7d." % self.writes
+                        # Now and then zeros, which may become holes.
+                        pattern = b"%7d." % self.writes if self.writes % 4 else bytes(8)
                         data = (pattern * (extent.length // 8 + 1))[: extent.length]
                         patches.append(Patch(extent, data))
                         nursery.start_soon(self.write, patches[-1])
@@ -214,6 +224,10 @@ class DeviceModel(RuleBasedStateMachine):
     async def write(self, patch: Patch) -> None:
         size = await self.device.write(patch.extent.offset, patch.data)
         assert size == patch.extent.length
+
+    async def discard(self, extent: ByteRange) -> None:
+        discards = Discards(self.device, self.volume)
+        await discards.discard(extent.offset, extent.length, keeps_size=True)
 
     def check_read(self, extent: ByteRange, data: bytes, patches: list[Patch]) -> None:
         assert len(data) == extent.length

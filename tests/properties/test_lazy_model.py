@@ -1,4 +1,4 @@
-"""A lazy device against a bytearray: reads, writes, touches, fills, failures, kills, power cuts.
+"""A lazy device against a bytearray: reads, writes, discards, touches, fills, kills, power cuts.
 
 After every step what is read is the snapshot with what was written over it, or an error where the
 snapshot cannot be had. After a kill nothing that was written is missing; after a power cut each
@@ -30,6 +30,7 @@ from volcrypt.geometry import (
     ByteRange,
     chunks_of,
 )
+from volcrypt.volume.discard import Discards
 from volcrypt.volume.present import PresentMap
 
 Result = TypeVar("Result")
@@ -114,12 +115,28 @@ class LazyModel(RuleBasedStateMachine):
         else:
             assert found == self.model[extent.offset : extent.end]
 
+    @rule(extent=RANGES)
+    def discard(self, extent: ByteRange) -> None:
+        self.change(
+            extent,
+            bytes(extent.length),
+            lambda bench: Discards(bench.device, bench.volume).discard(
+                extent.offset, extent.length, keeps_size=True
+            ),
+        )
+
     @rule(extent=RANGES, seed=st.integers(0, 2**32), zeros=st.booleans())
     def write(self, extent: ByteRange, seed: int, zeros: bool) -> None:
         pattern = b"\0" if zeros else seed.to_bytes(5, "little")
         data = (pattern * (extent.length // len(pattern) + 1))[: extent.length]
+        self.change(extent, data, lambda bench: bench.device.write(extent.offset, data))
+
+    def change(
+        self, extent: ByteRange, data: bytes, work: Callable[[LazyBench], Awaitable[object]]
+    ) -> None:
+        """`work` makes the bytes of `extent` what is in `data`."""
         try:
-            self.run(lambda bench: bench.device.write(extent.offset, data))
+            self.run(work)
         except (IntegrityError, ObjectStoreError):
             assert self.is_absent(extent)
             return
@@ -222,7 +239,11 @@ class LazyModel(RuleBasedStateMachine):
                     start, min(start + CHUNK_BYTES // SECTOR_BYTES, SIZE // SECTOR_BYTES)
                 )
                 zeros = bytes(SECTOR_BYTES)
-                assert all(zeros not in self.storage._versions.get(s, ()) for s in sectors)
+                assert all(
+                    zeros not in self.storage._versions.get(s, ())
+                    or zeros in {self.sector(s), *self.unsynced.get(s, ())}  # discarded
+                    for s in sectors
+                )
 
     def teardown(self) -> None:
         self.bench.die()

@@ -1,4 +1,4 @@
-"""Volume and ChangeMap against a bytearray: writes, reads, kills, power cuts, captures.
+"""Volume and ChangeMap against a bytearray: writes, discards, reads, kills, power cuts, captures.
 
 Two promises are checked after every step. What is read is what was written; after a power cut
 each 512-byte sector is one of what it was at the last flush and what was written to it since.
@@ -76,9 +76,10 @@ class VolumeModel(RuleBasedStateMachine):
         self.capture: Capture | None = None
         self.captured_image = b""
 
-    @initialize(is_encrypted=st.booleans())
-    def open_first(self, is_encrypted: bool) -> None:
+    @initialize(is_encrypted=st.booleans(), drops_zeros=st.booleans())
+    def open_first(self, is_encrypted: bool, drops_zeros: bool) -> None:
         self.is_encrypted = is_encrypted
+        self.drops_zeros = drops_zeros
         self.open()
 
     def open(self) -> None:
@@ -91,7 +92,13 @@ class VolumeModel(RuleBasedStateMachine):
             seal=MacSeal(bytes(32)),
             data_path=self.data_path,
         )
-        self.volume = Volume(self.storage, size_bytes=SIZE, data_key=key, changes=self.changes)
+        self.volume = Volume(
+            self.storage,
+            size_bytes=SIZE,
+            data_key=key,
+            changes=self.changes,
+            drops_zeros=self.drops_zeros,
+        )
 
     def end_process(self) -> None:
         self.volume.close()
@@ -109,6 +116,16 @@ class VolumeModel(RuleBasedStateMachine):
             self.unsynced.setdefault(sector, {self.sector(sector)})
         self.volume.write(extent.offset, data)
         self.model[extent.offset : extent.end] = data
+        for sector in sectors:
+            self.unsynced[sector].add(self.sector(sector))
+
+    @rule(extent=RANGES)
+    def discard(self, extent: ByteRange) -> None:
+        sectors = range(extent.offset // SECTOR_BYTES, -(-extent.end // SECTOR_BYTES))
+        for sector in sectors:
+            self.unsynced.setdefault(sector, {self.sector(sector)})
+        self.volume.discard(extent.offset, extent.length)
+        self.model[extent.offset : extent.end] = bytes(extent.length)
         for sector in sectors:
             self.unsynced[sector].add(self.sector(sector))
 

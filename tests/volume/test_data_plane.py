@@ -19,7 +19,14 @@ import trio
 import trio.testing
 
 from tests.file_system import disposable_file_system
-from tests.plane_kernel import KEY, PlaneBed, plane_bed
+from tests.plane_kernel import (
+    KEEP_SIZE,
+    KEY,
+    PUNCH_HOLE,
+    ZERO_RANGE,
+    PlaneBed,
+    plane_bed,
+)
 from tests.volume.place import SEAL, VOLUME
 from volcrypt.crypto.data_key import DataKey
 from volcrypt.daemons.fencing import GRACE_SECONDS, Fencing
@@ -29,6 +36,7 @@ from volcrypt.volume.change_map import ChangeMap
 from volcrypt.volume.data_plane import DataPlane
 from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.device import INLINE_BYTES, Device
+from volcrypt.volume.discard import Discards
 from volcrypt.volume.freezing import freeze, thaw
 from volcrypt.volume.fuse import VolumeFileSystem
 from volcrypt.volume.ownership import BUDGET_STEP_BYTES
@@ -74,6 +82,14 @@ class Bench:
 
     async def read(self, offset: int, size: int) -> bytes:
         return await trio.to_thread.run_sync(self.bed.read, offset, size)
+
+    async def discard(self, offset: int, size: int, *, mode: int = PUNCH_HOLE | KEEP_SIZE) -> int:
+        """The errno that the kernel gets."""
+
+        def ask() -> int:
+            return self.bed.reply_to(self.bed.send_discard(offset, size, mode=mode)).error
+
+        return await trio.to_thread.run_sync(ask)
 
     def was_fast(self) -> bool:
         """Whether all that was asked since the last call was the plane's."""
@@ -154,11 +170,16 @@ def file_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @contextmanager
 def opened(
-    disk: Path, directory: Path, *, read_only: bool = False, connects: bool = True
+    disk: Path,
+    directory: Path,
+    *,
+    read_only: bool = False,
+    connects: bool = True,
+    drops_zeros: bool = False,
 ) -> Iterator[Bench]:
     """The data alone lies on `disk`: nothing else may wait when it is frozen."""
     (disk / "data").unlink(missing_ok=True)
-    with plane_bed(disk, size_bytes=SIZE) as bed:
+    with plane_bed(disk, size_bytes=SIZE, takes_discards=True, drops_zeros=drops_zeros) as bed:
         data_key = DataKey(bytearray(KEY))
         changes = ChangeMap.open(
             directory / "live",
@@ -177,6 +198,7 @@ def opened(
                 changes=changes,
                 written=budget,
                 read_only=read_only,
+                drops_zeros=drops_zeros,
             )
             device = Device(
                 volume, changes=changes, open_keeper=lambda: PreservedChunks(data, directory)
@@ -199,7 +221,12 @@ async def bench(file_system: Path, tmp_path: Path) -> AsyncIterator[Bench]:
 
 @asynccontextmanager
 async def serving(bench: Bench) -> AsyncIterator[None]:
-    plane = DataPlane(bench.bed.plane, bench.device, VolumeFileSystem(bench.device))
+    plane = DataPlane(
+        bench.bed.plane,
+        bench.device,
+        VolumeFileSystem(bench.device),
+        Discards(bench.device, bench.volume),
+    )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(plane.run)
         yield
@@ -567,3 +594,82 @@ class TestErrors:
         assert bench.bed.is_silent()
         await bench.device.captures.abort(capture)
         assert (await trio.to_thread.run_sync(bench.bed.reply)).unique == unique
+
+
+class TestDiscards:
+    async def test_the_plane_keeps_away_and_serves_again_after_the_next_request(
+        self, bench: Bench
+    ) -> None:
+        await bench.own()
+        await bench.write(UNIT_BYTES, NEW)
+        bench.was_fast()
+        assert await bench.discard(0, UNIT_BYTES) == 0
+        assert not bench.was_fast()
+        assert bench.rights() == 0
+        assert await bench.read(0, 2 * UNIT_BYTES) == bytes(UNIT_BYTES) + NEW
+        assert bench.rights() == BOTH
+        with bench.bed.data.open("rb") as file:
+            assert not any(file.read(UNIT_BYTES))
+
+    async def test_it_waits_for_a_write_under_way(self, bench: Bench) -> None:
+        async with bench.write_under_way() as let_go:
+            discards = Discards(bench.device, bench.volume)
+            work = partial(discards.discard, 0, UNIT_BYTES, keeps_size=True)
+            await ends(bench, work, let_go)
+        assert await bench.read(0, UNIT_BYTES) == bytes(UNIT_BYTES)
+
+    async def test_a_captured_chunk_is_kept(self, bench: Bench) -> None:
+        await bench.own()
+        capture = await bench.device.captures.begin()
+        assert await bench.discard(0, CHUNK_BYTES) == 0
+        assert len(capture.keeper.descriptors) > 0
+        assert not bench.device.captures._conditions.is_captured(0)
+        bench.device.captures.check(capture)
+        assert bench.changes.is_marked(0)
+        assert not bench.changes.is_marked(1)
+        await bench.device.captures.abort(capture)
+
+    async def test_errors(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As they are, but for one that would keep the kernel from ever asking again."""
+        await bench.own()
+        assert await bench.discard(0, 2 * SIZE, mode=ZERO_RANGE) == errno.EFBIG
+        assert await bench.discard(SIZE, UNIT_BYTES) == 0
+        for raised, told in (
+            (errno.EOPNOTSUPP, errno.EOPNOTSUPP),
+            (errno.ENOSYS, errno.EOPNOTSUPP),
+            (errno.EIO, errno.EIO),
+            (errno.ENOSPC, errno.ENOSPC),
+        ):
+
+            def fail(*_: object, number: int = raised, **__: object) -> None:
+                raise OSError(number, os.strerror(number))
+
+            monkeypatch.setattr("volcrypt.volume.datafile.deallocate", fail)
+            assert await bench.discard(0, UNIT_BYTES) == told
+        assert await bench.read(0, UNIT_BYTES) == OLD
+
+    async def test_behind_a_fence(self, bench: Bench) -> None:
+        await bench.own()
+        bench.device.fence(FencedError("the key is gone"))
+        assert await bench.discard(0, UNIT_BYTES) == errno.EIO
+
+
+async def test_a_read_only_volume_takes_no_discards(file_system: Path, tmp_path: Path) -> None:
+    with opened(file_system, tmp_path, read_only=True) as bench:
+        async with serving(bench):
+            assert await bench.discard(0, UNIT_BYTES) == errno.EROFS
+
+
+async def test_zeros_are_dropped_whoever_owns_the_chunk(file_system: Path, tmp_path: Path) -> None:
+    with opened(file_system, tmp_path, drops_zeros=True) as bench:
+        async with serving(bench):
+            await bench.own()
+            bench.was_fast()
+            await bench.write(UNIT_BYTES, NEW)
+            assert bench.was_fast()
+            await bench.write(0, bytes(UNIT_BYTES) + NEW)
+            assert not bench.was_fast()
+            assert await bench.read(0, 2 * UNIT_BYTES) == bytes(UNIT_BYTES) + NEW
+            with bench.bed.data.open("rb") as file:
+                assert not any(file.read(UNIT_BYTES))
+                assert any(file.read(UNIT_BYTES))

@@ -11,21 +11,26 @@ from pathlib import Path
 import pytest
 
 from tests.plane_kernel import (
+    FALLOCATE,
+    FALLOCATE_IN,
     GETATTR,
     IN_HEAD,
     INIT,
     INTERRUPT,
+    KEEP_SIZE,
     OPEN,
     OUT_HEAD,
+    PUNCH_HOLE,
     READ_IN,
     WRITE,
     WRITE_IN,
+    ZERO_RANGE,
     PlaneBed,
     plane_bed,
 )
 from tests.plane_kernel import READ as READ_REQUEST
 from volcrypt.geometry import CHUNK_BYTES, SECTOR_BYTES, UNIT_BYTES
-from volcrypt.volume.plane.door import READ, Plane, Request
+from volcrypt.volume.plane.door import DISCARD, READ, Plane, Request
 from volcrypt.volume.plane.door import WRITE as WRITE_RIGHT
 
 BOTH = READ | WRITE_RIGHT
@@ -266,6 +271,108 @@ def test_a_deadline_is_for_writes_alone_and_may_be_later_again(bed: PlaneBed) ->
     bed.plane.write_until(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 60 * 10**9)
     bed.write(0, DATA)
     assert bed.plane.counts == (2, 0)
+
+
+# ---------------------------------------------------------------- discards
+
+
+@pytest.fixture
+def discarding(tmp_path: Path) -> Iterator[PlaneBed]:
+    with plane_bed(tmp_path, size_bytes=SIZE, takes_discards=True, drops_zeros=True) as bed:
+        bed.plane.add_budget(2**40)
+        bed.plane.grant(0, BOTH)
+        yield bed
+
+
+@pytest.mark.parametrize(
+    ("offset", "size"),
+    [(0, 1), (700, UNIT_BYTES), (SIZE, 1), (0, 2**63 - 1), (2**62, 2**62 - 1), (2**63 - 2, 1)],
+)
+@pytest.mark.parametrize("mode", [PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE])
+def test_discards_are_pythons(discarding: PlaneBed, offset: int, size: int, mode: int) -> None:
+    bed = discarding
+    first = bed.send_discard(offset, size, mode=mode)
+    request = handed_on(bed)
+    assert request[1:] == (DISCARD, offset, size, None, mode)
+    with pytest.raises(ValueError, match="not the answer"):
+        bed.plane.answer_read(request.entry, b"x")
+    bed.plane.answer_discard(request.entry)
+    reply = bed.reply_to(first)
+    assert (reply.error, reply.body) == (0, b"")
+    second = bed.send_discard(offset, size, mode=mode)
+    bed.plane.answer_error(handed_on(bed).entry, errno.ENOSPC)
+    assert bed.reply_to(second).error == errno.ENOSPC
+    assert bed.plane.counts == (0, 2)
+
+
+PUNCH = PUNCH_HOLE | KEEP_SIZE
+BAD_DISCARDS = [
+    (FALLOCATE_IN.pack(2, 0, UNIT_BYTES, PUNCH, 0)[:-1], errno.EIO, {}),
+    (FALLOCATE_IN.pack(2, 0, UNIT_BYTES, PUNCH, 0) + b"x", errno.EIO, {}),
+    (b"", errno.EIO, {}),
+    (FALLOCATE_IN.pack(3, 0, UNIT_BYTES, PUNCH, 0), errno.EIO, {}),
+    (FALLOCATE_IN.pack(2, 0, UNIT_BYTES, PUNCH, 0), errno.EIO, {"node": 1}),
+    (FALLOCATE_IN.pack(2, 0, UNIT_BYTES, PUNCH, 0), errno.EIO, {"length": 41}),
+    (FALLOCATE_IN.pack(2, 0, 0, PUNCH, 0), errno.EINVAL, {}),
+    (FALLOCATE_IN.pack(2, 2**63 - 1, 1, PUNCH, 0), errno.EFBIG, {}),
+    (FALLOCATE_IN.pack(2, 2**63, 1, PUNCH, 0), errno.EFBIG, {}),
+    (FALLOCATE_IN.pack(2, 1, 2**63 - 1, PUNCH, 0), errno.EFBIG, {}),
+    (FALLOCATE_IN.pack(2, 2**64 - 1, 2**64 - 1, PUNCH, 0), errno.EFBIG, {}),
+    (FALLOCATE_IN.pack(2, UNIT_BYTES, 2**64 - UNIT_BYTES, PUNCH, 0), errno.EFBIG, {}),
+    *(
+        (FALLOCATE_IN.pack(2, 0, UNIT_BYTES, mode, 0), errno.EOPNOTSUPP, {})
+        for mode in (0, KEEP_SIZE, PUNCH_HOLE, PUNCH | ZERO_RANGE, PUNCH | 8, 8, 32, 2**31 | PUNCH)
+    ),
+]
+
+
+@pytest.mark.parametrize(("body", "number", "options"), BAD_DISCARDS)
+def test_what_is_no_discard_is_refused(
+    discarding: PlaneBed, body: bytes, number: int, options: dict[str, int]
+) -> None:
+    """Never with ENOSYS, after which the kernel would ask for no other."""
+    bed = discarding
+    assert bed.reply_to(bed.send(FALLOCATE, body, **options)).error == number
+    assert bed.plane.next_request() is None
+    assert bed.plane.counts == (0, 0)
+    bed.write(0, DATA)
+
+
+def test_who_takes_no_discards_leaves_them_to_libfuse(bed: PlaneBed) -> None:
+    """It has none, and says ENOSYS."""
+    unique = bed.send_discard(0, UNIT_BYTES)
+    assert IN_HEAD.unpack_from(bed.libfuse.recv(2**16))[1:3] == (FALLOCATE, unique)
+    assert bed.plane.next_request() is None
+
+
+ZEROS, ONE = bytes(UNIT_BYTES), bytes(UNIT_BYTES - 1) + b"x"
+
+
+@pytest.mark.parametrize("data", [ZEROS, ZEROS + ONE, ONE + ZEROS, ONE + ZEROS + ONE])
+def test_a_unit_of_zeros_is_never_written_fast_where_they_are_dropped(
+    discarding: PlaneBed, data: bytes
+) -> None:
+    bed = discarding
+    unique = bed.send_write(0, data)
+    request = handed_on(bed)
+    assert request.data is not None
+    assert bytes(request.data) == data
+    bed.plane.answer_write(request.entry, len(data))
+    bed.reply_to(unique)
+    assert bed.plane.counts == (0, 1)
+
+
+def test_other_writes_are_fast_there_and_zeros_elsewhere(bed: PlaneBed, tmp_path: Path) -> None:
+    bed.plane.grant(0, BOTH)
+    bed.write(0, ZEROS)
+    assert bed.plane.counts == (1, 0)
+    other = tmp_path / "other"
+    other.mkdir()
+    with plane_bed(other, size_bytes=SIZE, drops_zeros=True) as dropping:
+        dropping.plane.add_budget(2**40)
+        dropping.plane.grant(0, BOTH)
+        dropping.write(0, ONE + ONE)
+        assert dropping.plane.counts == (1, 0)
 
 
 # ---------------------------------------------------------------- one reply for each request
