@@ -5,9 +5,10 @@ and of xfstests, which no package index offers.
 
 One operation after the other, drawn from a seed: reads, writes, the same through a mapping, sync,
 closing and opening again (buffered or O_DIRECT), dropping the page cache; on a file that may change
-its size also truncation, punching and zeroing. Whatever is read is compared with the model at once,
-and the whole file at the end. The first difference ends the run: the log of all operations, with
-those marked that touched the byte, and the contents that were expected are left beside each other.
+its size also truncation; punching and zeroing as well, unless its size is fixed and nobody asks for
+them. Whatever is read is compared with the model at once, and the whole file at the end. The first
+difference ends the run: the log of all operations, with those marked that touched the byte, and the
+contents that were expected are left beside each other.
 
 A file of a fixed size (a block device, the file of a mounted volume) is never extended; that other
 sizes are refused is tested by `refused_truncate`.
@@ -49,6 +50,8 @@ class Options:
     direct: bool = True
     """Whether some of the openings are O_DIRECT."""
     alignment: int = 512
+    deallocates: bool = False
+    """Whether holes are punched also where the size is fixed; at multiples of `alignment` then."""
     map_write: bool = True
     """Off where the file system has no shared mappings of this file."""
 
@@ -130,6 +133,7 @@ class Exerciser:
             table["refused_truncate"] = (1, self._refused_truncate)
         else:
             table["truncate"] = (5, self._truncate)
+        if self.options.deallocates or not self.options.fixed_size:
             table["punch"] = (3, lambda: self._deallocate("punch", PUNCH_HOLE | KEEP_SIZE))
             table["zero"] = (2, lambda: self._deallocate("zero", ZERO_RANGE | KEEP_SIZE))
         return table
@@ -225,7 +229,8 @@ class Exerciser:
             raise MismatchError(f"truncated to {size:#x}")
 
     def _deallocate(self, name: str, mode: int) -> None:
-        offset, length = self._extent(self._size, unit=1)
+        unit = self.options.alignment if self.options.fixed_size else 1
+        offset, length = self._extent(self._size, unit=unit)
         if not length:
             return
         self._note(name, offset, length)
@@ -347,6 +352,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, help="of a file that may grow, in bytes")
     parser.add_argument("--longest", type=int, default=defaults.longest_bytes)
     parser.add_argument("--fixed-size", action="store_true", help="a device, a volume")
+    parser.add_argument("--discard", action="store_true", help="also where the size is fixed")
     parser.add_argument("--buffered", action="store_true", help="never O_DIRECT")
     parser.add_argument("--alignment", type=int, default=defaults.alignment)
     parser.add_argument("--no-shared-mapping", action="store_true")
@@ -361,6 +367,7 @@ def main() -> int:
         size_bytes=size_bytes,
         longest_bytes=min(arguments.longest, size_bytes),
         fixed_size=arguments.fixed_size,
+        deallocates=arguments.discard,
         direct=not arguments.buffered,
         alignment=arguments.alignment,
         map_write=not arguments.no_shared_mapping,

@@ -33,6 +33,7 @@ from volcrypt.volume.capture import RunningCapture
 from volcrypt.volume.change_map import ChangeMap
 from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.device import INLINE_BYTES, MAX_REQUEST_BYTES, Device
+from volcrypt.volume.discard import Discards
 from volcrypt.volume.preserve import PreservedChunks, PreservedReader
 from volcrypt.volume.volume import Volume
 
@@ -43,6 +44,8 @@ Image = dict[int, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Write:
+    """With seed 0 it is a discard."""
+
     offset: int
     length: int
     seed: int
@@ -53,7 +56,7 @@ WRITES = st.builds(
     offset=st.integers(0, SIZE // UNIT_BYTES - 1).map(lambda unit: unit * UNIT_BYTES)
     | st.integers(0, SIZE - 1),
     length=st.sampled_from([1, UNIT_BYTES, CHUNK_BYTES, MAX_REQUEST_BYTES]),
-    seed=st.integers(1, 255),
+    seed=st.just(0) | st.integers(1, 255),
 )
 
 
@@ -70,7 +73,7 @@ class Snapshot:
 
 SNAPSHOTS = st.builds(
     Snapshot,
-    under_way=st.none() | WRITES,
+    under_way=st.none() | WRITES.filter(lambda write: write.seed > 0),
     stops_at=st.sampled_from(["its marks", "its data"]),
     steps=st.lists(WRITES | st.sampled_from(["read", "read", "grow", "fail"]), max_size=8),
     ends=st.sampled_from(["commit", "commit", "commit", "abort", "kill"]),
@@ -152,7 +155,11 @@ class World:
 
     async def write(self, step: Write) -> None:
         content = bytes([step.seed]) * min(step.length, self.size - step.offset)
-        assert await self.device.write(step.offset, content) == len(content)
+        if step.seed == 0:
+            discards = Discards(self.device, self.volume)
+            await discards.discard(step.offset, len(content), keeps_size=True)
+        else:
+            assert await self.device.write(step.offset, content) == len(content)
         self.model[step.offset : step.offset + len(content)] = content
 
     async def grow(self) -> None:
