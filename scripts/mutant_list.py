@@ -31,7 +31,7 @@ T_MOUNT, T_OVERLAP, T_EXERCISER = (
 )
 
 
-MARK: Final = """        if self._changes is not None:
+MARK: Final = """        if extent.length and self._changes is not None:
             self._changes.mark(chunks_of(extent))
 """
 
@@ -204,8 +204,8 @@ COUNTING: Final = [
         [f"{T_VOLUME}::test_all_chunks_are_marked_before_the_first_byte"],
         (MARK, ""),
         (
-            "        finally:\n            self._return_lane(lane)\n\n    def flush",
-            f"        finally:\n            self._return_lane(lane)\n{MARK}\n    def flush",
+            "        finally:\n            self._return_lane(lane)\n\n    def _drop",
+            f"        finally:\n            self._return_lane(lane)\n{MARK}\n    def _drop",
         ),
     ),
     mutant(

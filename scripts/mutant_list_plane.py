@@ -5,8 +5,11 @@ from typing import Final
 from scripts.mutant import mutant
 
 OWNERSHIP, CAPTURE, DEVICE = (f"volcrypt/volume/{n}.py" for n in ("ownership", "capture", "device"))
+DISCARD, VOLUME = (f"volcrypt/volume/{n}.py" for n in ("discard", "volume"))
+DATA_PLANE, ADMISSION = (f"volcrypt/volume/{n}.py" for n in ("data_plane", "admission"))
 T_PLANE = "tests/volume/test_data_plane.py"
 T_WAITS = "tests/volume/test_data_plane_waits.py"
+T_DISCARD = "tests/volume/test_discard.py"
 
 PLANE: Final = [
     mutant(
@@ -107,5 +110,52 @@ PLANE: Final = [
         DEVICE,
         [T_PLANE],
         ("            self._ownership.fence()\n", "            pass\n"),
+    ),
+    mutant(
+        "a discard waits for nobody, and keeps nothing for a snapshot",
+        DISCARD,
+        [T_DISCARD],
+        ("await self._device.change(", "await self._device.look("),
+    ),
+    mutant(
+        "a discard marks no chunk",
+        VOLUME,
+        [T_DISCARD],
+        (
+            "        extent = self._begin_change(offset, length)\n",
+            "        extent = self._check_range(offset, length)\n",
+        ),
+    ),
+    mutant(
+        "a discard passes over chunks that are not here yet",
+        DISCARD,
+        [T_DISCARD],
+        ("if not self._device.is_whole:", "if self._device.read_only:"),
+    ),
+    mutant(
+        "a discard goes on behind a fence",
+        ADMISSION,
+        [T_DISCARD],
+        (
+            "        if self._fenced is not None:\n            raise self._fenced\n",
+            "        pass\n",
+        ),
+    ),
+    mutant(
+        "the plane writes zeros that are to be dropped",
+        DATA_PLANE,
+        [
+            "tests/e2e/test_discard.py::test_zeros_that_are_written_become_holes_where_that_is_wanted"
+        ],
+        ("                drops_zeros=drops_zeros,\n", ""),
+    ),
+    mutant(
+        "zeros that are dropped are counted as encrypted",
+        VOLUME,
+        [T_DISCARD],
+        (
+            "            if not is_zero or not self._drop(run):\n",
+            "            if self._drop(run) or True:\n",
+        ),
     ),
 ]

@@ -137,13 +137,13 @@ def test_zeros_that_are_written_become_holes_where_that_is_wanted(disk: Path, pl
             with OpenFile(volume) as file:
                 file.write(0, b"x" * 4 * MEBIBYTE)
                 file.write(UNIT_BYTES + 100, bytes(2 * MEBIBYTE))
-                file.write(3 * MEBIBYTE, bytes(UNIT_BYTES))
+                file.write(3 * MEBIBYTE, bytes(CHUNK_BYTES))
                 file.sync()
                 expected = bytearray(b"x" * 4 * MEBIBYTE)
                 expected[UNIT_BYTES + 100 : UNIT_BYTES + 100 + 2 * MEBIBYTE] = bytes(2 * MEBIBYTE)
-                expected[3 * MEBIBYTE : 3 * MEBIBYTE + UNIT_BYTES] = bytes(UNIT_BYTES)
+                expected[3 * MEBIBYTE : 3 * MEBIBYTE + CHUNK_BYTES] = bytes(CHUNK_BYTES)
                 assert file.read(0, 4 * MEBIBYTE) == expected
-                held = 2 * MEBIBYTE if wanted else 4 * MEBIBYTE
+                held = 4 * MEBIBYTE - (2 * MEBIBYTE + CHUNK_BYTES if wanted else 0)
                 # Beside it the data units at edges of requests, and a block of the extent tree.
                 assert held <= used(volume.data_path) <= held + 4 * UNIT_BYTES
             volume.unmount()

@@ -30,7 +30,7 @@ PARENT = ParentPoint(
 
 class WatchedData(MemoryDataFile):
     """Notes which thread works on it; `gate` holds up syncs, discards, and writes too large for the
-    loop, `read_gate` reads that may wait."""
+    loop, `read_gate` reads that may wait; each discard that comes gives `came` once more."""
 
     def __init__(self, size_bytes: int) -> None:
         super().__init__(size_bytes)
@@ -40,6 +40,7 @@ class WatchedData(MemoryDataFile):
         self.read_gate = threading.Event()
         self.read_gate.set()
         self.syncs = 0
+        self.came = threading.Semaphore(0)
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
         self.threads.add(threading.get_ident())
@@ -47,6 +48,7 @@ class WatchedData(MemoryDataFile):
         super().read_into(offset, buffer)
 
     def deallocate(self, offset: int, length: int) -> None:
+        self.came.release()
         assert self.gate.wait(10)
         super().deallocate(offset, length)
 

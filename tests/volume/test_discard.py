@@ -42,6 +42,11 @@ def deallocated(data: MemoryDataFile) -> list[tuple[int, int]]:
     return [call[1:] for call in data.calls if call[0] == "deallocate"]
 
 
+async def a_piece(bench: Bench) -> None:
+    """Wait until one is at work."""
+    assert await trio.to_thread.run_sync(lambda: bench.data.came.acquire(timeout=10))
+
+
 async def filled(bench: Bench, chunks: int = 8) -> bytes:
     for chunk in range(chunks):
         await bench.device.write(chunk * CHUNK_BYTES, os.urandom(CHUNK_BYTES))
@@ -342,7 +347,7 @@ async def test_a_snapshot_that_begins_meanwhile_has_all_of_a_piece(bench: Bench)
     seen: set[int] | None = set()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(discard, bench, 0, SIZE)
-        await trio.testing.wait_all_tasks_blocked(0.01)
+        await a_piece(bench)
         with trio.fail_after(5):
             capture = await captures.begin()
 
@@ -366,7 +371,7 @@ async def test_others_wait_for_the_piece_and_not_for_all(
     bench.data.gate.clear()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(discard, bench, 0, SIZE)
-        await trio.testing.wait_all_tasks_blocked(0.01)
+        await a_piece(bench)
         with trio.fail_after(5):
             await bench.read(CHUNK_BYTES, UNIT_BYTES)
         with trio.move_on_after(0.02) as waits:
@@ -393,7 +398,7 @@ async def test_nothing_is_discarded_behind_the_end(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run)
-        await trio.testing.wait_all_tasks_blocked(0.01)
+        await a_piece(bench)
         if ends == "close":
             nursery.start_soon(bench.device.close)
             await trio.testing.wait_all_tasks_blocked(0.01)

@@ -155,15 +155,11 @@ class Volume:
         Raises OutOfRangeError, ReadOnlyError, and what the storage raises; after an error any of
         the 512-byte sectors of the range may be old or new.
         """
-        if self.read_only:
-            raise ReadOnlyError("the volume is open for reading only")
         view = memoryview(data)
-        extent = self._check_range(offset, view.nbytes)
+        extent = self._begin_change(offset, view.nbytes)
         if extent.length == 0:
             return
         view = view.cast("B")
-        if self._changes is not None:
-            self._changes.mark(chunks_of(extent))
         if not self._drops_zeros:
             self._write_extent(extent, view)
             return
@@ -177,13 +173,7 @@ class Volume:
 
         Raises as `write`, and OSError with EOPNOTSUPP where the storage cannot.
         """
-        if self.read_only:
-            raise ReadOnlyError("the volume is open for reading only")
-        extent = self._check_range(offset, length)
-        if extent.length == 0:
-            return
-        if self._changes is not None:
-            self._changes.mark(chunks_of(extent))
+        extent = self._begin_change(offset, length)
         start = -(-extent.offset // UNIT_BYTES) * UNIT_BYTES
         stop = extent.end // UNIT_BYTES * UNIT_BYTES
         edges = [extent]
@@ -274,6 +264,16 @@ class Volume:
             return False
         lane.cipher.decrypt_sparse_units(offset // UNIT_BYTES, view, view)
         return True
+
+    def _begin_change(self, offset: int, length: int) -> ByteRange:
+        """The range that is about to change; its chunks are marked. Raises OutOfRangeError,
+        ReadOnlyError."""
+        if self.read_only:
+            raise ReadOnlyError("the volume is open for reading only")
+        extent = self._check_range(offset, length)
+        if extent.length and self._changes is not None:
+            self._changes.mark(chunks_of(extent))
+        return extent
 
     def _write_extent(self, extent: ByteRange, data: memoryview) -> None:
         """Write `data`, the bytes of `extent`, whose chunks are marked."""
