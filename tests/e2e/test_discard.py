@@ -462,3 +462,30 @@ def test_the_power_goes(file_system: DisposableFileSystem, tmp_path: Path, flush
         assert found[place] == content[place], f"sector {sector} is neither old nor zeros"
         lost += sector in gone
     assert (lost == 0) is flush
+
+
+def test_a_block_device_is_asked_the_same(command: Command, disk: Path, point: Path) -> None:
+    backing = disk / "backing"
+    backing.touch()
+    os.truncate(backing, SIZE)
+    loop = run("losetup", "--find", "--show", backing).strip()
+    try:
+        command.run("volume", "create", "--size", "16MiB", "--name", "onit", "--data", loop)
+        command.run("mount", "onit", point, "--discard", *NATIVE)
+        try:
+            content = bytearray(os.urandom(8 * MEBIBYTE))
+            with open(point / "volume", "r+b", buffering=0) as file:
+                for start in range(0, len(content), MEBIBYTE):
+                    os.pwrite(file.fileno(), content[start : start + MEBIBYTE], start)
+                os.fsync(file.fileno())
+                full = used(backing)
+                assert deallocate(file.fileno(), MEBIBYTE + 100, 4 * MEBIBYTE) == 0
+                os.fsync(file.fileno())
+                content[MEBIBYTE + 100 : 5 * MEBIBYTE + 100] = bytes(4 * MEBIBYTE)
+                assert os.pread(file.fileno(), len(content), 0) == content
+            assert used(backing) <= full - 3 * MEBIBYTE
+        finally:
+            command.run("unmount", "onit")
+        command.run("volume", "delete", "onit")
+    finally:
+        run("losetup", "--detach", loop)
