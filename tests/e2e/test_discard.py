@@ -262,7 +262,11 @@ def point(disk: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("key", [(), ("--unencrypted",)], ids=["encrypted", "unencrypted"])
+@pytest.mark.parametrize(
+    "key",
+    [(), pytest.param(("--unencrypted",), marks=pytest.mark.soak)],
+    ids=["encrypted", "unencrypted"],
+)
 def test_fstrim_gives_room_back_and_leaves_files_alone(
     command: Command, disk: Path, name: str, point: Path, key: tuple[str, ...]
 ) -> None:

@@ -1,16 +1,25 @@
 /* Stress of the data plane's C, for builds with a sanitizer: plane_stress DATA_FILE SECONDS THREADS.
  *
+<<<<<<< HEAD
  * Threads that are the kernel ask for reads and writes of a small volume over a pair of sockets, each
  * in places of its own and in some that all share. One thread is Python: it takes chunks away and
  * gives them back all the time, answers what is handed on, and sees that nothing is under way in a
  * chunk that it took and waited for, nor written anywhere when the lease has run out. One is libfuse.
  * At the end the medium hangs, and all is fenced, given up, wiped; it comes back, and all is stopped.
+=======
+ * Threads that are the kernel ask for reads, writes and discards in a small volume over a pair of
+ * sockets, each in places of its own and in some that all share. One thread is Python: it takes
+ * chunks away and gives them back all the time, answers what is handed on, and sees that nothing is
+ * under way in a chunk that it took and waited for. One is libfuse. At the end everything is fenced,
+ * wiped, stopped.
+>>>>>>> a4a5652 (discards under the sanitizers, between everything else)
  */
 #define _GNU_SOURCE
 #include "plane.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/falloc.h>
 #include <linux/fuse.h>
 #include <poll.h>
 #include <pthread.h>
@@ -24,7 +33,14 @@
 #include <time.h>
 #include <unistd.h>
 
+<<<<<<< HEAD
 enum { UNIT = 4096, CHUNK = 1 << 19, CHUNKS = 4, OWN_UNITS = 8, LANES = 3 };
+=======
+enum { UNIT = 4096, CHUNK = 1 << 19, CHUNKS = 4, OWN_UNITS = 8 };
+enum { PUNCH = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE };
+
+static const unsigned char no_bytes[UNIT];
+>>>>>>> a4a5652 (discards under the sanitizers, between everything else)
 
 #define CHECK(condition)                                                                           \
     do {                                                                                           \
@@ -148,6 +164,11 @@ static int ask(struct caller *caller, uint32_t opcode, uint64_t offset, uint32_t
         memcpy(message.data, bytes, size);
         length += size;
     }
+    if (opcode == FUSE_FALLOCATE) {
+        struct fuse_fallocate_in in = {.fh = 2, .offset = offset, .length = size, .mode = PUNCH};
+        memcpy(&message.in, &in, sizeof in);
+        length = sizeof message.head + sizeof in;
+    }
     message.head.len = (uint32_t)length;
     pthread_mutex_lock(&reply_lock);
     unsigned slot = caller->number;
@@ -205,6 +226,10 @@ static void *call(void *argument)
             if (ask(caller, FUSE_READ, own_offset(caller, unit), UNIT, NULL, bytes))
                 return keep_asking(caller);
             CHECK(bytes[0] == caller->last[unit] && bytes[UNIT - 1] == caller->last[unit]);
+            if (rand_r(&caller->seed) % 4 == 0) {
+                caller->last[unit] = 0;
+                CHECK(ask(caller, FUSE_FALLOCATE, own_offset(caller, unit), UNIT, NULL, NULL) == 0);
+            }
             if (rand_r(&caller->seed) % 8 == 0) /* a reply of libfuse's */
                 (void)ask(caller, FUSE_GETATTR, 0, 0, NULL, NULL);
             if (rand_r(&caller->seed) % 8 == 0) { /* a part of a unit */
@@ -253,14 +278,26 @@ static void answer_request(const struct plane_request *request)
     unsigned char bytes[2 * UNIT];
     uint32_t first = (uint32_t)(request->offset / CHUNK);
     uint32_t count = (uint32_t)((request->offset + request->size - 1) / CHUNK) - first + 1;
+<<<<<<< HEAD
     if (!take(first, count))
         plane_answer(plane, request->entry, EIO, NULL, 0);
     else if (request->kind == PLANE_WRITE) {
         CHECK(__real_pwrite(data, request->data, request->size, (off_t)request->offset) == request->size);
         plane_answer(plane, request->entry, 0, NULL, request->size);
+=======
+    size_t size = request->size;
+    take(first, count);
+    if (request->kind == PLANE_DISCARD) {
+        CHECK(request->mode == PUNCH && size == UNIT);
+        CHECK(pwrite(data, no_bytes, size, (off_t)request->offset) == (ssize_t)size);
+        plane_answer(plane, request->entry, 0, NULL, 0);
+    } else if (request->kind == PLANE_WRITE) {
+        CHECK(pwrite(data, request->data, size, (off_t)request->offset) == (ssize_t)size);
+        plane_answer(plane, request->entry, 0, NULL, (uint32_t)size);
+>>>>>>> a4a5652 (discards under the sanitizers, between everything else)
     } else {
-        CHECK(pread(data, bytes, request->size, (off_t)request->offset) == request->size);
-        plane_answer(plane, request->entry, 0, bytes, request->size);
+        CHECK(pread(data, bytes, size, (off_t)request->offset) == (ssize_t)size);
+        plane_answer(plane, request->entry, 0, bytes, (uint32_t)size);
     }
     give_back(first, count);
 }

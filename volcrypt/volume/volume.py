@@ -193,10 +193,10 @@ class Volume:
 
     def drops(self, offset: int, data: Buffer) -> bool:
         """Whether `write` would make holes of some of it, and perhaps wait for the medium."""
+        if not self._drops_zeros:
+            return False
         view = memoryview(data).cast("B")
-        return self._drops_zeros and any(
-            is_zero for _, is_zero in zero_runs(ByteRange(offset, view.nbytes), view)
-        )
+        return any(is_zero for _, is_zero in zero_runs(ByteRange(offset, view.nbytes), view))
 
     def flush(self) -> None:
         """Make every write that returned before durable.

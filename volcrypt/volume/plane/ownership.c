@@ -76,7 +76,7 @@ bool plane_begin(struct lane *lane)
     bool begins = may_begin(plane, entry);
     if (begins) {
         if (entry->kind == PLANE_WRITE)
-            plane->budget -= entry->size;
+            plane->budget -= (int64_t)entry->size;
         lane->kind = entry->kind;
         lane->offset = entry->offset;
         lane->size = entry->size;
