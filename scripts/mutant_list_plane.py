@@ -133,6 +133,12 @@ PLANE: Final = [
         ("if not self._device.is_whole:", "if self._device.read_only:"),
     ),
     mutant(
+        "what a snapshot may need is discarded without being fetched",
+        ADMISSION,
+        [T_DISCARD],
+        (" and self._may_change and self._conditions.is_free:", " and self._may_change:"),
+    ),
+    mutant(
         "a discard goes on behind a fence",
         ADMISSION,
         [T_DISCARD],

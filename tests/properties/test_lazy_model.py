@@ -115,6 +115,7 @@ class LazyModel(RuleBasedStateMachine):
         else:
             assert found == self.model[extent.offset : extent.end]
 
+    @precondition(lambda self: self.bits.fails is None)
     @rule(extent=RANGES)
     def discard(self, extent: ByteRange) -> None:
         self.change(

@@ -1,18 +1,11 @@
 /* Stress of the data plane's C, for builds with a sanitizer: plane_stress DATA_FILE SECONDS THREADS.
  *
-<<<<<<< HEAD
- * Threads that are the kernel ask for reads and writes of a small volume over a pair of sockets, each
- * in places of its own and in some that all share. One thread is Python: it takes chunks away and
- * gives them back all the time, answers what is handed on, and sees that nothing is under way in a
- * chunk that it took and waited for, nor written anywhere when the lease has run out. One is libfuse.
- * At the end the medium hangs, and all is fenced, given up, wiped; it comes back, and all is stopped.
-=======
  * Threads that are the kernel ask for reads, writes and discards in a small volume over a pair of
- * sockets, each in places of its own and in some that all share. One thread is Python: it takes
- * chunks away and gives them back all the time, answers what is handed on, and sees that nothing is
- * under way in a chunk that it took and waited for. One is libfuse. At the end everything is fenced,
- * wiped, stopped.
->>>>>>> a4a5652 (discards under the sanitizers, between everything else)
+ * sockets, each in places of its own and in some that all share. One thread is Python: it takes chunks
+ * away and gives them back all the time, answers what is handed on, and sees that nothing is under way
+ * in a chunk that it took and waited for, nor written anywhere when the lease has run out. One is
+ * libfuse. At the end the medium hangs, and all is fenced, given up, wiped; it comes back, and all is
+ * stopped.
  */
 #define _GNU_SOURCE
 #include "plane.h"
@@ -33,14 +26,10 @@
 #include <time.h>
 #include <unistd.h>
 
-<<<<<<< HEAD
 enum { UNIT = 4096, CHUNK = 1 << 19, CHUNKS = 4, OWN_UNITS = 8, LANES = 3 };
-=======
-enum { UNIT = 4096, CHUNK = 1 << 19, CHUNKS = 4, OWN_UNITS = 8 };
 enum { PUNCH = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE };
 
 static const unsigned char no_bytes[UNIT];
->>>>>>> a4a5652 (discards under the sanitizers, between everything else)
 
 #define CHECK(condition)                                                                           \
     do {                                                                                           \
@@ -228,7 +217,8 @@ static void *call(void *argument)
             CHECK(bytes[0] == caller->last[unit] && bytes[UNIT - 1] == caller->last[unit]);
             if (rand_r(&caller->seed) % 4 == 0) {
                 caller->last[unit] = 0;
-                CHECK(ask(caller, FUSE_FALLOCATE, own_offset(caller, unit), UNIT, NULL, NULL) == 0);
+                if (ask(caller, FUSE_FALLOCATE, own_offset(caller, unit), UNIT, NULL, NULL))
+                    return keep_asking(caller);
             }
             if (rand_r(&caller->seed) % 8 == 0) /* a reply of libfuse's */
                 (void)ask(caller, FUSE_GETATTR, 0, 0, NULL, NULL);
@@ -278,23 +268,16 @@ static void answer_request(const struct plane_request *request)
     unsigned char bytes[2 * UNIT];
     uint32_t first = (uint32_t)(request->offset / CHUNK);
     uint32_t count = (uint32_t)((request->offset + request->size - 1) / CHUNK) - first + 1;
-<<<<<<< HEAD
+    size_t size = request->size;
     if (!take(first, count))
         plane_answer(plane, request->entry, EIO, NULL, 0);
-    else if (request->kind == PLANE_WRITE) {
-        CHECK(__real_pwrite(data, request->data, request->size, (off_t)request->offset) == request->size);
-        plane_answer(plane, request->entry, 0, NULL, request->size);
-=======
-    size_t size = request->size;
-    take(first, count);
-    if (request->kind == PLANE_DISCARD) {
+    else if (request->kind == PLANE_DISCARD) {
         CHECK(request->mode == PUNCH && size == UNIT);
-        CHECK(pwrite(data, no_bytes, size, (off_t)request->offset) == (ssize_t)size);
+        CHECK(__real_pwrite(data, no_bytes, size, (off_t)request->offset) == (ssize_t)size);
         plane_answer(plane, request->entry, 0, NULL, 0);
     } else if (request->kind == PLANE_WRITE) {
-        CHECK(pwrite(data, request->data, size, (off_t)request->offset) == (ssize_t)size);
+        CHECK(__real_pwrite(data, request->data, size, (off_t)request->offset) == (ssize_t)size);
         plane_answer(plane, request->entry, 0, NULL, (uint32_t)size);
->>>>>>> a4a5652 (discards under the sanitizers, between everything else)
     } else {
         CHECK(pread(data, bytes, size, (off_t)request->offset) == (ssize_t)size);
         plane_answer(plane, request->entry, 0, bytes, (uint32_t)size);

@@ -334,6 +334,9 @@ class TestGranting:
             async def make_readable(self, chunks: range) -> None:
                 self.readable |= set(chunks)
 
+            async def replace(self, chunks: range, work: Callable[[int], None]) -> None:
+                raise AssertionError("nothing is discarded")
+
             async def make_writable(self, chunks: range) -> None:
                 await self.make_readable(chunks)
                 self.writable |= set(chunks)

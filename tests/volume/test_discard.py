@@ -4,7 +4,8 @@ import errno
 import os
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,13 @@ import trio
 import trio.testing
 
 from tests.fakes.datafile import MemoryDataFile
+from tests.fakes.origin import MemoryOrigin
 from tests.volume.bench import PARENT, SIZE, Bench
-from tests.volume.lazy_bench import CHUNKS, LazyBench, make_origin
+from tests.volume.lazy_bench import CHUNKS, LazyBench, make_origin, plain_chunk
 from tests.volume.lazy_bench import SIZE as LAZY_SIZE
 from volcrypt.crypto.data_key import DataKey
 from volcrypt.errors import FencedError, MountError, NoSpaceError, OutOfRangeError, ReadOnlyError
+from volcrypt.formats.present_map import SECTOR_BITMAP_BYTES
 from volcrypt.geometry import CHUNK_BYTES, SECTOR_BYTES, UNIT_BYTES, ByteRange
 from volcrypt.volume import discard as discard_module
 from volcrypt.volume.datafile import DataFile
@@ -465,18 +468,107 @@ async def test_a_cancelled_one_leaves_its_range_free(
 # ---------------------------------------------------------------- chunks that are not here
 
 
-async def test_an_absent_chunk_is_zeros_and_durably_so_before_its_bit(tmp_path: Path) -> None:
-    data = MemoryDataFile(LAZY_SIZE)
-    present = PresentMap.in_memory(CHUNKS)
-    origin = make_origin()
-    lazy = LazyBench(data, present, origin, memory=tmp_path)
-    await Discards(lazy.device, lazy.volume).discard(0, CHUNK_BYTES, keeps_size=True)
-    assert present.has(0)
-    assert not present.has(1)
-    assert await lazy.read(0, CHUNK_BYTES) == bytes(CHUNK_BYTES)
-    assert any(await lazy.read(CHUNK_BYTES, UNIT_BYTES))
-    assert not any(data.content[:CHUNK_BYTES])
-    await Discards(lazy.device, lazy.volume).discard(0, LAZY_SIZE, keeps_size=True)
-    assert lazy.lazy.is_complete
-    assert not any(data.content)
-    lazy.die()
+@dataclass
+class Bits:
+    """Where bits outlive the process; looks whether the data that they vouch for is durable."""
+
+    data: MemoryDataFile
+    fails: bool = False
+    written: int = 0
+
+    def write(self, sectors: Iterable[tuple[int, bytes]]) -> None:
+        assert not self.data._versions, "a bit before its data"
+        if self.fails:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        for _, bits in sectors:
+            self.written = bits[0]
+
+    def finish(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class Lazy:
+    bench: LazyBench
+    origin: MemoryOrigin
+    present: PresentMap
+    data: MemoryDataFile
+    bits: Bits
+
+    async def discard(self, offset: int, length: int) -> None:
+        discards = Discards(self.bench.device, self.bench.volume)
+        await discards.discard(offset, length, keeps_size=True)
+
+    @property
+    def fetched(self) -> list[int]:
+        return self.origin.asked_for("chunk")
+
+
+@pytest.fixture
+def lazy(tmp_path: Path) -> Iterator[Lazy]:
+    data, origin = MemoryDataFile(LAZY_SIZE), make_origin()
+    bits = Bits(data)
+    present = PresentMap(CHUNKS, bits=bytearray(SECTOR_BITMAP_BYTES), keeper=bits)
+    bench = LazyBench(data, present, origin, memory=tmp_path)
+    yield Lazy(bench, origin, present, data, bits)
+    bench.die()
+
+
+async def test_an_absent_chunk_becomes_zeros_without_being_fetched(lazy: Lazy) -> None:
+    """Durably, before its bit; a part of one is fetched as before a write."""
+    await lazy.discard(0, CHUNK_BYTES)
+    assert (lazy.fetched, lazy.bits.written) == ([], 1)
+    assert lazy.bench.changes.is_marked(0)
+    assert not lazy.bench.changes.is_marked(1)
+    assert await lazy.bench.read(0, CHUNK_BYTES) == bytes(CHUNK_BYTES)
+    assert await lazy.bench.read(CHUNK_BYTES, CHUNK_BYTES) == plain_chunk(1)
+    await lazy.discard(CHUNK_BYTES + 1, LAZY_SIZE)
+    assert lazy.fetched == [1, CHUNKS - 1], "the last one is short, and not known as a whole"
+    assert lazy.bench.lazy.is_complete
+    assert await lazy.bench.read(CHUNK_BYTES, 2) == plain_chunk(1)[:1] + b"\0"
+    assert not any(lazy.data.content[2 * CHUNK_BYTES :])
+
+
+async def test_what_a_snapshot_may_need_is_fetched(lazy: Lazy) -> None:
+    capture = await lazy.bench.device.captures.begin()
+    await lazy.discard(0, CHUNK_BYTES)
+    assert lazy.fetched == [0]
+    assert await lazy.bench.read(0, UNIT_BYTES) == bytes(UNIT_BYTES)
+    await lazy.bench.device.captures.abort(capture)
+
+
+async def test_what_is_being_fetched_is_waited_for(lazy: Lazy) -> None:
+    """It would come over the zeros."""
+    lazy.origin.gate.clear()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lazy.bench.read, 0, UNIT_BYTES)
+        while lazy.fetched != [0]:  # noqa: ASYNC110 nobody tells
+            await trio.sleep(0.001)
+        nursery.start_soon(lazy.discard, 0, CHUNK_BYTES)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert deallocated(lazy.data) == []
+        lazy.origin.gate.set()
+    assert await lazy.bench.read(0, CHUNK_BYTES) == bytes(CHUNK_BYTES)
+    assert not any(lazy.data.content[:CHUNK_BYTES])
+
+
+async def test_what_did_not_become_durable_is_absent_again(lazy: Lazy) -> None:
+    lazy.bits.fails = True
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        await lazy.discard(0, 2 * CHUNK_BYTES)
+    assert not lazy.bench.lazy.may_read(range(1))
+    assert await lazy.bench.read(0, CHUNK_BYTES) == plain_chunk(0)
+    lazy.data.fail_deallocate = errno.EOPNOTSUPP
+    with pytest.raises(OSError, match=os.strerror(errno.EOPNOTSUPP)):
+        await lazy.discard(CHUNK_BYTES, CHUNK_BYTES)
+    assert await lazy.bench.read(CHUNK_BYTES, CHUNK_BYTES) == plain_chunk(1)
+
+
+async def test_behind_a_fence_nothing_absent_is_replaced(lazy: Lazy) -> None:
+    lazy.bench.device.fence(FencedError("the key is gone"))
+    with pytest.raises(FencedError):
+        await lazy.discard(0, CHUNK_BYTES)
+    assert lazy.data.calls == []

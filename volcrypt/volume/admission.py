@@ -7,6 +7,7 @@ and what they saw to is looked at again by whoever holds the range then.
 All calls come from the loop's thread.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from volcrypt.errors import FencedError, MountError
@@ -27,6 +28,7 @@ class AbsentChunks(Protocol):
     def may_write(self, chunks: range) -> bool: ...
     async def make_readable(self, chunks: range) -> None: ...
     async def make_writable(self, chunks: range) -> None: ...
+    async def replace(self, chunks: range, work: Callable[[int], None]) -> None: ...
 
 
 class Admission:
@@ -108,6 +110,17 @@ class Admission:
         await self.lease_held()
         # The end does not wait for those who wait here, and must not be followed by them.
         self.check_serving()
+
+    async def replace_absent(self, chunks: range, work: Callable[[int], None]) -> None:
+        """Have `work` give absent chunks new content, which nobody needs as they are; for who holds
+        them. Raises as `check_serving`, and what the work raises.
+
+        Not while there is a capture: what it keeps has to be here. One that begins meanwhile has
+        what was replaced, since that is under way.
+        """
+        self.check_serving()
+        if self.absent is not None and self._may_change and self._conditions.is_free:
+            await self.absent.replace(chunks, work)
 
     async def lease_held(self) -> None:
         """Wait until the volume may be written to. Raises as `check_serving` if it has to."""

@@ -61,7 +61,14 @@ from volcrypt.errors import (
     ReadOnlyError,
     VolcryptError,
 )
-from volcrypt.geometry import UNIT_BYTES, ByteRange, align_to_units, chunk_range, chunks_of
+from volcrypt.geometry import (
+    CHUNK_BYTES,
+    UNIT_BYTES,
+    ByteRange,
+    align_to_units,
+    chunk_range,
+    chunks_of,
+)
 from volcrypt.volume.admission import Admission
 from volcrypt.volume.capture import Captures, ChunkKeeper, GenerationKeeper
 from volcrypt.volume.chunk_conditions import ChunkConditions
@@ -237,6 +244,18 @@ class Device:
             await self._change(extent, work)
         finally:
             self._ownership.give_back(chunks, exclusive=True, grants=False)
+
+    async def replace_absent(self, extent: ByteRange, work: Callable[[int], None]) -> None:
+        """Do `work`, which replaces all of a chunk, to those in `extent` that are not here yet and
+        need not be fetched before it. Raises as `change`."""
+        chunks = range(-(-extent.offset // CHUNK_BYTES), extent.end // CHUNK_BYTES)
+        if self.is_whole or not chunks:
+            return
+        # The data plane has none of them, and is granted none while they are held.
+        whole = ByteRange(chunks.start * CHUNK_BYTES, len(chunks) * CHUNK_BYTES)
+        with self._requests.waiting():
+            async with self._ranges.hold(whole, exclusive=True):
+                await self.admission.replace_absent(chunks, work)
 
     async def look(self, extent: ByteRange, work: Callable[[], int]) -> int:
         """Do `work`, which looks at the storage of `extent` and changes nothing, in a thread.

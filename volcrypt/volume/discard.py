@@ -10,8 +10,9 @@ other requests come in; what was done then stays done, as of a write that failed
 
 Where storage holds nothing reads are zeros already, and there is nothing to be done or marked; so a
 discard of an empty volume of 64 TiB is one look at it. An absent chunk of a lazy volume holds
-nothing here and is not zeros: while there are any nothing is passed over, and what is absent is
-made present first, as before a write.
+nothing here and is not zeros: while there are any nothing is passed over. One that is discarded as
+a whole becomes zeros, durably, and then present, without being fetched, unless a snapshot is made:
+that may need it. All others are made present first, as before a write.
 
 Durability is a write's too: what a discard leaves after a power cut is old or zeros, sector by
 sector, until a flush that began after it has returned.
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 import trio
 
 from volcrypt.errors import OutOfRangeError, ReadOnlyError
-from volcrypt.geometry import UNIT_BYTES, ByteRange
+from volcrypt.geometry import CHUNK_BYTES, UNIT_BYTES, ByteRange
 
 if TYPE_CHECKING:
     from volcrypt.volume.device import Device
@@ -52,6 +53,7 @@ class ChangingDevice(Protocol):
     @property
     def is_whole(self) -> bool: ...
     async def change(self, extent: ByteRange, work: Callable[[], None]) -> None: ...
+    async def replace_absent(self, extent: ByteRange, work: Callable[[int], None]) -> None: ...
     async def look(self, extent: ByteRange, work: Callable[[], int]) -> int: ...
 
 
@@ -79,6 +81,7 @@ class Discards:
             offset = await self._next_data(offset, end)
             piece = ByteRange(offset, min((offset // PIECE_BYTES + 1) * PIECE_BYTES, end) - offset)
             if piece.length > 0:
+                await self._device.replace_absent(piece, self._discard_chunk)
                 await self._device.change(
                     piece, partial(self._volume.discard, piece.offset, piece.length)
                 )
@@ -92,6 +95,9 @@ class Discards:
             ByteRange(offset, end - offset), lambda: self._volume.next_data(offset, end)
         )
         return max(offset, found // UNIT_BYTES * UNIT_BYTES) if found < end else end
+
+    def _discard_chunk(self, chunk: int) -> None:
+        self._volume.discard(chunk * CHUNK_BYTES, CHUNK_BYTES)
 
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ What may be done with a chunk:
 A fetch gets the chunk, checked by its digest, into a buffer, and only whole and right does it go
 into the data file; so what cannot be had is an error for who asked for it, never zeros and never
 unchecked bytes, and the next touch tries again. Nobody else touches the bytes of an absent chunk,
-so a fetch needs no range lock. A hole of the snapshot is present as soon as that is known.
+so a fetch needs no range lock. A hole of the snapshot is present as soon as that is known. Who is
+about to replace all of a chunk need not have it fetched: that takes the place of a fetch.
 
 Group commit. Whoever wants to write waits for one lock; its holder makes all that was fetched
 durable, so of many who wait the first does the work of all.
@@ -28,6 +29,7 @@ from being closed. What the store sends later is thrown away.
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import numpy as np
@@ -182,6 +184,33 @@ class LazyChunks:
         await self.make_readable(chunks)
         while not self.may_write(chunks):
             await self._commit(chunks)
+
+    async def replace(self, chunks: range, work: Callable[[int], None]) -> None:
+        """Have `work` give what is absent of `chunks` new content, each in a thread, instead of
+        fetching it; it is present then, durably. What is being fetched is left alone: nobody who
+        holds a range waits for a store.
+
+        Raises what `work` raises, and what keeps it from being durable; what is not is absent.
+        """
+        replaced: list[int] = []
+        try:
+            for chunk in chunks:
+                if self.may_read(range(chunk, chunk + 1)) or self._shared.is_under_way(chunk):
+                    continue
+                if self._ended is not None:
+                    raise self._ended
+                await self._shared.run(chunk, partial(self._replace_alone, chunk, work))
+                replaced.append(chunk)
+            for chunk in replaced:
+                while not self.may_write(range(chunk, chunk + 1)):
+                    await self._commit(range(chunk, chunk + 1))
+        finally:
+            self._fetched.difference_update(replaced)
+
+    async def _replace_alone(self, chunk: int, work: Callable[[int], None]) -> None:
+        await self.before_write()
+        await trio.to_thread.run_sync(work, chunk)
+        self._fetched.add(chunk)
 
     async def fill(self, rate: Rate) -> None:
         """Fetch all that is absent, in order; returns when every chunk is present, durably, or

@@ -33,6 +33,9 @@ class SharedWork:
         if shared.error is not None:
             raise shared.error
 
+    def is_under_way(self, key: Hashable) -> bool:
+        return key in self._under_way
+
     async def give_up(self, reason: VolcryptError) -> None:
         """End all that is under way; returns when it has ended."""
         under_way = list(self._under_way.values())
