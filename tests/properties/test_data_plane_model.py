@@ -7,7 +7,7 @@ directly, as if it had been handed on. What must hold is the same, whoever serve
 
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from tempfile import mkdtemp
@@ -65,6 +65,12 @@ class Fetched:
         await self.make_readable(chunks)
         await trio.sleep(0.0005)
         self.writable.update(chunks)
+
+    async def replace(self, chunks: range, work: Callable[[int], None]) -> None:
+        for chunk in set(chunks) - self.readable:
+            await trio.to_thread.run_sync(work, chunk)
+            self.readable.add(chunk)
+            self.writable.add(chunk)
 
 
 class PlaneModel(DeviceModel):
