@@ -5,6 +5,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,28 @@ def work(volume: ServedVolume, dice: random.Random, requests: int) -> None:
                     client.commit_capture(PARENT)
     finally:
         os.close(descriptor)
+
+
+def test_many_large_requests_at_once_take_little(tmp_path: Path) -> None:
+    """Callers wait for each other before they cost memory, also those that Python has to serve."""
+    callers, length = 48, MIB
+    with served_volume(tmp_path, size_bytes=(callers + 1) * MIB) as volume:
+        volume.mount()
+
+        def call(number: int) -> None:
+            content = random.Random(number).randbytes(length)
+            descriptor = os.open(volume.file, os.O_RDWR)
+            try:
+                for offset in (number * length, number * length + 512) * 2:
+                    assert os.pwrite(descriptor, content, offset) == length
+                    os.pread(descriptor, length, offset)
+            finally:
+                os.close(descriptor)
+
+        with ThreadPoolExecutor(callers) as pool:
+            list(pool.map(call, range(callers)))
+        assert memory_of(volume.pid, "VmHWM") < LIMIT_BYTES
+        volume.unmount()
 
 
 @pytest.mark.parametrize(

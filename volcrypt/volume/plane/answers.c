@@ -5,8 +5,15 @@
 #include <errno.h>
 #include <linux/fuse.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
+
+#ifndef MADV_DONTNEED_LOCKED /* Linux 5.18; older kernels refuse it */
+#define MADV_DONTNEED_LOCKED 24
+#endif
+
+enum { GIVEN_BACK_BYTES = 128 * 1024 };
 
 /* ---------------------------------------------------------------- answers */
 
@@ -39,8 +46,9 @@ bool plane_take_entry(struct lane *lane)
     struct plane *plane = lane->plane;
     pthread_mutex_lock(&plane->lock);
     while (lane->entry == NULL && !plane->is_stopping) {
+        /* The lowest first: how many buffers were ever used is what they cost. */
         for (unsigned i = 0; i < ENTRIES && lane->entry == NULL; i++)
-            if (plane->entries[i].holder == FREE)
+            if (plane->entries[i].holder == FREE && plane->waiting_bytes < PLANE_WAITING_BYTES)
                 lane->entry = &plane->entries[i];
         if (lane->entry == NULL)
             pthread_cond_wait(&plane->freed, &plane->lock);
@@ -92,13 +100,21 @@ int plane_next(struct plane *plane, struct plane_request *request)
     return is_there;
 }
 
+static void wipe_buffer(struct entry *entry, uint32_t number)
+{
+    /* Many callers use all buffers for a moment, and memory is to be small after it too. */
+    if (number >= KEPT_BUFFERS && entry->size >= GIVEN_BACK_BYTES &&
+        madvise(entry->buffer, BUFFER_BYTES, MADV_DONTNEED_LOCKED) == 0)
+        return;
+    memset(entry->buffer + sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in), 0, entry->size);
+}
+
 void plane_answer(struct plane *plane, uint32_t number, int error, const void *data, uint32_t size)
 {
     struct entry *entry = &plane->entries[number];
     uint64_t unique = entry->unique;
     if (entry->kind == PLANE_WRITE) /* its plaintext must not stay */
-        memset(entry->buffer + sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in), 0,
-               entry->size);
+        wipe_buffer(entry, number);
     if (error)
         plane_refuse(plane, unique, error);
     else if (entry->kind == PLANE_WRITE)
@@ -106,6 +122,7 @@ void plane_answer(struct plane *plane, uint32_t number, int error, const void *d
     else
         plane_reply(plane, unique, data, size);
     pthread_mutex_lock(&plane->lock);
+    plane->waiting_bytes -= entry->size;
     plane_release(plane, entry);
     pthread_mutex_unlock(&plane->lock);
 }

@@ -13,6 +13,8 @@ enum {
     ENTRIES = PLANE_WAITING + PLANE_MAX_LANES,
     /* libfuse's: the largest write, and a page for headers. The kernel asks for as much. */
     BUFFER_BYTES = PLANE_MAX_TRANSFER + 4096,
+    /* Buffers beyond these many give large requests' memory back when they were answered. */
+    KEPT_BUFFERS = 8,
     REPLY_BYTES = 128 * 1024, /* of libfuse, of what is not a read or write */
     /* What libfuse knows the volume's file and its one handle by (fuse.py). */
     FILE_NODE = 2,
@@ -79,6 +81,7 @@ struct plane {
     struct grant *grants;
     /* Requests in hand; `queue` holds those for Python, in order. */
     uint32_t queue[ENTRIES], queue_first, queue_count;
+    uint64_t waiting_bytes;
     struct plane_counts counts;
     unsigned char *memory;
     struct entry entries[ENTRIES];

@@ -39,6 +39,8 @@ enum {
     PLANE_MAX_LANES = 8,   /* with the relief */
     PLANE_WAITING = 32, /* requests that Python and libfuse have in hand at most */
     PLANE_MAX_TRANSFER = 1 << 20,
+    /* With so many bytes of reads and writes in Python's hand no more requests are taken. */
+    PLANE_WAITING_BYTES = 16 * PLANE_MAX_TRANSFER,
 };
 
 struct plane;
