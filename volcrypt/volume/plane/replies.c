@@ -7,6 +7,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#ifndef FOPEN_PARALLEL_DIRECT_WRITES /* Linux 6.2; older kernels pass over it */
+#define FOPEN_PARALLEL_DIRECT_WRITES (1 << 6)
+#endif
+
 /* What libfuse cannot say, or must not. */
 static void amend(const struct entry *entry, unsigned char *reply, size_t length)
 {
