@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.forked import FORKER
-from tests.planes import DATA_PLANE
+from tests.planes import data_plane
 from volcrypt.operations.home import runtime_directory
 from volcrypt.settings import runtime_root
 from volcrypt.volume.owner import start_ticks
@@ -121,9 +121,9 @@ class Command:
 def on_data_plane(*arguments: str | Path) -> tuple[str | Path, ...]:
     """The arguments of a command that mounts, for the data plane that is tested."""
     verb = next((each for each in arguments if not str(each).startswith("-")), None)
-    if DATA_PLANE == "python" or verb not in {"mount", "attach"} or "--data-plane" in arguments:
+    if verb not in {"mount", "attach"} or "--data-plane" in arguments:
         return arguments
-    return (*arguments, "--data-plane", DATA_PLANE)
+    return (*arguments, "--data-plane", data_plane())
 
 
 def kill_and_wait(pid: int) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from tests.planes import DATA_PLANE
+from tests import planes
 from volcrypt.crypto.data_key import DataKey
 from volcrypt.errors import VolcryptError
 from volcrypt.names import VolumeId, make_volume_id
@@ -33,13 +33,14 @@ from volcrypt.volume.owner import hold_volume
 
 @dataclass(kw_only=True)
 class ServedVolume:
-    """`directory` holds data and records, `runtime` lies on tmpfs."""
+    """`directory` holds data and records, `runtime` lies on tmpfs. Without a `data_plane` it is the
+    one that tests run on."""
 
     directory: Path
     runtime: Path
     size_bytes: int
     encrypted: bool = True
-    data_plane: DataPlaneKind = DATA_PLANE
+    data_plane: DataPlaneKind | None = None
     discards: Discarding = NO_DISCARDS
     preallocated: bool = False
     volume_id: VolumeId = field(default_factory=lambda: make_volume_id(secrets.token_bytes(9)))
@@ -80,7 +81,7 @@ class ServedVolume:
             live_map_path=str(self.runtime / f"{self.volume_id}.map"),
             socket_path=str(self.runtime / f"{self.volume_id}.sock"),
             log_path=str(self.log),
-            data_plane=self.data_plane,
+            data_plane=self.data_plane or planes.data_plane(),
             discards=self.discards,
             preallocated=self.preallocated,
         )
@@ -155,7 +156,7 @@ def served_volume(
     *,
     size_bytes: int = 8 * 2**20,
     encrypted: bool = True,
-    data_plane: DataPlaneKind = DATA_PLANE,
+    data_plane: DataPlaneKind | None = None,
     discards: Discarding = NO_DISCARDS,
     preallocated: bool = False,
 ) -> Iterator[ServedVolume]:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import Command, disposable_home
+from tests.command import VOLCRYPT, Command, disposable_home
 from tests.e2e.test_captures import PARENT
 from tests.e2e.test_exerciser import LONG_BYTES
 from tests.e2e.test_overlap import SIZE as BED_BYTES
@@ -482,7 +482,7 @@ def test_a_mount_point_that_is_refused_is_named(tmp_path: Path) -> None:
 
 
 def test_by_the_command_line(tmp_path: Path) -> None:
-    """The default is Python; `status` says which it is, and how much it answered."""
+    """The default is native; `status` says which it is, and how much it answered."""
     with disposable_home(tmp_path / "home") as command:
         command.run("init")
         name = f"plane-{os.getpid()}"
@@ -492,7 +492,8 @@ def test_by_the_command_line(tmp_path: Path) -> None:
         command.run("mount", name, point, "--data-plane", "python")
         assert in_use(command) == ("python", 0)
         command.run("unmount", name)
-        command.run("attach", name, "--mkfs", "ext4", "--mount", point, "--data-plane", "native")
+        attach = ["attach", name, "--mkfs", "ext4", "--mount", str(point)]
+        subprocess.run([VOLCRYPT, "--home", command.home, *attach], check=True)
         try:
             with (point / "file").open("wb", buffering=0) as file:
                 file.write(b"x" * MEBIBYTE)

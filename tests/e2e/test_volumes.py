@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from tests.command import VOLCRYPT, Command, disposable_home
+from tests.command import VOLCRYPT, Command, disposable_home, on_data_plane
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import unwrap_key
 from volcrypt.operations.records import data_path, load_record
@@ -207,9 +207,9 @@ def test_attach_in_the_foreground_ends_in_order(
     command.run("volume", "create", "--size", "32MiB", "--name", "data")
     point = tmp_path / "point"
     point.mkdir()
-    attach = ("attach", "data", "--mkfs", "ext4", "--mount", str(point), "--foreground")
+    attach = on_data_plane("attach", "data", "--mkfs", "ext4", "--mount", point, "--foreground")
     with subprocess.Popen(
-        [str(VOLCRYPT), "--home", str(command.home), *attach], stdout=subprocess.PIPE, text=True
+        [VOLCRYPT, "--home", command.home, *attach], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert "is attached as /dev/volcrypt/data" in process.stdout.readline()
@@ -232,7 +232,7 @@ def test_attach_under_a_service_manager_hands_over_to_the_process_that_serves(
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(20)
         done = subprocess.run(
-            [VOLCRYPT, "--home", command.home, "attach", "data", "--foreground"],
+            [VOLCRYPT, "--home", command.home, *on_data_plane("attach", "data", "--foreground")],
             check=True,
             capture_output=True,
             env=os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify")},

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.planes import data_plane
 from tests.volume.place import point
 from volcrypt.chunk_set import ChunkSet
 from volcrypt.errors import MountError, TryAgainError, VolumeInUseError
@@ -33,7 +34,14 @@ def volumes(home: Home, tmp_path: Path) -> Iterator[list[VolumeRecord]]:
         made.append(create_volume(home, size_bytes=CHUNKS * CHUNK_BYTES, name=name, choice=choice))
         if name != "three":
             (tmp_path / name).mkdir()
-            mount_volume(home, name, tmp_path / name, read_only=False, launch=spawn_daemon)
+            mount_volume(
+                home,
+                name,
+                tmp_path / name,
+                read_only=False,
+                launch=spawn_daemon,
+                data_plane=data_plane(),
+            )
     yield made
     for status in served_volumes(home):
         with suppress(MountError):  # it is ending by itself

@@ -40,7 +40,7 @@ _TAKE_OVER = click.option(
 _DATA_PLANE = click.option(
     "--data-plane",
     type=click.Choice(["native", "python"]),
-    default="python",
+    default="native",
     show_default=True,
     help="What answers simple reads and writes: compiled threads, or Python as all others.",
 )

@@ -119,7 +119,7 @@ def attach_volume(
     launch: Launch,
     watching: Watching | None = None,
     fill_rate: int | None = None,
-    data_plane: DataPlaneKind = "python",
+    data_plane: DataPlaneKind = "native",
     discards: Discarding = NO_DISCARDS,
 ) -> Attached:
     """Mount the volume privately, put a loop device on it, make or mount a file system if asked.

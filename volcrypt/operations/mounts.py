@@ -98,7 +98,7 @@ def mount_volume(
     launch: Launch,
     watching: Watching | None = None,
     fill_rate: int | None = None,
-    data_plane: DataPlaneKind = "python",
+    data_plane: DataPlaneKind = "native",
     discards: Discarding = NO_DISCARDS,
 ) -> Mounted:
     """Serve a volume as `directory/volume`; returns when the first read has worked. With `watching`

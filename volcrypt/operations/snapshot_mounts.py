@@ -36,7 +36,7 @@ def mount_snapshot(
     *,
     fill_rate: int | None,
     launch: Launch,
-    data_plane: DataPlaneKind = "python",
+    data_plane: DataPlaneKind = "native",
 ) -> Mounted:
     """Serve a snapshot as `directory/volume`, read-only; returns when the first read has worked.
 

@@ -102,7 +102,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     exported: bool = False
     lazy: LazyAssignment | None = None
     snapshot_id: SnapshotId | None = None
-    data_plane: DataPlaneKind = "python"
+    data_plane: DataPlaneKind = "native"
     discards: Discarding = NO_DISCARDS
     preallocated: bool = False
 
