@@ -86,6 +86,22 @@ def test_what_is_written_is_read_and_lies_where_it_belongs(volume: ServedVolume)
     volume.unmount()
 
 
+def test_data_on_a_file_system_where_reads_cannot_be_tried() -> None:
+    """tmpfs refuses RWF_NOWAIT, as all did before Linux 4.14: then reads are Python's."""
+    with (
+        tempfile.TemporaryDirectory(dir="/dev/shm") as directory,
+        served_volume(Path(directory), size_bytes=SIZE, data_plane="native") as volume,
+    ):
+        volume.mount()
+        data = os.urandom(UNIT_BYTES)
+        with OpenFile(volume) as file:
+            for _ in range(3):
+                assert os.pwritev(file.descriptor, [aligned(data)], 0) == UNIT_BYTES
+                assert file.read(0, UNIT_BYTES) == data
+        assert fast_requests(volume) > 0
+        volume.unmount()
+
+
 def test_the_exerciser(tmp_path: Path) -> None:
     with served_volume(tmp_path, size_bytes=3 * MEBIBYTE, data_plane="native") as volume:
         volume.mount()
