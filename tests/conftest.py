@@ -10,8 +10,10 @@ import pytest
 from tests.faulty_proxy import FaultyProxy
 from tests.file_system import DisposableFileSystem, disposable_file_system
 from tests.forked import FORKER
-from tests.planes import note, noted_bytes
+from tests.planes import pytest_fixture_setup
 from tests.s3_server import BUCKET, S3Server
+
+__all__ = ["pytest_fixture_setup"]
 
 
 @pytest.fixture(params=["ext4", "xfs"])
@@ -62,25 +64,6 @@ def s3_proxy(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[F
 def prefix() -> str:
     """A place of a test's own in the bucket; a bucket for each would take the server seconds."""
     return f"some/{secrets.token_hex(6)}"
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup(
-    fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest
-) -> Iterator[None]:
-    """What a fixture of several tests mounts, all of them use."""
-    before = noted_bytes()
-    yield
-    if fixturedef.scope != "function" and noted_bytes() > before:
-        note(
-            *(
-                item.nodeid
-                for item in request.session.items
-                if isinstance(item, pytest.Function)
-                and fixturedef.argname in item.fixturenames
-                and item.nodeid.startswith(fixturedef.baseid)
-            )
-        )
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,10 @@ names, if it names one. `scripts/test` runs those again on the other plane.
 """
 
 import os
+from collections.abc import Iterator
 from typing import Final, cast
+
+import pytest
 
 from volcrypt.volume.launch import DataPlaneKind
 
@@ -18,18 +21,37 @@ def data_plane() -> DataPlaneKind:
     """For a mount that a test is about to make; notes the test."""
     current = os.environ.get("PYTEST_CURRENT_TEST")
     if current is not None:
-        note(current.rpartition(" (")[0])
+        _note(current.rpartition(" (")[0])
     return DATA_PLANE
 
 
-def noted_bytes() -> int:
+def _noted_bytes() -> int:
     """How much was noted up to now."""
     path = os.environ.get("VOLCRYPT_TEST_MOUNTS")
     return os.path.getsize(path) if path and os.path.exists(path) else 0
 
 
-def note(*tests: str) -> None:
+def _note(*tests: str) -> None:
     """Note tests, of this process or others, as ones that mount."""
     if path := os.environ.get("VOLCRYPT_TEST_MOUNTS"):
         with open(path, "a") as file:
             file.writelines(f"{test}\n" for test in tests)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest
+) -> Iterator[None]:
+    """A hook of pytest: what a fixture of several tests mounts, all of them use."""
+    before = _noted_bytes()
+    yield
+    if fixturedef.scope != "function" and _noted_bytes() > before:
+        _note(
+            *(
+                item.nodeid
+                for item in request.session.items
+                if isinstance(item, pytest.Function)
+                and fixturedef.argname in item.fixturenames
+                and item.nodeid.startswith(fixturedef.baseid)
+            )
+        )
