@@ -172,7 +172,7 @@ def test_two_homes_share_a_bucket(
 
     # Reading needs no more: what is not encrypted is restored, what is has its key elsewhere.
     assert restored(other, tmp_path, "plain") == (tmp_path / "image").read_bytes()
-    assert "does not exist" in other.fails(3, "volume", "create", "--snapshot-id", secret)
+    assert "does not exist" in other.fails(5, "volume", "create", "--snapshot-id", secret)
     found = other.json("snapshot", "verify", "--store", "theirs")
     assert (found["Damages"], found["FreshnessChecked"]) == ([], False)
     assert other.json("snapshot", "verify", "--store", "theirs")["FreshnessChecked"] is True
