@@ -50,7 +50,7 @@ _DISCARD = click.option(
     "--discard",
     is_flag=True,
     help="Let fstrim, blkdiscard and file systems give room back; the holes show what is free. "
-    "Needs --data-plane native.",
+    "Not with --data-plane python.",
 )
 _DISCARD_ZEROS = click.option(
     "--discard-zeros",
