@@ -292,7 +292,7 @@ def test_fstrim_gives_room_back_and_leaves_files_alone(
         run("mount", device["Loop"], point)
     # Incremental is full: another home's worth of looking at everything finds the same.
     made = command.run("volume", "create", "--snapshot-id", second)
-    command.run("volume", "export", made, disk / "restored")
+    command.run("volume", "export", made, disk / "restored", "--yes")
     run("e2fsck", "-fn", disk / "restored")
     command.run("volume", "check", name)
     command.run("snapshot", "verify")
