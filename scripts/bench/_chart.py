@@ -1,4 +1,4 @@
-"""A chart as an SVG file: lines over two logarithmic axes, and nothing to install for it."""
+"""Charts as SVG files, lines over two logarithmic axes or bars; nothing to install for it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ _LEFT: Final = 70
 _RIGHT: Final = 170
 _TOP: Final = 40
 _BOTTOM: Final = 55
-_COLOURS: Final = ("#1f6f8b", "#c8553d", "#588b2f", "#7a4fa3", "#b58900", "#444444")
+_COLOURS: Final = ("#1f6f8b", "#c8553d", "#588b2f", "#7a4fa3", "#b58900", "#444444", "#0f9d8a")
 
 Points = Sequence[tuple[float, float]]
 
@@ -68,6 +68,42 @@ def draw_lines(
         y = _TOP + 16 + 20 * number
         parts.append(f'<rect x="{right + 16}" y="{y - 9}" width="14" height="4" fill="{colour}"/>')
         parts.append(_text(right + 36, y, label, anchor="start"))
+    path.write_text("\n".join([*parts, "</svg>", ""]))
+
+
+_BAR_HEIGHT: Final = 16
+_BAR_LEFT: Final = 190
+_BAR_RIGHT: Final = 210
+_PANEL_HEAD: Final = 34
+
+
+def draw_bars(
+    path: Path, title: str, panels: Mapping[str, Mapping[str, tuple[float, str]]]
+) -> None:
+    """Write a chart of panels, one below the other, each with a bar for each entry: its length,
+    of which the longest of the panel fills it, and the words behind it. A name has one colour."""
+    names = list(dict.fromkeys(name for bars in panels.values() for name in bars))
+    height = _TOP + sum(_PANEL_HEAD + _BAR_HEIGHT * len(bars) for bars in panels.values()) + 10
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}">',
+        f'<rect width="{_WIDTH}" height="{height}" fill="white"/>',
+        _text(_WIDTH / 2, 22, title, size=15),
+    ]
+    y = float(_TOP)
+    for heading, bars in panels.items():
+        parts.append(_text(10, y + _PANEL_HEAD - 14, heading, anchor="start", size=13))
+        y += _PANEL_HEAD
+        longest = max(length for length, _ in bars.values()) or 1.0
+        for name, (length, words) in bars.items():
+            width = (_WIDTH - _BAR_LEFT - _BAR_RIGHT) * length / longest
+            colour = _COLOURS[names.index(name) % len(_COLOURS)]
+            parts.append(_text(_BAR_LEFT - 6, y + 8, name, anchor="end", size=11))
+            parts.append(
+                f'<rect class="bar" x="{_BAR_LEFT}" y="{y - 2:.1f}" width="{width:.1f}" '
+                f'height="{_BAR_HEIGHT - 4}" fill="{colour}"/>'
+            )
+            parts.append(_text(_BAR_LEFT + width + 5, y + 8, words, anchor="start", size=11))
+            y += _BAR_HEIGHT
     path.write_text("\n".join([*parts, "</svg>", ""]))
 
 

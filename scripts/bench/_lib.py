@@ -53,8 +53,8 @@ def run(*command: str | Path) -> str:
     return done.stdout
 
 
-def fuse_type_of(path: Path) -> str | None:
-    """The type of the FUSE file system that `path` lies on, None when it lies on another."""
+def mount_of(path: Path) -> tuple[Path, str]:
+    """The mount that `path` lies on, and the type of its file system."""
     best, kind = "", ""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
@@ -62,6 +62,12 @@ def fuse_type_of(path: Path) -> str | None:
         inside = str(path) == place or str(path).startswith(place.rstrip("/") + "/")
         if inside and len(place) >= len(best):
             best, kind = place, after.split(" ")[0]
+    return Path(best), kind
+
+
+def fuse_type_of(path: Path) -> str | None:
+    """The type of the FUSE file system that `path` lies on, None when it lies on another."""
+    _, kind = mount_of(path)
     return kind if kind.startswith("fuse") else None
 
 
