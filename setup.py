@@ -18,6 +18,7 @@ PLANE = "volcrypt/volume/plane"
 PLANE_SOURCES = [
     "door.pyx",
     "answers.c",
+    "helper.c",
     "lifecycle.c",
     "ownership.c",
     "relief.c",

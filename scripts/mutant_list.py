@@ -110,8 +110,8 @@ WRITING: Final = [
         DATA,
         [T_DATA],
         (
-            "count = os.pwrite(self._descriptor, view, offset)\n                if count ==",
-            "count = os.pwrite(self._descriptor, view, offset)\n                if count <=",
+            "count = os.pwrite(self._descriptor, view[:room], offset)\n                if count ==",
+            "count = os.pwrite(self._descriptor, view[:room], offset)\n                if count <=",
         ),
     ),
     mutant(

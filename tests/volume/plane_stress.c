@@ -9,6 +9,7 @@
  */
 #define _GNU_SOURCE
 #include "plane.h"
+#include "xts_units.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -30,6 +31,8 @@ enum { UNIT = 4096, CHUNK = 1 << 19, CHUNKS = 4, OWN_UNITS = 8, LANES = 3 };
 enum { PUNCH = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE };
 
 static const unsigned char no_bytes[UNIT];
+/* So large that a helper takes part; no caller's own places are there. */
+enum { LARGE = CHUNK / 2, LARGE_AT = CHUNKS * CHUNK - LARGE };
 
 #define CHECK(condition)                                                                           \
     do {                                                                                           \
@@ -41,6 +44,7 @@ static const unsigned char no_bytes[UNIT];
 
 static struct plane *plane;
 static int kernel, libfuse, data, done;
+static unsigned char key[64];
 static unsigned callers_count;
 static pthread_t threads[8];
 static uint64_t asked, answered;
@@ -114,7 +118,7 @@ static struct {
     uint64_t unique;
     int error;
     bool is_there;
-    unsigned char body[2 * UNIT];
+    unsigned char body[LARGE];
 } replies[16];
 
 static void *receive(void *unused)
@@ -146,8 +150,10 @@ static int ask(struct caller *caller, uint32_t opcode, uint64_t offset, uint32_t
     struct {
         struct fuse_in_header head;
         struct fuse_write_in in;
-        unsigned char data[2 * UNIT];
-    } message = {.head = {.opcode = opcode, .nodeid = 2}, .in = {.fh = 2, .offset = offset, .size = size}};
+        unsigned char data[LARGE];
+    } message;
+    message.head = (struct fuse_in_header){.opcode = opcode, .nodeid = 2};
+    message.in = (struct fuse_write_in){.fh = 2, .offset = offset, .size = size};
     size_t length = sizeof message.head + sizeof message.in;
     if (opcode == FUSE_WRITE) {
         memcpy(message.data, bytes, size);
@@ -181,10 +187,24 @@ static int ask(struct caller *caller, uint32_t opcode, uint64_t offset, uint32_t
 /* When the medium hangs: what was written is not known any more. */
 static void *keep_asking(struct caller *caller)
 {
-    unsigned char bytes[2 * UNIT] = {0};
+    unsigned char bytes[UNIT];
+    memset(bytes, 1, UNIT); /* zeros would be Python's */
     while (!is_done())
         (void)ask(caller, FUSE_WRITE, own_offset(caller, 0), UNIT, bytes, NULL);
     return NULL;
+}
+
+static bool call_large(struct caller *caller)
+{
+    unsigned char *bytes = malloc(LARGE);
+    CHECK(bytes != NULL);
+    memset(bytes, rand_r(&caller->seed), LARGE);
+    bool is_answered = ask(caller, FUSE_WRITE, LARGE_AT, LARGE, bytes, NULL) == 0 &&
+                       ask(caller, FUSE_READ, LARGE_AT, LARGE, NULL, bytes) == 0;
+    for (unsigned i = 0; is_answered && i < LARGE; i += UNIT) /* no unit is a mixture */
+        CHECK(memcmp(bytes + i, bytes + i + 1, UNIT - 1) == 0);
+    free(bytes);
+    return is_answered;
 }
 
 static void *call(void *argument)
@@ -192,6 +212,8 @@ static void *call(void *argument)
     struct caller *caller = argument;
     unsigned char bytes[2 * UNIT];
     while (!is_done()) {
+        if (rand_r(&caller->seed) % 16 == 0 && !call_large(caller))
+            return keep_asking(caller);
         unsigned unit = (unsigned)rand_r(&caller->seed) % OWN_UNITS;
         switch (rand_r(&caller->seed) % 4) {
         case 0: /* where all write */
@@ -261,26 +283,41 @@ static void give_back(uint32_t first, uint32_t count)
         plane_grant(plane, chunk, PLANE_READ | PLANE_WRITE);
 }
 
-/* In clear: what Python writes, it must be able to read through the plane, so the volume of this
- * program has no cipher where both write; see `main`. */
+static void transform(unsigned char *bytes, uint64_t offset, uint32_t size, int encrypt)
+{
+    EVP_CIPHER_CTX *context = EVP_CIPHER_CTX_new();
+    CHECK(EVP_CipherInit_ex(context, EVP_aes_256_xts(), NULL, key, NULL, encrypt) == 1);
+    if (encrypt)
+        CHECK(xts_crypt(context, bytes, bytes, UNIT, size / UNIT, offset / 512, 0, 1));
+    else
+        CHECK(xts_decrypt_sparse(context, bytes, bytes, size / UNIT, offset / 512));
+    EVP_CIPHER_CTX_free(context);
+}
+
 static void answer_request(const struct plane_request *request)
 {
-    unsigned char bytes[2 * UNIT];
+    static unsigned char bytes[LARGE];
     uint32_t first = (uint32_t)(request->offset / CHUNK);
     uint32_t count = (uint32_t)((request->offset + request->size - 1) / CHUNK) - first + 1;
-    size_t size = request->size;
     if (!take(first, count))
         plane_answer(plane, request->entry, EIO, NULL, 0);
     else if (request->kind == PLANE_DISCARD) {
-        CHECK(request->mode == PUNCH && size == UNIT);
-        CHECK(__real_pwrite(data, no_bytes, size, (off_t)request->offset) == (ssize_t)size);
+        CHECK(request->mode == PUNCH && request->size == UNIT);
+        CHECK(__real_pwrite(data, no_bytes, UNIT, (off_t)request->offset) == UNIT);
         plane_answer(plane, request->entry, 0, NULL, 0);
     } else if (request->kind == PLANE_WRITE) {
-        CHECK(__real_pwrite(data, request->data, size, (off_t)request->offset) == (ssize_t)size);
-        plane_answer(plane, request->entry, 0, NULL, (uint32_t)size);
+        uint32_t size = (uint32_t)request->size;
+        memcpy(bytes, request->data, size);
+        transform(bytes, request->offset, size, 1);
+        CHECK(__real_pwrite(data, bytes, size, (off_t)request->offset) == size);
+        plane_answer(plane, request->entry, 0, NULL, size);
     } else {
-        CHECK(pread(data, bytes, size, (off_t)request->offset) == (ssize_t)size);
-        plane_answer(plane, request->entry, 0, bytes, (uint32_t)size);
+        uint32_t inside = (uint32_t)(request->offset % UNIT);
+        uint64_t offset = request->offset - inside;
+        uint32_t size = (inside + (uint32_t)request->size + UNIT - 1) / UNIT * UNIT;
+        CHECK(pread(data, bytes, size, (off_t)offset) == size);
+        transform(bytes, offset, size, 0);
+        plane_answer(plane, request->entry, 0, bytes + inside, (uint32_t)request->size);
     }
     give_back(first, count);
 }
@@ -378,11 +415,16 @@ int main(int count, char **arguments)
     CHECK(callers_count >= 1 && callers_count <= 8);
     CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, device_pair) == 0);
     CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, control_pair) == 0);
+    /* So that neither end ever finds a message too large. */
+    for (unsigned i = 0; i < 2; i++)
+        CHECK(setsockopt(device_pair[i], SOL_SOCKET, SO_SNDBUFFORCE, &(int){1 << 24}, sizeof(int)) == 0);
+    for (unsigned i = 0; i < sizeof key; i++)
+        key[i] = (unsigned char)i;
     kernel = device_pair[0];
     libfuse = control_pair[0];
     data = open(arguments[1], O_RDWR | O_CREAT | O_TRUNC, 0600);
     CHECK(data >= 0 && ftruncate(data, (off_t)CHUNKS * CHUNK) == 0);
-    plane = plane_new(device_pair[1], control_pair[1], dup(data), (uint64_t)CHUNKS * CHUNK, NULL, LANES,
+    plane = plane_new(device_pair[1], control_pair[1], dup(data), (uint64_t)CHUNKS * CHUNK, key, LANES,
                       PLANE_TAKES_DISCARDS | PLANE_DROPS_ZEROS);
     CHECK(plane != NULL && plane_start(plane) == 0);
     give_back(0, CHUNKS);

@@ -65,6 +65,18 @@ def test_what_is_granted_is_answered_without_python(bed: PlaneBed, offset: int) 
     assert bed.plane.counts == (2, 0)
 
 
+def test_large_requests_are_one_whoever_works_on_them(bed: PlaneBed) -> None:
+    for chunk in range(SIZE // CHUNK_BYTES):
+        bed.plane.grant(chunk, BOTH)
+    for size in (2**18 - UNIT_BYTES, 2**18, 2**19 + UNIT_BYTES, 2**20):
+        for turn in range(8):
+            offset, data = turn * 5 * UNIT_BYTES, os.urandom(size)
+            bed.write(offset, data)
+            assert bed.stored(offset, size) == data
+            assert bed.read(offset, size) == data
+    assert bed.plane.counts == (64, 0)
+
+
 def test_holes_read_zeros_sector_by_sector(bed: PlaneBed) -> None:
     bed.plane.grant(0, BOTH)
     bed.write(0, DATA)
@@ -220,14 +232,16 @@ def test_everything_else_is_pythons(bed: PlaneBed, ask: Callable[[PlaneBed], int
     assert bed.stored(0, UNIT_BYTES) == bytes(UNIT_BYTES)
 
 
-def test_a_write_that_fails_is_handed_on_as_it_was(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [2 * UNIT_BYTES, CHUNK_BYTES])
+def test_a_write_that_fails_is_handed_on_as_it_was(tmp_path: Path, size: int) -> None:
+    data = os.urandom(size)
     with plane_bed(tmp_path, writable=False) as bed:
         bed.plane.add_budget(2**40)
         bed.plane.grant(0, BOTH)
-        unique = bed.send_write(0, DATA)
+        unique = bed.send_write(0, data)
         request = handed_on(bed)
         assert request.data is not None
-        assert bytes(request.data) == DATA
+        assert bytes(request.data) == data
         bed.plane.answer_error(request.entry, errno.ENOSPC)
         assert bed.reply_to(unique).error == errno.ENOSPC
 

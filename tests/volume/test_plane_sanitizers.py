@@ -13,14 +13,17 @@ PLANE = ROOT / "volcrypt/volume/plane"
 STRESS = ROOT / "tests/volume/plane_stress.c"
 
 
-def build(directory: Path, sanitizers: str, *, ownership: Path = PLANE / "ownership.c") -> Path:
+def build(directory: Path, sanitizers: str, *, broken: Path | None = None) -> Path:
+    """With `broken` in place of the file of its name."""
     program = directory / "plane_stress"
     command = ["gcc", "-std=gnu11", "-g", "-O1"]
     command += [f"-fsanitize={sanitizers}"] if sanitizers else []
     command += ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror"]
     command += [f"-I{PLANE}", f"-I{ROOT / 'volcrypt/crypto'}"]
-    others = sorted(set(PLANE.glob("*.c")) - {PLANE / "door.c", PLANE / "ownership.c"})
-    command += map(str, (STRESS, ownership, *others))
+    sources = {path.name: path for path in sorted(PLANE.glob("*.c")) if path.name != "door.c"}
+    if broken is not None:
+        sources[broken.name] = broken
+    command += map(str, (STRESS, *sources.values()))
     command += ["-o", str(program), "-lcrypto", "-lpthread", "-Wl,--wrap=pwrite,--wrap=preadv2"]
     subprocess.run(command, check=True)
     return program
@@ -57,9 +60,19 @@ def test_control_a_race_is_found(tmp_path: Path) -> None:
         body = body.replace(f"{call}(", "(void)(")
     broken = tmp_path / "ownership.c"
     broken.write_text(before + begin + body + end + after)
-    done = run(build(tmp_path, "thread", ownership=broken), 1)
+    done = run(build(tmp_path, "thread", broken=broken), 1)
     assert done.returncode != 0
     assert "data race" in done.stderr
+
+
+def test_control_a_lane_that_does_not_wait_for_its_helper_is_found(tmp_path: Path) -> None:
+    text = (PLANE / "helper.c").read_text()
+    for wait in ("helper->joined == lane)\n        pthread_cond_wait", "SPINS = 1000"):
+        assert wait in text
+    broken = tmp_path / "helper.c"
+    text = text.replace("SPINS = 1000", "SPINS = 0")
+    broken.write_text(text.replace("while (helper->joined == lane)", "while (false)"))
+    assert run(build(tmp_path, "", broken=broken), 2).returncode != 0
 
 
 PLANTED = {
@@ -80,4 +93,4 @@ def test_control_a_planted_bug_is_found(tmp_path: Path, bug: str) -> None:
     assert text.count(old) == 1
     broken = tmp_path / "ownership.c"
     broken.write_text(text.replace(old, new))
-    assert run(build(tmp_path, "", ownership=broken), 2).returncode != 0
+    assert run(build(tmp_path, "", broken=broken), 2).returncode != 0

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from typing_extensions import Buffer
 
@@ -35,6 +35,10 @@ from volcrypt.errors import (
 )
 from volcrypt.geometry import CHUNK_BYTES, ByteRange, chunk_range, chunks_of
 from volcrypt.volume.allocation import check_length, deallocate, open_data, reserve, too_large
+
+# The page cache keeps what one call writes in one piece (a large folio), and ext4 goes through all
+# blocks of a piece for each later write to any of them: 40 us of 4 KiB in 1 MiB, 11 us here.
+_WRITTEN_AT_ONCE: Final = 256 * 1024
 
 
 class DataFile:
@@ -180,7 +184,8 @@ class DataFile:
         view = memoryview(data)
         with no_space_named(self.path):
             while True:
-                count = os.pwrite(self._descriptor, view, offset)
+                room = _WRITTEN_AT_ONCE - offset % _WRITTEN_AT_ONCE
+                count = os.pwrite(self._descriptor, view[:room], offset)
                 if count == view.nbytes:
                     return
                 view = view[count:]

@@ -46,20 +46,39 @@ struct entry {
     unsigned char *buffer;
 };
 
+struct lane;
+/* Some of a lane's request: `size` bytes from `at`, with the keys of `who`, 0 for the lane. */
+typedef bool plane_piece(struct lane *lane, unsigned who, size_t at, size_t size);
+
 struct lane {
     struct plane *plane;
     pthread_t thread;
     bool is_started, has_ended, is_relief;
     struct entry *entry;
     unsigned char *out;
-    EVP_CIPHER_CTX *encrypt, *decrypt;
+    EVP_CIPHER_CTX *encrypt[2], *decrypt[2]; /* the lane's, and the helper's at the lane's work */
+    plane_piece *piece;
+    size_t piece_bytes, next; /* `next` is where the next piece begins: atomic, as is `has_failed` */
+    bool has_failed;
+    bool was_fast;            /* the last request was answered by the lane itself */
+    unsigned rest, last_rest; /* requests before which it does not wait awake */
     /* Under the plane's lock: */
     bool in_io;       /* others keep away from the range */
     bool is_given_up; /* somebody else answered the request */
     bool is_busy;     /* the buffer or the cipher is in use: from `begin` to `end` */
     bool is_watched;  /* somebody waits for the end */
+    bool is_alone;    /* no other lane was busy when this one began */
     uint32_t kind;
     uint64_t ticket, offset, size;
+};
+
+/* Takes part in the work of one lane at a time; helper.c. */
+struct helper {
+    pthread_t thread;
+    bool is_started, has_ended;
+    pthread_cond_t begun, left;
+    /* Under the plane's lock: the lane whose work it may join, and the one that it is with. */
+    struct lane *offered, *joined;
 };
 
 struct plane {
@@ -86,6 +105,7 @@ struct plane {
     unsigned char *memory;
     struct entry entries[ENTRIES];
     struct lane lanes[PLANE_MAX_LANES];
+    struct helper helper;
 };
 
 /* ownership.c: begin a read or write at the lane's entry; false where it is not the lane's to do. */
@@ -112,8 +132,12 @@ void plane_release(struct plane *plane, struct entry *entry);
 /* Answer a request that libfuse does not, unless somebody just did. */
 void plane_take_back(struct plane *plane, struct entry *entry, uint64_t unique);
 
-/* What the threads run: requests.c, replies.c. */
+/* helper.c: all of the lane's request, piece by piece; false when one failed. */
+bool plane_share(struct lane *lane, plane_piece *piece);
+
+/* What the threads run: requests.c, replies.c, helper.c. */
 void *plane_run_lane(void *lane);
 void *plane_run_replies(void *plane);
+void *plane_run_helper(void *plane);
 
 #endif

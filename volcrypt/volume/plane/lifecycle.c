@@ -48,11 +48,15 @@ static void *map(size_t size)
 
 static bool set_up_cipher(struct lane *lane, const unsigned char *key)
 {
-    lane->encrypt = EVP_CIPHER_CTX_new();
-    lane->decrypt = EVP_CIPHER_CTX_new();
-    return lane->encrypt != NULL && lane->decrypt != NULL &&
-           EVP_CipherInit_ex(lane->encrypt, EVP_aes_256_xts(), NULL, key, NULL, 1) == 1 &&
-           EVP_CipherInit_ex(lane->decrypt, EVP_aes_256_xts(), NULL, key, NULL, 0) == 1;
+    for (unsigned who = 0; who < 2; who++) {
+        EVP_CIPHER_CTX *encrypt = lane->encrypt[who] = EVP_CIPHER_CTX_new();
+        EVP_CIPHER_CTX *decrypt = lane->decrypt[who] = EVP_CIPHER_CTX_new();
+        if (encrypt == NULL || decrypt == NULL ||
+            EVP_CipherInit_ex(encrypt, EVP_aes_256_xts(), NULL, key, NULL, 1) != 1 ||
+            EVP_CipherInit_ex(decrypt, EVP_aes_256_xts(), NULL, key, NULL, 0) != 1)
+            return false;
+    }
+    return true;
 }
 
 static size_t buffers_size(const struct plane *plane)
@@ -64,8 +68,10 @@ static size_t buffers_size(const struct plane *plane)
 static void free_memory(struct plane *plane)
 {
     for (unsigned i = 0; i < plane->lane_count; i++) {
-        EVP_CIPHER_CTX_free(plane->lanes[i].encrypt);
-        EVP_CIPHER_CTX_free(plane->lanes[i].decrypt);
+        for (unsigned who = 0; who < 2; who++) {
+            EVP_CIPHER_CTX_free(plane->lanes[i].encrypt[who]);
+            EVP_CIPHER_CTX_free(plane->lanes[i].decrypt[who]);
+        }
     }
     if (plane->event >= 0)
         close(plane->event);
@@ -73,6 +79,8 @@ static void free_memory(struct plane *plane)
         munmap(plane->memory, buffers_size(plane));
     if (plane->grants != NULL)
         munmap(plane->grants, GRANTS * sizeof *plane->grants);
+    pthread_cond_destroy(&plane->helper.begun);
+    pthread_cond_destroy(&plane->helper.left);
     pthread_cond_destroy(&plane->freed);
     pthread_cond_destroy(&plane->kept);
     pthread_mutex_destroy(&plane->lock);
@@ -100,6 +108,8 @@ struct plane *plane_new(int device, int control, int data, uint64_t size_bytes,
     };
     pthread_mutex_init(&plane->lock, NULL);
     pthread_cond_init(&plane->freed, NULL);
+    pthread_cond_init(&plane->helper.begun, NULL);
+    pthread_cond_init(&plane->helper.left, NULL);
     pthread_cond_init(&plane->kept, NULL);
     plane->event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     plane->grants = map(GRANTS * sizeof *plane->grants);
@@ -140,6 +150,10 @@ int plane_start(struct plane *plane)
         error = pthread_create(&lane->thread, &attributes, plane_run_lane, lane);
         lane->is_started = error == 0;
     }
+    if (error == 0 && plane->has_cipher && sysconf(_SC_NPROCESSORS_ONLN) > 1) {
+        error = pthread_create(&plane->helper.thread, &attributes, plane_run_helper, plane);
+        plane->helper.is_started = error == 0;
+    }
     pthread_attr_destroy(&attributes);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return error;
@@ -156,6 +170,8 @@ static unsigned kick_threads(struct plane *plane)
             running++;
         }
     }
+    if (plane->helper.is_started && !__atomic_load_n(&plane->helper.has_ended, __ATOMIC_ACQUIRE))
+        running++;
     return running + (plane->replies_started && !__atomic_load_n(&plane->replies_ended, __ATOMIC_ACQUIRE));
 }
 
@@ -165,6 +181,7 @@ int plane_stop(struct plane *plane, unsigned milliseconds)
     pthread_mutex_lock(&plane->lock);
     plane->is_stopping = true;
     pthread_cond_broadcast(&plane->freed);
+    pthread_cond_signal(&plane->helper.begun);
     pthread_cond_broadcast(&plane->kept);
     pthread_mutex_unlock(&plane->lock);
     shutdown(plane->control, SHUT_RDWR);
@@ -179,6 +196,8 @@ int plane_stop(struct plane *plane, unsigned milliseconds)
             pthread_join(plane->lanes[i].thread, NULL);
     if (plane->replies_started)
         pthread_join(plane->replies, NULL);
+    if (plane->helper.is_started)
+        pthread_join(plane->helper.thread, NULL);
     return 1;
 }
 

@@ -82,6 +82,10 @@ bool plane_begin(struct lane *lane)
         lane->size = entry->size;
         lane->ticket++;
         lane->in_io = lane->is_busy = true;
+        lane->is_alone = true;
+        for (unsigned i = 0; i < plane->lane_count; i++)
+            if (plane->lanes[i].is_busy && &plane->lanes[i] != lane)
+                lane->is_alone = false;
         lane->is_given_up = false;
         plane_call_relief(plane);
     }
@@ -105,9 +109,11 @@ bool plane_is_fenced(const struct plane *plane)
 
 static void wipe_lane(struct lane *lane)
 {
-    EVP_CIPHER_CTX_free(lane->encrypt); /* cleanses the key schedule */
-    EVP_CIPHER_CTX_free(lane->decrypt);
-    lane->encrypt = lane->decrypt = NULL;
+    for (unsigned who = 0; who < 2; who++) {
+        EVP_CIPHER_CTX_free(lane->encrypt[who]); /* cleanses the key schedule */
+        EVP_CIPHER_CTX_free(lane->decrypt[who]);
+        lane->encrypt[who] = lane->decrypt[who] = NULL;
+    }
     OPENSSL_cleanse(lane->out, PLANE_MAX_TRANSFER);
 }
 

@@ -7,57 +7,99 @@
 #include <errno.h>
 #include <linux/falloc.h>
 #include <linux/fuse.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
-static void answer_fast(struct plane *plane, uint64_t unique, const void *body, size_t size)
+enum {
+    AWAKE_NANOSECONDS = 50000,
+    MOST_REST = 255,
+    /* As DataFile.write has it: the page cache keeps what is written at once in one piece, and ext4
+     * goes through all blocks of a piece for each later write to any of them. */
+    WRITTEN_AT_ONCE = 256 * 1024,
+};
+
+static void answer_fast(struct lane *lane, const void *body, size_t size)
 {
+    struct plane *plane = lane->plane;
+    lane->was_fast = true;
     __atomic_fetch_add(&plane->counts.fast, 1, __ATOMIC_RELAXED);
-    plane_reply(plane, unique, body, size);
+    plane_reply(plane, lane->entry->unique, body, size);
+}
+
+static bool read_piece(struct lane *lane, unsigned who, size_t at, size_t size)
+{
+    struct plane *plane = lane->plane;
+    uint64_t offset = lane->entry->offset + at;
+    unsigned char *out = lane->out + at;
+    struct iovec into = {out, size};
+    /* Never waits for the medium: what is not in the page cache is Python's. */
+    return preadv2(plane->data, &into, 1, (off_t)offset, RWF_NOWAIT) == (ssize_t)size &&
+           !plane_is_fenced(plane) && /* behind which nothing is decrypted */
+           (!plane->has_cipher || xts_decrypt_sparse(lane->decrypt[who], out, out, size / XTS_UNIT,
+                                                     offset / XTS_SECTOR));
 }
 
 static bool fast_read(struct lane *lane)
 {
-    struct plane *plane = lane->plane;
+    const struct plane *plane = lane->plane;
     const struct entry *entry = lane->entry;
-    struct iovec into = {lane->out, entry->size};
-    /* Never waits for the medium: what is not in the page cache is Python's. */
-    bool is_good =
-        preadv2(plane->data, &into, 1, (off_t)entry->offset, RWF_NOWAIT) == (ssize_t)entry->size;
+    bool is_good = plane_share(lane, read_piece);
     bool is_open = plane_leave_range(lane);
-    /* Behind a fence nothing is decrypted, and no plaintext handed out. */
-    is_good = is_good && is_open && !plane_is_fenced(plane) &&
-              (!plane->has_cipher ||
-               xts_decrypt_sparse(lane->decrypt, lane->out, lane->out, entry->size / XTS_UNIT,
-                                  entry->offset / XTS_SECTOR)) &&
-              !plane_is_fenced(plane);
+    is_good = is_good && is_open && !plane_is_fenced(plane);
     if (is_good)
-        answer_fast(plane, entry->unique, lane->out, entry->size);
+        answer_fast(lane, lane->out, entry->size);
     plane_end(lane);
     return is_good || !is_open;
+}
+
+/* In place, so that no plaintext stays in a buffer of which nobody knows. */
+static unsigned char *data_of(const struct entry *entry)
+{
+    return entry->buffer + sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in);
+}
+
+static bool encrypt_piece(struct lane *lane, unsigned who, size_t at, size_t size)
+{
+    unsigned char *data = data_of(lane->entry) + at;
+    return xts_crypt(lane->encrypt[who], data, data, XTS_UNIT, size / XTS_UNIT,
+                     (lane->entry->offset + at) / XTS_SECTOR, 0, 1);
+}
+
+static bool write_out(const struct plane *plane, const unsigned char *data, size_t size, uint64_t offset)
+{
+    while (size > 0) {
+        size_t room = WRITTEN_AT_ONCE - offset % WRITTEN_AT_ONCE;
+        size_t bytes = size < room ? size : room;
+        if (plane_is_fenced(plane) || pwrite(plane->data, data, bytes, (off_t)offset) != (ssize_t)bytes)
+            return false;
+        data += bytes;
+        offset += bytes;
+        size -= bytes;
+    }
+    return true;
 }
 
 static bool fast_write(struct lane *lane)
 {
     struct plane *plane = lane->plane;
     const struct entry *entry = lane->entry;
-    unsigned char *data = entry->buffer + sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in);
+    unsigned char *data = data_of(entry);
     uint64_t tweak = entry->offset / XTS_SECTOR;
     size_t units = entry->size / XTS_UNIT;
     struct fuse_write_out done = {.size = (uint32_t)entry->size};
-    /* In place, so that no plaintext stays in a buffer of which nobody knows. */
-    bool is_lost = plane->has_cipher && !xts_crypt(lane->encrypt, data, data, XTS_UNIT, units, tweak, 0, 1);
-    bool is_good = !is_lost && pwrite(plane->data, data, entry->size, (off_t)entry->offset) ==
-                                   (ssize_t)entry->size;
+    bool is_lost = plane->has_cipher && !plane_share(lane, encrypt_piece);
+    bool is_good = !is_lost && write_out(plane, data, entry->size, entry->offset);
     if (!is_good && !is_lost && plane->has_cipher)
-        is_lost = !xts_crypt(lane->decrypt, data, data, XTS_UNIT, units, tweak, 0, 0);
+        is_lost = !xts_crypt(lane->decrypt[0], data, data, XTS_UNIT, units, tweak, 0, 0);
     bool is_open = plane_end(lane);
     if (!is_open)
         memset(data, 0, entry->size);
     else if (is_good)
-        answer_fast(plane, entry->unique, &done, sizeof done);
+        answer_fast(lane, &done, sizeof done);
     else if (is_lost)
         plane_refuse(plane, entry->unique, EIO);
     return is_good || is_lost || !is_open;
@@ -210,11 +252,44 @@ static void note_end(struct plane *plane)
     plane_tell(plane);
 }
 
+static uint64_t nanoseconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/* Wait awake for a request that comes soon: to sleep, and to be woken from another processor, takes
+ * longer than a small request does. Where that was in vain, or one was there already, it is left
+ * for a while, twice as long each time: so a lane burns nothing on a caller that needs its
+ * processor, nor on one that is slow. */
+static void await_awake(struct lane *lane)
+{
+    struct pollfd device = {.fd = lane->plane->device, .events = POLLIN};
+    bool was_late = false;
+    if (lane->rest > 0) {
+        lane->rest--;
+        return;
+    }
+    for (uint64_t end = nanoseconds() + AWAKE_NANOSECONDS; nanoseconds() < end; was_late = true)
+        if (poll(&device, 1, 0) != 0) {
+            if (!was_late)
+                break;
+            lane->last_rest = 0;
+            return;
+        }
+    lane->last_rest = lane->last_rest < MOST_REST ? 2 * lane->last_rest + 1 : MOST_REST;
+    lane->rest = lane->last_rest;
+}
+
 void *plane_run_lane(void *argument)
 {
     struct lane *lane = argument;
     struct plane *plane = lane->plane;
     while ((!lane->is_relief || plane_await_need(plane)) && plane_take_entry(lane)) {
+        if (lane->was_fast && !lane->is_relief)
+            await_awake(lane);
+        lane->was_fast = false;
         ssize_t length = read(plane->device, lane->entry->buffer, BUFFER_BYTES);
         if (length > 0)
             serve_request(lane, (size_t)length);
