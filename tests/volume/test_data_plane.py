@@ -6,6 +6,7 @@ then is a lane that has begun, and everybody who wants its bytes, or no writer a
 
 import errno
 import os
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -457,6 +458,14 @@ class TestUnderWay:
             lambda: bench.bed.reply_to(bench.bed.send_read(0, UNIT_BYTES))
         )
         assert reply.error == errno.ESHUTDOWN
+
+    async def test_the_end_when_the_connection_has_ended_first(self, bench: Bench) -> None:
+        async with bench.write_under_way() as let_go:
+            bench.takes_reply = False
+            bench.bed.kernel.shutdown(socket.SHUT_RDWR)  # the other lane is told at once
+            while not bench.bed.plane.has_ended:
+                await trio.sleep(0.001)
+            await ends(bench, bench.device.close, let_go)
 
     async def test_a_fence(self, bench: Bench) -> None:
         async with bench.write_under_way() as let_go:

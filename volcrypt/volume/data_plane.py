@@ -91,17 +91,23 @@ class DataPlane:
         return self._plane.counts.fast
 
     async def run(self, *, ended: Callable[[], None] = lambda: None) -> None:
-        """Answer requests until the connection to the kernel is gone, which `ended` is told at
-        once; returns when the last of them has ended too."""
+        """Answer requests, and tell `ended` at once when the connection to the kernel is gone.
+
+        Runs until it is cancelled: when one lane finds that all is over, another may still be at the
+        medium, and the end of the volume waits to hear when that is done.
+        """
         event = self._plane.event_descriptor
+        has_told = False
         async with trio.open_nursery() as nursery:
-            while not self._plane.has_ended:
+            while True:
+                if not has_told and self._plane.has_ended:
+                    has_told = True
+                    ended()
                 await trio.lowlevel.wait_readable(event)
                 os.eventfd_read(event)
                 self._device.reap()
                 while (request := self._plane.next_request()) is not None:
                     nursery.start_soon(self._answer, request)
-            ended()
 
     async def _answer(self, request: Request) -> None:
         number = errno_of(OSError())
