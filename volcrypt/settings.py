@@ -27,6 +27,7 @@
     token_label = "second"
     softhsm_configuration = "/etc/softhsm2-second.conf"
     trust_anchor = "/etc/volcrypt/second.pem"
+    validated = "FIPS 140-3, certificate 1234"   # what you know of the module; 'doctor' repeats it
 
 Nothing below the command line reads configuration: it is given plain arguments. A name that is not
 above is refused: a misspelt line must not silently leave a default in place.
@@ -72,12 +73,14 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A token of a PKCS#11 module, on which custom key stores can be made."""
+    """A token of a PKCS#11 module, on which custom key stores can be made. `validated` is what
+    whoever wrote the file says of the module: nobody else can know."""
 
     module: str
     token_label: str
     softhsm_configuration: str | None = None
     trust_anchor: str | None = None
+    validated: str | None = None
 
 
 class KmsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

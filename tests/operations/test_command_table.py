@@ -99,6 +99,7 @@ def test_volumes(observed: Observed, tmp_path: Path) -> None:
         ("ListKeys", "caller", None),
         ("DescribeKey", BY_VOLUMES, None),
     ]
+    assert observed.run("doctor") == [("ListKeys", "caller", None)]
 
 
 def test_volumes_with_a_copy_of_their_record(observed: Observed, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def check(session: Session) -> None:
     """Check every line, and the files that it names. Opens no key."""
     path = session.home_path / CONFIG_FILE
     settings = session.settings
-    _check_files(settings, session.home_path)
+    check_files(settings, session.home_path)
     session.show(
         {"File": str(path), "Exists": path.exists(), "Profiles": sorted(settings.profiles)},
         lambda: print(f"{path} {'is in order' if path.exists() else 'is not there: all defaults'}"),
@@ -39,8 +39,11 @@ def show(session: Session) -> None:
     session.show_table(document, ["SETTING", "VALUE"], _rows("", document))
 
 
-def _check_files(settings: Settings, home: Path) -> None:
-    """Raises ConfigurationError."""
+def check_files(settings: Settings, home: Path) -> None:
+    """Whether the files that the settings name are there, and as private as they have to be.
+
+    Raises ConfigurationError.
+    """
     if settings.kms.pin_file is not None:
         check_pin_file(home / settings.kms.pin_file)
     for name, cluster in settings.kms.clusters.items():

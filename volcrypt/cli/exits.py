@@ -10,7 +10,7 @@
 | 5 | access denied, a wrong PIN, passphrase or customer-provided key, or the key is not usable |
 | 6 | integrity: something is damaged, missing, substituted or rolled back |
 | 7 | try again later |
-| 8 | finding: `report encryption` found something that somebody should change |
+| 8 | finding: something is there that somebody should change (`doctor`, `report encryption`) |
 | 130 | interrupted by Ctrl-C |
 """
 

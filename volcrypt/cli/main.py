@@ -30,6 +30,7 @@ COMMANDS = {
     "backup": ("volcrypt.cli.backup", "Write the key management state to an encrypted file."),
     "restore": ("volcrypt.cli.backup", "Make a new home from a backup."),
     "config": ("volcrypt.cli.config", "Check and show the configuration file."),
+    "doctor": ("volcrypt.cli.doctor", "Look at this host and home, and say how to mend them."),
     "audit": ("volcrypt.cli.audit", "Read the record of every use of a key."),
 }
 

@@ -93,6 +93,28 @@ def logged_in(token: Token, pin: HeldPin) -> Iterator[pkcs11.Session]:
         yield session
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleInfo:
+    """What a PKCS#11 module says of itself, and the labels of the tokens in it."""
+
+    description: str
+    version: str
+    labels: list[str]
+
+
+def module_info(module: Path, configuration: Path | None) -> ModuleInfo:
+    """Loads the module, and logs in nowhere. Raises TokenMissingError without the module,
+    HsmUnavailableError."""
+    token = Token(module=module, label="", configuration=configuration)
+    with _library(token) as library, LOCK, answering():
+        found = [slot.get_token() for slot in library.get_slots(token_present=True)]
+        return ModuleInfo(
+            description=f"{library.manufacturer_id} {library.library_description}".strip(),
+            version="{}.{}".format(*library.library_version),
+            labels=[each.label for each in found if each.label],
+        )
+
+
 @contextmanager
 def answering() -> Iterator[None]:
     """Turn what PKCS#11 reports, and nobody handled, into HsmUnavailableError."""

@@ -1,10 +1,16 @@
 """Reading the audit log, and checking it."""
 
+import os
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
 
-from volcrypt.formats.audit_record import AuditRecord, parse_point
+from volcrypt.errors import FormatError, IntegrityError
+from volcrypt.formats.audit_record import AuditRecord, decode_record, parse_point
 from volcrypt.kms.audit import AuditLog
 from volcrypt.kms.record_filter import RecordFilter
 from volcrypt.kms.reference import is_key_id
@@ -85,3 +91,20 @@ def verified_records(home: Home) -> Iterator[AuditRecord]:
 
 def _log(home: Home) -> AuditLog:
     return AuditLog(home.path / "kms" / "audit")
+
+
+_TAIL_BYTES: Final = 2**20
+"""More than the longest record has."""
+
+
+def last_record_time(home: Path) -> float | None:
+    """When the last record of a home's audit log was written, in seconds since 1970, as the log
+    says and nobody has checked; None where there is none. Opens no key. Raises OSError."""
+    for path in sorted((home / "kms" / "audit").glob("audit-*.jsonl"), reverse=True):
+        with open(path, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            lines = file.read().split(b"\n")[:-1]  # behind the last newline nothing is finished
+        for line in reversed(lines):
+            with suppress(FormatError, IntegrityError, ValueError):
+                return datetime.fromisoformat(decode_record(line).event_time).timestamp()
+    return None

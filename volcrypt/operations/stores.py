@@ -13,7 +13,7 @@ they are needed, so there is no key file to lose or to steal:
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -42,6 +42,9 @@ from volcrypt.snapshot.objects import ObjectStore
 from volcrypt.snapshot.signer import LogHead, Signer
 from volcrypt.snapshot.store import SnapshotStore, read_store_document
 
+if TYPE_CHECKING:
+    from volcrypt.snapshot.s3 import Patience
+
 LOCAL_STORE: Final = "local"
 KIND: Final = "store"
 HEAD_KIND: Final = "log-head"
@@ -50,9 +53,11 @@ HEAD_KIND: Final = "log-head"
 # ---------------------------------------------------------------- opening
 
 
-def open_store(home: Home, name: str) -> SnapshotStore:
-    """The store of that name. Raises StoreNotFoundError, IntegrityError and FormatError when it is
-    not what was pinned, ObjectStoreError and StoreAccessError when it cannot be reached."""
+def open_store(home: Home, name: str, *, patience: "Patience | None" = None) -> SnapshotStore:
+    """The store of that name; `patience` is with its service, else the usual one.
+
+    Raises StoreNotFoundError, IntegrityError and FormatError when it is not what was pinned,
+    ObjectStoreError and StoreAccessError when it cannot be reached."""
     if name == LOCAL_STORE:
         return open_local_store(home)
     store = home.open_stores.get(name)
@@ -61,7 +66,7 @@ def open_store(home: Home, name: str) -> SnapshotStore:
         if entry is None:
             raise StoreNotFoundError(name)
         try:
-            objects = home.closing(open_objects(load_place(home, name)))
+            objects = home.closing(open_objects(load_place(home, name), patience=patience))
             store = _pinned(objects, entry)
         except ObjectStoreError as error:
             store = error  # a command waits for a store that is away once, not at each look
@@ -122,6 +127,12 @@ def find_local_store(home: Home) -> SnapshotStore | None:
 
 def _open_local(home: Home, entry: RegisterEntry) -> SnapshotStore:
     return _pinned(home.closing(LocalObjects(home.stores_path / LOCAL_STORE)), entry)
+
+
+def known_stores(home: Home) -> list[str]:
+    """As the values of `store_names`, for who only looks: none is made."""
+    names = {entry.name or entry.id for entry in home.register.entries(KIND)}
+    return sorted(names, key=lambda name: (name != LOCAL_STORE, name))
 
 
 def is_shared(home: Home, store: SnapshotStore) -> bool:

@@ -114,10 +114,18 @@ def remove_false_links(*, directory: Path = DEVICE_DIRECTORY) -> None:
     if not directory.is_dir():
         return
     with _locked(directory):
-        for link in sorted(directory.iterdir()):
-            target = linked_device(link.name, directory=directory)
-            if target is not None and _point_below(target) is None:
-                link.unlink(missing_ok=True)
+        for link in false_links(directory=directory):
+            link.unlink(missing_ok=True)
+
+
+def false_links(*, directory: Path = DEVICE_DIRECTORY) -> list[Path]:
+    """The links that `remove_false_links` would remove."""
+    return [
+        link
+        for link in sorted(directory.glob("*"))
+        if (target := linked_device(link.name, directory=directory)) is not None
+        and _point_below(target) is None
+    ]
 
 
 def _check_free(name: str, point: Path, directory: Path) -> None:

@@ -1,0 +1,94 @@
+"""Checks of `volcrypt doctor` that need the home's KMS: that it opens, the KMS of the profile, and
+the stores, whose places only it vouches for. Nothing is written to a store."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from volcrypt.errors import (
+    AccessDeniedError,
+    RollbackError,
+    StoreAccessError,
+    VolcryptError,
+)
+from volcrypt.formats.volume_record import VolumeRecord
+from volcrypt.kms.lock import SERVING, is_served
+from volcrypt.kms.messages.keys import ListKeysRequest
+from volcrypt.operations.findings import Finding, note, ok, problem, problem_of
+from volcrypt.operations.home import Home
+from volcrypt.operations.records import load_records
+from volcrypt.operations.space import space_warnings
+from volcrypt.operations.stores import (
+    LOCAL_STORE,
+    check_log_is_whole,
+    check_may_sign,
+    known_stores,
+    open_store,
+)
+
+_REQUEST_SECONDS: Final = 8.0
+
+
+def check_kms(home: Home) -> Iterator[Finding]:
+    """The home's own KMS, which every command needs, and then the one of the profile."""
+    how = "'kms serve' answers" if is_served(home.path / "kms" / SERVING) else "the token opens"
+    home.vault.audit_head()
+    yield ok("kms", f"{how}, catalogue and audit log fit")
+    name = home.access.kms_name
+    try:
+        home.kms.perform(home.caller, ListKeysRequest(limit=1))
+    except AccessDeniedError:
+        yield ok("kms", f"{name} answers, and lets this principal list no keys")
+    except VolcryptError as error:
+        yield problem_of("kms", error, error.hint or "the profile in config.toml, and credentials")
+    else:
+        if home.access.other_kms is not None:
+            yield ok("kms", f"{name} answers")
+
+
+def check_volumes(home: Home) -> Iterator[Finding]:
+    """Records that cannot be read, and file systems that thin volumes will fill."""
+    found = load_records(home)
+    records = [each for each in found.values() if isinstance(each, VolumeRecord)]
+    damaged = [each for each in found.items() if isinstance(each[1], VolcryptError)]
+    for volume_id, error in damaged:
+        yield problem("volumes", f"{volume_id}: {error}", f"volcrypt volume check {volume_id}")
+    warnings = space_warnings(home, records)
+    for warning in warnings:
+        yield problem("space", warning, "free some, or move volumes to another ('--data')")
+    if not warnings:
+        yield ok("space", "what volumes may still take is there")
+    if not damaged:
+        yield ok("volumes", f"the records of {len(records)} can be read")
+
+
+def check_stores(home: Home) -> Iterator[Finding]:
+    """Whether each store is reached, is the one that is trusted, and has what it had; less than
+    `store check` does, and without a put."""
+    names = known_stores(home)
+    for name in names:
+        yield _store(home, name)
+    if not names:
+        yield ok("store", "there is none yet; 'local' is made by the first snapshot")
+
+
+def _store(home: Home, name: str) -> Finding:
+    from volcrypt.snapshot.s3 import Patience
+
+    patience = Patience(
+        connect_seconds=4, request_seconds=_REQUEST_SECONDS, retry_seconds=4, retries=1
+    )
+    mend = f"volcrypt store check {name}"
+    try:
+        store = open_store(home, name, patience=None if name == LOCAL_STORE else patience)
+        count = len(store.snapshot_ids())
+        check_log_is_whole(home, store)
+    except RollbackError as error:
+        return problem("store", f"{name}: {error}", error.hint or "volcrypt snapshot verify")
+    except (VolcryptError, OSError) as error:
+        return problem("store", f"{name}: {error}", getattr(error, "hint", None) or mend)
+    what = f"{name} at {store.objects.location}: {count} snapshots"
+    try:
+        check_may_sign(home, store)
+    except StoreAccessError as error:
+        return note("store", f"{what}; this home may only read it", error.hint)
+    return ok("store", f"{what}, its log is whole")
