@@ -76,7 +76,7 @@ class Bench:
     budget: Budget
     takes_reply: bool = True
     """Whether the end of a write under way is looked at where it was begun."""
-    _seen: Counts = field(default_factory=lambda: Counts(0, 0))
+    _seen: Counts = field(default_factory=lambda: Counts(0, 0, 0, 0))
 
     async def write(self, offset: int, data: bytes) -> None:
         await trio.to_thread.run_sync(self.bed.write, offset, data)

@@ -62,7 +62,7 @@ def test_what_is_granted_is_answered_without_python(bed: PlaneBed, offset: int) 
     bed.write(offset, DATA)
     assert bed.stored(offset, len(DATA)) == DATA
     assert bed.read(offset, len(DATA)) == DATA
-    assert bed.plane.counts == (2, 0)
+    assert bed.plane.counts == (2, 0, len(DATA), len(DATA))
 
 
 def test_large_requests_are_one_whoever_works_on_them(bed: PlaneBed) -> None:
@@ -228,7 +228,7 @@ def test_everything_else_is_pythons(bed: PlaneBed, ask: Callable[[PlaneBed], int
     else:
         bed.plane.answer_read(request.entry, b"x" * min(3, request.size))
         assert bed.reply_to(unique).body == b"x" * min(3, request.size)
-    assert bed.plane.counts == (0, 1)
+    assert bed.plane.counts == (0, 1, 0, 0)
     assert bed.stored(0, UNIT_BYTES) == bytes(UNIT_BYTES)
 
 
@@ -423,7 +423,7 @@ def test_what_no_kernel_sends_is_an_error_and_not_the_end(
     assert bed.reply_to(unique).error == errno.EIO
     bed.kernel.send(b"less than a header")
     assert bed.read(0, UNIT_BYTES) == bytes(UNIT_BYTES)
-    assert bed.plane.counts == (1, 0)
+    assert bed.plane.counts == (1, 0, UNIT_BYTES, 0)
     assert bed.is_silent()
 
 

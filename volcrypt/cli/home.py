@@ -81,14 +81,34 @@ def init(session: Session, pin_file: Path | None) -> None:
 
 
 @click.command(cls=Command)
+@click.option("--watch", is_flag=True, help="Show it live, until q or Ctrl-C.")
 @pass_session
-def status(session: Session) -> None:
-    """Show what is there, what is in use, and what deserves attention."""
+def status(session: Session, watch: bool) -> int | None:
+    """Show what is there, what is in use, and what deserves attention.
+
+    With --watch it fills the terminal, anew each second: volumes and who uses them, what is read
+    and written, snapshots that are being made, volumes that are being filled. Keys and stores are
+    looked at once a minute.
+    """
+    if watch:
+        return _watch(session)
     from volcrypt.operations.status import read_status
 
     found = read_status(session.home)
     warnings = [*found.warnings, *key_warnings(found), embedded_warning(session)]
     session.show(_document(found, warnings), lambda: _print(found, warnings))
+    return None
+
+
+def _watch(session: Session) -> int:
+    if session.as_json:
+        raise click.UsageError("--watch and --json exclude each other")
+    from volcrypt.cli.access import open_home
+    from volcrypt.cli.watch import watch
+    from volcrypt.operations.live_status import LiveLook
+
+    # A home of each look's own: one that stays open would keep 'kms serve' out.
+    return watch(LiveLook(lambda: open_home(session)))
 
 
 def _document(found: "Status", warnings: list[str]) -> JsonValue:
@@ -122,6 +142,8 @@ def _document(found: "Status", warnings: list[str]) -> JsonValue:
                 "FastRequests": item.fast_requests,
                 "Discard": item.discard,
                 "DiscardZeros": item.discard_zeros,
+                "ReadBytes": item.read_bytes,
+                "WrittenBytes": item.written_bytes,
                 **watch_document(item),
                 "Initialization": lazy_document(item.lazy) if item.lazy else None,
             }

@@ -133,6 +133,7 @@ class VolumeService:
             raise self._failure
 
     def status(self) -> StatusAnswer:
+        fast = self._plane.counts if self._plane is not None else None
         return StatusAnswer(
             volume_id=self._assignment.volume_id,
             name=self._assignment.name,
@@ -156,7 +157,10 @@ class VolumeService:
             data_plane=self._assignment.data_plane,
             discard=self._assignment.discards.requests,
             discard_zeros=self._assignment.discards.zeros,
-            fast_requests=self._plane.fast_requests if self._plane is not None else 0,
+            fast_requests=fast.fast if fast is not None else 0,
+            read_bytes=self._device.read_bytes + (fast.read_bytes if fast is not None else 0),
+            written_bytes=self._device.written_bytes
+            + (fast.written_bytes if fast is not None else 0),
         )
 
     async def grow(self, size_bytes: int) -> None:

@@ -23,7 +23,8 @@ class InUse:
     """A volume that a process holds, or a snapshot that is mounted; `lazy` while not all of its
     chunks are here. `file_systems`: where those on its loop device are mounted.
     `fast_requests` needed no Python, as `data_plane` "native" makes possible. `discard`,
-    `discard_zeros`: what becomes holes."""
+    `discard_zeros`: what becomes holes; `read_bytes`
+    and `written_bytes` are None of what nobody answers for."""
 
     volume_id: str | None
     name: str | None
@@ -42,6 +43,8 @@ class InUse:
     fast_requests: int = 0
     discard: bool = False
     discard_zeros: bool = False
+    read_bytes: int | None = None
+    written_bytes: int | None = None
 
 
 def uses_of(home: Home, records: Iterable[VolumeRecord]) -> list[InUse]:
@@ -98,6 +101,8 @@ def _use_of(
         fast_requests=0 if answer is None else answer.fast_requests,
         discard=answer is not None and answer.discard,
         discard_zeros=answer is not None and answer.discard_zeros,
+        read_bytes=None if answer is None else answer.read_bytes,
+        written_bytes=None if answer is None else answer.written_bytes,
     )
 
 
@@ -114,6 +119,8 @@ def _mounted_snapshots(served: Iterable[StatusAnswer]) -> list[InUse]:
             lazy=each.lazy,
             data_plane=each.data_plane,
             fast_requests=each.fast_requests,
+            read_bytes=each.read_bytes,
+            written_bytes=each.written_bytes,
         )
         for each in served
         if each.snapshot_id is not None

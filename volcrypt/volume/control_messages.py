@@ -151,6 +151,7 @@ class StatusAnswer(_Document, frozen=True, tag="status"):
     `lazy` is None when every chunk is here; `snapshot_id` is there for a mounted snapshot.
     `data_plane` is "python" or "native"; `fast_requests` are those that needed no Python.
     `discard`, `discard_zeros`: what becomes holes (`volume.launch.Discarding`).
+    `read_bytes` and `written_bytes` are what was answered since the mount, fast or not.
     """
 
     volume_id: VolumeId
@@ -175,6 +176,8 @@ class StatusAnswer(_Document, frozen=True, tag="status"):
     fast_requests: int = 0
     discard: bool = False
     discard_zeros: bool = False
+    read_bytes: int = 0
+    written_bytes: int = 0
 
 
 class CaptureAnswer(_Document, frozen=True, tag="capture"):

@@ -23,7 +23,7 @@ from volcrypt.volume.discard import Discards
 from volcrypt.volume.fuse import VolumeFileSystem, errno_of
 from volcrypt.volume.mounting import mount_connection
 from volcrypt.volume.mountpoint import unmount
-from volcrypt.volume.plane.door import DISCARD, READ, WRITE, Plane, Request
+from volcrypt.volume.plane.door import DISCARD, READ, WRITE, Counts, Plane, Request
 
 _VERBS: Final = {READ: "read", WRITE: "write", DISCARD: "discard"}
 _KEEP_SIZE: Final = 1  # linux/falloc.h
@@ -86,9 +86,9 @@ class DataPlane:
         self._file_system = file_system
 
     @property
-    def fast_requests(self) -> int:
-        """How many the plane answered without Python."""
-        return self._plane.counts.fast
+    def counts(self) -> Counts:
+        """What the plane answered without Python, since it began."""
+        return self._plane.counts
 
     async def run(self, *, ended: Callable[[], None] = lambda: None) -> None:
         """Answer requests, and tell `ended` at once when the connection to the kernel is gone.

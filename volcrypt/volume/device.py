@@ -139,6 +139,9 @@ class Device:
         self.admission = Admission(conditions, self._ranges, self.captures)
         self.sync_failed = False
         """Whether writes were lost; then there are no more until the volume is opened again."""
+        self.read_bytes = 0
+        self.written_bytes = 0
+        """What was answered here; a data plane counts for itself."""
         self._ownership: Ownership | None = None
         self._is_marked: Callable[[int], bool] = lambda _: False
         self._inline_buffer = memoryview(mmap.mmap(-1, INLINE_BYTES))
@@ -195,6 +198,7 @@ class Device:
         if size <= INLINE_BYTES and self.admission.is_idle(offset, size, exclusive=False):
             view = self._inline_buffer[:size]
             if self._volume.try_read_into(offset, view):
+                self.read_bytes += size
                 return view
         buffer = self._take_buffer()
         view = buffer[:size]
@@ -205,6 +209,7 @@ class Device:
         self._buffers.append(buffer)
         del self._buffers[POOLED_BUFFERS:]
         self.admission.check_serving()  # plaintext is not handed out behind a fence
+        self.read_bytes += size
         return view
 
     async def write(self, offset: int, data: Buffer) -> int:
@@ -289,9 +294,11 @@ class Device:
             else:
                 if time.perf_counter() - started > _SLOW_SECONDS:
                     self._hops_left = _HOPS_AFTER_SLOW
+                self.written_bytes += size
                 return size
         self._hops_left = max(0, self._hops_left - 1)
         await self._change(ByteRange(offset, size), lambda: self._volume.write(offset, piece))
+        self.written_bytes += size
         return size
 
     async def _change(self, extent: ByteRange, work: Callable[[], None]) -> None:

@@ -25,6 +25,8 @@ class Request(NamedTuple):
 class Counts(NamedTuple):
     fast: int
     handed_on: int
+    read_bytes: int
+    written_bytes: int
 
 class Plane:
     def __init__(

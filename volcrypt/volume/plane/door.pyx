@@ -40,6 +40,8 @@ cdef extern from "plane.h" nogil:
     struct plane_counts_t "plane_counts":
         uint64_t fast
         uint64_t handed_on
+        uint64_t read_bytes
+        uint64_t written_bytes
     plane *plane_new(int device, int control, int data, uint64_t size_bytes,
                      const unsigned char *key, unsigned lanes, unsigned options)
     int plane_start(plane *self)
@@ -95,10 +97,13 @@ class Request(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Requests that the plane answered itself, and those that it handed on."""
+    """Requests that the plane answered itself, and those that it handed on; the bytes are those of
+    the former."""
 
     fast: int
     handed_on: int
+    read_bytes: int
+    written_bytes: int
 
 
 cdef list _works(plane_work *found, size_t count):
@@ -188,7 +193,7 @@ cdef class Plane:
     def counts(self):
         self._check()
         counts = plane_get_counts(self._plane)
-        return Counts(counts.fast, counts.handed_on)
+        return Counts(counts.fast, counts.handed_on, counts.read_bytes, counts.written_bytes)
 
     def grant(self, uint32_t chunk, unsigned rights):
         self._check()

@@ -34,6 +34,8 @@ struct plane_counts plane_counts(struct plane *plane)
     struct plane_counts counts = {
         .fast = __atomic_load_n(&plane->counts.fast, __ATOMIC_RELAXED),
         .handed_on = plane->counts.handed_on,
+        .read_bytes = __atomic_load_n(&plane->counts.read_bytes, __ATOMIC_RELAXED),
+        .written_bytes = __atomic_load_n(&plane->counts.written_bytes, __ATOMIC_RELAXED),
     };
     pthread_mutex_unlock(&plane->lock);
     return counts;

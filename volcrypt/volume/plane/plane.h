@@ -68,9 +68,12 @@ struct plane_request {
     unsigned char *data;
 };
 
+/* Requests; the bytes are those of the fast ones. */
 struct plane_counts {
     uint64_t fast;
     uint64_t handed_on;
+    uint64_t read_bytes;
+    uint64_t written_bytes;
 };
 
 /* Takes `device`, `control` and `data` over; `lanes` without the relief; `options` are

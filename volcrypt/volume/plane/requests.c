@@ -25,8 +25,11 @@ enum {
 static void answer_fast(struct lane *lane, const void *body, size_t size)
 {
     struct plane *plane = lane->plane;
+    uint64_t *bytes = lane->entry->kind == PLANE_READ ? &plane->counts.read_bytes
+                                                      : &plane->counts.written_bytes;
     lane->was_fast = true;
     __atomic_fetch_add(&plane->counts.fast, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_add(bytes, lane->entry->size, __ATOMIC_RELAXED);
     plane_reply(plane, lane->entry->unique, body, size);
 }
 
