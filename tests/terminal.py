@@ -32,6 +32,7 @@ class Terminal:
         self.output = ""
         self._descriptor = descriptor
         self._code: int | None = None
+        self._seen = 0
 
     @property
     def screen(self) -> str:
@@ -56,6 +57,15 @@ class Terminal:
         while not (_HOME in self.output and text in self.screen):
             assert time.monotonic() < deadline, f"no {text!r} on the screen:\n{self.output[-4000:]}"
             assert self._read(), f"it ended without {text!r}:\n{self.output[-4000:]}"
+
+    def wait_to_read(self, text: str) -> None:
+        """The same of anything that it writes, after what was waited for before."""
+        deadline = time.monotonic() + _SECONDS
+        while text not in _CODE.sub("", self.output)[self._seen :]:
+            assert time.monotonic() < deadline, f"no {text!r}:\n{self.output[-4000:]}"
+            assert self._read(), f"it ended without {text!r}:\n{self.output[-4000:]}"
+        whole = _CODE.sub("", self.output)
+        self._seen = whole.index(text, self._seen) + len(text)
 
     def ends(self) -> int:
         """Its exit code, negative for a signal; reads what comes until then."""

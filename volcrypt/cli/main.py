@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -11,6 +12,9 @@ from volcrypt import __version__
 from volcrypt.cli.exits import Exit, exit_code_of
 from volcrypt.cli.session import Group, Session, json_option
 from volcrypt.errors import VolcryptError
+
+COMPLETION = "_VOLCRYPT_COMPLETE"
+"""A variable of the environment: what the shell wants to have completed."""
 
 COMMANDS = {
     "init": ("volcrypt.cli.home", "Make a home: token, key catalogue, register."),
@@ -30,6 +34,7 @@ COMMANDS = {
     "backup": ("volcrypt.cli.backup", "Write the key management state to an encrypted file."),
     "restore": ("volcrypt.cli.backup", "Make a new home from a backup."),
     "config": ("volcrypt.cli.config", "Check and show the configuration file."),
+    "completion": ("volcrypt.cli.completion", "Print what has a shell complete commands."),
     "doctor": ("volcrypt.cli.doctor", "Look at this host and home, and say how to mend them."),
     "audit": ("volcrypt.cli.audit", "Read the record of every use of a key."),
 }
@@ -72,6 +77,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """The exit code of one command; errors are printed."""
+    if COMPLETION in os.environ:
+        return _complete()
     try:
         code = volcrypt.main(arguments, prog_name="volcrypt", standalone_mode=False)
         sys.stdout.flush()
@@ -98,6 +105,16 @@ def run(arguments: list[str]) -> int:
             raise
         hint = "this is a bug in volcrypt; VOLCRYPT_DEBUG=1 shows where"
         return _fail(f"internal error: {type(error).__name__}: {error}", hint, Exit.FAILED)
+
+
+def _complete() -> int:
+    """Answer the shell, which asks by environment variables. Whatever is wrong, nothing is printed
+    into the line that somebody types."""
+    from volcrypt.cli.completion import suggesting
+
+    with suppress(Exception), suggesting():
+        volcrypt.main([], prog_name="volcrypt", complete_var=COMPLETION)
+    return Exit.DONE
 
 
 def _describe(error: OSError) -> tuple[str, str | None]:

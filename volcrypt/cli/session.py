@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
+from click.shell_completion import CompletionItem
 
 from volcrypt.errors import CustomerKeyMissingError, WrongCustomerKeyError
 from volcrypt.settings import Settings, default_home, read_settings
@@ -150,6 +151,10 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)
         self.params.append(json_option())
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Without the options that nobody began to type, where there is something to choose."""
+        return super().shell_complete(ctx, incomplete) if incomplete.startswith("-") else []
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -190,6 +195,21 @@ class Group(click.Group):
         module, _help = self._lazy[cmd_name]
         attribute = cmd_name.replace("-", "_")
         return cast(click.Command, getattr(importlib.import_module(module), attribute))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """As click's, but lazy commands are not imported for it."""
+        if incomplete.startswith("-"):
+            return click.Command.shell_complete(self, ctx, incomplete)
+        named = {name: text for name, (_module, text) in self._lazy.items()}
+        for name in super().list_commands(ctx):
+            command = super().get_command(ctx, name)
+            if command is not None and not command.hidden:
+                named[name] = command.get_short_help_str()
+        return [
+            CompletionItem(name, help=text)
+            for name, text in named.items()
+            if name.startswith(incomplete)
+        ]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """As click's, but what is said of a lazy command comes from the table."""

@@ -271,3 +271,23 @@ def _translated(error: sqlite3.Error, path: Path) -> VolcryptError:
         return KmsInternalError(f"{what} cannot be read or written")
     # Corrupt pages, missing tables, columns of another type: all of them damage.
     return IntegrityError(f"{what} is damaged")
+
+
+def unverified_ids(path: Path, kind: str, *, limit: int) -> list[str]:
+    """Ids of a kind as the file has them, whoever wrote them: to suggest, and for nothing else.
+    Waits for nobody. Raises OSError for what cannot be read."""
+    if not _is_regular_or_absent(path):
+        raise OSError(f"{path} is not a regular file")
+    try:
+        connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=0)
+        try:
+            # As everywhere here: rows of a table, or of nothing.
+            schema = connection.execute("SELECT type FROM sqlite_master WHERE name = 'item'")
+            if schema.fetchall() != [("table",)]:
+                return []
+            query = "SELECT id FROM item WHERE kind = ? LIMIT ?"
+            return [str(row[0]) for row in connection.execute(query, (kind, limit))]
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise OSError(str(error)) from error

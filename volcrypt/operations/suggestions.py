@@ -1,0 +1,77 @@
+"""What is called how in a home, to be suggested while somebody types: read from its files as they
+are, without any key, and believed by nobody."""
+
+import json
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from volcrypt.kms.database import unverified_ids
+
+_MAX_ITEMS: Final = 2000
+_MAX_BYTES: Final = 2**16
+
+
+def volumes(home: Path) -> list[str]:
+    """Names of volumes; ids of those without."""
+    return [
+        str(body.get("name") or body.get("volume_id"))
+        for body in _bodies((home / "volumes").glob("vol-*/record"))
+    ]
+
+
+def snapshots(home: Path) -> list[str]:
+    """Names, and ids of those without, of snapshots in the local store and of those that are being
+    made in any: other stores are not asked."""
+    places = (home / "stores/local/manifests", home / "jobs")
+    return [
+        str(body.get("name") or body.get("snapshot_id"))
+        for place in places
+        for body in _bodies(place.glob("snap-*"))
+    ]
+
+
+def stores(home: Path) -> list[str]:
+    return ["local", *sorted(path.stem for path in (home / "stores").glob("*.place"))]
+
+
+def aliases(home: Path) -> list[str]:
+    return sorted({id_.rpartition(":")[2] for id_ in _ids(home, "alias")})
+
+
+def keys(home: Path) -> list[str]:
+    """Aliases first, then ids."""
+    return [*aliases(home), *sorted(id_.rpartition(":")[2] for id_ in _ids(home, "key"))]
+
+
+def principals(home: Path) -> list[str]:
+    return sorted(id_.rpartition("/")[2] for id_ in _ids(home, "principal"))
+
+
+def profiles(home: Path) -> list[str]:
+    """Of the configuration file."""
+    import tomllib
+
+    with open(home / "config.toml", "rb") as file:
+        return sorted({"default", *tomllib.load(file).get("profiles", {})})
+
+
+Suggest = Callable[[Path], list[str]]
+
+
+def _ids(home: Path, kind: str) -> list[str]:
+    return unverified_ids(home / "kms/catalog.sqlite3", kind, limit=_MAX_ITEMS)
+
+
+def _bodies(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """The JSON in sealed documents, which stands in a line of its own."""
+    found = []
+    for path in sorted(paths)[:_MAX_ITEMS]:
+        with suppress(OSError, ValueError):
+            with open(path, "rb") as file:
+                lines = file.read(_MAX_BYTES).split(b"\n")
+            body = json.loads(next(line for line in lines if line.startswith(b"{")))
+            if isinstance(body, dict):
+                found.append(body)
+    return found
