@@ -146,7 +146,7 @@ def test_every_name_that_help_shows_is_completed() -> None:
     free = {
         "F|-", "FILE", "FILE|-", "FILE|DEVICE", "PATH", "R", "TIME", "N", "O", "H", "HEX", "URL",
         "ID", "TYPE", "HOST:PORT", "NAME", "SIGNER:NUMBER:DIGEST", "s3|kms[:KEY]|customer:FILE",
-        "SIZE",
+        "SIZE", "COMMAND",
     }  # fmt: skip
     seen: set[str] = set()
 

@@ -34,6 +34,7 @@ COMMANDS = {
     "backup": ("volcrypt.cli.backup", "Write the key management state to an encrypted file."),
     "restore": ("volcrypt.cli.backup", "Make a new home from a backup."),
     "config": ("volcrypt.cli.config", "Check and show the configuration file."),
+    "man": ("volcrypt.cli.man", "Show or write the manual pages."),
     "completion": ("volcrypt.cli.completion", "Print what has a shell complete commands."),
     "doctor": ("volcrypt.cli.doctor", "Look at this host and home, and say how to mend them."),
     "audit": ("volcrypt.cli.audit", "Read the record of every use of a key."),

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
-from click.shell_completion import CompletionItem
 
 from volcrypt.errors import CustomerKeyMissingError, WrongCustomerKeyError
 from volcrypt.settings import Settings, default_home, read_settings
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from volcrypt.cli.progress import Bars, Lines
     from volcrypt.operations.home import Home
     from volcrypt.operations.progress import Progress
@@ -151,7 +152,7 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)
         self.params.append(json_option())
 
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
         """Without the options that nobody began to type, where there is something to choose."""
         return super().shell_complete(ctx, incomplete) if incomplete.startswith("-") else []
 
@@ -196,20 +197,26 @@ class Group(click.Group):
         attribute = cmd_name.replace("-", "_")
         return cast(click.Command, getattr(importlib.import_module(module), attribute))
 
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
         """As click's, but lazy commands are not imported for it."""
         if incomplete.startswith("-"):
             return click.Command.shell_complete(self, ctx, incomplete)
+        from click.shell_completion import CompletionItem
+
+        return [
+            CompletionItem(name, help=text)
+            for name, text in self.summaries(ctx).items()
+            if name.startswith(incomplete)
+        ]
+
+    def summaries(self, ctx: click.Context) -> dict[str, str]:
+        """What `--help` says of each command; lazy ones are not imported for it."""
         named = {name: text for name, (_module, text) in self._lazy.items()}
         for name in super().list_commands(ctx):
             command = super().get_command(ctx, name)
             if command is not None and not command.hidden:
-                named[name] = command.get_short_help_str()
-        return [
-            CompletionItem(name, help=text)
-            for name, text in named.items()
-            if name.startswith(incomplete)
-        ]
+                named[name] = command.get_short_help_str(limit=1000)
+        return named
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """As click's, but what is said of a lazy command comes from the table."""
