@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def test_a_home_in_good_order(command: Command) -> None:
     everything = command.run("doctor", "--all")
     assert "ok       store: local at " in everything
     assert ": 1 snapshots, its log is whole" in everything
-    assert "ok       volumes: the records of 1 can be read" in everything
+    assert "ok       volumes: 1 are there, with their records" in everything
     assert "ok  " not in command.run("doctor")
 
 
@@ -82,6 +83,49 @@ def test_a_catalogue_that_is_gone(command: Command) -> None:
     (command.home / "kms/catalog.sqlite3").unlink()
     (found,) = problems(command)
     assert found["Check"] == "kms"
+
+
+def test_damage_to_volumes_and_to_the_local_store(command: Command) -> None:
+    command.run("init")
+    volume = command.run("volume", "create", "--size", "1MiB", "--name", "a")
+    command.run("snapshot", "create", "a", "--wait")
+    assert problems(command) == []
+    data = command.home / "volumes" / volume / "data"
+    data.rename(data.with_name("away"))
+    (found,) = problems(command)
+    assert (found["Check"], found["Mend"]) == ("volumes", f"volcrypt volume check {volume}")
+    data.write_bytes(b"short")
+    assert "shorter" in problems(command)[0]["Text"]
+    data.with_name("away").rename(data)
+    (certificate,) = (command.home / "stores/local/certificates").iterdir()
+    certificate.rename(command.home / "away")
+    (found,) = problems(command)
+    assert found["Text"].startswith("local at ")
+    (command.home / "away").rename(certificate)
+    assert problems(command) == []
+
+
+def test_while_the_kms_is_served(command: Command) -> None:
+    command.run("init", "--pin-file", "-", stdin=b"482916")
+    (command.home.parent / "pin").write_text("482916")
+    (command.home.parent / "pin").chmod(0o600)
+    configuration = command.home / "config.toml"
+    configuration.write_text(f"[kms]\npin_file = '{command.home.parent / 'pin'}'\n")
+    served = command.start("kms", "serve", "--listen", "127.0.0.1:0")
+    try:
+        wait_until((command.runtime / "kms.sock").exists)
+        configuration.unlink()
+        assert problems(command) == []
+        assert "ok       kms: 'kms serve' answers" in command.run("doctor", "--all")
+    finally:
+        served.kill()
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_misspelt_configuration(command: Command) -> None:

@@ -1,6 +1,7 @@
 """Checks of `volcrypt doctor` that need the home's KMS: that it opens, the KMS of the profile, and
 the stores, whose places only it vouches for. Nothing is written to a store."""
 
+import stat
 from collections.abc import Iterator
 from typing import Final
 
@@ -15,7 +16,7 @@ from volcrypt.kms.lock import SERVING, is_served
 from volcrypt.kms.messages.keys import ListKeysRequest
 from volcrypt.operations.findings import Finding, note, ok, problem, problem_of
 from volcrypt.operations.home import Home
-from volcrypt.operations.records import load_records
+from volcrypt.operations.records import data_path, load_records, nominal_data_path
 from volcrypt.operations.space import space_warnings
 from volcrypt.operations.stores import (
     LOCAL_STORE,
@@ -46,10 +47,15 @@ def check_kms(home: Home) -> Iterator[Finding]:
 
 
 def check_volumes(home: Home) -> Iterator[Finding]:
-    """Records that cannot be read, and file systems that thin volumes will fill."""
+    """Records that cannot be read, data that is not there, and file systems that thin volumes will
+    fill."""
     found = load_records(home)
     records = [each for each in found.values() if isinstance(each, VolumeRecord)]
-    damaged = [each for each in found.items() if isinstance(each[1], VolcryptError)]
+    damaged = [
+        (volume_id, error)
+        for volume_id, each in found.items()
+        if (error := each if isinstance(each, VolcryptError) else _data_problem(home, each))
+    ]
     for volume_id, error in damaged:
         yield problem("volumes", f"{volume_id}: {error}", f"volcrypt volume check {volume_id}")
     warnings = space_warnings(home, records)
@@ -58,7 +64,20 @@ def check_volumes(home: Home) -> Iterator[Finding]:
     if not warnings:
         yield ok("space", "what volumes may still take is there")
     if not damaged:
-        yield ok("volumes", f"the records of {len(records)} can be read")
+        yield ok("volumes", f"{len(records)} are there, with their records")
+
+
+def _data_problem(home: Home, record: VolumeRecord) -> VolcryptError | str | None:
+    try:
+        path = data_path(home, record)
+        status = path.stat()
+    except VolcryptError as error:
+        return error
+    except OSError as error:
+        return f"{nominal_data_path(home, record)}: {error.strerror}"
+    if stat.S_ISREG(status.st_mode) and status.st_size < record.size_bytes:
+        return f"{path} is shorter than the volume"
+    return None
 
 
 def check_stores(home: Home) -> Iterator[Finding]:
@@ -90,5 +109,7 @@ def _store(home: Home, name: str) -> Finding:
     try:
         check_may_sign(home, store)
     except StoreAccessError as error:
+        if name == LOCAL_STORE:
+            return problem("store", f"{what}; {error}", "restore its 'certificates' from a backup")
         return note("store", f"{what}; this home may only read it", error.hint)
     return ok("store", f"{what}, its log is whole")
