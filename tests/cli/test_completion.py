@@ -64,6 +64,7 @@ def suggested(home: Path, *words: str, options: tuple[str, ...] = ()) -> list[st
         (("principal", "delete", "a"), ["plain,alice"]),
         (("volume", "create", "--kms-key-id", "alias/v"), ["plain,alias/volcrypt/ebs"]),
         (("kms", "describe-key", "--key-id", "alias/a"), ["plain,alias/aws/ebs"]),
+        (("report", "key", "alias/a"), ["plain,alias/aws/ebs"]),
         (("kms", "schedule-key-d"), ["plain,schedule-key-deletion"]),
         (("--profile", "e"), ["plain,elsewhere"]),
         (("volume", "list", "--js"), ["plain,--json"]),

@@ -34,6 +34,7 @@ _BY_METAVAR: Final = {
     "S": ("snapshots",),
     "STORE": ("stores",),
     "K": ("keys",),
+    "KEY": ("keys",),
     "P": ("principals",),
     "DIR": ("dir",),
 }
