@@ -5,6 +5,7 @@
 
 import os
 import secrets
+import select
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -109,6 +110,9 @@ class ServedVolume:
         return self.reap()
 
     def reap(self) -> int:
+        """The exit code of the process, which is about to end."""
+        with open(os.pidfd_open(self.pid)) as process:
+            assert select.select([process], [], [], 60)[0], "the process does not end"
         _, status = os.waitpid(self.pid, 0)
         self.pid = 0
         return os.waitstatus_to_exitcode(status)

@@ -106,10 +106,10 @@ class TestLease:
             bench.bed.plane.grant(0, BOTH)
             bench.bed.send_write(0, NEW)
             bench.bed.await_event()
-            assert bench.bed.plane.counts == (0, 1)
+            assert bench.bed.plane.counts[:2] == (0, 1)
             gate.held(boot_seconds())
             await bench.write(0, NEW)
-            assert bench.bed.plane.counts == (1, 1)
+            assert bench.bed.plane.counts[:2] == (1, 1)
 
     @given(st.floats(0, 1e9))
     def test_no_moment_later_than_the_gate(self, seconds: float) -> None:

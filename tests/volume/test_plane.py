@@ -74,7 +74,7 @@ def test_large_requests_are_one_whoever_works_on_them(bed: PlaneBed) -> None:
             bed.write(offset, data)
             assert bed.stored(offset, size) == data
             assert bed.read(offset, size) == data
-    assert bed.plane.counts == (64, 0)
+    assert bed.plane.counts[:2] == (64, 0)
 
 
 def test_holes_read_zeros_sector_by_sector(bed: PlaneBed) -> None:
@@ -281,10 +281,10 @@ def test_a_deadline_is_for_writes_alone_and_may_be_later_again(bed: PlaneBed) ->
     bed.plane.grant(0, BOTH)
     bed.plane.write_until(0)
     assert bed.read(0, len(DATA)) == bytes(len(DATA))
-    assert bed.plane.counts == (1, 0)
+    assert bed.plane.counts[:2] == (1, 0)
     bed.plane.write_until(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 60 * 10**9)
     bed.write(0, DATA)
-    assert bed.plane.counts == (2, 0)
+    assert bed.plane.counts[:2] == (2, 0)
 
 
 # ---------------------------------------------------------------- discards
@@ -316,7 +316,7 @@ def test_discards_are_pythons(discarding: PlaneBed, offset: int, size: int, mode
     second = bed.send_discard(offset, size, mode=mode)
     bed.plane.answer_error(handed_on(bed).entry, errno.ENOSPC)
     assert bed.reply_to(second).error == errno.ENOSPC
-    assert bed.plane.counts == (0, 2)
+    assert bed.plane.counts[:2] == (0, 2)
 
 
 PUNCH = PUNCH_HOLE | KEEP_SIZE
@@ -348,7 +348,7 @@ def test_what_is_no_discard_is_refused(
     bed = discarding
     assert bed.reply_to(bed.send(FALLOCATE, body, **options)).error == number
     assert bed.plane.next_request() is None
-    assert bed.plane.counts == (0, 0)
+    assert bed.plane.counts[:2] == (0, 0)
     bed.write(0, DATA)
 
 
@@ -373,20 +373,20 @@ def test_a_unit_of_zeros_is_never_written_fast_where_they_are_dropped(
     assert bytes(request.data) == data
     bed.plane.answer_write(request.entry, len(data))
     bed.reply_to(unique)
-    assert bed.plane.counts == (0, 1)
+    assert bed.plane.counts[:2] == (0, 1)
 
 
 def test_other_writes_are_fast_there_and_zeros_elsewhere(bed: PlaneBed, tmp_path: Path) -> None:
     bed.plane.grant(0, BOTH)
     bed.write(0, ZEROS)
-    assert bed.plane.counts == (1, 0)
+    assert bed.plane.counts[:2] == (1, 0)
     other = tmp_path / "other"
     other.mkdir()
     with plane_bed(other, size_bytes=SIZE, drops_zeros=True) as dropping:
         dropping.plane.add_budget(2**40)
         dropping.plane.grant(0, BOTH)
         dropping.write(0, ONE + ONE)
-        assert dropping.plane.counts == (1, 0)
+        assert dropping.plane.counts[:2] == (1, 0)
 
 
 # ---------------------------------------------------------------- one reply for each request

@@ -42,6 +42,11 @@ def run(program: Path, seconds: int) -> subprocess.CompletedProcess[str]:
     )
 
 
+def is_noticed(program: Path) -> bool:
+    """Whether one of some runs fails: what two threads do at once is a matter of luck."""
+    return any(run(program, 1).returncode != 0 for _ in range(12))
+
+
 @pytest.mark.parametrize("seconds", [1, pytest.param(60, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("sanitizers", ["thread", "address,undefined"])
 def test_no_race_and_no_bad_access(tmp_path: Path, sanitizers: str, seconds: int) -> None:
@@ -72,7 +77,7 @@ def test_control_a_lane_that_does_not_wait_for_its_helper_is_found(tmp_path: Pat
     broken = tmp_path / "helper.c"
     text = text.replace("SPINS = 1000", "SPINS = 0")
     broken.write_text(text.replace("while (helper->joined == lane)", "while (false)"))
-    assert run(build(tmp_path, "", broken=broken), 2).returncode != 0
+    assert is_noticed(build(tmp_path, "", broken=broken))
 
 
 PLANTED = {
@@ -93,4 +98,4 @@ def test_control_a_planted_bug_is_found(tmp_path: Path, bug: str) -> None:
     assert text.count(old) == 1
     broken = tmp_path / "ownership.c"
     broken.write_text(text.replace(old, new))
-    assert run(build(tmp_path, "", broken=broken), 2).returncode != 0
+    assert is_noticed(build(tmp_path, "", broken=broken))
