@@ -463,7 +463,7 @@ class TestUnderWay:
         async with bench.write_under_way() as let_go:
             bench.takes_reply = False
             bench.bed.kernel.shutdown(socket.SHUT_RDWR)  # the other lane is told at once
-            while not bench.bed.plane.has_ended:
+            while not bench.bed.plane.has_ended:  # noqa: ASYNC110 told by a thread of C
                 await trio.sleep(0.001)
             await ends(bench, bench.device.close, let_go)
 

@@ -93,8 +93,8 @@ class DataPlane:
     async def run(self, *, ended: Callable[[], None] = lambda: None) -> None:
         """Answer requests, and tell `ended` at once when the connection to the kernel is gone.
 
-        Runs until it is cancelled: when one lane finds that all is over, another may still be at the
-        medium, and the end of the volume waits to hear when that is done.
+        Runs until it is cancelled: when one lane finds that all is over, another may still be at
+        the medium, and the end of the volume waits to hear when that is done.
         """
         event = self._plane.event_descriptor
         has_told = False
