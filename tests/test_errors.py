@@ -81,6 +81,7 @@ MADE: list[tuple[VolcryptError, str, str | None]] = [
         "volume data is in use by process 7 (mount)",
         "unmount it",
     ),
+    (errors.NotConfirmedError(), "not confirmed: nothing was done", None),
     (errors.NameTakenError("volume", "data"), "a volume named data exists already", None),
     (
         errors.NoSpaceError("no space left for /x"),

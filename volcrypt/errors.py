@@ -487,6 +487,13 @@ class VolumeInUseError(VolumeError):
         self.holder = holder
 
 
+class NotConfirmedError(VolcryptError):
+    """Whoever was asked said no."""
+
+    def __init__(self) -> None:
+        super().__init__("not confirmed: nothing was done")
+
+
 class NameTakenError(VolcryptError):
     """A name that must be unique per kind is taken."""
 

@@ -116,9 +116,18 @@ def test_a_deletion_asks_on_a_terminal(command: Command, answer: str, state: str
     finally:
         os.close(ours)
         os.close(theirs)
-    assert done.returncode == (0 if answer == "y" else 130)
+    assert done.returncode == (0 if answer == "y" else 1)
     assert "doomed dies with the key" in said
     assert "it is the default key" in said
     assert f"{key} when its waiting time is over?" in said
     described = command.json("kms", "describe-key", "--key-id", key)
     assert described["KeyMetadata"]["KeyState"] == state
+
+
+@pytest.mark.parametrize("days", ["6", "31"])
+def test_nobody_is_asked_for_what_is_refused(command: Command, days: str) -> None:
+    key = command.run("kms", "create-key")
+    wrong = ("--key-id", key, "--pending-window-in-days", days)
+    said = command.fails(2, "kms", "schedule-key-deletion", *wrong)
+    assert "--yes" not in said
+    assert "dies with" not in said

@@ -116,6 +116,14 @@ def test_after_a_kill_under_an_attached_volume(command: Command, verb: str) -> N
     command.run("volume", "delete", "data")
 
 
+def test_after_a_kill_under_a_mounted_volume(command: Command, point: Path) -> None:
+    command.run("volume", "create", "--size", "1MiB", "--name", "data")
+    kill_and_wait(command.json("mount", "data", point)["Pid"])
+    assert f"'volcrypt unmount {point}'" in str(command.json("status")["Warnings"])
+    command.run("unmount", point)
+    assert str(point) not in str(command.json("status")["Warnings"])
+
+
 def test_a_stopped_process_hangs_nobody(command: Command, point: Path) -> None:
     command.run("volume", "create", "--size", "1MiB", "--name", "data")
     pid = command.json("mount", "data", point)["Pid"]

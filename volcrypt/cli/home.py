@@ -181,7 +181,10 @@ def _print(found: "Status", warnings: list[str]) -> None:
         f"volumes    {found.volumes}: {found.volumes_in_use} in use, "
         f"{found.unencrypted_volumes} not encrypted"
     )
-    print(f"snapshots  {found.snapshots}: {found.unencrypted_snapshots} not encrypted")
+    print(
+        f"snapshots  {found.snapshots} in the local store: {found.unencrypted_snapshots} not "
+        "encrypted"
+    )
     print(f"free space {format_size(found.free_bytes)}")
     if found.in_use:
         print()

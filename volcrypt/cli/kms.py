@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from volcrypt.cli.confirmation import confirm
 from volcrypt.cli.kms_options import KmsCommand, option_of, value_of
 from volcrypt.cli.kms_texts import SUMMARIES, help_of
 from volcrypt.cli.serve import serve
@@ -74,7 +75,7 @@ def _make_command(aws_name: str, name: str) -> KmsCommand:
             if value is not None and value != ():
                 request[field.encode_name] = value_of(field, value)
         home = session.key_home
-        if aws_name in LOSSES and not request.get("DryRun"):
+        if aws_name in LOSSES and not request.get("DryRun") and not _is_refused(request):
             _confirm(LOSSES[aws_name], home, str(request.get("KeyId", "")), yes=yes)
         try:
             response = call(home.kms, home.caller, aws_name, request)
@@ -120,6 +121,14 @@ def _read_input(path: Path) -> dict[str, Any]:
         raise InvalidArgumentError(f"cannot read {path}: {error.strerror}") from error
 
 
+def _is_refused(request: dict[str, Any]) -> bool:
+    """Whether the KMS says no in any case: then nobody is asked before."""
+    days = request.get("PendingWindowInDays", 7)
+    return "alias/" in str(request.get("KeyId", "")) or not (
+        isinstance(days, int) and 7 <= days <= 30
+    )
+
+
 def _confirm(loss: Loss, home: "Home", key: str, *, yes: bool) -> None:
     """Show what is lost with the key, and ask; InvalidArgumentError where nobody can answer."""
     from volcrypt.operations.key_use import find_key_use
@@ -127,14 +136,8 @@ def _confirm(loss: Loss, home: "Home", key: str, *, yes: bool) -> None:
     doomed = find_key_use(home, key)
     for line in doomed.lines(loss.fate):
         print(line, file=sys.stderr)
-    if yes:
-        return
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise InvalidArgumentError(
-            f"{loss.deed} needs a confirmation, and there is no terminal to ask",
-            hint="add --yes",
-        )
-    click.confirm(loss.question.format(doomed.key_arn), err=True, abort=True)
+    if not yes:
+        confirm(loss.deed, loss.question.format(doomed.key_arn))
 
 
 def _print_response(response: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from volcrypt.cli.confirmation import confirm
 from volcrypt.cli.customer_key import (
     check_one_stdin,
     give_key,
@@ -18,7 +19,6 @@ from volcrypt.cli.key_choice import key_choice, key_options
 from volcrypt.cli.session import Command, JsonValue, Session, pass_session
 from volcrypt.cli.snapshot_content import show_exported, skip_damaged_option
 from volcrypt.cli.volume_view import volume_document, volume_fields
-from volcrypt.errors import InvalidArgumentError
 from volcrypt.geometry import format_size
 
 if TYPE_CHECKING:
@@ -92,6 +92,8 @@ def import_(
         luks=luks,
         expect_sha256=None if expect_sha256 is None else expect_sha256.lower(),
     )
+    if report.was_resumed:
+        print("note: this went on with an import that was interrupted", file=sys.stderr)
     view = view_volume(session.home, report.record)
     session.show_created(
         report.record.volume_id,
@@ -143,13 +145,12 @@ def _import_document(report: "ImportReport") -> dict[str, JsonValue]:
 
 def _import_fields(report: "ImportReport") -> dict[str, str]:
     rate = format_size(int(report.read_bytes / max(report.seconds, 1e-6)))
-    resumed = ", going on with an interrupted import" if report.was_resumed else ""
     return {
         "imported": f"{format_size(report.data_bytes)} of data; read back from the medium, and "
         "the same",
         "content digest": report.content_digest,
         **({"sha-256": report.sha256} if report.sha256 else {}),
-        "time": f"{report.seconds:.1f} s, {rate}/s{resumed}",
+        "time": f"{report.seconds:.1f} s, {rate}/s",
     }
 
 
@@ -207,13 +208,8 @@ def export(
 
 def confirm_plaintext(what: str, file: Path) -> None:
     """Ask whether plaintext may be written; InvalidArgumentError where nobody can answer."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise InvalidArgumentError(
-            "writing plaintext needs a confirmation, and there is no terminal to ask",
-            hint="add --yes",
-        )
     question = f"this writes the plaintext of {what} to {file}, where nothing protects it: go on?"
-    click.confirm(question, err=True, abort=True)
+    confirm("writing plaintext", question)
 
 
 @click.command(cls=Command)

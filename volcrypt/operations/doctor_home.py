@@ -234,5 +234,5 @@ def _attachments_without_process(
             yield problem(
                 "leftovers",
                 f"{volume_id} was attached, and its process is gone",
-                f"volcrypt detach {volume_id}, or attach it again",
+                f"volcrypt detach {volume_id}",
             )

@@ -150,7 +150,7 @@ def _fill(
     progress: Progress,
 ) -> int:
     """Encrypted zeros into every hole, durable on return; how much that was."""
-    progress.begin(f"writing what was never written of {record.volume_id}", record.size_bytes)
+    progress.begin(f"filling holes of {record.volume_id}", record.size_bytes)
     written = write_counter(home, wrapped)
     volume = Volume(
         data, size_bytes=record.size_bytes, data_key=data_key, changes=None, written=written

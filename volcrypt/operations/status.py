@@ -20,6 +20,7 @@ from volcrypt.operations.home import Home
 from volcrypt.operations.import_cursors import unfinished_imports
 from volcrypt.operations.jobs import Job, load_jobs
 from volcrypt.operations.key_states import TroubledKey, troubled_keys
+from volcrypt.operations.mounts import is_mount_of
 from volcrypt.operations.records import load_records
 from volcrypt.operations.snapshot_lookup import is_completed, list_snapshots
 from volcrypt.operations.space import space_warnings
@@ -28,6 +29,7 @@ from volcrypt.operations.uses import InUse, owner_of, uses_of
 from volcrypt.operations.volume_settings import SettingsView, view_settings
 from volcrypt.operations.workflows import load_workflows
 from volcrypt.operations.write_budget import budget_warnings
+from volcrypt.volume.mountpoint import mounts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,8 +127,15 @@ def read_status(home: Home) -> Status:
         if point.exists() and owner_of(home, record.volume_id) is None:
             name = device_name(record)
             warnings.append(
-                f"{name} was attached and its process is gone; run 'volcrypt detach {name}', or "
-                "attach it again"
+                f"{name} was attached and its process is gone; run 'volcrypt detach {name}'"
+            )
+            continue
+        dead = [found for found in mounts() if is_mount_of(found, record.volume_id)]
+        if dead and owner_of(home, record.volume_id) is None:
+            place = dead[0].mount_point
+            warnings.append(
+                f"{device_name(record)} was mounted at {place} and its process is gone; run "
+                f"'volcrypt unmount {place}', or mount it again"
             )
     return Status(
         home=str(home.path),
