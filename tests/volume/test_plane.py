@@ -319,6 +319,18 @@ def test_discards_are_pythons(discarding: PlaneBed, offset: int, size: int, mode
     assert bed.plane.counts[:2] == (0, 2)
 
 
+def test_a_discard_under_way_keeps_nobody_from_anything(discarding: PlaneBed) -> None:
+    """Of whatever size: it takes no memory."""
+    bed = discarding
+    uniques = [bed.send_discard(0, 2**62) for _ in range(3)]
+    entries = [handed_on(bed).entry for _ in uniques]
+    bed.write(0, DATA)
+    assert bed.read(0, len(DATA)) == DATA
+    for entry in entries:
+        bed.plane.answer_discard(entry)
+    assert {bed.reply().unique for _ in uniques} == {*uniques}
+
+
 PUNCH = PUNCH_HOLE | KEEP_SIZE
 BAD_DISCARDS = [
     (FALLOCATE_IN.pack(2, 0, UNIT_BYTES, PUNCH, 0)[:-1], errno.EIO, {}),

@@ -109,6 +109,11 @@ static void wipe_buffer(struct entry *entry, uint32_t number)
     memset(entry->buffer + sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in), 0, entry->size);
 }
 
+uint64_t plane_bytes_of(const struct entry *entry)
+{
+    return entry->kind == PLANE_DISCARD ? 0 : entry->size;
+}
+
 void plane_answer(struct plane *plane, uint32_t number, int error, const void *data, uint32_t size)
 {
     struct entry *entry = &plane->entries[number];
@@ -122,7 +127,7 @@ void plane_answer(struct plane *plane, uint32_t number, int error, const void *d
     else
         plane_reply(plane, unique, data, size);
     pthread_mutex_lock(&plane->lock);
-    plane->waiting_bytes -= entry->size;
+    plane->waiting_bytes -= plane_bytes_of(entry);
     plane_release(plane, entry);
     pthread_mutex_unlock(&plane->lock);
 }

@@ -127,6 +127,8 @@ void plane_refuse(struct plane *plane, uint64_t unique, int error);
 void plane_reply(struct plane *plane, uint64_t unique, const void *body, size_t size);
 /* Wait for an entry to read the next request into; false at the end. */
 bool plane_take_entry(struct lane *lane);
+/* What its data takes in memory: a discard has none, however much it discards. */
+uint64_t plane_bytes_of(const struct entry *entry);
 /* It was answered; locked. */
 void plane_release(struct plane *plane, struct entry *entry);
 /* Answer a request that libfuse does not, unless somebody just did. */

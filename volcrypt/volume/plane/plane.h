@@ -10,9 +10,6 @@
  * One lane more, the *relief*, sleeps until the medium keeps all others (a writer is throttled, a disk
  * hangs), and then reads requests in their place; it writes nothing itself, so it cannot be kept.
  *
- * One lane more, the *relief*, sleeps until the medium keeps all others (a writer is throttled, a disk
- * hangs), and then reads requests in their place; it writes nothing itself, so it cannot be kept.
- *
  * Ownership. One mutex protects who may do what and who is doing it. A lane *begins* under it
  * (grants, size, budget, no overlap: all looked at together), works without it, and *ends* under
  * it. Revoking happens under it too, so a lane either began before, and is reported to who revokes,

@@ -177,7 +177,7 @@ static void hand_to_python(struct lane *lane)
     plane->queue[(plane->queue_first + plane->queue_count++) % ENTRIES] =
         (uint32_t)(lane->entry - plane->entries);
     lane->entry->holder = QUEUED;
-    plane->waiting_bytes += lane->entry->size;
+    plane->waiting_bytes += plane_bytes_of(lane->entry);
     lane->entry = NULL;
     plane->counts.handed_on++;
     pthread_mutex_unlock(&plane->lock);
