@@ -291,7 +291,7 @@ class TestFiles:
         kms.client().enable_key(KeyId=homes.key)
         with disposable_home(tmp_path / "third" / "home") as third:
             third.run("init")
-            third.fails(3, *register, "--kms-key-id", homes.key)
+            third.fails(5, *register, "--kms-key-id", homes.key)
             assert third.json("volume", "list")["Volumes"] == []
         homes.second.run(*register, "--kms-key-id", homes.key)
 

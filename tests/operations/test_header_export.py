@@ -497,9 +497,10 @@ def check_order(log: str, data: Path, target: Path) -> None:
         return [n for n, line in enumerate(lines) if all(word in line for word in words)]
 
     writes = places("pwrite64(", f"<{data}>")
-    (link,) = places("link", str(target))
+    (link,) = places("linkat(", f"<{target.parent}>", f'"{target.name}"')
     assert writes
     assert places("rename", "record.next")[-1] < writes[0]
     assert any(writes[-1] < sync < link for sync in places("fdatasync(", f"<{data}>"))
-    assert any(writes[-1] < sync < link for sync in places("fsync(", ".header.new"))
+    # The file without a name: strace shows its inode below the directory.
+    assert any(writes[-1] < sync < link for sync in places("fsync(", f"<{target.parent}/"))
     assert places("fsync(", f"<{target.parent}>")[-1] > link

@@ -7,7 +7,7 @@ write to the data (`exported_at`), so no change map of the volume is believed an
 
     record with `exported_at`     a kill here: snapshots look at everything, which is slow and right
     encrypted zeros, synced       a kill here: the next call goes over what is there, reading
-    header tried, written as .FILE.new, synced, linked to FILE, directory synced
+    header tried, written without a name, synced, linked to FILE, directory synced
 
 So a header that is there fits the whole volume as it was then. What the volume grows by later is a
 hole again, for which the header has to be exported anew; nothing else makes holes.
@@ -24,7 +24,7 @@ import msgspec
 import numpy as np
 
 from volcrypt.crypto.data_key import DataKey
-from volcrypt.durable import no_space_named
+from volcrypt.durable import no_space_named, write_fully
 from volcrypt.errors import InvalidArgumentError, NoSpaceError
 from volcrypt.formats.volume_record import VolumeRecord, WrappedDataKey
 from volcrypt.geometry import (
@@ -43,7 +43,7 @@ from volcrypt.operations.keys import check_source_key, unwrap_key
 from volcrypt.operations.lazy_volumes import make_whole
 from volcrypt.operations.leases import held_volume
 from volcrypt.operations.mounts import check_free
-from volcrypt.operations.new_files import check_new_file, put_in_place
+from volcrypt.operations.new_files import check_new_file, new_image
 from volcrypt.operations.progress import Progress
 from volcrypt.operations.record_copies import record_copies
 from volcrypt.operations.records import data_path, load_record, save_records
@@ -204,15 +204,5 @@ def units_with_holes(ciphertext: memoryview, offset: int) -> Iterator[ByteRange]
 
 
 def _write_header(target: Path, header: bytes) -> None:
-    temporary = target.with_name(f".{target.name}.new")
-    with no_space_named(target):
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(header)
-                file.flush()
-                os.fsync(file.fileno())
-            put_in_place(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with new_image(target, len(header)) as descriptor:
+        write_fully(descriptor, header, 0)
