@@ -246,6 +246,9 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+NATIVE = ("--data-plane", "native")
+
+
 @pytest.fixture
 def name() -> str:
     """/dev/volcrypt is one for all homes of a machine."""
@@ -269,7 +272,7 @@ def test_fstrim_gives_room_back_and_leaves_files_alone(
 ) -> None:
     command.run("volume", "create", "--size", "64MiB", "--name", name, *key)
     data = data_file(command, name)
-    options = ("--discard",)
+    options = (*NATIVE, "--discard")
     with attached(command, name, "--mkfs", "ext4", "--mount", point, *options) as device:
         assert queue(device, "discard_max_bytes") > 0
         assert queue(device, "discard_granularity") == UNIT_BYTES
@@ -322,7 +325,7 @@ def test_blkdiscard_empties_a_volume_and_mkfs_leaves_it_thin(
 ) -> None:
     command.run("volume", "create", "--size", "64MiB", "--name", name)
     data = data_file(command, name)
-    with attached(command, name, "--discard", "--discard-zeros") as device:
+    with attached(command, name, *NATIVE, "--discard", "--discard-zeros") as device:
         loop = Path(device["Loop"])
         with loop.open("r+b", buffering=0) as file:
             for _ in range(48):
@@ -363,23 +366,23 @@ def test_what_cannot_be_is_refused_before_anything_is_done(
         assert "--data-plane native" in said.partition("hint:")[2]
     said = command.fails(2, "mount", "full", point, "--discard-zeros", *python)
     assert "--preallocate" in said
-    assert "read-only" in command.fails(2, "mount", snapshot, point, "--discard")
+    assert "read-only" in command.fails(2, "mount", snapshot, point, "--discard", *NATIVE)
     # A file system that has no holes.
     bare = disk / "bare"
     bare.mkdir()
     run("mount", "-t", "ramfs", "none", bare)
     try:
         command.run("volume", "create", "--size", "4MiB", "--name", "bare", "--data", bare / "d")
-        for options in (("--discard",), ("--discard-zeros", *python)):
+        for options in (("--discard", *NATIVE), ("--discard-zeros", *python)):
             said = command.fails(2, "mount", "bare", point, *options)
             assert "cannot give back" in said
-        command.run("mount", "bare", point)
+        command.run("mount", "bare", point, *NATIVE)
         command.run("unmount", "bare")
         command.run("volume", "delete", "bare")
     finally:
         run("umount", bare)
     assert command.json("status")["InUse"] == []
-    command.run("mount", "full", point, "--discard")
+    command.run("mount", "full", point, "--discard", *NATIVE)
     command.run("unmount", "full")
 
 
@@ -392,7 +395,7 @@ def test_a_lazy_volume(command: Command, disk: Path, point: Path) -> None:
     command.run("volume", "create", "--snapshot-id", "first", "--name", "lazy", "--fill-rate", "0")
     expected = bytearray(content)
     for turn in range(2):
-        command.run("mount", "lazy", point, "--discard")
+        command.run("mount", "lazy", point, "--discard", *NATIVE)
         try:
             descriptor = os.open(point / "volume", os.O_RDWR)
             offset, length = (turn + 1) * 2 * CHUNK_BYTES - 100, CHUNK_BYTES + 200
@@ -438,7 +441,7 @@ def test_the_power_goes(file_system: DisposableFileSystem, tmp_path: Path, flush
     with disposable_home(file_system.directory / "home") as command:
         command.run("init")
         command.run("volume", "create", "--size", "8MiB", "--name", "data")
-        pid = command.json("mount", "data", point, "--discard")["Pid"]
+        pid = command.json("mount", "data", point, "--discard", *NATIVE)["Pid"]
         gone: set[int] = set()
         with open(point / "volume", "r+b", buffering=0) as file:
             for start in range(0, len(content), MEBIBYTE):
@@ -472,7 +475,7 @@ def test_a_block_device_is_asked_the_same(command: Command, disk: Path, point: P
     loop = run("losetup", "--find", "--show", backing).strip()
     try:
         command.run("volume", "create", "--size", "16MiB", "--name", "onit", "--data", loop)
-        command.run("mount", "onit", point, "--discard")
+        command.run("mount", "onit", point, "--discard", *NATIVE)
         try:
             content = bytearray(os.urandom(8 * MEBIBYTE))
             with open(point / "volume", "r+b", buffering=0) as file:

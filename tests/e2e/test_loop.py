@@ -152,6 +152,19 @@ def test_data_that_a_detach_cannot_write_is_told(volume: ServedVolume) -> None:
     assert backing_file(device) is None
 
 
+def test_who_looks_in_for_a_moment_keeps_nobody(volume: ServedVolume) -> None:
+    """As `losetup` and `blkid` do, on all devices of a machine."""
+    device = attach(volume)
+    with subprocess.Popen(
+        ["sh", "-c", f"exec 3<{device}; echo; sleep 0.2"], stdout=subprocess.PIPE
+    ) as passer:
+        assert passer.stdout is not None
+        passer.stdout.readline()
+        detach_loop(device, volume="books")
+    assert backing_file(device) is None
+    volume.unmount()
+
+
 def test_whoever_keeps_a_volume_attached_is_named(volume: ServedVolume, tmp_path: Path) -> None:
     run("mkfs.ext4", "-q", volume.file)
     device = attach(volume)

@@ -29,6 +29,7 @@ _BLKDISCARD: Final = 0x1277  # linux/fs.h
 _SMALL: Final = 512
 _LARGE: Final = 4096
 _DETACH_SECONDS: Final = 5.0
+_PASSING_SECONDS: Final = 0.5
 _PARTITION: Final = re.compile(r"(loop\d+)p\d+")
 
 
@@ -228,10 +229,14 @@ def users_of(device: Path) -> list[str]:
 
 
 def _check_unused(device: Path, volume: str) -> None:
-    if users := users_of(device):
-        raise VolumeInUseError(
-            volume, ", ".join(users), hint="unmount or close it first, then detach again"
-        )
+    # `losetup`, `blkid` and the like look into every device of a machine, for moments.
+    deadline = time.monotonic() + _PASSING_SECONDS
+    while users := users_of(device):
+        if time.monotonic() > deadline:
+            raise VolumeInUseError(
+                volume, ", ".join(users), hint="unmount or close it first, then detach again"
+            )
+        time.sleep(_PASSING_SECONDS / 20)
 
 
 def _sync_device(device: Path) -> OSError | None:
