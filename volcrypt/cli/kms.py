@@ -123,9 +123,11 @@ def _read_input(path: Path) -> dict[str, Any]:
 
 def _is_refused(request: dict[str, Any]) -> bool:
     """Whether the KMS says no in any case: then nobody is asked before."""
-    days = request.get("PendingWindowInDays", 7)
+    from volcrypt.kms.deletion_operations import LONGEST_WINDOW_DAYS, SHORTEST_WINDOW_DAYS
+
+    days = request.get("PendingWindowInDays", SHORTEST_WINDOW_DAYS)
     return "alias/" in str(request.get("KeyId", "")) or not (
-        isinstance(days, int) and 7 <= days <= 30
+        isinstance(days, int) and SHORTEST_WINDOW_DAYS <= days <= LONGEST_WINDOW_DAYS
     )
 
 

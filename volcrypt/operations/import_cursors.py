@@ -14,9 +14,9 @@ from pathlib import Path
 
 import msgspec
 
-from volcrypt.durable import read_file, remove_durably, write_durably
+from volcrypt.durable import remove_durably, write_durably
 from volcrypt.errors import RecordMissingError, RollbackError, VolcryptError
-from volcrypt.formats.document import MAX_DOCUMENT_BYTES, MacSeal
+from volcrypt.formats.document import MacSeal
 from volcrypt.formats.import_cursor import (
     KIND,
     ImportCursor,
@@ -27,6 +27,7 @@ from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.kms.register import RegisterEntry
 from volcrypt.names import VolumeId
 from volcrypt.operations.home import Home
+from volcrypt.operations.pinned_documents import read_pinned
 from volcrypt.operations.records import save_records
 
 
@@ -60,19 +61,12 @@ def load_import(home: Home, volume_id: VolumeId) -> ImportCursor:
     hint = give_up_hint(volume_id)
     if entry is None:
         raise RecordMissingError(what)
-    missing = True
-    for path in (_path(home, volume_id), _staged(home, volume_id)):
-        try:
-            data = read_file(path, limit_bytes=MAX_DOCUMENT_BYTES)
-        except FileNotFoundError:
-            continue
-        missing = False
-        if hashlib.sha256(data).digest() == entry.digest:
-            cursor = decode_import_cursor(data, _seal(home, volume_id), what=what)
-            if (cursor.volume_id, cursor.generation) != (volume_id, entry.counter):
-                raise RollbackError(what, hint=hint)
-            return cursor
-    raise RecordMissingError(what, hint=hint) if missing else RollbackError(what, hint=hint)
+    paths = _path(home, volume_id), _staged(home, volume_id)
+    data = read_pinned(entry, *paths, what=what, hint=hint)
+    cursor = decode_import_cursor(data, _seal(home, volume_id), what=what)
+    if (cursor.volume_id, cursor.generation) != (volume_id, entry.counter):
+        raise RollbackError(what, hint=hint)
+    return cursor
 
 
 def give_up_hint(source: Path | VolumeId) -> str:

@@ -122,6 +122,7 @@ def read_status(home: Home) -> Status:
     warnings = damaged + problems + freeze_warnings(home.runtime)
     warnings += space_warnings(home, records)
     warnings += budget_warnings(home, records)
+    mounted = mounts()
     for record in records:
         point = private_mount_point(home, record.volume_id)
         if point.exists() and owner_of(home, record.volume_id) is None:
@@ -130,9 +131,9 @@ def read_status(home: Home) -> Status:
                 f"{name} was attached and its process is gone; run 'volcrypt detach {name}'"
             )
             continue
-        dead = [found for found in mounts() if is_mount_of(found, record.volume_id)]
-        if dead and owner_of(home, record.volume_id) is None:
-            place = dead[0].mount_point
+        mount = next((found for found in mounted if is_mount_of(found, record.volume_id)), None)
+        if mount is not None and owner_of(home, record.volume_id) is None:
+            place = mount.mount_point
             warnings.append(
                 f"{device_name(record)} was mounted at {place} and its process is gone; run "
                 f"'volcrypt unmount {place}', or mount it again"

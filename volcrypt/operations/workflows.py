@@ -12,15 +12,16 @@ from typing import Final
 
 import msgspec
 
-from volcrypt.durable import read_file, remove_durably, write_durably
-from volcrypt.errors import RecordMissingError, RollbackError, VolumeInUseError
+from volcrypt.durable import remove_durably, write_durably
+from volcrypt.errors import RollbackError, VolumeInUseError
 from volcrypt.formats import import_cursor
-from volcrypt.formats.document import MAX_DOCUMENT_BYTES, MacSeal
+from volcrypt.formats.document import MacSeal
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.formats.workflow import Workflow, decode_workflow, encode_workflow
 from volcrypt.kms.register import RegisterEntry
 from volcrypt.names import ID_DIGITS, SnapshotId, VolumeId, is_snapshot_id, is_volume_id
 from volcrypt.operations.home import Home
+from volcrypt.operations.pinned_documents import read_pinned
 from volcrypt.operations.records import save_records
 
 KIND: Final = "workflow"
@@ -34,19 +35,11 @@ def load_workflow(home: Home, source_id: VolumeId) -> Workflow | None:
     if entry is None:
         return None
     what = f"cursor of the workflow on volume {source_id}"
-    missing = True
-    for path in (_path(home, source_id), _staged(home, source_id)):
-        try:
-            data = read_file(path, limit_bytes=MAX_DOCUMENT_BYTES)
-        except FileNotFoundError:
-            continue
-        missing = False
-        if hashlib.sha256(data).digest() == entry.digest:
-            workflow = decode_workflow(data, _seal(home, source_id), what=what)
-            if (workflow.source_id, workflow.generation) != (source_id, entry.counter):
-                raise RollbackError(what)
-            return workflow
-    raise RecordMissingError(what) if missing else RollbackError(what)
+    data = read_pinned(entry, _path(home, source_id), _staged(home, source_id), what=what)
+    workflow = decode_workflow(data, _seal(home, source_id), what=what)
+    if (workflow.source_id, workflow.generation) != (source_id, entry.counter):
+        raise RollbackError(what)
+    return workflow
 
 
 def load_workflows(home: Home) -> list[Workflow]:

@@ -244,18 +244,7 @@ class LazyChunks:
         them. Raises why a chunk cannot be had, or kept.
         """
         await self._learn_table(self._touches)
-        total, done = self._present.absent_count, 0
-        progress(0, total * CHUNK_BYTES)
-
-        def count() -> None:
-            nonlocal done
-            done += 1
-            progress(done * CHUNK_BYTES, total * CHUNK_BYTES)
-
-        error = await self._fetch_absent(
-            _Unlimited(), self._touches, go_around=False, progress=count
-        )
-        await self._commit()
+        error = await self._fetch_and_keep(progress, go_around=False)
         if error is not None:
             raise error
         await trio.to_thread.run_sync(self._present.finish)
@@ -264,18 +253,7 @@ class LazyChunks:
         """As `fetch_all`, but what cannot be had, one chunk or all of them, does not end it: which
         chunks are still absent, ascending, each with a reason. Raises OSError, and why what was
         fetched cannot be kept."""
-        total, done = self._present.absent_count, 0
-        progress(0, total * CHUNK_BYTES)
-
-        def count() -> None:
-            nonlocal done
-            done += 1
-            progress(done * CHUNK_BYTES, total * CHUNK_BYTES)
-
-        error = await self._fetch_absent(
-            _Unlimited(), self._touches, go_around=True, progress=count
-        )
-        await self._commit()
+        error = await self._fetch_and_keep(progress, go_around=True)
         if error is None:
             await trio.to_thread.run_sync(self._present.finish)
         elif not isinstance(error, VolcryptError):
@@ -285,6 +263,25 @@ class LazyChunks:
             for page in self._present.pages_with_absent()
             for chunk in self._present.absent_in(page_range(page, self._size_bytes))
         }
+
+    async def _fetch_and_keep(
+        self, progress: Callable[[int, int], None], *, go_around: bool
+    ) -> VolcryptError | OSError | None:
+        """`_fetch_absent` with what is counted for `progress`; what was fetched is kept, durably.
+        Raises why it cannot be kept."""
+        total, done = self._present.absent_count, 0
+        progress(0, total * CHUNK_BYTES)
+
+        def count() -> None:
+            nonlocal done
+            done += 1
+            progress(done * CHUNK_BYTES, total * CHUNK_BYTES)
+
+        error = await self._fetch_absent(
+            _Unlimited(), self._touches, go_around=go_around, progress=count
+        )
+        await self._commit()
+        return error
 
     async def close(self, reason: VolcryptError | None = None) -> None:
         """Give up what is being fetched, and keep what was; nothing is fetched from now on, for
