@@ -6,6 +6,7 @@ import hashlib
 import os
 import secrets
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,8 +38,21 @@ def deallocate(descriptor: int, offset: int, length: int, mode: int = PUNCH) -> 
     return ctypes.get_errno() if failed else 0
 
 
+# What the file system may take for the tree of extents when a hole splits them.
+EXTENT_TREE = 16 * UNIT_BYTES
+
+
 def used(path: Path) -> int:
     return path.stat().st_blocks * 512
+
+
+def assert_falls_below(path: Path, bytes_: int) -> None:
+    """ext4 mounted with `discard` asks for it from a worker of its own, after the journal's
+    commit: not yet when `sync` returns."""
+    deadline = time.monotonic() + 30
+    while used(path) >= bytes_:
+        assert time.monotonic() < deadline, (used(path), bytes_)
+        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -74,7 +88,8 @@ def test_what_fallocate_may_do_on_the_file(volume: ServedVolume) -> None:
             content[offset : offset + length] = bytes(length)
             assert file.read(0, len(content)) == content
         file.sync()
-        assert used(volume.data_path) == before - MEBIBYTE - UNIT_BYTES
+        given_back = MEBIBYTE + UNIT_BYTES
+        assert abs(before - used(volume.data_path) - given_back) <= EXTENT_TREE
         assert deallocate(file.descriptor, SIZE - UNIT_BYTES, 2 * UNIT_BYTES) == 0
         assert deallocate(file.descriptor, SIZE, SIZE) == 0
         for mode in (0, KEEP_SIZE, 8, 32):
@@ -145,7 +160,7 @@ def test_zeros_that_are_written_become_holes_where_that_is_wanted(disk: Path, pl
                 assert file.read(0, 4 * MEBIBYTE) == expected
                 held = 4 * MEBIBYTE - (2 * MEBIBYTE + CHUNK_BYTES if wanted else 0)
                 # Beside it the data units at edges of requests, and a block of the extent tree.
-                assert held <= used(volume.data_path) <= held + 4 * UNIT_BYTES
+                assert held <= used(volume.data_path) <= held + 4 * UNIT_BYTES + EXTENT_TREE
             volume.unmount()
 
 
@@ -218,7 +233,7 @@ def test_many_terabytes_at_once(disk: Path) -> None:
             for place in places:
                 assert not any(file.read(place + 1, MEBIBYTE - 1))
             file.sync()
-            assert used(volume.data_path) <= 16 * UNIT_BYTES
+            assert used(volume.data_path) <= 16 * UNIT_BYTES + EXTENT_TREE
         volume.unmount()
 
 
@@ -333,7 +348,7 @@ def test_blkdiscard_empties_a_volume_and_mkfs_leaves_it_thin(
             os.fsync(file.fileno())
         full = used(data)
         run("blkdiscard", "--offset", "8MiB", "--length", "8MiB", loop)
-        assert used(data) == full - 8 * MEBIBYTE
+        assert abs(full - used(data) - 8 * MEBIBYTE) <= EXTENT_TREE
         # Zeros all the same, whichever the kernel makes of it.
         run("blkdiscard", "--zeroout", "--offset", "24MiB", "--length", "8MiB", loop)
         content = loop.read_bytes()
@@ -349,7 +364,7 @@ def test_blkdiscard_empties_a_volume_and_mkfs_leaves_it_thin(
             before = used(data)
             (point / "file").unlink()
             run("sync", "-f", point)
-            assert used(data) < before - 12 * MEBIBYTE
+            assert_falls_below(data, before - 12 * MEBIBYTE)
         finally:
             run("umount", point)
 

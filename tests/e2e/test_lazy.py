@@ -160,7 +160,7 @@ def _flip(path: Path) -> None:
 def test_what_the_store_has_wrong_is_an_error_of_that_range_alone(
     command: Command, point: Path, tmp_path: Path
 ) -> None:
-    make(command, "harmed")
+    volume_id = make(command, "harmed")
     files = chunk_files(command)
     damages: dict[int, Callable[[Path], None]] = {8: _cut, 10: _empty, 12: _flip, 14: Path.unlink}
     for chunk in (*damages, 16, 17):
@@ -182,7 +182,7 @@ def test_what_the_store_has_wrong_is_an_error_of_that_range_alone(
                 assert read(file, chunk) == expected(chunk)
         (used,) = command.json("status")["InUse"]
         assert "chunk 17 of snapshot" in used["Initialization"]["Problem"]
-        (log,) = command.runtime.glob("vol-*.log")
+        log = command.runtime / f"{volume_id}.log"
         assert log.read_text().count("cannot be had") == len(bad)
         # The snapshot needs them, and says which it cannot have.
         assert "chunk " in command.fails(6, "snapshot", "create", "--wait", "harmed")

@@ -256,7 +256,8 @@ def test_a_data_file_gives_room_back_or_keeps_it(tmp_path: Path, keeps_room: boo
             data.deallocate(CHUNK_BYTES, 4 * CHUNK_BYTES)
             data.sync()
             given_back = (full - path.stat().st_blocks) * 512
-            assert given_back == (0 if keeps_room else 4 * CHUNK_BYTES)
+            # Beside it the file system's tree of extents, which a hole may split.
+            assert abs(given_back - (0 if keeps_room else 4 * CHUNK_BYTES)) <= 64 * 1024
             assert data.next_data(CHUNK_BYTES, 8 * CHUNK_BYTES) == 5 * CHUNK_BYTES
             assert data.next_data(CHUNK_BYTES, 2 * CHUNK_BYTES) == 2 * CHUNK_BYTES
             assert data.next_data(10, 2 * CHUNK_BYTES) == 10
