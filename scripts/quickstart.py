@@ -35,7 +35,7 @@ from scripts.sample_image import (
 )
 from volcrypt.errors import VolcryptError
 from volcrypt.geometry import check_volume_size, format_size, parse_size
-from volcrypt.operations.home import runtime_directory
+from volcrypt.operations.home_directory import runtime_directory
 from volcrypt.settings import runtime_root
 
 VOLCRYPT: Final = Path(sys.executable).with_name("volcrypt")

@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.forked import FORKER
 from tests.planes import data_plane
-from volcrypt.operations.home import runtime_directory
+from volcrypt.operations.home_directory import runtime_directory
 from volcrypt.settings import runtime_root
 from volcrypt.volume.owner import start_ticks
 

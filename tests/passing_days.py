@@ -5,7 +5,7 @@ from pathlib import Path
 from volcrypt.kms.clock import host_time
 from volcrypt.kms.home import open_kms
 from volcrypt.kms.model import DAY_SECONDS
-from volcrypt.operations.home import runtime_directory
+from volcrypt.operations.home_directory import runtime_directory
 from volcrypt.settings import DEFAULT_ACCOUNT, DEFAULT_REGION, runtime_root
 
 

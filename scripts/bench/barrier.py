@@ -26,7 +26,7 @@ from pathlib import Path
 
 from scripts.bench._lib import print_json, print_table, run
 from volcrypt.geometry import check_volume_size, format_size, parse_size
-from volcrypt.operations.home import runtime_directory
+from volcrypt.operations.home_directory import runtime_directory
 from volcrypt.settings import runtime_root
 from volcrypt.volume.control import ControlClient
 

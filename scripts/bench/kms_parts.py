@@ -15,7 +15,7 @@ from volcrypt.kms.messages.data import DecryptRequest, GenerateDataKeyRequest
 from volcrypt.kms.messages.keys import CreateKeyRequest
 from volcrypt.kms.model import Caller, root_arn
 from volcrypt.kms.service import Call, KmsService
-from volcrypt.operations.home import init_home, runtime_directory
+from volcrypt.operations.home_directory import init_home, runtime_directory
 from volcrypt.settings import DEFAULT_ACCOUNT, DEFAULT_REGION, runtime_root
 from volcrypt.wire.claim import HttpRequest, check_claim, read_claim
 from volcrypt.wire.signature import check_signature, derive_signing_key

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from volcrypt.operations.home import Home, init_home, make_runtime_directory, runtime_directory
+from volcrypt.operations.home import Home
+from volcrypt.operations.home_directory import init_home, make_runtime_directory, runtime_directory
 from volcrypt.settings import DEFAULT_ACCOUNT, DEFAULT_REGION, runtime_root
 
 ACCESS_KEY = "AKIAIOSFODNN7EXAMPLE"

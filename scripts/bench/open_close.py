@@ -16,7 +16,7 @@ from pathlib import Path
 
 from scripts.bench._lib import print_json, print_table, run
 from volcrypt.geometry import UNIT_BYTES, parse_size
-from volcrypt.operations.home import runtime_directory
+from volcrypt.operations.home_directory import runtime_directory
 from volcrypt.settings import runtime_root
 
 VOLCRYPT = Path(sys.executable).with_name("volcrypt")

@@ -32,7 +32,7 @@ from scripts.bench._chart import draw_lines
 from scripts.bench._lib import print_json, print_table, run
 from volcrypt.errors import VolcryptError
 from volcrypt.geometry import CHUNK_BYTES, check_volume_size, chunk_count, format_size, parse_size
-from volcrypt.operations.home import runtime_directory
+from volcrypt.operations.home_directory import runtime_directory
 from volcrypt.settings import runtime_root
 
 VOLCRYPT: Final = Path(sys.executable).with_name("volcrypt")

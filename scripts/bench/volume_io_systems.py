@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from scripts.bench._lib import await_file, fuse_type_of, mount_of, run
-from volcrypt.operations.home import runtime_directory
+from volcrypt.operations.home_directory import runtime_directory
 from volcrypt.settings import runtime_root
 
 VOLCRYPT: Final = Path(sys.executable).with_name("volcrypt")

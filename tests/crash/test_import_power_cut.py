@@ -14,7 +14,8 @@ from tests.file_system import DisposableFileSystem, disposable_file_system
 from tests.operations.test_images import At, StoppedError, stop
 from volcrypt.errors import VerificationError, VolcryptError
 from volcrypt.operations import import_run
-from volcrypt.operations.home import Home, init_home
+from volcrypt.operations.home import Home
+from volcrypt.operations.home_directory import init_home
 from volcrypt.operations.images import import_volume
 from volcrypt.operations.import_logs import ImportLog
 from volcrypt.operations.keys import KeyChoice

@@ -20,7 +20,8 @@ from volcrypt.kms.messages.keys import DescribeKeyRequest
 from volcrypt.kms.model import Caller
 from volcrypt.kms.service import KmsService
 from volcrypt.operations.backups import back_up
-from volcrypt.operations.home import Home, init_home
+from volcrypt.operations.home import Home
+from volcrypt.operations.home_directory import init_home
 from volcrypt.operations.home_restore import read_header, restore_home, unwrap_secret
 from volcrypt.operations.vault import Access
 from volcrypt.settings import DEFAULT_ACCOUNT, DEFAULT_REGION, runtime_root

@@ -14,7 +14,8 @@ from volcrypt.formats.manifest import Manifest
 from volcrypt.kms.messages.keys import CreateKeyRequest
 from volcrypt.kms.model import Caller, root_arn
 from volcrypt.operations.copy_creation import copy_snapshot
-from volcrypt.operations.home import Home, init_home
+from volcrypt.operations.home import Home
+from volcrypt.operations.home_directory import init_home
 from volcrypt.operations.keys import KeyChoice
 from volcrypt.operations.progress import SILENT
 from volcrypt.operations.store_admin import create_store

@@ -9,7 +9,8 @@ import pytest
 from tests.command import disposable_home
 from volcrypt.errors import InvalidArgumentError, TryAgainError
 from volcrypt.kms.lock import SERVING, held_home
-from volcrypt.operations.home import Home, init_home
+from volcrypt.operations.home import Home
+from volcrypt.operations.home_directory import init_home
 from volcrypt.settings import DEFAULT_ACCOUNT, DEFAULT_REGION, runtime_root
 
 

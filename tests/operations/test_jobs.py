@@ -26,7 +26,8 @@ from volcrypt.errors import (
 from volcrypt.formats.job import JobRecord, encode_job
 from volcrypt.names import SnapshotId, VolumeId, make_snapshot_id
 from volcrypt.operations.held_jobs import hold_jobs
-from volcrypt.operations.home import Home, make_runtime_directory
+from volcrypt.operations.home import Home
+from volcrypt.operations.home_directory import make_runtime_directory
 from volcrypt.operations.job_progress import (
     JobProgress,
     JobReporter,

@@ -20,7 +20,8 @@ from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.names import VolumeId, make_volume_id
 from volcrypt.operations import lazy_volumes, restore
-from volcrypt.operations.home import Home, init_home
+from volcrypt.operations.home import Home
+from volcrypt.operations.home_directory import init_home
 from volcrypt.operations.images import import_volume
 from volcrypt.operations.keys import KeyChoice
 from volcrypt.operations.lazy_fetch import fetch_rest

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from volcrypt.operations.home import runtime_directory
+from volcrypt.operations.home_directory import runtime_directory
 from volcrypt.settings import runtime_root
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tests.fakes.access_keys import MemoryAccessKeys
 from volcrypt.daemons.kms import Endpoint, serve
-from volcrypt.operations.home import Home, make_runtime_directory
+from volcrypt.operations.home import Home
+from volcrypt.operations.home_directory import make_runtime_directory
 from volcrypt.settings import runtime_root
 
 

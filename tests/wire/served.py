@@ -15,7 +15,7 @@ from botocore.config import Config
 
 from tests.fakes.kms import REGION
 from tests.wire.signing import ACCESS_KEY, SECRET
-from volcrypt.operations.home import init_home, runtime_directory
+from volcrypt.operations.home_directory import init_home, runtime_directory
 from volcrypt.settings import DEFAULT_ACCOUNT, runtime_root
 
 ROOT_OF_TESTS = Path(__file__).parents[2]

@@ -22,7 +22,7 @@ from cryptography.x509.oid import NameOID
 from tests.command import VOLCRYPT
 from tests.wire.served import served
 from tests.wire.test_connections import is_closed, list_keys, read_answer
-from volcrypt.operations.home import init_home
+from volcrypt.operations.home_directory import init_home
 from volcrypt.settings import runtime_root
 
 

@@ -137,7 +137,7 @@ def _home_checks(
     session: Session, settings: Settings, host: "Host"
 ) -> Iterator[tuple[str, "Check"]]:
     from volcrypt.operations import doctor_home
-    from volcrypt.operations.home import runtime_directory
+    from volcrypt.operations.home_directory import runtime_directory
     from volcrypt.volume.mountpoint import mounts
 
     path = session.home_path

@@ -51,7 +51,7 @@ def embedded_warning(session: Session) -> str:
 @pass_session
 def init(session: Session, pin_file: Path | None) -> None:
     """Make a home: the token, the key catalogue, the register. Does nothing where one is."""
-    from volcrypt.operations.home import init_home
+    from volcrypt.operations.home_directory import init_home
 
     path = session.home_path
     if pin_file is not None and (path / "home").exists():

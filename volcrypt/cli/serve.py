@@ -47,7 +47,7 @@ def serve(
     from volcrypt.daemons.kms import Endpoint
     from volcrypt.daemons.kms import serve as serve_kms
     from volcrypt.kms.home import keeps_pin
-    from volcrypt.operations.home import make_runtime_directory
+    from volcrypt.operations.home_directory import make_runtime_directory
     from volcrypt.wire.access_keys import HomeAccessKeys
 
     if (tls_cert is None) != (tls_key is None):

@@ -1,0 +1,140 @@
+"""What a home is on disk: made by `init`, told by its document, locked while it changes.
+
+`init` writes HOME/home last, so a home that was killed while it was made is not one yet, and the
+next `init` goes on.
+"""
+
+import fcntl
+import hashlib
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from volcrypt.durable import (
+    make_directory_durably,
+    no_space_named,
+    open_regular,
+    read_file,
+    write_durably,
+)
+from volcrypt.errors import (
+    ConfigurationError,
+    HomeNotInitialisedError,
+    InvalidArgumentError,
+    MalformedError,
+    TryAgainError,
+    UnsupportedVersionError,
+)
+from volcrypt.file_lock import locked_within
+from volcrypt.kms.home import create_kms
+
+VERSION: Final = 1
+LOCK_PATIENCE_SECONDS: Final = 30
+
+
+class HomeDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """HOME/home. Not secret and not sealed: it only says which home this is; every account and
+    region that matters is also in what the KMS seals."""
+
+    format: str = "volcrypt home"
+    version: int = VERSION
+    home_id: str
+    account: str
+    region: str
+
+
+def runtime_directory(home: Path, runtime_root: Path) -> Path:
+    """A home's own directory on tmpfs; two homes never share one."""
+    return runtime_root / hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:16]
+
+
+def init_home(
+    path: Path, runtime_root: Path, *, account: str, region: str, pin: bytearray | None
+) -> bool:
+    """Make a home at `path`; False when a complete one is there already.
+
+    Killed at any step, the next call finishes. Raises InvalidArgumentError when `path` holds
+    something else.
+    """
+    if (path / "home").exists():
+        read_home_document(path)
+        return False
+    if path.exists() and not path.is_dir():
+        raise InvalidArgumentError(f"{path} is not a directory")
+    if path.is_dir() and any(entry.name not in _OURS for entry in path.iterdir()):
+        raise InvalidArgumentError(f"{path} is not empty and holds no volcrypt home")
+    with no_space_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory_durably(path)
+    for part in ("volumes", "stores", "work", "written"):
+        make_directory_durably(path / part)
+    runtime = runtime_directory(path, runtime_root)
+    make_runtime_directory(runtime)
+    with locked_file(path / "lock", what=f"home {path}"):
+        create_kms(path / "kms", runtime, account=account, region=region, pin=pin)
+        document = HomeDocument(home_id=secrets.token_hex(8), account=account, region=region)
+        write_durably(path / "home", msgspec.json.encode(document) + b"\n")
+    return True
+
+
+_OURS: Final = {
+    "home",
+    ".home.new",
+    "lock",
+    "kms",
+    "volumes",
+    "stores",
+    "work",
+    "written",
+    "jobs",
+    "scratch",
+    "config.toml",
+}
+
+
+def make_runtime_directory(runtime: Path) -> None:
+    """Make the private directory on tmpfs; refuses one that another user prepared for us."""
+    runtime.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    runtime.mkdir(mode=0o700, exist_ok=True)
+    found = runtime.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise ConfigurationError(f"{runtime} is not a private directory of this user")
+
+
+def read_home_document(path: Path) -> HomeDocument:
+    """Raises HomeNotInitialisedError, ConfigurationError for one of another user's, and
+    FormatError."""
+    what = f"{path / 'home'}"
+    try:
+        data = read_file(path / "home", limit_bytes=2**16)
+    except (FileNotFoundError, NotADirectoryError):
+        raise HomeNotInitialisedError(str(path)) from None
+    except PermissionError as error:
+        raise ConfigurationError(f"no permission to read {what}") from error
+    try:
+        document = msgspec.json.decode(data, type=HomeDocument)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MalformedError(what, "truncated or damaged") from error
+    if document.version != VERSION:
+        raise UnsupportedVersionError(what, document.version, VERSION)
+    return document
+
+
+@contextmanager
+def locked_file(path: Path, *, what: str, shared: bool = False) -> Iterator[None]:
+    """Hold a lock file, which is made where there is none. Raises TryAgainError after half a
+    minute."""
+    descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
+    try:
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        if not locked_within(descriptor, kind, LOCK_PATIENCE_SECONDS):
+            raise TryAgainError(f"{what} is busy with another command")
+        yield
+    finally:
+        os.close(descriptor)
