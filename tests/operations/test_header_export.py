@@ -35,8 +35,9 @@ from volcrypt.operations.keys import KeyChoice, unwrap_key
 from volcrypt.operations.progress import SILENT
 from volcrypt.operations.records import data_path, load_record
 from volcrypt.operations.restore import volume_from_snapshot
+from volcrypt.operations.volume_deletion import delete_volume
 from volcrypt.operations.volume_export import export_volume
-from volcrypt.operations.volumes import create_volume, delete_volume
+from volcrypt.operations.volumes import create_volume
 from volcrypt.operations.write_budget import written_bytes
 from volcrypt.settings import runtime_root
 from volcrypt.volume.owner import hold_volume

@@ -34,9 +34,10 @@ from volcrypt.operations.import_run import ImportReport
 from volcrypt.operations.keys import KeyChoice
 from volcrypt.operations.progress import SILENT, Progress
 from volcrypt.operations.records import data_path, load_records
+from volcrypt.operations.volume_deletion import delete_volume
 from volcrypt.operations.volume_export import export_volume
 from volcrypt.operations.volume_settings import set_encryption_by_default
-from volcrypt.operations.volumes import create_volume, delete_volume
+from volcrypt.operations.volumes import create_volume
 from volcrypt.volume.owner import hold_volume
 
 SIZE = 32 * CHUNK_BYTES

@@ -35,8 +35,9 @@ from volcrypt.operations.snapshot_deletion import delete_snapshot, sweep_store
 from volcrypt.operations.snapshot_lookup import load_snapshot
 from volcrypt.operations.store_admin import create_store
 from volcrypt.operations.stores import home_signer, open_local_store, open_store
+from volcrypt.operations.volume_deletion import delete_volume
 from volcrypt.operations.volume_export import export_volume
-from volcrypt.operations.volumes import check_volume, create_volume, delete_volume
+from volcrypt.operations.volumes import check_volume, create_volume
 from volcrypt.settings import DEFAULT_ACCOUNT, DEFAULT_REGION, runtime_root
 from volcrypt.snapshot.local import LocalObjects
 from volcrypt.snapshot.pin import hold_lastingly, lasting_pins

@@ -91,7 +91,8 @@ def create(
     from the snapshot when they are touched, and the others one after the other. The snapshot may be
     deleted meanwhile."""
     from volcrypt.operations.placement import Placement, device_size
-    from volcrypt.operations.volumes import create_volume, view_volume
+    from volcrypt.operations.volume_views import view_volume
+    from volcrypt.operations.volumes import create_volume
 
     if snapshot_id is None and source_customer_key_file is not None:
         raise click.UsageError("--source-customer-key-file goes with --snapshot-id")
@@ -146,7 +147,7 @@ def create(
 def list_(session: Session) -> None:
     """List all volumes."""
     from volcrypt.operations.records import load_records
-    from volcrypt.operations.volumes import VolumeView, view_volume
+    from volcrypt.operations.volume_views import VolumeView, view_volume
 
     found = load_records(session.home)
     views = {
@@ -191,7 +192,7 @@ def list_(session: Session) -> None:
 def show(session: Session, volume: str) -> None:
     """Show everything about VOLUME."""
     from volcrypt.operations.records import load_record
-    from volcrypt.operations.volumes import view_volume
+    from volcrypt.operations.volume_views import view_volume
 
     view = view_volume(session.home, load_record(session.home, volume))
     use = uses_by_volume(session.home, [view]).get(view.record.volume_id)
@@ -254,7 +255,7 @@ def grow(
 @pass_session
 def delete(session: Session, volume: str, keep_data: bool) -> None:
     """Delete VOLUME and its data; its snapshots stay, and what is on a block device."""
-    from volcrypt.operations.volumes import delete_volume
+    from volcrypt.operations.volume_deletion import delete_volume
 
     deleted = delete_volume(session.home, volume, keep_data=keep_data)
 

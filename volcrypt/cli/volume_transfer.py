@@ -69,7 +69,7 @@ def import_(
     """
     from volcrypt.operations.image_sources import LuksAccess
     from volcrypt.operations.images import import_volume
-    from volcrypt.operations.volumes import view_volume
+    from volcrypt.operations.volume_views import view_volume
 
     if abort:
         _abort(session, source)
@@ -248,7 +248,7 @@ def register(
     newer record if it is here already. The KMS must let this home have its data key."""
     from volcrypt.names import parse_volume_id
     from volcrypt.operations.registration import CopySource, register_volume
-    from volcrypt.operations.volumes import view_volume
+    from volcrypt.operations.volume_views import view_volume
 
     source = CopySource(
         record=record,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from volcrypt.formats.volume_record import VolumeRecord
     from volcrypt.operations.home import Home
     from volcrypt.operations.uses import InUse
-    from volcrypt.operations.volumes import VolumeView
+    from volcrypt.operations.volume_views import VolumeView
     from volcrypt.volume.control_messages import LazyProgress
 
 

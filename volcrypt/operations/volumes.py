@@ -1,33 +1,24 @@
-"""Volumes as a user knows them: create, show, check, delete.
+"""Volumes as a user knows them: create, open, check.
 
 A volume exists when the register names it. What is made before that (directory, data file) is a
 leftover if the process dies, and the next command that changes the home removes it.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 
 from volcrypt.crypto.data_key import DataKey
-from volcrypt.durable import no_space_named, remove_durably, write_durably
-from volcrypt.errors import (
-    IntegrityError,
-    InvalidArgumentError,
-    NameTakenError,
-    VolcryptError,
-    VolumeInUseError,
-)
+from volcrypt.durable import no_space_named
+from volcrypt.errors import IntegrityError, NameTakenError
 from volcrypt.formats.volume_record import (
     LazySource,
     VolumeRecord,
     WrappedDataKey,
     key_source_of,
 )
-from volcrypt.geometry import SECTOR_BYTES, UNIT_BYTES, check_volume_size, chunk_count
+from volcrypt.geometry import UNIT_BYTES, check_volume_size
 from volcrypt.kms.clock import host_time
 from volcrypt.names import SnapshotId, VolumeId, make_volume_id, parse_name
-from volcrypt.operations import workflows
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import (
     KeyChoice,
@@ -37,10 +28,8 @@ from volcrypt.operations.keys import (
     unwrap_key,
     volume_context,
 )
-from volcrypt.operations.lazy_volumes import make_whole, release_pin
-from volcrypt.operations.leases import held_volume, release_lease
+from volcrypt.operations.lazy_volumes import make_whole
 from volcrypt.operations.leftovers import remove_leftovers
-from volcrypt.operations.mount_grants import retire_grant
 from volcrypt.operations.placement import (
     THIN,
     Placement,
@@ -50,94 +39,21 @@ from volcrypt.operations.placement import (
     remove_data,
 )
 from volcrypt.operations.progress import SILENT, Progress
-from volcrypt.operations.record_copies import (
-    copy_location,
-    copy_place,
-    record_copies,
-    remove_copy,
-)
+from volcrypt.operations.record_copies import copy_place, record_copies
 from volcrypt.operations.records import (
     KIND,
     data_path,
-    find_entry,
     load_record,
     nominal_data_path,
     present_path,
     save_records,
     stage_record,
 )
-from volcrypt.operations.write_budget import write_counter, written_bytes
-from volcrypt.volume.control_messages import LazyProgress
+from volcrypt.operations.write_budget import write_counter
 from volcrypt.volume.datafile import DataFile
-from volcrypt.volume.directory import KEEP_DATA_FILE
-from volcrypt.volume.mountpoint import remove_dead_mounts_of
-from volcrypt.volume.owner import OwnerRecord, current_owner, hold_volume
+from volcrypt.volume.owner import hold_volume
 from volcrypt.volume.present_file import count_present
 from volcrypt.volume.volume import Volume
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VolumeView:
-    """A volume as `list` and `show` give it."""
-
-    record: VolumeRecord
-    owner: OwnerRecord | None
-    data_path: Path
-    allocated_bytes: int | None
-    """Bytes that the data file occupies; None when it cannot be seen."""
-    written_bytes: int = 0
-    """What was encrypted under its data key, by all that share it; at most."""
-    copy_location: str | None = None
-    """Where the second copy of the record lies, for a volume that has one."""
-    lazy: LazyProgress | None = None
-    """While not all chunks are here, as far as the storage knows."""
-
-    @property
-    def state(self) -> str:
-        """EBS's names: available, in-use, error (the data is not there)."""
-        if self.allocated_bytes is None:
-            return "error"
-        return "in-use" if self.owner else "available"
-
-
-def view_volume(home: Home, record: VolumeRecord) -> VolumeView:
-    """Never fails: what cannot be seen makes the state an error."""
-    allocated: int | None = None
-    owner: OwnerRecord | None = None
-    path = nominal_data_path(home, record)
-    with suppress(OSError, VolcryptError):
-        owner = current_owner(home.volumes.path_of(record.volume_id))
-        if record.device is None:
-            allocated = path.lstat().st_blocks * SECTOR_BYTES
-        elif data_path(home, record).exists():
-            allocated = record.size_bytes
-    return VolumeView(
-        record=record,
-        owner=owner,
-        data_path=path,
-        allocated_bytes=allocated,
-        written_bytes=written_bytes(home, record.wrapped_key),
-        copy_location=copy_location(home, record),
-        lazy=_lazy_progress(home, record),
-    )
-
-
-def _lazy_progress(home: Home, record: VolumeRecord) -> LazyProgress | None:
-    source = record.source
-    if source is None:
-        return None
-    present, problem = 0, None
-    try:
-        present = count_present(present_path(home, record.volume_id), record.volume_id)
-    except (VolcryptError, OSError) as error:
-        problem = str(error)
-    return LazyProgress(
-        store_id=source.store_id,
-        present_chunks=present,
-        total_chunks=chunk_count(source.size_bytes),
-        fill_rate=source.fill_rate,
-        problem=problem,
-    )
 
 
 def check_name_is_free(home: Home, name: str | None) -> None:
@@ -305,81 +221,6 @@ def opened_volume(
         )
         stack.callback(volume.close)
         yield volume, data
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deleted:
-    """A volume that is gone; `kept` is the block device, or the file, that still has its data."""
-
-    volume_id: VolumeId
-    kept: Path | None
-
-
-def delete_volume(home: Home, volume: str, *, keep_data: bool = False) -> Deleted:
-    """Forget a volume and remove its data; its snapshots stay, and so does what is on a block
-    device. Refused while it is in use, also by another host.
-
-    With `keep_data` this home alone forgets it: data that lies elsewhere stays, with the copy of
-    the record. A volume whose record is damaged can be deleted too: the register says what it is.
-    """
-    entry = find_entry(home, volume)
-    volume_id = VolumeId(entry.id)
-    directory = home.volumes.path_of(volume_id)
-    record: VolumeRecord | None = None
-    try:
-        record = load_record(home, volume_id)
-    except VolcryptError:
-        if keep_data:
-            raise
-    source = None if record is None else record.source
-    kept: Path | None = None
-    if record is not None and (record.device is not None or keep_data):
-        kept = nominal_data_path(home, record)
-    if keep_data and record is not None and record.data_path is None:
-        raise InvalidArgumentError(
-            f"the data of volume {volume} is in the home, and goes with its record",
-            hint="take a snapshot of it",
-        )
-    if keep_data and source is not None:
-        raise InvalidArgumentError(
-            f"some data of volume {volume} is still in snapshot {source.snapshot_id}, and only "
-            "this home knows what",
-            hint="mount the volume until status says that it is filled",
-        )
-    retire_grant(home, volume_id)
-    release_lease(home, volume_id)
-    with ExitStack() as held:
-        if record is not None and not keep_data:
-            held.enter_context(held_volume(home, record, purpose="delete"))
-        elif directory.exists():
-            held.enter_context(hold_volume(directory, purpose="delete"))
-        workflows.check_none_running(home, volume_id, volume)
-        if (home.runtime / f"{volume_id}.mnt").exists():
-            raise VolumeInUseError(
-                volume, "what a killed process left", hint=f"volcrypt detach {volume}"
-            )
-        remove_dead_mounts_of(volume_id)
-        if keep_data:
-            write_durably(directory / KEEP_DATA_FILE, b"")
-        elif directory.exists():
-            remove_durably(directory / KEEP_DATA_FILE)
-        home.register.apply(delete=[(KIND, volume_id)], expect={(KIND, volume_id): entry.counter})
-        if not keep_data:
-            if record is not None and record.device is not None:
-                # On a device the copy would be all that is needed to read what is left on it.
-                with suppress(VolcryptError, OSError):
-                    remove_copy(home, record)
-            remove_data(home, volume_id)
-        home.volumes.remove(volume_id)
-    if source is not None:
-        # numpy, for those alone that need it
-        from volcrypt.operations.snapshot_deletion import make_up_for_sweep
-        from volcrypt.operations.stores import store_of
-
-        release_pin(home, volume_id, source.store_id, source.snapshot_id)
-        with suppress(VolcryptError):
-            make_up_for_sweep(home, store_of(home, source.store_id))
-    return Deleted(volume_id=volume_id, kept=kept)
 
 
 def check_volume(home: Home, volume: str) -> VolumeRecord:
