@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from volcrypt.errors import ChunkCorruptError
 from volcrypt.formats.pages import PAGE_CHUNKS, page_count, page_range
 from volcrypt.geometry import chunk_count, chunk_range
-from volcrypt.volume.lazy import Origin
+from volcrypt.volume.chunk_fetcher import Origin
 
 
 class MemoryOrigin:

@@ -26,58 +26,22 @@ The end. Fetches under way are given up: who waits for a store that hangs must n
 from being closed. What the store sends later is thrown away.
 """
 
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final, Protocol
 
-import numpy as np
 import trio
-from numpy.typing import NDArray
 
 from volcrypt.errors import IntegrityError, MountError, VolcryptError
-from volcrypt.formats.pages import PAGE_CHUNKS, page_range
+from volcrypt.formats.pages import page_range
 from volcrypt.geometry import CHUNK_BYTES, chunk_count, chunk_range
+from volcrypt.volume.chunk_fetcher import ChunkFetcher, ChunkFile, Origin
 from volcrypt.volume.present import PresentMap
-from volcrypt.volume.shared_work import SharedWork
-
-if TYPE_CHECKING:
-    from volcrypt.volume.datafile import DataFile
 
 FIRST_PAUSE_SECONDS: Final = 1.0
 LONGEST_PAUSE_SECONDS: Final = 60.0
 COMMIT_CHUNKS: Final = 128
 """So many fetched chunks (64 MiB) are made durable together by the filling."""
-POOLED_BUFFERS: Final = 4
-_REPORTED: Final = 1000
-_ANY_CHUNK: Final = -1
-
-Result = TypeVar("Result")
-_log: Final = logging.getLogger(__name__)
-
-
-class Origin(Protocol):
-    """Where absent chunks come from. All calls may block, and come from several threads at once."""
-
-    def hole_pages(self) -> NDArray[np.bool_]:
-        """One element for each page of chunks: True where all of its chunks are holes."""
-        ...
-
-    def holes(self, page: int) -> NDArray[np.bool_]:
-        """One element for each chunk of a page: True for a hole."""
-        ...
-
-    def read_chunk(self, index: int, buffer: memoryview) -> None:
-        """The ciphertext of a chunk, checked; raises VolcryptError, and then `buffer` holds
-        anything."""
-        ...
-
-
-class ChunkFile(Protocol):
-    """What a lazy volume's own storage must be able to do; `DataFile` has it."""
-
-    def write(self, offset: int, data: memoryview) -> None: ...
 
 
 class Rate(Protocol):
@@ -100,26 +64,22 @@ class LazyChunks:
         """`size_bytes` is the snapshot's; `sync` makes what was written to `data` durable;
         `in_flight` fetches at once make good use of the origin."""
         assert present.chunk_count == chunk_count(size_bytes), "internal error: another map"
-        self._origin = origin
         self._present = present
         self._size_bytes = size_bytes
-        self._data = data
         self._sync = sync
-        self._fetched: set[int] = set()
-        self._known_pages: set[int] = set()
-        self._knows_hole_pages = False
-        self._shared = SharedWork()
         self._commit_lock = trio.Lock()
         self._touches = trio.CapacityLimiter(in_flight)
         self._fills = trio.CapacityLimiter(max(1, in_flight // 4))
-        self._buffers: list[memoryview] = []
-        self._ended: VolcryptError | None = None
         self._closed = False
-        self._reported: dict[int, str] = {}
         self.before_write: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         """Waits until it may be written, or raises why it will not be."""
-        self.last_error: VolcryptError | None = None
-        """Why the last fetch failed; None after one that did not."""
+        self._fetcher = ChunkFetcher(
+            origin,
+            present,
+            size_bytes=size_bytes,
+            data=data,
+            before_write=lambda: self.before_write(),
+        )
 
     @property
     def chunk_count(self) -> int:
@@ -129,12 +89,17 @@ class LazyChunks:
     @property
     def present_count(self) -> int:
         """Chunks that may be read at once."""
-        return self._present.present_count + len(self._fetched)
+        return self._present.present_count + len(self._fetcher.fetched)
 
     @property
     def problem(self) -> str | None:
         """Why something cannot be had: what came up last of that which has not come since."""
-        return next(reversed(self._reported.values()), None)
+        return self._fetcher.problem
+
+    @property
+    def last_error(self) -> VolcryptError | None:
+        """Why the last fetch failed; None after one that did not."""
+        return self._fetcher.last_error
 
     @property
     def is_complete(self) -> bool:
@@ -143,7 +108,7 @@ class LazyChunks:
 
     def may_read(self, chunks: range) -> bool:
         """Whether all of `chunks` can be read now."""
-        return all(self._present.has(chunk) or chunk in self._fetched for chunk in chunks)
+        return all(self._fetcher.has(chunk) for chunk in chunks)
 
     def may_write(self, chunks: range) -> bool:
         """Whether all of `chunks` can be written now."""
@@ -153,23 +118,23 @@ class LazyChunks:
         """One bit for each chunk of a volume of this size, as `ChunkSet.packed` has them: 1 where
         the chunk has to be fetched, or may turn out to be a hole."""
         bits = self._present.absent_bits(size_bytes)
-        for chunk in self._fetched:
+        for chunk in self._fetcher.fetched:
             bits[chunk >> 3] &= ~(1 << (chunk & 7))
         return bytes(bits)
 
     async def make_readable(self, chunks: range) -> None:
         """Fetch what of `chunks` is absent. Raises why one of them cannot be had."""
-        missing = [chunk for chunk in chunks if not self.may_read(range(chunk, chunk + 1))]
+        missing = [chunk for chunk in chunks if not self._fetcher.has(chunk)]
         errors: list[VolcryptError | OSError] = []
 
         async def fetch(chunk: int) -> None:
             try:
-                await self._fetch(chunk, self._touches)
+                await self._fetcher.fetch(chunk, self._touches)
             except (VolcryptError, OSError) as error:
                 errors.append(error)
 
         if len(missing) == 1:
-            await self._fetch(missing[0], self._touches)
+            await self._fetcher.fetch(missing[0], self._touches)
         elif missing:
             async with trio.open_nursery() as nursery:
                 for chunk in missing[1:]:
@@ -195,22 +160,13 @@ class LazyChunks:
         replaced: list[int] = []
         try:
             for chunk in chunks:
-                if self.may_read(range(chunk, chunk + 1)) or self._shared.is_under_way(chunk):
-                    continue
-                if self._ended is not None:
-                    raise self._ended
-                await self._shared.run(chunk, partial(self._replace_alone, chunk, work))
-                replaced.append(chunk)
+                if await self._fetcher.replace(chunk, work):
+                    replaced.append(chunk)  # noqa: PERF401 - known also when a later one fails
             for chunk in replaced:
                 while not self.may_write(range(chunk, chunk + 1)):
                     await self._commit(range(chunk, chunk + 1))
         finally:
-            self._fetched.difference_update(replaced)
-
-    async def _replace_alone(self, chunk: int, work: Callable[[int], None]) -> None:
-        await self.before_write()
-        await trio.to_thread.run_sync(work, chunk)
-        self._fetched.add(chunk)
+            self._fetcher.fetched.difference_update(replaced)
 
     async def fill(self, rate: Rate) -> None:
         """Fetch all that is absent, in order; returns when every chunk is present, durably, or
@@ -223,7 +179,7 @@ class LazyChunks:
         while not self.is_complete:
             before = self.present_count
             error = await self._fetch_absent(rate, self._fills, go_around=True)
-            if self._ended is not None:
+            if self._fetcher.ended is not None:
                 return
             await self._commit()
             if error is None:
@@ -243,7 +199,7 @@ class LazyChunks:
         `progress` is called with the bytes that were fetched, and those that are to be, holes among
         them. Raises why a chunk cannot be had, or kept.
         """
-        await self._learn_table(self._touches)
+        await self._fetcher.learn_table(self._touches)
         error = await self._fetch_and_keep(progress, go_around=False)
         if error is not None:
             raise error
@@ -259,7 +215,7 @@ class LazyChunks:
         elif not isinstance(error, VolcryptError):
             raise error
         return {
-            chunk: self._reported.get(chunk, str(error))
+            chunk: self._fetcher.reason(chunk) or str(error)
             for page in self._present.pages_with_absent()
             for chunk in self._present.absent_in(page_range(page, self._size_bytes))
         }
@@ -286,9 +242,7 @@ class LazyChunks:
     async def close(self, reason: VolcryptError | None = None) -> None:
         """Give up what is being fetched, and keep what was; nothing is fetched from now on, for
         this `reason`. May be called twice."""
-        if self._ended is None:
-            self._ended = reason or MountError("the volume is being unmounted")
-        await self._shared.give_up(self._ended)
+        await self._fetcher.end(reason or MountError("the volume is being unmounted"))
         # What is not kept is fetched again.
         with suppress(VolcryptError, OSError):
             await self._commit()
@@ -301,82 +255,6 @@ class LazyChunks:
 
     # ------------------------------------------------------------ fetching
 
-    async def _fetch(self, chunk: int, limiter: trio.CapacityLimiter) -> None:
-        """Make one chunk readable."""
-        if self._ended is not None:
-            raise self._ended
-        try:
-            await self._shared.run(chunk, lambda: self._fetch_alone(chunk, limiter))
-        except VolcryptError as error:
-            self._report(chunk, error)
-            raise
-        if self._reported:
-            if self._reported.pop(chunk, None) is not None:
-                _log.warning("chunk %d can be had again", chunk)
-            if self._reported.pop(_ANY_CHUNK, None) is not None:
-                _log.warning("chunks can be had again")
-        self.last_error = None
-
-    async def _fetch_alone(self, chunk: int, limiter: trio.CapacityLimiter) -> None:
-        await self._learn(chunk // PAGE_CHUNKS, limiter)
-        if self.may_read(range(chunk, chunk + 1)):
-            return
-        extent = chunk_range(chunk, self._size_bytes)
-        async with self._buffer() as buffer:
-            view = buffer[: extent.length]
-            await _given_up_in_thread(lambda: self._origin.read_chunk(chunk, view), limiter)
-            await self.before_write()
-            # Not given up: it must not write when the data file is closed.
-            await trio.to_thread.run_sync(self._data.write, extent.offset, view)
-        self._fetched.add(chunk)
-
-    async def _learn(self, page: int, limiter: trio.CapacityLimiter) -> None:
-        """Find out which chunks of a page are holes."""
-        if page in self._known_pages:
-            return
-        await self._learn_table(limiter)
-        if page not in self._known_pages:
-            await self._shared.run(("page", page), lambda: self._learn_page(page, limiter))
-
-    async def _learn_table(self, limiter: trio.CapacityLimiter) -> None:
-        """Find out which pages are nothing but holes."""
-        if not self._knows_hole_pages:
-            await self._shared.run("table", lambda: self._learn_hole_pages(limiter))
-
-    async def _learn_hole_pages(self, limiter: trio.CapacityLimiter) -> None:
-        hole_pages = await _given_up_in_thread(self._origin.hole_pages, limiter)
-        # A page at a time would be as many calls as there are pages, nearly all of them holes.
-        step = 512
-        for first in range(0, len(hole_pages), step):
-            some = hole_pages[first : first + step]
-            if some.any():
-                self._present.mark_holes(first * PAGE_CHUNKS, np.repeat(some, PAGE_CHUNKS))
-        self._known_pages.update(np.flatnonzero(hole_pages).tolist())
-        self._knows_hole_pages = True
-
-    async def _learn_page(self, page: int, limiter: trio.CapacityLimiter) -> None:
-        holes = await _given_up_in_thread(lambda: self._origin.holes(page), limiter)
-        self._present.mark_holes(page * PAGE_CHUNKS, holes)
-        self._known_pages.add(page)
-
-    def _report(self, chunk: int, error: VolcryptError) -> None:
-        """Once for each chunk and reason; a store that is away is one reason for all."""
-        if error is self._ended:
-            return
-        key = chunk if isinstance(error, IntegrityError) else _ANY_CHUNK
-        self.last_error = error
-        if self._reported.get(key) != str(error) and len(self._reported) < _REPORTED:
-            self._reported[key] = str(error)
-            _log.warning("chunk %d cannot be had: %s", chunk, error)
-
-    @asynccontextmanager
-    async def _buffer(self) -> AsyncIterator[memoryview]:
-        buffer = self._buffers.pop() if self._buffers else memoryview(bytearray(CHUNK_BYTES))
-        yield buffer
-        # Not when it failed: a thread that was given up may still write into it.
-        self._buffers.append(buffer)
-        del self._buffers[POOLED_BUFFERS:]
-
     # ------------------------------------------------------------ durability
 
     async def _commit(self, chunks: range | None = None) -> None:
@@ -386,12 +264,12 @@ class LazyChunks:
             if chunks is not None and self.may_write(chunks):
                 return
             if self._closed:
-                assert self._ended is not None, "internal error: closed without a reason"
-                raise self._ended
-            batch = sorted(self._fetched)
+                assert self._fetcher.ended is not None, "internal error: closed without a reason"
+                raise self._fetcher.ended
+            batch = sorted(self._fetcher.fetched)
             await trio.to_thread.run_sync(self._keep, batch)
             self._present.mark(batch)
-            self._fetched.difference_update(batch)
+            self._fetcher.fetched.difference_update(batch)
 
     def _keep(self, batch: list[int]) -> None:
         if batch:
@@ -427,8 +305,8 @@ class LazyChunks:
                     try:
                         await rate.wait(chunk_range(chunk, self._size_bytes).length)
                         if not stopped:
-                            await self._fetch(chunk, limiter)
-                            if len(self._fetched) >= COMMIT_CHUNKS:
+                            await self._fetcher.fetch(chunk, limiter)
+                            if len(self._fetcher.fetched) >= COMMIT_CHUNKS:
                                 await self._commit()
                     except (VolcryptError, OSError) as error:
                         note(error)
@@ -442,13 +320,13 @@ class LazyChunks:
             receive.close()
             async with send:
                 try:
-                    await self._learn_table(limiter)
+                    await self._fetcher.learn_table(limiter)
                 except (VolcryptError, OSError) as error:
                     note(error)
                     return error
                 for page in self._present.pages_with_absent():
                     try:
-                        await self._learn(page, limiter)
+                        await self._fetcher.learn(page, limiter)
                     except (VolcryptError, OSError) as error:
                         note(error)
                         if stopped:
@@ -457,7 +335,7 @@ class LazyChunks:
                     for chunk in self._present.absent_in(page_range(page, self._size_bytes)):
                         if stopped:
                             break
-                        if chunk not in self._fetched:
+                        if chunk not in self._fetcher.fetched:
                             await send.send(chunk)
         return errors[0] if errors else None
 
@@ -465,14 +343,3 @@ class LazyChunks:
 class _Unlimited:
     async def wait(self, size_bytes: int) -> None:
         pass
-
-
-async def _given_up_in_thread(work: Callable[[], Result], limiter: trio.CapacityLimiter) -> Result:
-    """Run it in a thread that is left alone when the task is cancelled."""
-    return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter)
-
-
-if TYPE_CHECKING:
-
-    def _conformance(data: DataFile) -> ChunkFile:
-        return data
