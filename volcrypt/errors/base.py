@@ -1,0 +1,89 @@
+"""What every error is, and those that are about no part of volcrypt alone."""
+
+
+class VolcryptError(Exception):
+    """Something that the user can be told about in one line."""
+
+    hint: str | None = None
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        if hint is not None:
+            self.hint = hint
+
+
+class InvalidArgumentError(VolcryptError):
+    """A value from outside is not acceptable: a size, a name, a combination of options."""
+
+
+class ConfigurationError(VolcryptError):
+    """The host or the configuration file lacks something."""
+
+
+class ComponentMissingError(ConfigurationError):
+    """A program, device or library that volcrypt stands on is not there."""
+
+    def __init__(self, component: str, *, package: str | None = None) -> None:
+        super().__init__(
+            f"{component} is missing", hint=f"apt-get install {package}" if package else None
+        )
+        self.component = component
+        self.package = package
+
+
+class HomeNotInitialisedError(ConfigurationError):
+    """The home directory holds no key management state."""
+
+    hint = "run 'volcrypt init'"
+
+    def __init__(self, home: str) -> None:
+        super().__init__(f"no volcrypt home at {home}")
+        self.home = home
+
+
+class WrongPinError(ConfigurationError):
+    """The PIN is not the token's."""
+
+
+class PinLockedError(WrongPinError):
+    """The token takes no PIN any more: too many wrong ones were tried."""
+
+
+class WrongPassphraseError(ConfigurationError):
+    """The passphrase does not open the backup, or the LUKS2 image; a backup whose beginning is
+    damaged looks alike."""
+
+
+class WrongCustomerKeyError(VolcryptError):
+    """The customer-provided key is not the one that the data key is wrapped under."""
+
+
+class KeyGoneError(VolcryptError):
+    """The KMS does not know the key that a data key is wrapped under: what that encrypts is there,
+    and cannot be read."""
+
+    hint = "if it was deleted, what is under it is lost; 'volcrypt report key' says what and when"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"key {key} does not exist, and nothing that is under it can be read")
+        self.key = key
+
+
+class CustomerKeyMissingError(InvalidArgumentError):
+    """A data key is wrapped under a customer-provided key, and none was given."""
+
+
+class TokenMissingError(ConfigurationError):
+    """The PKCS#11 module cannot be loaded, or has no token of that label."""
+
+
+class PrivilegeError(VolcryptError):
+    """The operation needs a privilege that the process lacks."""
+
+
+class TryAgainError(VolcryptError):
+    """Something is busy or away for now; the same call may succeed later."""
+
+
+class SourceChangedError(TryAgainError):
+    """Somebody writes to what is imported."""
