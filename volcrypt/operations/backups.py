@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
-from volcrypt.durable import no_space_named
 from volcrypt.errors import InvalidArgumentError, TryAgainError
 from volcrypt.formats.audit_record import AuditHead
 from volcrypt.formats.backup import (
@@ -41,7 +40,7 @@ from volcrypt.kms.clock import host_time
 from volcrypt.kms.lock import SERVING, WriterLock
 from volcrypt.kms.messages.data import GenerateDataKeyRequest
 from volcrypt.operations.home import Home
-from volcrypt.operations.new_files import check_new_file, put_in_place
+from volcrypt.operations.new_files import check_new_file, new_file
 
 ACTION: Final = "volcrypt:Backup"
 LOG_N: Final = 17
@@ -88,24 +87,18 @@ def back_up(
     home.vault.authorise(home.caller, ACTION)
     header, secret = _new_secret(home, passphrase=passphrase, kms_key=kms_key, log_n=log_n)
     key = chunk_key(secret, header)
-    with ExitStack() as stack:
-        temporary = target.with_name(f".{target.name}.new")
-        with no_space_named(target):
-            temporary.unlink(missing_ok=True)
-            descriptor = os.open(
-                temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
-            )
-            stack.callback(temporary.unlink, missing_ok=True)
-            with os.fdopen(descriptor, "wb") as file:
-                head, members = stack.enter_context(_Moment(home)).members()
-                count = _Counter(members)
-                file.write(header)
-                for chunk in seal_chunks(key, encode_files(count)):
-                    file.write(chunk)
-                file.flush()
-                os.fsync(file.fileno())
-                size = file.tell()
-            put_in_place(temporary, target)
+    with (
+        new_file(target) as descriptor,
+        _Moment(home) as moment,
+        os.fdopen(descriptor, "wb", closefd=False) as file,
+    ):
+        head, members = moment.members()
+        count = _Counter(members)
+        file.write(header)
+        for chunk in seal_chunks(key, encode_files(count)):
+            file.write(chunk)
+        file.flush()
+        size = file.tell()
     return BackupReport(
         path=target,
         size_bytes=size,

@@ -1,15 +1,20 @@
 """Files that commands make at the user's word: never in the place of one that is there."""
 
+import ctypes
 import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from volcrypt.crypto.xts import is_zero
-from volcrypt.durable import no_space_named, sync_directory
+from volcrypt.durable import no_space_named
 from volcrypt.errors import InvalidArgumentError, NameTakenError
 from volcrypt.geometry import UNIT_BYTES
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_RENAME_NOREPLACE: Final = 1
 
 
 def check_new_file(target: Path) -> None:
@@ -26,23 +31,13 @@ def check_new_file(target: Path) -> None:
         raise InvalidArgumentError(f"{target.parent} is not a directory")
 
 
-def put_in_place(temporary: Path, target: Path) -> None:
-    """A link, unlike a rename, never replaces what somebody made meanwhile."""
-    try:
-        os.link(temporary, target)
-    except FileExistsError:
-        raise NameTakenError("file", os.fspath(target)) from None
-    temporary.unlink()
-    sync_directory(target.absolute().parent)
-
-
 @contextmanager
-def new_image(target: Path, size_bytes: int) -> Iterator[int]:
-    """A new sparse file of this size, open for writing, readable by its owner alone: it appears
-    whole and durable when the block ends, or not at all.
+def new_file(target: Path) -> Iterator[int]:
+    """A new file, open for writing, readable by its owner alone: it appears whole and durable when
+    the block ends, or not at all. Raises NameTakenError when `target` was made meanwhile.
 
-    Until then it has no name, where the file system can do that: a kill leaves no plaintext. Else
-    it is `.NAME.new` beside it, as for all that is put in place.
+    Until then it has no name, where the file system can do that: a kill leaves nothing of it. Else
+    it is `.NAME.new` beside it, which the next one of that name replaces.
     """
     directory = target.absolute().parent
     temporary: Path | None = None
@@ -57,30 +52,52 @@ def new_image(target: Path, size_bytes: int) -> Iterator[int]:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             descriptor = os.open(temporary, flags, 0o600)
         try:
-            os.ftruncate(descriptor, size_bytes)
             yield descriptor
             os.fsync(descriptor)
-            if temporary is not None:
-                put_in_place(temporary, target)
-            else:
-                _give_name(descriptor, target)
+            place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                if temporary is None:
+                    # With a directory named it is linkat, which follows what /proc has of the file.
+                    os.link(f"/proc/self/fd/{descriptor}", target.name, dst_dir_fd=place)
+                else:
+                    _rename_new(place, temporary.name, target.name)
+                os.fsync(place)
+            except FileExistsError:
+                raise NameTakenError("file", os.fspath(target)) from None
+            finally:
+                os.close(place)
         finally:
             os.close(descriptor)
             if temporary is not None:
                 temporary.unlink(missing_ok=True)
 
 
-def _give_name(descriptor: int, target: Path) -> None:
-    directory = target.absolute().parent
-    place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+@contextmanager
+def new_image(target: Path, size_bytes: int) -> Iterator[int]:
+    """`new_file`, sparse, of this size."""
+    with new_file(target) as descriptor:
+        os.ftruncate(descriptor, size_bytes)
+        yield descriptor
+
+
+def _rename_new(directory: int, name: str, new_name: str) -> None:
+    """Raises FileExistsError for a new name that is there."""
+    old, new = os.fsencode(name), os.fsencode(new_name)
+    if _libc.renameat2(directory, old, directory, new, _RENAME_NOREPLACE) == 0:
+        return
+    code = ctypes.get_errno()
+    if code not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        raise OSError(code, os.strerror(code), new_name)
     try:
-        # With a directory named it is linkat, which follows what /proc has of the file.
-        os.link(f"/proc/self/fd/{descriptor}", target.name, dst_dir_fd=place)
-        os.fsync(place)
-    except FileExistsError:
-        raise NameTakenError("file", os.fspath(target)) from None
-    finally:
-        os.close(place)
+        # NFS has no such rename. A kill leaves the whole file, with two names.
+        os.link(name, new_name, src_dir_fd=directory, dst_dir_fd=directory)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        # Neither has links. Take the name, and then the place: a kill leaves an empty file.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        os.close(os.open(new_name, flags, 0o600, dir_fd=directory))
+        os.rename(name, new_name, src_dir_fd=directory, dst_dir_fd=directory)
 
 
 def data_runs(data: memoryview) -> Iterator[tuple[int, int]]:
