@@ -113,7 +113,7 @@ def measure_rates(directory: Path, size_bytes: int, rounds: int) -> dict[str, di
             made.run("snapshot", "copy", "first", *options)
 
         def export(number: int) -> None:
-            made.run("snapshot", "export", "first", made.directory / f"export-{number}")
+            made.run("snapshot", "export", "--yes", "first", made.directory / f"export-{number}")
 
         def convert(number: int) -> None:
             target = made.directory / f"luks-{number}"

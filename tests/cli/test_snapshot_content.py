@@ -101,12 +101,23 @@ def test_copies_are_compared_with_copies(command: Command, tmp_path: Path) -> No
 def test_a_snapshot_is_exported(command: Command, image: Path, tmp_path: Path) -> None:
     overwrite(command, tmp_path, 0, b"later")
     target = tmp_path / "out"
-    done = command.json("snapshot", "export", "first", target)
+    done = command.json("snapshot", "export", "--yes", "first", target)
     assert (done["File"], done["Size"], done["Skipped"]) == (str(target), SIZE, [])
     assert target.read_bytes() == image.read_bytes()
     assert target.stat().st_mode & 0o777 == 0o600
     assert target.stat().st_blocks * 512 <= SIZE - CHUNK_BYTES + 2**16  # the hole is one
-    assert "exists already" in command.fails(4, "snapshot", "export", "first", target)
+    assert "exists already" in command.fails(4, "snapshot", "export", "--yes", "first", target)
+    (record,) = command.json("audit", "list", "--operation", "ExportSnapshot")["Records"]
+    assert record["requestParameters"]["encryptionContext"] == {
+        "volcrypt:snapshot-id": done["SnapshotId"]
+    }
+
+
+def test_plaintext_is_not_written_unasked(command: Command, tmp_path: Path) -> None:
+    words = command.fails(2, "snapshot", "export", "first", tmp_path / "out")
+    assert "no terminal to ask" in words
+    assert "hint: add --yes" in words
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unencrypted_snapshot_is_exported(command: Command, image: Path, tmp_path: Path) -> None:
@@ -120,7 +131,7 @@ def test_without_its_key_nothing_is_exported(command: Command, tmp_path: Path) -
     key = command.run("kms", "create-key")
     command.run("snapshot", "copy", "first", "--name", "one", "--kms-key-id", key, "--wait")
     command.run("kms", "disable-key", "--key-id", key)
-    assert "disabled" in command.fails(5, "snapshot", "export", "one", tmp_path / "out")
+    assert "disabled" in command.fails(5, "snapshot", "export", "--yes", "one", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -133,17 +144,19 @@ def test_damage_fails_an_export_or_is_left_out(
     (new,) = set(chunk_files(command)) - before
     chunk_files(command)[new].write_bytes(b"damaged")
     target = tmp_path / "out"
-    words = command.fails(6, "snapshot", "export", "second", target)
+    words = command.fails(6, "snapshot", "export", "--yes", "second", target)
     assert "chunk 3 of snapshot" in words
     assert not target.exists()
-    done = command.try_run("--json", "snapshot", "export", "second", target, "--skip-damaged")
+    done = command.try_run(
+        "--json", "snapshot", "export", "--yes", "second", target, "--skip-damaged"
+    )
     assert done.returncode == 6
     assert '"Offset": 1572864' in done.stdout
     expected = bytearray(image.read_bytes())
     expected[3 * CHUNK_BYTES : 4 * CHUNK_BYTES] = bytes(CHUNK_BYTES)
     assert target.read_bytes() == expected
     target.unlink()
-    text = command.try_run("snapshot", "export", "second", target, "--skip-damaged").stdout
+    text = command.try_run("snapshot", "export", "--yes", "second", target, "--skip-damaged").stdout
     assert f"skipped: bytes {3 * CHUNK_BYTES} to {4 * CHUNK_BYTES - 1}: chunk" in text
 
 
@@ -152,7 +165,7 @@ def test_a_damaged_page_is_left_out(command: Command, tmp_path: Path) -> None:
     page = max(pages, key=lambda path: path.stat().st_size)
     page.write_bytes(page.read_bytes()[:-1])
     target = tmp_path / "out"
-    done = command.try_run("snapshot", "export", "first", target, "--skip-damaged")
+    done = command.try_run("snapshot", "export", "--yes", "first", target, "--skip-damaged")
     assert done.returncode == 6
     assert f"skipped: bytes 0 to {SIZE - 1}: " in done.stdout
     assert target.read_bytes() == bytes(SIZE)

@@ -74,7 +74,7 @@ def test_only_options_that_the_command_has_are_named(command: Command, tmp_path:
         ["volume", "check", "own"],
         ["volume", "export", "--yes", "own", tmp_path / "out"],
         ["mount", "own", tmp_path / "mnt"],
-        ["snapshot", "export", "own-snap", tmp_path / "out"],
+        ["snapshot", "export", "--yes", "own-snap", tmp_path / "out"],
     ):
         for given in ((), wrong):
             said = command.try_run(*arguments, *given).stderr

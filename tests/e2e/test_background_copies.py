@@ -94,7 +94,7 @@ AWAY = ("snapshot", "copy", "first", *OTHER, "--store", "shared", "--name", "awa
 
 
 def check_is_what_the_volume_is(command: Command, tmp_path: Path, snapshot: str) -> None:
-    command.run("snapshot", "export", snapshot, tmp_path / "exported")
+    command.run("snapshot", "export", "--yes", snapshot, tmp_path / "exported")
     assert (tmp_path / "exported").read_bytes() == (tmp_path / "image").read_bytes()
     (tmp_path / "exported").unlink()
     assert command.json("snapshot", "verify", snapshot)["Damages"] == []

@@ -460,7 +460,7 @@ def test_a_frozen_file_system_needs_no_journal(command: Command, tmp_path: Path)
     command.run("detach", "disk")
 
     def features(snapshot: str) -> str:
-        command.run("snapshot", "export", snapshot, tmp_path / "image-of-it")
+        command.run("snapshot", "export", "--yes", snapshot, tmp_path / "image-of-it")
         shown = subprocess.run(
             ["dumpe2fs", "-h", tmp_path / "image-of-it"], check=True, capture_output=True, text=True
         ).stdout

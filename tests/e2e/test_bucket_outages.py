@@ -126,7 +126,7 @@ def begin(command: Command, *options: str) -> str:
 
 
 def exported(command: Command, snapshot: str, tmp_path: Path) -> bytes:
-    command.run("snapshot", "export", snapshot, tmp_path / "exported")
+    command.run("snapshot", "export", "--yes", snapshot, tmp_path / "exported")
     return (tmp_path / "exported").read_bytes()
 
 

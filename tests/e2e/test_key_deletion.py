@@ -52,7 +52,9 @@ class Doomed:
         assert reason in self.command.fails(5, "mount", "data", self.point)
         assert list(self.point.iterdir()) == []
         for snapshot in ("first", "copied"):
-            assert reason in self.command.fails(5, "snapshot", "export", snapshot, self._out)
+            assert reason in self.command.fails(
+                5, "snapshot", "export", "--yes", snapshot, self._out
+            )
         assert not self._out.exists()
 
     def check_every_way(self, reason: str) -> None:
@@ -74,7 +76,7 @@ class Doomed:
         assert self._export("saved") == self.content
 
     def _export(self, snapshot: str) -> bytes:
-        self.command.run("snapshot", "export", snapshot, self._out)
+        self.command.run("snapshot", "export", "--yes", snapshot, self._out)
         content = self._out.read_bytes()
         self._out.unlink()
         return content

@@ -80,6 +80,7 @@ COMMANDS = [
     (("volume", "import", "IMAGE", "--kms-key-id", "alias/a"), ALL[:2]),
     (("volume", "export", "--yes", "data", "OUT"), ("volcrypt:ExportVolume", "kms:Decrypt")),
     (("volume", "check", "data"), ("kms:Decrypt",)),
+    (("snapshot", "export", "--yes", "first", "OUT"), ("volcrypt:ExportSnapshot", "kms:Decrypt")),
     (("mount", "data", "POINT"), ("kms:Decrypt", "kms:CreateGrant")),
     (("volume", "create", "--snapshot-id", "first"), ("kms:ReEncryptFrom", "kms:ReEncryptTo")),
     (

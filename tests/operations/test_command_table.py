@@ -188,9 +188,13 @@ def test_volumes_from_snapshots(observed: Observed) -> None:
     assert observed.run("unmount", "first") == []
 
 
-def test_snapshots(observed: Observed) -> None:
+def test_snapshots(observed: Observed, tmp_path: Path) -> None:
     assert observed.run("snapshot", "create", "--wait", "data", "--name", "second") == []
     assert observed.run("snapshot", "list") == observed.run("snapshot", "verify") == []
+    assert observed.run("snapshot", "export", "--yes", "first", tmp_path / "out") == [
+        ("ExportSnapshot", "caller", "snap"),
+        ("Decrypt", BY_VOLUMES, "vol"),
+    ]
     assert observed.run("snapshot", "copy", "--wait", "first", "--name", "same") == [
         ("DescribeKey", BY_VOLUMES, None),
         ("ReEncrypt", BY_VOLUMES, "vol to snap"),

@@ -1,6 +1,7 @@
 """Asking before what cannot be undone."""
 
 import sys
+from pathlib import Path
 
 import click
 
@@ -15,3 +16,14 @@ def confirm(deed: str, question: str) -> None:
         )
     if not click.confirm(question, err=True):
         raise NotConfirmedError
+
+
+def confirm_plaintext(what: str, file: Path) -> None:
+    """Ask whether plaintext may be written; InvalidArgumentError where nobody can answer."""
+    question = f"this writes the plaintext of {what} to {file}, where nothing protects it: go on?"
+    confirm("writing plaintext", question)
+
+
+yes_to_plaintext_option = click.option(
+    "--yes", is_flag=True, help="Do not ask whether plaintext may be written."
+)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from volcrypt.cli.confirmation import confirm_plaintext, yes_to_plaintext_option
 from volcrypt.cli.customer_key import give_key, opening_key_option
 from volcrypt.cli.exits import Exit
 from volcrypt.cli.session import Command, JsonValue, Session, pass_session, print_table
@@ -62,6 +63,7 @@ def diff(session: Session, first: str, second: str) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @skip_damaged_option
 @opening_key_option
+@yes_to_plaintext_option
 @pass_session
 def export(
     session: Session,
@@ -69,11 +71,18 @@ def export(
     file: Path,
     skip_damaged: bool,
     customer_key_file: Path | None,
+    yes: bool,
 ) -> None:
-    """Write the plaintext of SNAPSHOT to the new raw image FILE (sparse, mode 0600)."""
+    """Write the plaintext of SNAPSHOT to the new raw image FILE (sparse, mode 0600). This is on the
+    audit log, and takes the permission volcrypt:ExportSnapshot."""
+    from volcrypt.operations.new_files import check_new_file
     from volcrypt.operations.snapshot_export import export_snapshot
+    from volcrypt.operations.snapshot_lookup import load_snapshot
 
+    check_new_file(file)
     give_key(session, customer_key_file)
+    if not yes and load_snapshot(session.home, snapshot).is_encrypted:
+        confirm_plaintext(snapshot, file)
     manifest, skipped = export_snapshot(
         session.home, snapshot, file, skip_damaged=skip_damaged, progress=session.progress()
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from volcrypt.cli.confirmation import confirm
+from volcrypt.cli.confirmation import confirm_plaintext, yes_to_plaintext_option
 from volcrypt.cli.customer_key import (
     check_one_stdin,
     give_key,
@@ -159,7 +159,7 @@ def _import_fields(report: "ImportReport") -> dict[str, str]:
 @click.argument("file", type=click.Path(path_type=Path))
 @skip_damaged_option
 @opening_key_option
-@click.option("--yes", is_flag=True, help="Do not ask whether plaintext may be written.")
+@yes_to_plaintext_option
 @pass_session
 def export(
     session: Session,
@@ -204,12 +204,6 @@ def export(
         f"content digest {report.content_digest}",
         report.skipped,
     )
-
-
-def confirm_plaintext(what: str, file: Path) -> None:
-    """Ask whether plaintext may be written; InvalidArgumentError where nobody can answer."""
-    question = f"this writes the plaintext of {what} to {file}, where nothing protects it: go on?"
-    confirm("writing plaintext", question)
 
 
 @click.command(cls=Command)

@@ -1,9 +1,13 @@
-"""Snapshots as raw images: the plaintext, in a sparse file."""
+"""Snapshots as raw images: the plaintext, in a sparse file.
+
+It has a permission of its own, `volcrypt:ExportSnapshot`, and is on the audit log before a byte is
+written. The image appears whole and durable, or not at all (`new_files.new_image`).
+"""
 
 import threading
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 from typing_extensions import Buffer
@@ -20,7 +24,7 @@ from volcrypt.formats.manifest import Manifest
 from volcrypt.formats.pages import PAGE_CHUNKS, all_holes, page_range
 from volcrypt.geometry import CHUNK_BYTES, chunk_range
 from volcrypt.operations.home import Home
-from volcrypt.operations.keys import check_source_key
+from volcrypt.operations.keys import check_source_key, snapshot_context
 from volcrypt.operations.new_files import check_new_file, new_image
 from volcrypt.operations.progress import ChunkCounter, Progress
 from volcrypt.operations.recryption import decryption
@@ -31,6 +35,8 @@ from volcrypt.snapshot.store import SnapshotStore
 from volcrypt.snapshot.table import ChunkTable
 from volcrypt.snapshot.transfer import ChunkSink, chunk_table, restore_chunks
 
+ACTION: Final = "volcrypt:ExportSnapshot"
+
 
 def export_snapshot(
     home: Home, snapshot: str, target: Path, *, skip_damaged: bool = False, progress: Progress
@@ -38,12 +44,20 @@ def export_snapshot(
     """Write a snapshot's plaintext to a new sparse file, readable by its owner alone. With
     `skip_damaged`, chunks that are damaged or missing are left out, and are in the answer.
 
-    Raises what `load_snapshot` and `unwrap_key` raise, InvalidArgumentError for a file that is
-    there, IntegrityError and FormatError.
+    Raises AccessDeniedError for who may not do `volcrypt:ExportSnapshot`, what `load_snapshot` and
+    `unwrap_key` raise, NameTakenError, InvalidArgumentError, NoSpaceError, OSError; IntegrityError
+    and FormatError.
     """
-    manifest = load_snapshot(home, snapshot)
-    check_source_key(home, manifest.wrapped_key, f"snapshot {snapshot}")
     check_new_file(target)
+    manifest = load_snapshot(home, snapshot)
+    wrapped = manifest.wrapped_key
+    check_source_key(home, wrapped, f"snapshot {snapshot}")
+    home.vault.authorise(
+        home.caller,
+        ACTION,
+        key_arn=None if wrapped is None else wrapped.kms_key_arn,
+        context=snapshot_context(manifest.snapshot_id),
+    )
     store = store_of(home, manifest.store_id)
     with (
         store_in_use(home, store),
