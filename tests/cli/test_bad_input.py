@@ -152,14 +152,16 @@ def test_a_volume_smaller_than_its_snapshot(command: Command) -> None:
 
 
 def test_mount_points(command: Command, tmp_path: Path) -> None:
-    command.fails(1, "mount", "data", tmp_path / "missing")
+    assert "mkdir" in command.fails(2, "mount", "data", tmp_path / "missing")
+    assert "mkdir" in command.fails(2, "attach", "data", "--mount", tmp_path / "missing")
     (tmp_path / "file").write_text("x")
-    command.fails(1, "mount", "data", tmp_path / "file")
-    assert "not empty" in command.fails(1, "mount", "data", tmp_path)
+    command.fails(2, "mount", "data", tmp_path / "file")
+    assert "not a directory" in command.fails(2, "attach", "data", "--mount", tmp_path / "file")
+    assert "not empty" in command.fails(2, "mount", "data", tmp_path)
     (tmp_path / "point").mkdir()
     command.run("mount", "data", tmp_path / "point")
     try:
-        assert "mounted" in command.fails(1, "mount", "plain", tmp_path / "point")
+        assert "mounted" in command.fails(4, "mount", "plain", tmp_path / "point")
         for arguments in (
             ["mount", "data", tmp_path],
             ["attach", "data"],

@@ -18,6 +18,8 @@ from volcrypt.volume.mountpoint import mounts
 MIB = 2**20
 GPT = "label: gpt\n,16M\n,24M\n"
 DOS = "label: dos\n,16M\n,24M\n"
+RECOVER_AT, RECOVER = 1024 + 0x60, 4
+"""In the superblock of an ext4: its journal has to be replayed."""
 
 
 @pytest.fixture
@@ -139,6 +141,30 @@ def test_what_volcrypt_formats_has_large_sectors(
     assert command.json("attach", name, "--mount", point)["SectorSize"] in (512, 4096)
     assert (point / "file").read_text() == "kept"
     command.run("detach", name)
+
+
+def test_what_helps_a_file_system_that_is_not_mounted(
+    command: Command, tmp_path: Path, point: Path, name: str
+) -> None:
+    command.run("volume", "create", "--size", "16MiB", "--name", name)
+    said = command.fails(1, "attach", name, "--mount", point)
+    assert f"hint: the volume is empty: make a file system with 'volcrypt attach {name}" in said
+    command.run("volume", "delete", name)
+    image = sparse(tmp_path / "image", 16 * MIB)
+    run("mkfs.ext4", "-q", "-O", "^metadata_csum", image)
+    with image.open("r+b") as file:
+        file.seek(RECOVER_AT)
+        features = file.read(1)[0]
+        file.seek(RECOVER_AT)
+        file.write(bytes([features | RECOVER]))
+    command.run("volume", "import", image, "--name", name)
+    said = command.fails(1, "attach", name, "--mount", point, "--read-only")
+    assert "attach it once without --read-only" in said
+    command.run("attach", name, "--mount", point)
+    command.run("detach", name)
+    command.run("attach", name, "--mount", point, "--read-only")
+    command.run("detach", name)
+    check_nothing_is_left(command, name)
 
 
 @pytest.mark.parametrize("table", [GPT, DOS], ids=["gpt", "dos"])

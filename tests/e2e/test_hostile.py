@@ -52,7 +52,7 @@ def test_nothing_is_written_to_a_volume_that_is_being_encrypted(
     command.run("encrypt", "data", "--abort")
     assert command.json("volume", "show", "data")["Encrypted"] is False
     assert list((command.home / "work").iterdir()) == []
-    command.fails(2, "encrypt", "data", "--abort")
+    command.fails(3, "encrypt", "data", "--abort")
     command.run("mount", "data", point)
     command.run("unmount", "data")
     command.run("encrypt", "data")

@@ -22,6 +22,7 @@ from volcrypt.errors import (
     VerificationError,
     VolcryptError,
     VolumeInUseError,
+    WorkNotFoundError,
 )
 from volcrypt.geometry import CHUNK_BYTES, UNIT_BYTES, ByteRange
 from volcrypt.names import VolumeId
@@ -248,7 +249,7 @@ def test_given_up(home: Home, image: Path, content: bytes, step: str, by_id: boo
     volume_id = interrupt(home, image, step)
     assert abort_import(home, volume_id if by_id else str(image)) == volume_id
     check_nothing_left(home)
-    with pytest.raises(InvalidArgumentError, match="no unfinished import"):
+    with pytest.raises(WorkNotFoundError, match="no unfinished import"):
         abort_import(home, str(image))
     assert not run(home, image).was_resumed
     check_whole(home, content)

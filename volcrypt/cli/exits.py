@@ -36,6 +36,7 @@ class Exit(IntEnum):
 _TABLE: Final[tuple[tuple[type[errors.VolcryptError], Exit], ...]] = (
     # The first row that fits decides; a class stands before its base.
     (errors.InvalidArgumentError, Exit.USAGE),
+    (errors.MountPointError, Exit.USAGE),
     (errors.KmsValidationError, Exit.USAGE),
     (errors.InvalidAliasNameError, Exit.USAGE),
     (errors.InvalidArnError, Exit.USAGE),
@@ -47,6 +48,7 @@ _TABLE: Final[tuple[tuple[type[errors.VolcryptError], Exit], ...]] = (
     (errors.InvalidMarkerError, Exit.USAGE),
     (errors.InvalidGrantTokenError, Exit.USAGE),
     (errors.VolumeNotFoundError, Exit.NOT_FOUND),
+    (errors.WorkNotFoundError, Exit.NOT_FOUND),
     (errors.SnapshotNotFoundError, Exit.NOT_FOUND),
     (errors.StoreNotFoundError, Exit.NOT_FOUND),
     (errors.KeyGoneError, Exit.DENIED),
@@ -56,6 +58,7 @@ _TABLE: Final[tuple[tuple[type[errors.VolcryptError], Exit], ...]] = (
     (errors.ClusterNotFoundError, Exit.NOT_FOUND),
     (errors.NoSuchEntityError, Exit.NOT_FOUND),
     (errors.VolumeInUseError, Exit.IN_USE),
+    (errors.MountPointTakenError, Exit.IN_USE),
     (errors.SnapshotInUseError, Exit.IN_USE),
     (errors.NameTakenError, Exit.IN_USE),
     (errors.AlreadyExistsError, Exit.IN_USE),

@@ -77,6 +77,10 @@ class TokenMissingError(ConfigurationError):
     """The PKCS#11 module cannot be loaded, or has no token of that label."""
 
 
+class WorkNotFoundError(VolcryptError):
+    """There is no unfinished work of the kind that was to be given up."""
+
+
 class PrivilegeError(VolcryptError):
     """The operation needs a privilege that the process lacks."""
 

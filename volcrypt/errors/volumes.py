@@ -77,3 +77,11 @@ class NoSpaceError(VolcryptError):
 
 class MountError(VolcryptError):
     """The mount point or the kernel does not let us mount, attach, unmount or detach."""
+
+
+class MountPointError(MountError):
+    """What was given as mount point is no empty directory."""
+
+
+class MountPointTakenError(MountError):
+    """Something is mounted there already."""

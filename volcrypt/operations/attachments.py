@@ -18,6 +18,7 @@ from volcrypt.errors import (
     ComponentMissingError,
     InvalidArgumentError,
     MountError,
+    MountPointError,
     VolumeInUseError,
     VolumeNotFoundError,
 )
@@ -211,7 +212,9 @@ def _check_request(*, mkfs: str | None, mount_directory: Path | None, read_only:
         if shutil.which(f"mkfs.{mkfs}") is None:
             raise ComponentMissingError(f"mkfs.{mkfs}", package=_MKFS_PACKAGES.get(mkfs))
     if mount_directory is not None and not mount_directory.is_dir():
-        raise MountError(
+        if mount_directory.exists():
+            raise MountPointError(f"mount point {mount_directory} is not a directory")
+        raise MountPointError(
             f"mount point {mount_directory} does not exist", hint=f"mkdir {mount_directory}"
         )
 
@@ -261,10 +264,14 @@ def _build(
         )
     if mount_directory is not None:
         options = ["-o", "ro"] if read_only else []
-        run_program(
-            ["mount", *options, "--", str(loop), str(mount_directory)],
-            what=f"mounting {device} on {mount_directory}",
-        )
+        try:
+            run_program(
+                ["mount", *options, "--", str(loop), str(mount_directory)],
+                what=f"mounting {device} on {mount_directory}",
+            )
+        except MountError as error:
+            error.hint = _mount_hint(home, record, mounted.file, error, read_only=read_only)
+            raise
     return Attached(
         volume_id=record.volume_id,
         device=device,
@@ -274,6 +281,22 @@ def _build(
         pid=mounted.pid,
         partitions=partitions,
     )
+
+
+def _mount_hint(
+    home: Home, record: VolumeRecord, file: Path, error: MountError, *, read_only: bool
+) -> str | None:
+    """What may help where a file system could not be mounted."""
+    name = device_name(record)
+    if record.source is None and not holds_data(data_path(home, record), record.size_bytes, file):
+        return f"the volume is empty: make a file system with 'volcrypt attach {name} --mkfs ext4'"
+    if read_only and "read-only" in str(error):
+        return (
+            "a file system that was not unmounted replays its journal first, and that writes: "
+            "attach it once without --read-only; or without --mount, and mount "
+            f"/dev/volcrypt/{name} with the options ro,noload (ext4) or ro,norecovery (xfs)"
+        )
+    return None
 
 
 def holds_data(path: Path, size_bytes: int, plaintext: Path) -> bool:

@@ -25,6 +25,7 @@ from volcrypt.errors import (
     NoSpaceError,
     TryAgainError,
     VolumeNotFoundError,
+    WorkNotFoundError,
 )
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.formats.workflow import Step, Workflow
@@ -134,12 +135,12 @@ def encrypt_volume(
 def abort_encryption(home: Home, volume: str) -> VolumeId:
     """Give an unfinished encryption up: the volume is as it was, what was made of it is removed.
 
-    Raises InvalidArgumentError when there is none, or it is past the swap: then it can only be
-    finished.
+    Raises WorkNotFoundError when there is none, InvalidArgumentError when it is past the swap: then
+    it can only be finished.
     """
     workflow = _unfinished(home, volume)
     if workflow is None:
-        raise InvalidArgumentError(f"there is no unfinished encryption of {volume}")
+        raise WorkNotFoundError(f"there is no unfinished encryption of {volume}")
     if workflow.step is Step.DESTROY:
         raise InvalidArgumentError(
             f"{volume} is encrypted; only the removal of the old data is left",

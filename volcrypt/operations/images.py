@@ -26,6 +26,7 @@ from volcrypt.errors import (
     TryAgainError,
     VerificationError,
     VolcryptError,
+    WorkNotFoundError,
 )
 from volcrypt.formats.import_cursor import KIND, ImportCursor, ImportStep
 from volcrypt.geometry import UNIT_BYTES, check_volume_size, chunk_range
@@ -120,13 +121,13 @@ def _go_on(home: Home, place: Path, volume_id: VolumeId, stack: ExitStack) -> Im
 
 def abort_import(home: Home, source: str) -> VolumeId:
     """Give an unfinished import up, named by its source or by the id of the volume to be: what was
-    made of it is removed. Raises InvalidArgumentError when there is none, VolumeInUseError."""
+    made of it is removed. Raises WorkNotFoundError when there is none, VolumeInUseError."""
     entry = home.register.get(KIND, source)
     volume_id = find_import(home, lasting_path(Path(source)))
     if entry is not None:
         volume_id = VolumeId(entry.id)
     if volume_id is None:
-        raise InvalidArgumentError(f"there is no unfinished import of {source}")
+        raise WorkNotFoundError(f"there is no unfinished import of {source}")
     directory = home.volumes.path_of(volume_id)
     with ExitStack() as held:
         if directory.exists():

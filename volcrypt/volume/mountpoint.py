@@ -21,6 +21,8 @@ from typing import Final
 from volcrypt.errors import (
     ComponentMissingError,
     MountError,
+    MountPointError,
+    MountPointTakenError,
     PrivilegeError,
     TryAgainError,
     VolumeInUseError,
@@ -95,7 +97,9 @@ def check_mount_point(directory: Path) -> Path:
     if mount is not None:
         if mount.fs_type != FS_TYPE or liveness(directory) is not Liveness.DEAD:
             hint = f"volcrypt unmount {directory}" if mount.fs_type == FS_TYPE else None
-            raise _unusable(directory, f"already has {mount.source} mounted on it", hint=hint)
+            raise MountPointTakenError(
+                f"mount point {directory} already has {mount.source} mounted on it", hint=hint
+            )
         remove_dead_mount(directory)
     try:
         directory = directory.resolve(strict=True)
@@ -260,8 +264,8 @@ def _fusermount(directory: Path, *, detach: bool) -> int:
     return errno.EINVAL if "not found" in done.stderr else errno.EPERM
 
 
-def _unusable(directory: Path, problem: str, *, hint: str | None = None) -> MountError:
-    return MountError(f"mount point {directory} {problem}", hint=hint)
+def _unusable(directory: Path, problem: str, *, hint: str | None = None) -> MountPointError:
+    return MountPointError(f"mount point {directory} {problem}", hint=hint)
 
 
 def _unescape(field: str) -> str:
