@@ -162,6 +162,7 @@ def test_a_wrong_passphrase_and_damage_leave_nothing(command: Command, tmp_path:
     new = tmp_path / "new"
     with pytest.raises(WrongPassphraseError, match="wrong passphrase"):
         restore_home(tmp_path / "file", new, secret=lambda h: secret_of(h.passphrase, b"wrong"))
+    assert not new.exists()
     with disposable_home(new) as other:
         restore = ("restore", tmp_path / "file", "--passphrase-file", "-")
         assert "wrong passphrase" in other.fails(5, *restore, stdin=b"wrong horse\n")
@@ -170,7 +171,12 @@ def test_a_wrong_passphrase_and_damage_leave_nothing(command: Command, tmp_path:
     # Of a single chunk: then damage and a wrong passphrase look alike.
     with pytest.raises(WrongPassphraseError, match="damaged or cut"):
         restore_home(tmp_path / "cut", new, secret=lambda h: secret_of(h.passphrase))
-    assert list(new.iterdir()) == []
+    assert not new.exists()
+    below = tmp_path / "there" / "not there" / "new"
+    (tmp_path / "there").mkdir()
+    with pytest.raises(WrongPassphraseError):
+        restore_home(tmp_path / "cut", below, secret=lambda h: secret_of(h.passphrase))
+    assert list((tmp_path / "there").iterdir()) == []
     restore_home(tmp_path / "file", new, secret=lambda h: secret_of(h.passphrase))
 
 

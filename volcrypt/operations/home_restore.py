@@ -12,6 +12,7 @@ in a bucket say, are where they were, and the backup knows where.
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -106,6 +107,7 @@ def restore_home(
         # Complete: an earlier call was killed before its last step.
         remove_durably(path / MARKER)
         return RestoreReport(path=path, header=header, file_count=0)
+    made = [each for each in (path, *path.absolute().parents) if not each.exists()]
     try:
         with no_space_named(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,6 +121,9 @@ def restore_home(
     except BaseException:
         _clear(path)
         (path / MARKER).unlink(missing_ok=True)
+        with suppress(OSError):  # somebody may have put something into it
+            for directory in made:
+                directory.rmdir()
         raise
     remove_durably(path / MARKER)
     return RestoreReport(path=path, header=header, file_count=count)
