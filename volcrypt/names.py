@@ -23,6 +23,8 @@ _SNAPSHOT_ID = re.compile(r"snap-[0-9a-f]{17}")
 _DATA_KEY_ID = re.compile(r"dk-[0-9a-f]{17}")
 _STORE_ID = re.compile(r"store-[0-9a-f]{17}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+NOBODYS_VOLUME: Final = VolumeId("vol-" + "0" * ID_DIGITS)
+"""For a request that is only tried: a policy may want to see what a volume's context looks like."""
 _ID_PREFIXES: Final = ("vol-", "snap-", "store-", "dk-")
 
 

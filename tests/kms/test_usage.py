@@ -24,6 +24,7 @@ from volcrypt.kms.messages.data import (
 from volcrypt.kms.messages.deletion import ScheduleKeyDeletionRequest
 from volcrypt.kms.model import DAY_SECONDS
 from volcrypt.kms.usage import NO_VOLUME, Count, Deed, KeyUsage, UsageReader
+from volcrypt.names import NOBODYS_VOLUME
 
 VOLUME = {"volcrypt:volume-id": "vol-0123456789abcdef0"}
 SNAPSHOT = {"volcrypt:snapshot-id": "snap-0123456789abcdef0"}
@@ -67,7 +68,7 @@ def test_uses_are_counted(kms: MemoryKms) -> None:
             destination_encryption_context=SNAPSHOT,
         ),
     )
-    generate(kms, key)
+    generate(kms, key, {"volcrypt:volume-id": NOBODYS_VOLUME})
     for name in (key, arn_of(key)):
         found = usage_of(kms, name)
         assert found.total.uses == 4

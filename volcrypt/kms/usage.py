@@ -13,6 +13,7 @@ from typing import Final
 
 from volcrypt.formats.audit_record import AuditRecord
 from volcrypt.kms.record_filter import RecordFilter, volumes_of
+from volcrypt.names import NOBODYS_VOLUME
 
 OPERATIONS: Final = frozenset(
     {"Encrypt", "Decrypt", "ReEncrypt", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext"}
@@ -105,7 +106,7 @@ class UsageReader:
             usage.principals.setdefault(_principal(record), Count()),
             *(
                 usage.volumes.setdefault(volume, Count())
-                for volume in sorted(volumes_of(record)) or [NO_VOLUME]
+                for volume in sorted(volumes_of(record) - {NOBODYS_VOLUME}) or [NO_VOLUME]
             ),
         )
         if record.error_code == _TRIED:

@@ -14,7 +14,6 @@ each KMS. Of which key serves where none is named:
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
 
 from volcrypt.crypto.data_key import DATA_KEY_BYTES
 from volcrypt.errors import ConfigurationError, DryRunSucceededError
@@ -25,13 +24,10 @@ from volcrypt.kms.messages.volume_settings import (
     ModifyEbsDefaultKmsKeyIdRequest,
     ResetEbsDefaultKmsKeyIdRequest,
 )
-from volcrypt.names import ID_DIGITS, VolumeId
+from volcrypt.names import NOBODYS_VOLUME
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import explaining_denial, resolve_key, volume_context
 from volcrypt.operations.vault import Kms
-
-_SOME_VOLUME: Final = VolumeId("vol-" + "0" * ID_DIGITS)
-"""For a request that is tried: a policy may want to see what a volume's context looks like."""
 
 
 class DefaultKeySource(Enum):
@@ -105,7 +101,7 @@ def set_default_key(home: Home, key: str | None) -> str | None:
             GenerateDataKeyWithoutPlaintextRequest(
                 key_id=arn,
                 number_of_bytes=DATA_KEY_BYTES,
-                encryption_context=volume_context(_SOME_VOLUME),
+                encryption_context=volume_context(NOBODYS_VOLUME),
                 dry_run=True,
             ),
         )
