@@ -97,6 +97,13 @@ def test_what_is_said(command: Command, image: Path) -> None:
     assert command.run("volume", "import", image).startswith("vol-")
 
 
+def test_a_size_that_is_no_multiple(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "odd").write_bytes(b"x" * 5000)
+    done = command.try_run("volume", "import", tmp_path / "odd", "--name", "odd")
+    assert "has 5000 bytes, no multiple of 4096: 3192 bytes of zeros follow" in done.stderr
+    assert command.json("volume", "show", "odd")["Size"] == 8192
+
+
 def test_an_expected_digest(command: Command, image: Path) -> None:
     right = host("sha256sum", image).split()[0]
     expect = ("volume", "import", image, "--name", "data", "--expect-sha256")
@@ -128,7 +135,7 @@ def test_an_interrupted_import(command: Command, image: Path, tmp_path: Path) ->
     assert Command(command.home).try_run(*again, prefix=strace).returncode in (-9, 137)
     command.run(*again)
     assert exported(command, "data", tmp_path / "out") == image.read_bytes()
-    assert "no unfinished import" in command.fails(2, "volume", "import", image, "--abort")
+    assert "no unfinished import" in command.fails(3, "volume", "import", image, "--abort")
 
 
 def test_a_name_that_is_no_text(command: Command, tmp_path: Path) -> None:
@@ -150,12 +157,13 @@ def test_a_full_disk(tmp_path: Path) -> None:
             assert "no space left" in said
             assert "the same command goes on where this one stopped" in said
             (disk.directory / "ballast").unlink()
-            done = command.try_run("--json", *again)
-            assert "went on with an import that was interrupted" in done.stderr
+            done = command.try_run("--json", "volume", "import", image, "--name", "other")
+            assert "went on with an import that was interrupted; vol-" in done.stderr
+            assert "has the name other, as given now" in done.stderr
             report = json.loads(done.stdout)
             assert report["Import"]["Resumed"] is True
             assert report["Import"]["ReadBytes"] < 20 * 2**20
-            assert exported(command, "data", tmp_path / "out") == image.read_bytes()
+            assert exported(command, "other", tmp_path / "out") == image.read_bytes()
 
 
 def test_a_device(command: Command, image: Path, tmp_path: Path) -> None:

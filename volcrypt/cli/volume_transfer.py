@@ -19,9 +19,11 @@ from volcrypt.cli.key_choice import key_choice, key_options
 from volcrypt.cli.session import Command, JsonValue, Session, pass_session
 from volcrypt.cli.snapshot_content import show_exported, skip_damaged_option
 from volcrypt.cli.volume_view import volume_document, volume_fields
-from volcrypt.geometry import format_size
+from volcrypt.geometry import UNIT_BYTES, format_size
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from volcrypt.operations.import_run import ImportReport
 
 
@@ -92,14 +94,29 @@ def import_(
         luks=luks,
         expect_sha256=None if expect_sha256 is None else expect_sha256.lower(),
     )
-    if report.was_resumed:
-        print("note: this went on with an import that was interrupted", file=sys.stderr)
+    for note in _import_notes(report):
+        print(f"note: {note}", file=sys.stderr)
     view = view_volume(session.home, report.record)
     session.show_created(
         report.record.volume_id,
         {**volume_document(view), "Import": _import_document(report)},
         {**volume_fields(view), **_import_fields(report)},
     )
+
+
+def _import_notes(report: "ImportReport") -> "Iterator[str]":
+    record = report.record
+    if report.was_resumed:
+        name = f"has the name {record.name}" if record.name else "has no name"
+        yield (
+            "this went on with an import that was interrupted; "
+            f"{record.volume_id} {name}, as given now"
+        )
+    if added := record.size_bytes - report.source_bytes:
+        yield (
+            f"{report.source} has {report.source_bytes} bytes, no multiple of {UNIT_BYTES}: "
+            f"{added} bytes of zeros follow them in the volume"
+        )
 
 
 def _abort(session: Session, source: Path) -> None:
