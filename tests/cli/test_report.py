@@ -4,6 +4,7 @@ import os
 import pty
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -119,7 +120,10 @@ def test_a_deletion_asks_on_a_terminal(command: Command, answer: str, state: str
     assert done.returncode == (0 if answer == "y" else 1)
     assert "doomed dies with the key" in said
     assert "it is the default key" in said
-    assert f"{key} when its waiting time is over?" in said
+    day = f"{datetime.now(UTC) + timedelta(days=30):%Y-%m-%d}"
+    before = f"{datetime.now(UTC) + timedelta(days=30, hours=-1):%Y-%m-%d}"
+    asked = [f"{key} on {each}, when its waiting time is over?" for each in (day, before)]
+    assert any(question in said for question in asked)
     described = command.json("kms", "describe-key", "--key-id", key)
     assert described["KeyMetadata"]["KeyState"] == state
 

@@ -30,6 +30,7 @@ class Loss:
     fate: str
     deed: str
     question: str
+    """With the key's ARN, and the day on which its waiting time is over."""
 
 
 LISTS = (
@@ -46,7 +47,7 @@ LOSSES = MappingProxyType(
         "ScheduleKeyDeletion": Loss(
             fate="dies with the key",
             deed="deleting a key",
-            question="delete {} when its waiting time is over?",
+            question="delete {} on {}, when its waiting time is over?",
         ),
         "DeleteImportedKeyMaterial": Loss(
             fate="cannot be read until the same material is imported again",
@@ -76,7 +77,7 @@ def _make_command(aws_name: str, name: str) -> KmsCommand:
                 request[field.encode_name] = value_of(field, value)
         home = session.key_home
         if aws_name in LOSSES and not request.get("DryRun") and not _is_refused(request):
-            _confirm(LOSSES[aws_name], home, str(request.get("KeyId", "")), yes=yes)
+            _confirm(LOSSES[aws_name], home, request, yes=yes)
         try:
             response = call(home.kms, home.caller, aws_name, request)
         except InvalidArnError as error:
@@ -131,15 +132,20 @@ def _is_refused(request: dict[str, Any]) -> bool:
     )
 
 
-def _confirm(loss: Loss, home: "Home", key: str, *, yes: bool) -> None:
+def _confirm(loss: Loss, home: "Home", request: dict[str, Any], *, yes: bool) -> None:
     """Show what is lost with the key, and ask; InvalidArgumentError where nobody can answer."""
+    from volcrypt.kms.clock import host_time
+    from volcrypt.kms.deletion_operations import LONGEST_WINDOW_DAYS
+    from volcrypt.kms.model import DAY_SECONDS
     from volcrypt.operations.key_use import find_key_use
 
-    doomed = find_key_use(home, key)
+    doomed = find_key_use(home, str(request.get("KeyId", "")))
     for line in doomed.lines(loss.fate):
         print(line, file=sys.stderr)
     if not yes:
-        confirm(loss.deed, loss.question.format(doomed.key_arn))
+        days = request.get("PendingWindowInDays", LONGEST_WINDOW_DAYS)
+        day = format_time(host_time() + days * DAY_SECONDS).partition(" ")[0]
+        confirm(loss.deed, loss.question.format(doomed.key_arn, day))
 
 
 def _print_response(response: dict[str, Any]) -> None:
