@@ -6,11 +6,15 @@ import pty
 import struct
 import termios
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.command import VOLCRYPT, Command, disposable_home
+from tests.terminal import on_terminal
+from volcrypt.cli.status_view import how_text
+from volcrypt.operations.uses import InUse
 
 WIDTH = 80
 
@@ -99,8 +103,45 @@ def test_a_copy_of_a_record_that_is_not_in_the_store(command: Command, tmp_path:
 
 
 def test_the_note_on_the_embedded_default_comes_once(command: Command) -> None:
+    """In `status` shortly, since that is read again and again."""
     assert command.run("status").count("SoftHSM") == 1
-    assert sum("SoftHSM" in each for each in command.json("status")["Warnings"]) == 1
+    (note,) = [each for each in command.json("status")["Warnings"] if "SoftHSM" in each]
+    assert "'volcrypt init' says what that does not protect" in note
+    assert "not a stolen home" in command.run("init")
+
+
+def test_a_profile_without_a_region(tmp_path: Path) -> None:
+    """It works with --region; who checks the file is told."""
+    config = tmp_path / "config.toml"
+    config.write_text('[profiles.far]\nkms = "http://127.0.0.1:1"\n')
+    command = Command(tmp_path)
+    (note,) = command.json("config", "check")["Notes"]
+    assert note.startswith("profiles.far names no region")
+    assert f"note: {note}" in command.run("config", "check")
+    with config.open("a") as file:
+        file.write('region = "us-east-1"\n')
+    assert command.json("config", "check")["Notes"] == []
+
+
+def test_how_a_volume_is_served_is_said() -> None:
+    use = InUse(volume_id="vol-1", name=None, purpose="mount", pid=1, mount_point=None, device=None)
+    assert how_text(use) == ""
+    served = replace(use, data_plane="native", read_only=True, discard=True, discard_zeros=True)
+    assert how_text(served) == "native, read-only, discard, discard-zeros"
+
+
+def test_a_deleted_volume_is_asked_for_on_a_terminal(command: Command) -> None:
+    """Elsewhere nobody is: there, scripts go on."""
+    made = command.run("volume", "create", "--size", "1MiB", "--name", "doomed")
+    delete = [str(VOLCRYPT), "--home", str(command.home), "volume", "delete", "doomed"]
+    with on_terminal(delete) as terminal:
+        terminal.wait_to_read(f"delete volume {made} (doomed) and its data?")
+        terminal.press("n\n")
+        assert terminal.ends() == 1
+    command.run("volume", "show", "doomed")
+    with on_terminal([*delete, "--yes"]) as terminal:
+        assert terminal.ends() == 0
+    command.fails(3, "volume", "delete", "doomed")
 
 
 def on_a_terminal(command: Command, *arguments: str) -> list[str]:
@@ -145,7 +186,9 @@ def test_where_the_file_system_of_a_volume_is(command: Command, tmp_path: Path) 
         *command.json("status")["InUse"],
     ):
         assert shown["FileSystems"] == [str(tmp_path / "mnt")]
+        assert shown.get("ReadOnly") in (None, False)  # of who serves, not of the volume
         assert (shown["Device"], shown["Fenced"]) == ("/dev/volcrypt/data", None)
     for arguments in (["volume", "show", "data"], ["volume", "list"], ["status"]):
         assert str(tmp_path / "mnt") in command.run(*arguments)
+    assert command.json("status")["InUse"][0]["DataPlane"] in command.run("status")
     command.run("detach", "data")

@@ -9,7 +9,7 @@ import msgspec
 from volcrypt.cli.session import Command, Session, pass_session
 from volcrypt.errors import ConfigurationError
 from volcrypt.pin_source import check_pin_file
-from volcrypt.settings import CONFIG_FILE, Profile, Settings
+from volcrypt.settings import CONFIG_FILE, OWN_KMS, Profile, Settings
 
 
 @click.group()
@@ -24,10 +24,24 @@ def check(session: Session) -> None:
     path = session.home_path / CONFIG_FILE
     settings = session.settings
     check_files(settings, session.home_path)
-    session.show(
-        {"File": str(path), "Exists": path.exists(), "Profiles": sorted(settings.profiles)},
-        lambda: print(f"{path} {'is in order' if path.exists() else 'is not there: all defaults'}"),
-    )
+    notes = [
+        f"profiles.{name} names no region, which its KMS needs: every command wants --region"
+        for name, profile in settings.profiles.items()
+        if profile.kms != OWN_KMS and profile.region is None
+    ]
+
+    def text() -> None:
+        print(f"{path} {'is in order' if path.exists() else 'is not there: all defaults'}")
+        for note in notes:
+            print(f"note: {note}")
+
+    document = {
+        "File": str(path),
+        "Exists": path.exists(),
+        "Profiles": sorted(settings.profiles),
+        "Notes": notes,
+    }
+    session.show(document, text)
 
 
 @config.command(cls=Command)

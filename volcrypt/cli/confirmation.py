@@ -8,9 +8,14 @@ import click
 from volcrypt.errors import InvalidArgumentError, NotConfirmedError
 
 
+def has_terminal() -> bool:
+    """Whether there is somebody to ask."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
 def confirm(deed: str, question: str) -> None:
     """Raises NotConfirmedError for a no, and InvalidArgumentError where nobody can answer."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not has_terminal():
         raise InvalidArgumentError(
             f"{deed} needs a confirmation, and there is no terminal to ask", hint="add --yes"
         )

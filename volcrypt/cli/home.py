@@ -15,7 +15,13 @@ from volcrypt.cli.session import (
 )
 from volcrypt.cli.settings import encryption_text, settings_document
 from volcrypt.cli.snapshot_view import job_document, original_of, progress_fields
-from volcrypt.cli.status_view import key_document, key_warnings, place_text, watch_document
+from volcrypt.cli.status_view import (
+    how_text,
+    key_document,
+    key_warnings,
+    place_text,
+    watch_document,
+)
 from volcrypt.cli.volume_view import filled_text, lazy_document
 from volcrypt.errors import InvalidArgumentError
 from volcrypt.geometry import format_size
@@ -29,6 +35,10 @@ PIN_KEPT_WARNING = (
     "and snapshots which leave the home, not a stolen home; 'init --pin-file -' in a new home "
     "keeps no PIN, and asks for it at a terminal or takes it from a systemd credential"
 )
+PIN_KEPT_SHORTLY = (
+    "the keys are in a SoftHSM token in this home, with the PIN beside it; 'volcrypt init' says "
+    "what that does not protect, and what to change"
+)
 PIN_ASKED_WARNING = (
     "the keys are in a SoftHSM token in this home, the PIN is not: who steals the home still needs "
     "it, and can try PINs as fast as his machines are"
@@ -36,10 +46,16 @@ PIN_ASKED_WARNING = (
 
 
 def embedded_warning(session: Session) -> str:
-    """What the embedded default does not protect, for `init` and `status`."""
+    """What the embedded default does not protect."""
     from volcrypt.kms.home import keeps_pin
 
     return PIN_KEPT_WARNING if keeps_pin(session.home_path / "kms") else PIN_ASKED_WARNING
+
+
+def short_embedded_warning(session: Session) -> str:
+    """The same, for who sees it often."""
+    warning = embedded_warning(session)
+    return PIN_KEPT_SHORTLY if warning == PIN_KEPT_WARNING else warning
 
 
 @click.command(cls=Command)
@@ -95,7 +111,7 @@ def status(session: Session, watch: bool) -> int | None:
     from volcrypt.operations.status import read_status
 
     found = read_status(session.home)
-    warnings = [*found.warnings, *key_warnings(found), embedded_warning(session)]
+    warnings = [*found.warnings, *key_warnings(found), short_embedded_warning(session)]
     session.show(_document(found, warnings), lambda: _print(found, warnings))
     return None
 
@@ -142,6 +158,7 @@ def _document(found: "Status", warnings: list[str]) -> JsonValue:
                 "FastRequests": item.fast_requests,
                 "Discard": item.discard,
                 "DiscardZeros": item.discard_zeros,
+                "ReadOnly": item.read_only,
                 "ReadBytes": item.read_bytes,
                 "WrittenBytes": item.written_bytes,
                 **watch_document(item),
@@ -189,7 +206,7 @@ def _print(found: "Status", warnings: list[str]) -> None:
     if found.in_use:
         print()
         print_table(
-            ["VOLUME", "NAME", "IN USE BY", "PROCESS", "MOUNTED ON", "DEVICE", "FILLED"],
+            ["VOLUME", "NAME", "IN USE BY", "PROCESS", "MOUNTED ON", "DEVICE", "HOW", "FILLED"],
             [
                 [
                     item.volume_id or item.snapshot_id or "",
@@ -198,6 +215,7 @@ def _print(found: "Status", warnings: list[str]) -> None:
                     str(item.pid),
                     place_text(item),
                     item.device or "",
+                    how_text(item),
                     filled_text(item.lazy) if item.lazy else "",
                 ]
                 for item in found.in_use

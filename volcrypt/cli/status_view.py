@@ -28,6 +28,17 @@ def place_text(item: "InUse") -> str:
     return ", ".join(item.file_systems) or (item.mount_point or "" if item.device is None else "")
 
 
+def how_text(item: "InUse") -> str:
+    """For a table: how a volume or snapshot is served."""
+    words = {
+        item.data_plane or "": True,
+        "read-only": item.read_only,
+        "discard": item.discard,
+        "discard-zeros": item.discard_zeros,
+    }
+    return ", ".join(word for word, holds in words.items() if word and holds)
+
+
 def fence_document(item: "InUse") -> JsonValue:
     """`KeyWiped` is False while a request that hangs still needs the key."""
     if item.fenced is None:

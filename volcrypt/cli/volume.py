@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from volcrypt.cli.confirmation import confirm, has_terminal
 from volcrypt.cli.customer_key import (
     check_one_stdin,
     give_key,
@@ -252,11 +253,17 @@ def grow(
     is_flag=True,
     help="Only forget it here: its data elsewhere stays, for a home that has it registered.",
 )
+@click.option("--yes", is_flag=True, help="Do not ask on a terminal; elsewhere nobody is asked.")
 @pass_session
-def delete(session: Session, volume: str, keep_data: bool) -> None:
+def delete(session: Session, volume: str, keep_data: bool, yes: bool) -> None:
     """Delete VOLUME and its data; its snapshots stay, and what is on a block device."""
+    from volcrypt.operations.records import find_entry
     from volcrypt.operations.volume_deletion import delete_volume
 
+    if not yes and not keep_data and has_terminal():
+        entry = find_entry(session.home, volume)
+        named = f"{entry.id} ({entry.name})" if entry.name else entry.id
+        confirm("deleting a volume", f"delete volume {named} and its data?")
     deleted = delete_volume(session.home, volume, keep_data=keep_data)
 
     def text() -> None:

@@ -43,6 +43,7 @@ class InUse:
     fast_requests: int = 0
     discard: bool = False
     discard_zeros: bool = False
+    read_only: bool = False
     read_bytes: int | None = None
     written_bytes: int | None = None
 
@@ -101,6 +102,7 @@ def _use_of(
         fast_requests=0 if answer is None else answer.fast_requests,
         discard=answer is not None and answer.discard,
         discard_zeros=answer is not None and answer.discard_zeros,
+        read_only=answer is not None and answer.read_only,
         read_bytes=None if answer is None else answer.read_bytes,
         written_bytes=None if answer is None else answer.written_bytes,
     )
@@ -119,6 +121,7 @@ def _mounted_snapshots(served: Iterable[StatusAnswer]) -> list[InUse]:
             lazy=each.lazy,
             data_plane=each.data_plane,
             fast_requests=each.fast_requests,
+            read_only=each.read_only,
             read_bytes=each.read_bytes,
             written_bytes=each.written_bytes,
         )
