@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 from tests.command import VOLCRYPT, Command, disposable_home
@@ -17,7 +18,9 @@ def tour() -> str:
 
 
 def test_the_tour_runs(tmp_path: Path) -> None:
-    with disposable_home(tmp_path / "home"), disposable_home(tmp_path / "elsewhere"):
+    with ExitStack() as homes:
+        for name in ("home", "elsewhere", "other"):
+            homes.enter_context(disposable_home(tmp_path / name))
         try:
             done = subprocess.run(
                 ["bash", "-euxo", "pipefail", "-c", tour()],

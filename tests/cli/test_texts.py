@@ -123,6 +123,10 @@ def test_a_profile_without_a_region(tmp_path: Path) -> None:
     assert command.json("config", "check")["Notes"] == []
 
 
+def test_what_the_environment_has_to_have_is_said(tmp_path: Path) -> None:
+    assert "XDG_RUNTIME_DIR" in Command(tmp_path).run("--help")
+
+
 def test_how_a_volume_is_served_is_said() -> None:
     use = InUse(volume_id="vol-1", name=None, purpose="mount", pid=1, mount_point=None, device=None)
     assert how_text(use) == ""

@@ -52,7 +52,8 @@ COMMANDS = {
     "--home",
     "home_path",
     type=click.Path(path_type=Path),
-    help="Directory with all state [default: $VOLCRYPT_HOME, /var/lib/volcrypt for root].",
+    help="Directory with all state [default: $VOLCRYPT_HOME; else /var/lib/volcrypt for root, "
+    "$XDG_DATA_HOME/volcrypt or ~/.local/share/volcrypt for others].",
 )
 @click.option("--profile", default="default", help="Profile of the configuration file to act as.")
 @click.option(
@@ -62,7 +63,11 @@ COMMANDS = {
 def volcrypt(
     context: click.Context, home_path: Path | None, profile: str, region: str | None
 ) -> None:
-    """Volumes encrypted on this host under keys that only a KMS can unwrap."""
+    """Volumes encrypted on this host under keys that only a KMS can unwrap.
+
+    Who is not root needs XDG_RUNTIME_DIR, a private directory on tmpfs, for sockets and change
+    maps; a login through systemd sets it.
+    """
     session = context.ensure_object(Session)
     session.profile = profile
     session.region = region
