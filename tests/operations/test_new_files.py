@@ -3,15 +3,16 @@
 import ctypes
 import errno
 import os
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from volcrypt.errors import NameTakenError
+from volcrypt.errors import InvalidArgumentError, NameTakenError
 from volcrypt.operations import new_files
-from volcrypt.operations.new_files import new_file
+from volcrypt.operations.new_files import new_file, new_image
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -101,3 +102,18 @@ def test_a_kill_leaves_at_most_what_the_next_one_replaces(
     assert [path.name for path in tmp_path.iterdir()] == left
     make(target)
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_an_image_that_is_too_large_for_the_file_system(tmp_path: Path) -> None:
+    """As vfat has a limit, so has this process."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
+    try:
+        with (
+            pytest.raises(InvalidArgumentError, match="takes no file of that size"),
+            new_image(tmp_path / "new", 2**21),
+        ):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,7 @@ from typing import Final
 from volcrypt.crypto.xts import is_zero
 from volcrypt.durable import no_space_named
 from volcrypt.errors import InvalidArgumentError, NameTakenError
-from volcrypt.geometry import UNIT_BYTES
+from volcrypt.geometry import UNIT_BYTES, format_size
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _RENAME_NOREPLACE: Final = 1
@@ -74,9 +74,18 @@ def new_file(target: Path) -> Iterator[int]:
 
 @contextmanager
 def new_image(target: Path, size_bytes: int) -> Iterator[int]:
-    """`new_file`, sparse, of this size."""
+    """`new_file`, sparse, of this size. Raises InvalidArgumentError for one that is too large for
+    the file system."""
     with new_file(target) as descriptor:
-        os.ftruncate(descriptor, size_bytes)
+        try:
+            os.ftruncate(descriptor, size_bytes)
+        except OSError as error:
+            if error.errno != errno.EFBIG:
+                raise
+            size = format_size(size_bytes)
+            raise InvalidArgumentError(
+                f"{target} would have {size}, and its file system takes no file of that size"
+            ) from error
         yield descriptor
 
 
