@@ -19,7 +19,9 @@ import msgspec
 import pytest
 
 from tests.file_system import DisposableFileSystem
+from tests.planes import DATA_PLANE
 from tests.served_volume import OpenFile, ServedVolume, served_volume
+from tests.strace import calls_in, strace
 from tests.volume.test_volume import decrypt_independently
 from volcrypt.errors import (
     IntegrityError,
@@ -202,6 +204,26 @@ def test_a_read_only_mount(volume: ServedVolume) -> None:
         assert client.status().read_only
     volume.unmount()
     assert volume.data_path.stat().st_mtime_ns == before
+
+
+def test_a_write_that_asks_to_be_durable_is_a_sync(mounted: ServedVolume, tmp_path: Path) -> None:
+    """The kernel leaves that to us. The control does not ask."""
+
+    def count_syncs(flags: int, write_flags: int = 0) -> int:
+        log = tmp_path / "calls"
+        descriptor = os.open(mounted.file, os.O_WRONLY | flags)
+        with strace(mounted.pid, "trace=fdatasync", log=log):
+            for offset, size in ((0, UNIT_BYTES), (0, UNIT_BYTES), (700, 3), (0, 16 * UNIT_BYTES)):
+                assert os.pwritev(descriptor, [b"x" * size], offset, write_flags) == size
+        os.close(descriptor)
+        return len(calls_in(log, "fdatasync"))
+
+    assert count_syncs(0) == 0
+    assert count_syncs(os.O_DSYNC) >= 4
+    assert count_syncs(os.O_SYNC) >= 4
+    if DATA_PLANE == "native":
+        # pyfuse3 does not tell Python's.
+        assert count_syncs(0, os.RWF_DSYNC) >= 4
 
 
 def test_a_full_disk_is_an_error_of_the_write_and_not_the_end(

@@ -246,6 +246,22 @@ def test_a_write_that_fails_is_handed_on_as_it_was(tmp_path: Path, size: int) ->
         assert bed.reply_to(unique).error == errno.ENOSPC
 
 
+@pytest.mark.parametrize("flags", [os.O_DSYNC, os.O_SYNC | os.O_WRONLY])
+@pytest.mark.parametrize("handle", [2, 3])
+def test_a_write_that_asks_to_be_durable_is_pythons(bed: PlaneBed, flags: int, handle: int) -> None:
+    """One that does not is not, whoever else has the file open."""
+    bed.plane.grant(0, BOTH)
+    head = WRITE_IN.pack(handle, 0, len(DATA), 0, 0, flags, 0)
+    unique = bed.send(WRITE, head + DATA)
+    request = handed_on(bed)
+    assert (request.kind, request.mode) == (WRITE_RIGHT, os.O_DSYNC)
+    bed.plane.answer_write(request.entry, len(DATA))
+    assert bed.reply_to(unique).error == 0
+    unique = bed.send_write(0, DATA, handle=handle)
+    assert bed.reply_to(unique).error == 0
+    assert bed.plane.counts[:2] == (1, 1)
+
+
 def test_a_read_of_a_file_that_was_cut_is_handed_on(bed: PlaneBed) -> None:
     bed.plane.grant(0, BOTH)
     os.truncate(bed.data, UNIT_BYTES)
@@ -336,7 +352,7 @@ BAD_DISCARDS = [
     (FALLOCATE_IN.pack(2, 0, UNIT_BYTES, PUNCH, 0)[:-1], errno.EIO, {}),
     (FALLOCATE_IN.pack(2, 0, UNIT_BYTES, PUNCH, 0) + b"x", errno.EIO, {}),
     (b"", errno.EIO, {}),
-    (FALLOCATE_IN.pack(3, 0, UNIT_BYTES, PUNCH, 0), errno.EIO, {}),
+    (FALLOCATE_IN.pack(4, 0, UNIT_BYTES, PUNCH, 0), errno.EIO, {}),
     (FALLOCATE_IN.pack(2, 0, UNIT_BYTES, PUNCH, 0), errno.EIO, {"node": 1}),
     (FALLOCATE_IN.pack(2, 0, UNIT_BYTES, PUNCH, 0), errno.EIO, {"length": 41}),
     (FALLOCATE_IN.pack(2, 0, 0, PUNCH, 0), errno.EINVAL, {}),
@@ -408,7 +424,7 @@ MALFORMED = [
     (READ_REQUEST, READ_IN.pack(2, 0, UNIT_BYTES, 0, 0, 0, 0)[:-1], {}),
     (READ_REQUEST, READ_IN.pack(2, 0, UNIT_BYTES, 0, 0, 0, 0) + b"x", {}),
     (READ_REQUEST, READ_IN.pack(2, 0, UNIT_BYTES, 0, 0, 0, 0), {"node": 1}),
-    (READ_REQUEST, READ_IN.pack(3, 0, UNIT_BYTES, 0, 0, 0, 0), {}),
+    (READ_REQUEST, READ_IN.pack(4, 0, UNIT_BYTES, 0, 0, 0, 0), {}),
     (READ_REQUEST, READ_IN.pack(2, 0, 2**20 + UNIT_BYTES, 0, 0, 0, 0), {}),
     (READ_REQUEST, READ_IN.pack(2, 0, 2**32 - UNIT_BYTES, 0, 0, 0, 0), {}),
     (READ_REQUEST, READ_IN.pack(2, 2**64 - UNIT_BYTES, 2 * UNIT_BYTES, 0, 0, 0, 0), {}),

@@ -119,6 +119,8 @@ class DataPlane:
                 self._plane.answer_read(request.entry, data)
             elif request.data is not None:
                 size = await self._device.write(request.offset, request.data)
+                if request.mode & os.O_DSYNC:
+                    await self._device.flush()
                 answered = True
                 self._plane.answer_write(request.entry, size)
             else:

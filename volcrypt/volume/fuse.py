@@ -63,6 +63,9 @@ _MISLEADING: Final = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.EINTR})
 
 _VOLUME_INODE: Final = pyfuse3.InodeT(2)
 _HANDLE: Final = pyfuse3.FileHandleT(2)
+# Of who opened with O_DSYNC or O_SYNC, which the kernel leaves to us. The data plane is told with
+# each write; pyfuse3 is too, and does not pass it on.
+_SYNCED_HANDLE: Final = pyfuse3.FileHandleT(3)
 _ATTRIBUTE_SECONDS: Final = 300
 _NAME: Final = VOLUME_FILE.encode()
 
@@ -123,7 +126,10 @@ class VolumeFileSystem(pyfuse3.Operations):
 
     @_guarded
     async def write(self, fh: pyfuse3.FileHandleT, off: int, buf: bytes) -> int:
-        return await self._device.write(off, buf)
+        size = await self._device.write(off, buf)
+        if fh == _SYNCED_HANDLE:
+            await self._device.flush()
+        return size
 
     @_guarded
     async def fsync(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:
@@ -178,7 +184,8 @@ class VolumeFileSystem(pyfuse3.Operations):
     ) -> pyfuse3.FileInfo:
         if self._device.read_only and flags & os.O_ACCMODE != os.O_RDONLY:
             raise pyfuse3.FUSEError(errno.EROFS)
-        return pyfuse3.FileInfo(fh=_HANDLE, direct_io=True)
+        handle = _SYNCED_HANDLE if flags & os.O_DSYNC else _HANDLE
+        return pyfuse3.FileInfo(fh=handle, direct_io=True)
 
     @_guarded
     async def opendir(

@@ -86,7 +86,7 @@ class Work(NamedTuple):
 
 class Request(NamedTuple):
     """A READ, WRITE or DISCARD that has to be answered; a write's `data` is gone then. `mode` is a
-    discard's, as fallocate(2) has it."""
+    discard's, as fallocate(2) has it; a write's is O_DSYNC if it is to be durable when answered."""
 
     entry: int
     kind: int

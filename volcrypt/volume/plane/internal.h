@@ -16,9 +16,10 @@ enum {
     /* Buffers beyond these many give large requests' memory back when they were answered. */
     KEPT_BUFFERS = 8,
     REPLY_BYTES = 128 * 1024, /* of libfuse, of what is not a read or write */
-    /* What libfuse knows the volume's file and its one handle by (fuse.py). */
+    /* What libfuse knows the volume's file and its two handles by (fuse.py). */
     FILE_NODE = 2,
     FILE_HANDLE = 2,
+    SYNCED_HANDLE = 3,
     /* Chunks that are granted at once, at most: 512 GiB. Two that fall together displace each
      * other, which costs time and nothing else. */
     GRANTS = 1 << 20,
@@ -41,7 +42,7 @@ struct entry {
     uint64_t unique;
     uint64_t offset;
     uint32_t kind; /* PLANE_READ, PLANE_WRITE, PLANE_DISCARD or 0 */
-    uint32_t mode; /* of a discard */
+    uint32_t mode; /* of a discard; of a write O_DSYNC or 0 */
     uint64_t size;
     unsigned char *buffer;
 };

@@ -55,7 +55,8 @@ struct plane_work {
 };
 
 /* A read, write or discard for Python; `data` is what to write, valid until it is answered. `mode` is
- * that of a discard, as fallocate(2) has it. */
+ * that of a discard, as fallocate(2) has it; of a write O_DSYNC if it is to be durable when it is
+ * answered, which is always Python's, and else 0. */
 struct plane_request {
     uint32_t entry;
     uint32_t kind;

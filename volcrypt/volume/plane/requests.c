@@ -5,6 +5,7 @@
 #include "xts_units.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fuse.h>
 #include <poll.h>
@@ -108,6 +109,11 @@ static bool fast_write(struct lane *lane)
     return is_good || is_lost || !is_open;
 }
 
+static bool is_of_file(const struct fuse_in_header *head, uint64_t handle)
+{
+    return head->nodeid == FILE_NODE && (handle == FILE_HANDLE || handle == SYNCED_HANDLE);
+}
+
 /* A read or write of the volume's file, as long as it says; else false. */
 static bool parse_transfer(struct entry *entry, size_t length)
 {
@@ -129,11 +135,12 @@ static bool parse_transfer(struct entry *entry, size_t length)
         if (length < expected || length != expected + in->size)
             return false;
         entry->kind = PLANE_WRITE;
+        entry->mode = in->flags & O_DSYNC; /* of the open file, or of this write alone (RWF_DSYNC) */
         entry->offset = in->offset;
         entry->size = in->size;
         handle = in->fh;
     }
-    return head->nodeid == FILE_NODE && handle == FILE_HANDLE && entry->size <= PLANE_MAX_TRANSFER &&
+    return is_of_file(head, handle) && entry->size <= PLANE_MAX_TRANSFER &&
            entry->offset <= (uint64_t)INT64_MAX - entry->size;
 }
 
@@ -154,7 +161,7 @@ static int parse_discard(struct entry *entry, size_t length)
 {
     const struct fuse_in_header *head = (const void *)entry->buffer;
     const struct fuse_fallocate_in *in = (const void *)(head + 1);
-    if (length != sizeof *head + sizeof *in || head->nodeid != FILE_NODE || in->fh != FILE_HANDLE)
+    if (length != sizeof *head + sizeof *in || !is_of_file(head, in->fh))
         return EIO;
     if (in->mode != (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE) &&
         in->mode != (FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE) && in->mode != FALLOC_FL_ZERO_RANGE)
@@ -226,7 +233,8 @@ static void serve_request(struct lane *lane, size_t length)
     case FUSE_WRITE:
         if (!parse_transfer(entry, length))
             plane_refuse(plane, head->unique, EIO);
-        else if ((entry->kind == PLANE_WRITE && has_zeros_to_drop(plane, entry)) || !plane_begin(lane) ||
+        else if (entry->mode || (entry->kind == PLANE_WRITE && has_zeros_to_drop(plane, entry)) ||
+                 !plane_begin(lane) ||
                  !(entry->kind == PLANE_READ ? fast_read(lane) : fast_write(lane)))
             hand_to_python(lane);
         return;
