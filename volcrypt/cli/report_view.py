@@ -9,6 +9,7 @@ from volcrypt.cli.session import JsonValue, print_fields, print_table
 from volcrypt.cli.settings import encryption_text, settings_document
 from volcrypt.cli.text import format_time, iso_time
 from volcrypt.cli.volume_view import key_text
+from volcrypt.formats.volume_record import key_arn_of
 from volcrypt.kms.usage import NO_VOLUME
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def encryption_document(found: "EncryptionReport", notes: "Sequence[str]") -> Js
                 "IsCopy": each.origin is not None,
                 "Encrypted": each.is_encrypted,
                 "KeySource": each.key_source.value,
-                "KmsKeyId": each.wrapped_key.kms_key_arn if each.wrapped_key else None,
+                "KmsKeyId": key_arn_of(each.wrapped_key),
                 "DataEncryptionKeyId": each.wrapped_key.data_key_id if each.wrapped_key else None,
             }
             for each in inventory.snapshots
@@ -79,7 +80,7 @@ def encryption_document(found: "EncryptionReport", notes: "Sequence[str]") -> Js
                 "SourceSnapshotId": each.source_snapshot_id,
                 "Store": inventory.store_name(each.target_store_id),
                 "Encrypted": each.wrapped_key is not None,
-                "KmsKeyId": each.wrapped_key.kms_key_arn if each.wrapped_key else None,
+                "KmsKeyId": key_arn_of(each.wrapped_key),
             }
             for each in inventory.unfinished_copies
         ],
@@ -105,7 +106,7 @@ def _volume_document(inventory: "Inventory", record: "VolumeRecord") -> JsonValu
         "Name": record.name,
         "Encrypted": record.is_encrypted,
         "KeySource": record.key_source.value,
-        "KmsKeyId": wrapped.kms_key_arn if wrapped else None,
+        "KmsKeyId": key_arn_of(wrapped),
         "DataEncryptionKeyId": wrapped.data_key_id if wrapped else None,
         "WrittenBytes": inventory.written[wrapped.data_key_id] if wrapped else None,
         "HeaderExportedAt": _time(record.exported_at),
@@ -113,7 +114,7 @@ def _volume_document(inventory: "Inventory", record: "VolumeRecord") -> JsonValu
             "SnapshotId": source.snapshot_id,
             "Store": inventory.store_name(source.store_id),
             "Encrypted": source.wrapped_key is not None,
-            "KmsKeyId": source.wrapped_key.kms_key_arn if source.wrapped_key else None,
+            "KmsKeyId": key_arn_of(source.wrapped_key),
             "AbsentChunks": inventory.absent_chunks[record.volume_id],
         }
         if source

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from volcrypt.cli.session import JsonValue, Session
 from volcrypt.cli.text import format_time, iso_time
 from volcrypt.cli.volume_view import key_text
+from volcrypt.formats.volume_record import key_arn_of
 from volcrypt.geometry import format_size
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def snapshot_document(manifest: "Manifest", names: Mapping["StoreId", str]) -> d
         "CompletionTime": iso_time(manifest.completed_at),
         "Encrypted": key is not None,
         "KeySource": manifest.key_source.value,
-        "KmsKeyId": key.kms_key_arn if key else None,
+        "KmsKeyId": key_arn_of(key),
         "DataEncryptionKeyId": key.data_key_id if key else None,
         "ParentSnapshotId": manifest.parent.snapshot_id if manifest.parent else None,
         "SourceSnapshotId": manifest.origin.snapshot_id if manifest.origin else None,

@@ -19,6 +19,7 @@ from volcrypt.cli.key_choice import key_choice, key_options
 from volcrypt.cli.session import Command, JsonValue, Session, pass_session
 from volcrypt.cli.snapshot_content import show_exported, skip_damaged_option
 from volcrypt.cli.volume_view import volume_document, volume_fields
+from volcrypt.formats.volume_record import key_arn_of
 from volcrypt.geometry import UNIT_BYTES, format_size
 
 if TYPE_CHECKING:
@@ -210,9 +211,7 @@ def export(
             "Size": report.record.size_bytes,
             "DataBytes": report.data_bytes,
             "ContentDigest": report.content_digest,
-            "KmsKeyId": report.record.wrapped_key.kms_key_arn
-            if report.record.wrapped_key
-            else None,
+            "KmsKeyId": key_arn_of(report.record.wrapped_key),
             "Seconds": seconds,
             "BytesPerSecond": rate,
         },

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from volcrypt.cli.session import JsonValue, Session
 from volcrypt.cli.status_view import fence_document, place_text
 from volcrypt.cli.text import format_time, iso_time
+from volcrypt.formats.volume_record import key_arn_of
 from volcrypt.geometry import format_size
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def volume_document(view: "VolumeView", use: "InUse | None" = None) -> dict[str,
         "Preallocated": record.preallocated,
         "Encrypted": record.is_encrypted,
         "KeySource": record.key_source.value,
-        "KmsKeyId": record.wrapped_key.kms_key_arn if record.wrapped_key else None,
+        "KmsKeyId": key_arn_of(record.wrapped_key),
         "DataEncryptionKeyId": record.wrapped_key.data_key_id if record.wrapped_key else None,
         "WrittenBytes": view.written_bytes if record.wrapped_key else None,
         "WriteBudgetBytes": BUDGET_BYTES if record.wrapped_key else None,

@@ -56,6 +56,11 @@ def key_source_of(wrapped_key: WrappedDataKey | None) -> KeySource:
     return KeySource.CUSTOMER if wrapped_key.kms_key_arn is None else KeySource.KMS
 
 
+def key_arn_of(wrapped_key: WrappedDataKey | None) -> str | None:
+    """The KMS key that it is under; None for a customer-provided one, and for no data key."""
+    return None if wrapped_key is None else wrapped_key.kms_key_arn
+
+
 class LazySource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The snapshot that absent chunks of a lazy volume come from (`volcrypt.formats.present_map`).
 

@@ -18,7 +18,7 @@ from volcrypt.errors import InvalidArgumentError, VolcryptError
 from volcrypt.formats.copy_cursor import CopyCursor
 from volcrypt.formats.job import JobRecord
 from volcrypt.formats.manifest import Manifest, Origin
-from volcrypt.formats.volume_record import WrappedDataKey
+from volcrypt.formats.volume_record import WrappedDataKey, key_arn_of
 from volcrypt.names import SnapshotId, make_snapshot_id, parse_name
 from volcrypt.operations.background import describe
 from volcrypt.operations.copies import copy_into
@@ -156,7 +156,7 @@ def _announcement(
         store_id=target.store_id,
         store_name=store_names(home)[target.store_id],
         region=target.document.region,
-        kms_key_arn=None if wrapped_key is None else wrapped_key.kms_key_arn,
+        kms_key_arn=key_arn_of(wrapped_key),
         data_key_id=None if wrapped_key is None else wrapped_key.data_key_id,
         together=(),
         consistency=source.consistency,

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Final
 
 from volcrypt.formats.manifest import Manifest
-from volcrypt.formats.volume_record import VolumeRecord, WrappedDataKey
+from volcrypt.formats.volume_record import VolumeRecord, key_arn_of
 from volcrypt.kms.clock import host_time
 from volcrypt.kms.model import DAY_SECONDS
 from volcrypt.names import DataKeyId
@@ -107,29 +107,25 @@ def keys_of(inventory: Inventory, facts_of: Callable[[str], KeyFacts]) -> list[K
         return found[arn]
 
     for record in inventory.volumes:
-        if (of_volume := line(_key_of(record.wrapped_key))) is not None:
+        if (of_volume := line(key_arn_of(record.wrapped_key))) is not None:
             of_volume.volumes.append(record.volume_id)
         source = record.source
         if source is not None and inventory.absent_chunks[record.volume_id]:
-            of_source = line(_key_of(source.wrapped_key))
+            of_source = line(key_arn_of(source.wrapped_key))
             if of_source is not None and of_source is not of_volume:
                 of_source.fetching.append(record.volume_id)
     for manifest in inventory.snapshots:
-        if (of_snapshot := line(_key_of(manifest.wrapped_key))) is not None:
+        if (of_snapshot := line(key_arn_of(manifest.wrapped_key))) is not None:
             of_snapshot.snapshots.append(manifest.snapshot_id)
     unfinished = [
         *((job.snapshot_id, job.kms_key_arn) for job in inventory.pending),
-        *((c.target_snapshot_id, _key_of(c.wrapped_key)) for c in inventory.unfinished_copies),
-        *((w.source_id, _key_of(w.target_key)) for w in inventory.workflows),
+        *((c.target_snapshot_id, key_arn_of(c.wrapped_key)) for c in inventory.unfinished_copies),
+        *((w.source_id, key_arn_of(w.target_key)) for w in inventory.workflows),
     ]
     for id_, arn in unfinished:
         if (of_work := line(arn)) is not None and id_ not in of_work.unfinished:
             of_work.unfinished.append(id_)
     return [found[arn] for arn in sorted(found)]
-
-
-def _key_of(wrapped: WrappedDataKey | None) -> str | None:
-    return None if wrapped is None else wrapped.kms_key_arn
 
 
 def judge(inventory: Inventory, keys: Sequence[KeyLine], *, now: float) -> Iterator[Finding]:

@@ -29,6 +29,7 @@ from volcrypt.errors import (
     WorkNotFoundError,
 )
 from volcrypt.formats.import_cursor import KIND, ImportCursor, ImportStep
+from volcrypt.formats.volume_record import key_arn_of
 from volcrypt.geometry import UNIT_BYTES, check_volume_size, chunk_range
 from volcrypt.kms.clock import host_time
 from volcrypt.names import VolumeId, make_volume_id
@@ -168,7 +169,7 @@ def _check_same(
     give_up = give_up_hint(source)
     check_encryption(home, choice)
     wrapped = cursor.wrapped_key
-    arn = None if wrapped is None else wrapped.kms_key_arn
+    arn = key_arn_of(wrapped)
     check_source_key(home, wrapped, what, choice=choice)
     if (
         choice.encrypted != (wrapped is not None)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from volcrypt.errors import AccessDeniedError, KeyNotFoundError
-from volcrypt.formats.volume_record import VolumeRecord
+from volcrypt.formats.volume_record import VolumeRecord, key_arn_of
 from volcrypt.kms.messages.keys import DescribeKeyRequest
 from volcrypt.operations.home import Home
 
@@ -51,7 +51,7 @@ def troubled_keys(home: Home, records: Sequence[VolumeRecord], *, now: float) ->
 def _volumes_by_key(records: Sequence[VolumeRecord]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for record in records:
-        arn = record.wrapped_key.kms_key_arn if record.wrapped_key is not None else None
+        arn = key_arn_of(record.wrapped_key)
         if arn is not None:
             found.setdefault(arn, []).append(record.name or record.volume_id)
     return found

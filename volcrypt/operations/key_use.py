@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from volcrypt.errors import AccessDeniedError
-from volcrypt.formats.volume_record import WrappedDataKey
+from volcrypt.formats.volume_record import WrappedDataKey, key_arn_of
 from volcrypt.kms.messages.keys import DescribeKeyRequest
 from volcrypt.operations.home import Home
 from volcrypt.operations.inventory import Inventory, take_inventory
@@ -114,7 +114,7 @@ def dependents_of(inventory: Inventory, key: str) -> Iterator[Dependent]:
     """What becomes unreadable with a key, given by ARN or id."""
 
     def is_under(wrapped: WrappedDataKey | None) -> bool:
-        arn = None if wrapped is None else wrapped.kms_key_arn
+        arn = key_arn_of(wrapped)
         return arn is not None and key in (arn, arn.rpartition("/")[2])
 
     yield from _volumes(inventory, is_under)

@@ -13,7 +13,7 @@ from pathlib import Path
 from volcrypt.errors import InvalidArgumentError, VolcryptError
 from volcrypt.formats.job import JobRecord
 from volcrypt.formats.manifest import Consistency, Manifest
-from volcrypt.formats.volume_record import VolumeRecord
+from volcrypt.formats.volume_record import VolumeRecord, key_arn_of
 from volcrypt.names import SnapshotId, make_snapshot_id, parse_name
 from volcrypt.operations.background import describe
 from volcrypt.operations.freeze import plan_freeze
@@ -135,7 +135,7 @@ def _announcements(
                 store_id=store.store_id,
                 store_name=request.store or LOCAL_STORE,
                 region=store.document.region,
-                kms_key_arn=key.kms_key_arn if key is not None else None,
+                kms_key_arn=key_arn_of(key),
                 data_key_id=key.data_key_id if key is not None else None,
                 together=tuple(ids) if len(ids) > 1 else (),
                 consistency=Consistency.FILE_SYSTEM if is_still else Consistency.CRASH,

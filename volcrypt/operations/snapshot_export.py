@@ -22,6 +22,7 @@ from volcrypt.errors import (
 )
 from volcrypt.formats.manifest import Manifest
 from volcrypt.formats.pages import PAGE_CHUNKS, all_holes, page_range
+from volcrypt.formats.volume_record import key_arn_of
 from volcrypt.geometry import CHUNK_BYTES, chunk_range
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import check_source_key, snapshot_context
@@ -55,7 +56,7 @@ def export_snapshot(
     home.vault.authorise(
         home.caller,
         ACTION,
-        key_arn=None if wrapped is None else wrapped.kms_key_arn,
+        key_arn=key_arn_of(wrapped),
         context=snapshot_context(manifest.snapshot_id),
     )
     store = store_of(home, manifest.store_id)

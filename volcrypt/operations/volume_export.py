@@ -15,7 +15,7 @@ from volcrypt.crypto.digest import DigestAlgorithm
 from volcrypt.crypto.xts import is_zero
 from volcrypt.durable import write_fully
 from volcrypt.formats.import_log import ContentDigest
-from volcrypt.formats.volume_record import VolumeRecord
+from volcrypt.formats.volume_record import VolumeRecord, key_arn_of
 from volcrypt.geometry import CHUNK_BYTES, UNIT_BYTES, chunk_range
 from volcrypt.operations import workflows
 from volcrypt.operations.home import Home
@@ -72,7 +72,7 @@ def export_volume(
     home.vault.authorise(
         home.caller,
         ACTION,
-        key_arn=None if wrapped is None else wrapped.kms_key_arn,
+        key_arn=key_arn_of(wrapped),
         context={"volcrypt:volume-id": record.volume_id},
     )
     with held_volume(home, record, purpose="export"), ExitStack() as stack:
