@@ -7,6 +7,8 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.fakes.kms import MemoryKms, memory_kms
+from tests.kms.people import add_user
+from volcrypt.kms.model import Caller
 
 
 @pytest.fixture
@@ -20,3 +22,14 @@ def memory_path() -> Iterator[Path]:
 def kms(memory_path: Path) -> Iterator[MemoryKms]:
     with memory_kms(memory_path / "kms") as memory:
         yield memory
+
+
+@pytest.fixture
+def alice(kms: MemoryKms) -> Caller:
+    """A user who may nothing by policy."""
+    return add_user(kms, "alice")
+
+
+@pytest.fixture
+def bob(kms: MemoryKms) -> Caller:
+    return add_user(kms, "bob")
