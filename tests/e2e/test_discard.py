@@ -15,14 +15,14 @@ import pytest
 
 from tests.command import Command, disposable_home
 from tests.e2e.test_captures import captured_chunk
-from tests.e2e.test_exerciser import LONG_BYTES, RUNS, operations
+from tests.e2e.test_exerciser import LONG_BYTES, RUNS, exercise_loop, operations
+from tests.e2e.test_exerciser import SIZE as SHORT
 from tests.e2e.test_power_cut import lose_power
 from tests.file_system import DisposableFileSystem, run
 from tests.fsx import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, Exerciser, Options
 from tests.served_volume import OpenFile, ServedVolume, served_volume
 from volcrypt.geometry import CHUNK_BYTES, SECTOR_BYTES, UNIT_BYTES
 from volcrypt.volume.launch import Discarding
-from volcrypt.volume.loop import attach_loop, detach_loop
 
 MEBIBYTE = 2**20
 SIZE = 16 * MEBIBYTE
@@ -167,15 +167,14 @@ def test_zeros_that_are_written_become_holes_where_that_is_wanted(disk: Path, pl
 @pytest.mark.parametrize("seed", RUNS)
 @pytest.mark.parametrize("zeros", [False, True])
 def test_the_exerciser_on_the_file(disk: Path, seed: int, zeros: bool) -> None:
-    size = 3 * CHUNK_BYTES + UNIT_BYTES
     discards = Discarding(requests=True, zeros=zeros)
-    with served_volume(disk, size_bytes=size, data_plane="native", discards=discards) as volume:
+    with served_volume(disk, size_bytes=SHORT, data_plane="native", discards=discards) as volume:
         volume.mount()
         for alignment in (UNIT_BYTES, 1):
             options = Options(
                 seed=seed,
                 operations=operations(seed, 600),
-                size_bytes=size,
+                size_bytes=SHORT,
                 longest_bytes=LONG_BYTES,
                 fixed_size=True,
                 deallocates=True,
@@ -195,26 +194,8 @@ def test_the_exerciser_on_the_file(disk: Path, seed: int, zeros: bool) -> None:
 @pytest.mark.parametrize("seed", RUNS)
 @pytest.mark.parametrize("sector_size", [512, 4096])
 def test_the_exerciser_on_the_loop_device(disk: Path, seed: int, sector_size: int) -> None:
-    size = 3 * CHUNK_BYTES + UNIT_BYTES
-    with served_volume(disk, size_bytes=size, data_plane="native", discards=DISCARDS) as volume:
-        volume.mount()
-        device = attach_loop(volume.file, sector_size=sector_size, read_only=False)
-        try:
-            options = Options(
-                seed=seed,
-                operations=operations(seed, 600),
-                size_bytes=size,
-                longest_bytes=LONG_BYTES,
-                fixed_size=True,
-                deallocates=True,
-                alignment=sector_size,
-            )
-            exerciser = Exerciser(device, options, directory=disk)
-            exerciser.run()
-        finally:
-            detach_loop(device, volume="books")
-        assert volume.file.read_bytes() == exerciser.expected
-        volume.unmount()
+    with served_volume(disk, size_bytes=SHORT, data_plane="native", discards=DISCARDS) as volume:
+        exercise_loop(volume, disk, seed=seed, sector_size=sector_size, deallocates=True)
 
 
 def test_many_terabytes_at_once(disk: Path) -> None:

@@ -34,6 +34,32 @@ def attached(volume: ServedVolume, sector_size: int) -> Iterator[Path]:
         detach_loop(device, volume="books")
 
 
+def exercise_loop(
+    volume: ServedVolume,
+    directory: Path,
+    *,
+    seed: int,
+    sector_size: int,
+    deallocates: bool = False,
+) -> None:
+    """On the loop device of a volume of `SIZE`, which is mounted for that."""
+    volume.mount()
+    with attached(volume, sector_size) as device:
+        options = Options(
+            seed=seed,
+            operations=operations(seed, 600),
+            size_bytes=SIZE,
+            longest_bytes=LONG_BYTES,
+            fixed_size=True,
+            deallocates=deallocates,
+            alignment=sector_size,
+        )
+        exerciser = Exerciser(device, options, directory=directory)
+        exerciser.run()
+    assert volume.file.read_bytes() == exerciser.expected
+    volume.unmount()
+
+
 @pytest.mark.parametrize("encrypted", [True, False])
 @pytest.mark.parametrize("seed", RUNS)
 def test_on_the_file_of_a_mount(tmp_path: Path, seed: int, encrypted: bool) -> None:
@@ -65,20 +91,7 @@ def test_on_the_file_of_a_mount(tmp_path: Path, seed: int, encrypted: bool) -> N
 @pytest.mark.parametrize("seed", RUNS)
 def test_on_the_loop_device(tmp_path: Path, seed: int, sector_size: int) -> None:
     with served_volume(tmp_path, size_bytes=SIZE) as volume:
-        volume.mount()
-        with attached(volume, sector_size) as device:
-            options = Options(
-                seed=seed,
-                operations=operations(seed, 600),
-                size_bytes=SIZE,
-                longest_bytes=LONG_BYTES,
-                fixed_size=True,
-                alignment=sector_size,
-            )
-            exerciser = Exerciser(device, options, directory=tmp_path)
-            exerciser.run()
-        assert volume.file.read_bytes() == exerciser.expected
-        volume.unmount()
+        exercise_loop(volume, tmp_path, seed=seed, sector_size=sector_size)
 
 
 @pytest.mark.parametrize(
