@@ -6,6 +6,7 @@ The FUSE mounts here have no file system behind them: the descriptor of /dev/fus
 import ctypes
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from volcrypt.errors import MountError, TryAgainError
+from volcrypt.volume import mountpoint
 from volcrypt.volume.mountpoint import (
     FS_TYPE,
     Liveness,
@@ -127,6 +129,28 @@ def test_a_busy_mount_is_not_unmounted_and_its_users_are_named(tmp_path: Path) -
         assert mount_at(tmp_path) is None
         with pytest.raises(MountError, match="cannot unmount"):
             unmount(tmp_path)
+
+
+def test_a_process_that_cannot_be_looked_at_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that hangs in execve: whoever reads its links waits as long."""
+    ended = threading.Event()
+    readlink = os.readlink
+    with subprocess.Popen(["sleep", "60"], cwd=tmp_path) as hanging:
+
+        def read(path: Path) -> str:
+            if str(path).startswith(f"/proc/{hanging.pid}/"):
+                ended.wait(30)
+            return readlink(path)
+
+        with monkeypatch.context() as patched, (tmp_path / "file").open("w"):
+            patched.setattr(os, "readlink", read)
+            patched.setattr(mountpoint, "_LOOK_SECONDS", 0.3)
+            assert users_of(tmp_path) == ["this command itself"]
+        ended.set()
+        assert f"sleep (pid {hanging.pid})" in users_of(tmp_path)
+        hanging.kill()
 
 
 def test_a_busy_mount_can_be_detached(tmp_path: Path) -> None:

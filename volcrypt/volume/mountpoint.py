@@ -12,7 +12,9 @@ import re
 import shutil
 import subprocess
 import threading
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -32,6 +34,8 @@ VOLUME_FILE: Final = "volume"
 """The one file of a mount: the volume's plaintext."""
 
 FS_TYPE: Final = "fuse.volcrypt"
+
+_LOOK_SECONDS: Final = 2.0
 
 _MNT_FORCE: Final = 1
 _MNT_DETACH: Final = 2
@@ -216,13 +220,33 @@ def processes_below(directory: Path) -> list[str]:
 
 
 def processes_using(matches: Callable[[str], bool]) -> list[str]:
-    """The processes that have something open, run it or stand in it; root sees everybody's."""
+    """The processes that have something open, run it or stand in it; root sees everybody's.
+
+    One that lets nobody look is passed over: all of /proc/PID waits while a process hangs in
+    execve, where it closes a file of some mount that does not answer.
+    """
+    left = deque(process for process in Path("/proc").iterdir() if process.name.isdigit())
+    users: list[Path] = []
+
+    def look() -> None:
+        while left:
+            with suppress(IndexError):
+                process = left.popleft()
+                if _uses(process, matches):
+                    users.append(process)
+
+    while left:
+        looking = threading.Thread(target=look, daemon=True)
+        looking.start()
+        count = len(left) + 1
+        while looking.is_alive() and len(left) < count:
+            count = len(left)
+            looking.join(_LOOK_SECONDS)
     return [
         "this command itself"
         if process.name == str(os.getpid())
         else f"{_command(process)} (pid {process.name})"
-        for process in Path("/proc").iterdir()
-        if process.name.isdigit() and _uses(process, matches)
+        for process in list(users)
     ]
 
 
