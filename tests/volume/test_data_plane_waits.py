@@ -149,6 +149,31 @@ class TestHeldUp:
         for chunk in range(3):
             assert bench.bed.stored(chunk * CHUNK_BYTES, UNIT_BYTES) == NEW
 
+    @pytest.mark.parametrize("begins_at", [0, 700])
+    async def test_a_first_write_keeps_nobody_else(self, bench: Bench, begins_at: int) -> None:
+        """Not even the fence, though it comes to Python and is small."""
+        await bench.own(0)
+        await bench.read(CHUNK_BYTES, UNIT_BYTES)
+        error = FencedError("the key is gone")
+        with frozen(bench.disk) as let_go:
+            rescue = threading.Timer(10, let_go)
+            rescue.start()
+            asked = bench.bed.send_write(CHUNK_BYTES + begins_at, NEW)
+            await until_kept(1)
+            assert await bench.read(0, UNIT_BYTES) == OLD
+            assert await bench.read(2 * CHUNK_BYTES, 700) == bytes(700)
+            bench.device.fence(error)
+            reply = await trio.to_thread.run_sync(
+                bench.bed.reply_to, bench.bed.send_read(0, UNIT_BYTES)
+            )
+            assert reply.error == errno.EIO
+            bench.device.give_up(error)
+            reply = await trio.to_thread.run_sync(bench.bed.reply)
+            assert (reply.unique, reply.error) == (asked, errno.EIO)
+            assert rescue.is_alive()
+            rescue.cancel()
+            await ends(bench, bench.device.drained, let_go)
+
     async def test_behind_a_fence_everybody_is_told(self, bench: Bench) -> None:
         for chunk in range(LANES):
             await bench.own(chunk)

@@ -7,8 +7,9 @@ Inline or thread. A hop to a thread and back costs several times what 4 KiB cost
 is served at once when it does not have to wait for the medium: a read when everything is in the
 page cache, a write when it covers whole data units or the partial ones are in the page cache. Large
 requests hop, so that cipher and copying run beside the loop. A write goes into the page cache, and
-waits there only when the kernel throttles writers: after one that took long the next ones hop, and
-while the lanes of the data plane wait there.
+waits there when the kernel throttles writers: after one that took long the next ones hop. It waits
+for ever when the storage hangs or is frozen, and the loop with it: so beside a data plane, which
+has most of the small ones and goes on, every write hops.
 
 Locking. Every request that hops holds its data units in the range lock, shared for reads, and
 exclusively for writes. An inline one checks that it would get them, and then runs to its end
@@ -278,9 +279,9 @@ class Device:
     async def _write(self, offset: int, piece: memoryview) -> int:
         size = len(piece)
         if (
-            size <= INLINE_BYTES
+            self._ownership is None
+            and size <= INLINE_BYTES
             and self._hops_left == 0
-            and (self._ownership is None or not self._ownership.is_held_up())
             and self.admission.is_idle(offset, size, exclusive=True)
             and self._is_cached_where_partial(offset, size)
             and not self._volume.drops(offset, piece)

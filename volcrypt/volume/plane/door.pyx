@@ -219,7 +219,7 @@ cdef class Plane:
         return self._plane == NULL or bool(plane_is_over(self._plane, work.lane, work.ticket))
 
     def is_held_up(self):
-        """Whether the medium keeps its lanes: who writes now, waits."""
+        """Whether the medium keeps its lanes, for tests."""
         return self._plane != NULL and bool(plane_is_held_up(self._plane))
 
     def refuse_writes(self):

@@ -98,7 +98,7 @@ size_t plane_revoke(struct plane *plane, uint32_t first, uint32_t count, unsigne
 size_t plane_revoke_all(struct plane *plane, unsigned rights, struct plane_work *found);
 int plane_is_over(struct plane *plane, uint32_t lane, uint64_t ticket);
 
-/* Whether the medium keeps all lanes but the relief. */
+/* Whether the medium keeps all lanes but the relief, for tests. */
 int plane_is_held_up(struct plane *plane);
 
 /* Nothing is written fast any more, for good. */
