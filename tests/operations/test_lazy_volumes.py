@@ -157,6 +157,29 @@ def test_a_killed_making_leaves_a_pin_that_the_next_sweep_removes(home: Home) ->
     delete_snapshot(home, "far")
 
 
+@pytest.mark.parametrize("store", ["local", "shared"])
+@pytest.mark.parametrize("damage", ["deleted", "flipped", "another's"])
+def test_a_pin_that_was_lost_is_put_again_before_a_sweep(
+    home: Home, tmp_path: Path, store: str, damage: str
+) -> None:
+    """It is this home's sweep that would take what this home's volume needs."""
+    create_snapshot(home, "data", name="far", store=store, progress=SILENT)
+    record, other = make(home, "far"), make(home)
+    objects = open_store(home, store).objects
+    name = f"pins/{record.volume_id}"
+    if damage == "flipped":
+        objects.replace(name, objects.get(name).replace(b"roots", b"rootz"))
+    elif damage == "another's":
+        objects.replace(name, open_local_store(home).objects.get(f"pins/{other.volume_id}"))
+    else:
+        objects.delete(name)
+    delete_snapshot(home, "far")
+    assert record.volume_id in pinning(open_store(home, store))
+    assert content(home, record, tmp_path) == CONTENT
+    for each in (record, other):
+        delete_volume(home, each.volume_id)
+
+
 @pytest.mark.parametrize("step", ["make_present_map", "store.manifest"])
 def test_a_failed_making_leaves_nothing(
     home: Home, monkeypatch: pytest.MonkeyPatch, step: str

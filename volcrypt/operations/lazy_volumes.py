@@ -42,7 +42,7 @@ from volcrypt.operations.stores import (
     store_names,
     store_of,
 )
-from volcrypt.snapshot.pin import hold_lastingly, release_lasting
+from volcrypt.snapshot.pin import hold_lastingly, is_held_lastingly, release_lasting
 from volcrypt.snapshot.store import SnapshotStore
 from volcrypt.volume.launch import LazyAssignment
 from volcrypt.volume.owner import hold_volume
@@ -239,3 +239,20 @@ def volumes_that_pin(home: Home) -> set[VolumeId]:
         except VolcryptError:
             needed.add(volume_id)
     return needed
+
+
+def renew_pins(home: Home, store: SnapshotStore) -> None:
+    """Put the lasting pins again that lazy volumes of this home have lost, so that a sweep of its
+    own does not take their chunks, whoever deleted or damaged a pin. The caller holds the store
+    alone. Raises TryAgainError while another home sweeps, and ObjectStoreError."""
+    for entry in home.register.entries(KIND):
+        volume_id = VolumeId(entry.id)
+        try:
+            source = load_record(home, volume_id).source
+        except VolcryptError:
+            continue
+        if source is None or source.store_id != store.store_id:
+            continue
+        if not is_held_lastingly(store, volume_id, source):
+            now, signer = int(host_time()), home_signer(home)
+            hold_lastingly(store, volume_id, source, signer=signer, now=now)

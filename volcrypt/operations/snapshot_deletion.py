@@ -27,7 +27,7 @@ from volcrypt.names import SnapshotId, StoreId, is_snapshot_id
 from volcrypt.operations.copy_cursors import give_up_lost_copies
 from volcrypt.operations.home import Home
 from volcrypt.operations.jobs import Job, find_job, load_jobs, remove_job, stop_job
-from volcrypt.operations.lazy_volumes import volumes_that_pin
+from volcrypt.operations.lazy_volumes import renew_pins, volumes_that_pin
 from volcrypt.operations.snapshot_lookup import load_snapshot, store_holding
 from volcrypt.operations.snapshots import now
 from volcrypt.operations.stores import (
@@ -204,6 +204,7 @@ def _sweep_alone(home: Home, store: SnapshotStore) -> Swept:
         # What a manifest that is gone refers to is not known, and must not be taken for garbage.
         check_log_is_whole(home, store)
         give_up_lost_copies(home, store)
+        renew_pins(home, store)
         lazy, resumable = volumes_that_pin(home), resumable_copies(home)
         if not is_shared(home, store):
             return sweep(store, resumable=resumable, lazy=lazy)

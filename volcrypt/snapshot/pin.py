@@ -39,6 +39,7 @@ from volcrypt.errors import (
 from volcrypt.formats.certificate import SignerId
 from volcrypt.formats.manifest import Manifest
 from volcrypt.formats.pin import PinBody, decode_pin, encode_pin
+from volcrypt.formats.volume_record import LazySource
 from volcrypt.names import SnapshotId, VolumeId
 from volcrypt.snapshot import layout
 from volcrypt.snapshot.signer import Signer
@@ -224,7 +225,7 @@ def _decoded(store: SnapshotStore, snapshot_id: SnapshotId) -> PinBody:
 def hold_lastingly(
     store: SnapshotStore,
     volume: VolumeId,
-    manifest: Manifest,
+    source: Manifest | LazySource,
     *,
     signer: Signer,
     now: int,
@@ -239,9 +240,9 @@ def hold_lastingly(
     body = PinBody(
         store_id=store.store_id,
         signer=signer.id,
-        snapshot_id=manifest.snapshot_id,
-        size_bytes=manifest.size_bytes,
-        roots=[manifest.root],
+        snapshot_id=source.snapshot_id,
+        size_bytes=source.size_bytes,
+        roots=[source.root],
         renewed_at=now,
         lasting=True,
     )
@@ -257,6 +258,19 @@ def hold_lastingly(
     if is_swept(store, now=now, pause=pause):
         store.objects.delete(name)
         raise being_swept(store)
+
+
+def is_held_lastingly(store: SnapshotStore, volume: VolumeId, source: LazySource) -> bool:
+    """Whether the chunks are kept for the volume: its pin is there, and says so. Raises
+    UnsupportedVersionError and ObjectStoreError."""
+    try:
+        data = store.objects.get(layout.lasting_pin_name(volume))
+        pin = decode_pin(data, store.verifier_of, what=f"pin of volume {volume}")
+    except UnsupportedVersionError:
+        raise
+    except (ObjectNotFoundError, FormatError, IntegrityError):
+        return False
+    return pin.lasting and source.root in pin.roots
 
 
 def release_lasting(store: SnapshotStore, volume: VolumeId) -> None:
