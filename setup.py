@@ -12,7 +12,17 @@ def pkg_config(*arguments: str) -> list[str]:
     ).stdout.split()
 
 
-HARDENING = ["-O2", "-std=c11", "-Wall", "-D_FORTIFY_SOURCE=2", "-fstack-protector-strong"]
+HARDENING = [
+    "-O2",
+    "-std=c11",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-D_FORTIFY_SOURCE=2",
+    "-fstack-protector-strong",
+    "-fstack-clash-protection",
+    "-frecord-gcc-switches",  # for who wants to see how it was built, a test among them
+]
 CIPHER = "volcrypt/crypto"
 PLANE = "volcrypt/volume/plane"
 PLANE_SOURCES = [
@@ -47,8 +57,6 @@ setup(
                 [f"{PLANE}/{name}" for name in PLANE_SOURCES],
                 [f"{PLANE}/plane.h", f"{PLANE}/internal.h"],
                 "-pthread",
-                "-Wextra",
-                "-Werror",
             ),
         ],
         compiler_directives={"language_level": "3", "boundscheck": False, "wraparound": False},
