@@ -29,12 +29,16 @@ BITMAP = b"\x01\x02"
 
 
 def encode(
-    *, bitmap: bytes = BITMAP, size_bytes: int = SIZE, parent: ParentPoint = PARENT
+    *,
+    bitmap: bytes = BITMAP,
+    size_bytes: int = SIZE,
+    parent: ParentPoint = PARENT,
+    volume_id: VolumeId = VOLUME,
 ) -> bytes:
     return encode_change_map(
         bitmap,
         SEAL,
-        volume_id=VOLUME,
+        volume_id=volume_id,
         size_bytes=size_bytes,
         parent=parent,
         data_bytes=size_bytes,
@@ -115,6 +119,20 @@ def test_sealed_values_that_contradict_each_other() -> None:
         decode_change_map(encode(parent=short_root), SEAL, what="the map")
     with pytest.raises(MalformedError, match="contradict"):
         decode_change_map(encode(bitmap=b"", size_bytes=0), SEAL, what="the map")
+
+    with pytest.raises(MalformedError, match="contradict"):
+        decode_change_map(encode(volume_id=VolumeId("vol-1")), SEAL, what="the map")
+
+
+def test_the_largest_volume() -> None:
+    data = encode(bitmap=bytes(2**24), size_bytes=MAX_VOLUME_BYTES)
+    body, _ = decode_change_map(data, SEAL, what="the map")
+    assert body.size_bytes == MAX_VOLUME_BYTES
+
+
+def test_a_document_that_was_cut_is_not_called_something_else() -> None:
+    with pytest.raises(MalformedError, match="truncated"):
+        decode_change_map(encode()[:40], SEAL, what="the map")
 
 
 def test_a_bitmap_of_another_size_is_a_bug() -> None:

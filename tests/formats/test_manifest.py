@@ -25,15 +25,22 @@ from tests.formats.samples import (
 )
 from tests.formats.samples import ROOT as SOME_ROOT
 from volcrypt.crypto.digest import ZERO_DIGEST
-from volcrypt.errors import MalformedError
+from volcrypt.errors import MalformedError, SealError
 from volcrypt.formats.certificate import decode_certificate, encode_certificate
 from volcrypt.formats.condemned import decode_condemned, encode_condemned
 from volcrypt.formats.copy_cursor import decode_copy_cursor, encode_copy_cursor
 from volcrypt.formats.document import SignatureVerifier, SigningSeal
-from volcrypt.formats.manifest import Manifest, SnapshotPoint, decode_manifest, encode_manifest
+from volcrypt.formats.manifest import (
+    Manifest,
+    Origin,
+    SnapshotPoint,
+    decode_manifest,
+    encode_manifest,
+)
 from volcrypt.formats.pin import decode_pin, encode_pin
 from volcrypt.formats.store import decode_store_document, encode_store_document
 from volcrypt.formats.volume_record import KeySource
+from volcrypt.geometry import MAX_VOLUME_BYTES
 from volcrypt.names import SnapshotId, VolumeId
 
 
@@ -61,11 +68,40 @@ def changed(**members: Any) -> Manifest:
         changed(wrapped_key=None),
         changed(key_source=KeySource.NONE),
         changed(parent=SnapshotPoint(snapshot_id=snapshot_id(1), root=b"")),
+        changed(written_bytes=-1),
+        changed(size_bytes=0, data_chunks=0, stored_chunks=0, root=ZERO_DIGEST),
+        changed(origin=Origin(store_id=STORE_ID, snapshot_id=snapshot_id(1), root=b"x")),
     ],
 )
 def test_values_that_contradict_each_other_are_refused(manifest: Manifest) -> None:
-    with pytest.raises(MalformedError, match="its values contradict each other"):
-        decode_manifest(encode_manifest(manifest, SIGNER.seal), verifier_of, what="manifest")
+    with pytest.raises(MalformedError, match=r"^some manifest: its values contradict each other"):
+        decode_manifest(encode_manifest(manifest, SIGNER.seal), verifier_of, what="some manifest")
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        changed(sequence=1),
+        changed(size_bytes=MAX_VOLUME_BYTES),
+        changed(size_bytes=4096, data_chunks=1, stored_chunks=1),
+        changed(size_bytes=4096, data_chunks=1, stored_chunks=0),
+        changed(data_chunks=0, stored_chunks=0, root=ZERO_DIGEST),
+        changed(written_bytes=0),
+        changed(origin=None),
+        changed(origin=Origin(store_id=STORE_ID, snapshot_id=snapshot_id(1), root=b"")),
+        changed(origin=Origin(store_id=STORE_ID, snapshot_id=snapshot_id(1), root=bytes(32))),
+        changed(parent=None),
+    ],
+)
+def test_the_least_and_the_most_that_can_be(manifest: Manifest) -> None:
+    data = encode_manifest(manifest, SIGNER.seal)
+    assert decode_manifest(data, verifier_of, what="manifest") == manifest
+
+
+def test_a_manifest_that_was_changed_is_named() -> None:
+    data = encode_manifest(MANIFEST, SIGNER.seal).replace(b"us-east-1", b"us-east-2")
+    with pytest.raises(SealError, match=r"^some manifest:"):
+        decode_manifest(data, verifier_of, what="some manifest")
 
 
 def test_an_unencrypted_snapshot_has_no_key() -> None:

@@ -1,5 +1,6 @@
 """Constraints and tokens of grants."""
 
+import hashlib
 import importlib
 from base64 import b64decode, b64encode
 from dataclasses import replace
@@ -61,6 +62,65 @@ def test_a_constraint_is_as_strict_as_itself_and_none_is_the_least(own: Constrai
     assert own.are_as_strict_as(Constraints())
 
 
+OWN = Permission(
+    grantee="g",
+    operations=("Decrypt", "CreateGrant", "DescribeKey", "RetireGrant"),
+    constraints=Constraints(equals={"a": "1"}, source_arn="arn"),
+)
+NARROW = replace(OWN, operations=("Decrypt",))
+RIGHT = {"a": "1"}
+
+
+@pytest.mark.parametrize(
+    ("operation", "context", "source", "passed_on", "expected"),
+    [
+        ("Decrypt", RIGHT, "arn", None, True),
+        ("Decrypt", {"a": "2"}, "arn", None, False),
+        ("Decrypt", {}, "arn", None, False),
+        ("Decrypt", {**RIGHT, "b": "1"}, "arn", None, False),
+        ("Decrypt", RIGHT, None, None, False),
+        ("Decrypt", RIGHT, "other", None, False),
+        ("Encrypt", RIGHT, "arn", None, False),
+        ("Encrypt", RIGHT, "arn", NARROW, False),
+        # A description has no context, and who gives a grant up has no source either.
+        ("DescribeKey", {}, "arn", None, True),
+        ("DescribeKey", {}, None, None, False),
+        ("RetireGrant", {}, "arn", None, True),
+        ("RetireGrant", {}, None, None, True),
+        # What is passed on is bound, and not the request for it.
+        ("CreateGrant", {}, "arn", OWN, True),
+        ("CreateGrant", {}, "arn", NARROW, True),
+        ("CreateGrant", {}, None, NARROW, False),
+        ("CreateGrant", {}, "arn", None, False),
+        ("CreateGrant", RIGHT, "arn", replace(NARROW, operations=("Encrypt",)), False),
+        ("CreateGrant", RIGHT, "arn", replace(NARROW, constraints=Constraints()), False),
+        (
+            "CreateGrant",
+            RIGHT,
+            "arn",
+            replace(NARROW, constraints=Constraints(subset=RIGHT, source_arn="arn")),
+            False,
+        ),
+    ],
+)
+def test_what_a_grant_permits(
+    operation: str,
+    context: dict[str, str],
+    source: str | None,
+    passed_on: Permission | None,
+    expected: bool,
+) -> None:
+    grant = replace(GRANT, permission=OWN)
+    found = grant.permits(operation, context=context, source_arn=source, passed_on=passed_on)
+    assert found == expected
+
+
+def test_a_subset_lets_other_pairs_through() -> None:
+    own = Constraints(subset={"a": "1"})
+    assert own.hold({"a": "1", "b": "2"})
+    assert not own.hold({"b": "2"})
+
+
 def test_tokens() -> None:
     one, two = encode_token(GRANT, bytes(8)), encode_token(GRANT, b"\x01" * 8)
     assert one != two
@@ -77,6 +137,17 @@ def test_every_changed_byte_of_a_token_is_noticed() -> None:
         changed[place] ^= 1
         with pytest.raises(InvalidGrantTokenError):
             decode_token(b64encode(bytes(changed)).decode())
+
+
+def test_a_token_of_another_version_or_length_or_with_junk_is_none() -> None:
+    token = encode_token(GRANT, bytes(8))
+    body = b64decode(token)[:-8]
+    for wrong in (b"\x02" + body[1:], body + b"\0", body[:-1]):
+        forged = b64encode(wrong + hashlib.sha256(wrong).digest()[:8]).decode()
+        with pytest.raises(InvalidGrantTokenError, match="not one that the KMS gave"):
+            decode_token(forged)
+    with pytest.raises(InvalidGrantTokenError):
+        decode_token(f"{token[:8]}\n{token[8:]}")
 
 
 @settings(deadline=None)
@@ -106,3 +177,11 @@ def test_the_order_of_operations_is_no_parameter_and_all_else_is() -> None:
     ]
     assert parameters_digest(base) == parameters_digest(same)
     assert len({parameters_digest(one) for one in (base, *others)}) == 1 + len(others)
+
+
+def test_the_order_of_pairs_is_no_parameter() -> None:
+    orders = ({"a": "1", "b": "2"}, {"b": "2", "a": "1"})
+    digests = {
+        parameters_digest(replace(OWN, constraints=Constraints(subset=pairs))) for pairs in orders
+    }
+    assert len(digests) == 1

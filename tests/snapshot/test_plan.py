@@ -107,6 +107,36 @@ def test_what_a_kill_costs_a_copy_is_two_percent_and_bounded(total: int) -> None
     assert unsaved == 1 or unsaved <= 0.02 * total
 
 
+def test_two_percent_are_whole_chunks() -> None:
+    assert [unsaved_chunks(total) for total in (0, 100, 149, 150, 50 * 2**20)] == [
+        1,
+        2,
+        2,
+        3,
+        MAX_BATCH_CHUNKS,
+    ]
+
+
+def test_what_refers_is_merged_when_it_is_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LiveDigests, "_PENDING_LIMIT", 4)
+    live = LiveDigests()
+    digests = [bytes([number]) * 32 for number in range(20)]
+    for first in range(0, 20, 2):
+        live.add(b"".join(digests[first : first + 2]))
+        pending = sum(len(words) for words in live._pending)
+        assert pending == live._pending_count <= 4
+        assert pending == (first + 2) % 6  # what is just at the limit waits
+        assert len(live._sorted) + pending == first + 2
+    assert set(live.garbage([*digests, bytes([30]) * 32])) == {bytes([30]) * 32}
+
+
+def test_digests_that_differ_in_one_bit_are_two() -> None:
+    live = LiveDigests()
+    live.add(b"\x01" + b"\xff" * 31)
+    other = b"\x00" + b"\xff" * 31
+    assert list(live.garbage([other])) == [other]
+
+
 @given(
     st.sets(st.binary(min_size=32, max_size=32)),
     st.sets(st.binary(min_size=32, max_size=32)),

@@ -136,7 +136,7 @@ def check_state(operation: str, *, arn: str, state: KeyState, origin: KeyOrigin)
         raise UnsupportedOperationError(
             f"{arn} origin is {origin.value} which is not valid for this operation."
         )
-    rule = TABLE.get((operation, state), Rule.OK)
+    rule = TABLE[operation, state]  # one that is not in the table is not allowed by mistake
     if rule is Rule.OK:
         return
     error = KeyDisabledError if rule is Rule.DISABLED else InvalidStateError
