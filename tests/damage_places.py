@@ -266,14 +266,14 @@ PLACES: Final[dict[str, Place]] = {
     ),
     "pin": Place(
         patterns=(f"{_LOCAL}pins/snap-?????????????????",),
-        damaged=(f"{_LOCAL}pins/snap-?????????????????",),
+        damaged=(f"{_LOCAL}pins/{{copying}}", f"{_LOCAL}pins/{{killed}}"),
         probes=(("encrypt", "plain"), export("plain")),
         outcome=HARMLESS,  # who makes the snapshot has it again, or starts over
         content="plain",
     ),
     "hold": Place(
         patterns=(f"{_LOCAL}pins/snap-*.hold",),
-        damaged=(f"{_LOCAL}pins/snap-*.hold",),
+        damaged=(f"{_LOCAL}pins/{{copying}}.hold", f"{_LOCAL}pins/{{killed}}.hold"),
         probes=(("encrypt", "plain"), export("plain")),
         outcome=HARMLESS,
         content="plain",

@@ -131,6 +131,8 @@ class Scene:
             }
         self.objects = {kind: name.rpartition("/")[2] for kind, name in names.items()}
         self.objects["first"] = manifest.snapshot_id
+        self.objects["copying"] = self.find("home/work/snap-*.copy").stem
+        self.objects["killed"] = self.find("home/jobs/snap-*").name
 
     def _build_foreign(self) -> None:
         """As much of another home as somebody could put in the place of ours."""
