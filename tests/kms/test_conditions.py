@@ -1,5 +1,6 @@
 """Every condition operator: what fits, what a missing key means, what several values mean."""
 
+import time
 from typing import Any
 
 import pytest
@@ -52,6 +53,9 @@ ONE_VALUE: list[tuple[str, object, str, bool]] = [
     ("StringLike", "A*", "ab", NO),
     ("StringNotLike", "a*", "ab", NO),
     ("StringNotLike", "a*", "b", YES),
+    ("BinaryEquals", "YWJj", "YWJj", YES),
+    ("BinaryEquals", "YWJj", "YW\nJj", NO),
+    ("IpAddress", "10.1.2.3/8", "10.9.9.9", YES),
     ("NumericEquals", 7, "7.0", YES),
     ("NumericEquals", "7", "8", NO),
     ("NumericNotEquals", "7", "8", YES),
@@ -309,3 +313,13 @@ def test_wildcards_are_what_they_are_defined_as(pattern: str, text: str) -> None
 
 def test_no_pattern_takes_long() -> None:
     assert not holds("StringLike", "*a" * 2000 + "b", "a" * 8000)
+
+
+def test_a_time_without_a_zone_is_utc_wherever_the_host_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        assert holds("DateEquals", "2026-01-01T00:00:00", "2026-01-01T00:00:00Z")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
