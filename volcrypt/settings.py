@@ -120,9 +120,13 @@ def default_home() -> Path:
 
 def runtime_root() -> Path:
     """The directory, on tmpfs, below which each home has sockets, change maps, token copies:
-    /run where that is one, as systemd makes it, else /dev/shm."""
+    /run where that is one, as systemd makes it, else /dev/shm. A service that has a user of its own
+    has one from systemd (RuntimeDirectory=)."""
     if os.geteuid() == 0:
         return Path("/run/volcrypt") if _is_tmpfs("/run") else Path("/dev/shm/volcrypt")  # noqa: S108 root's own, and checked to be private
+    service = os.environ.get("RUNTIME_DIRECTORY")
+    if service:
+        return Path(service.partition(":")[0])
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if not runtime:
         raise ConfigurationError(

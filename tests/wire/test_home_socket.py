@@ -37,7 +37,7 @@ from volcrypt.wire.listener import listen_unix
 
 
 @contextmanager
-def home_socket(kms: MemoryKms, path: Path, *, owner: int) -> Iterator[list[BaseException]]:
+def home_socket(kms: MemoryKms, path: Path, *, user: int) -> Iterator[list[BaseException]]:
     """Served by a loop in a thread of its own; gives the bugs that were reported."""
     bugs: list[BaseException] = []
     started, stop = threading.Event(), asyncio.Event()
@@ -46,7 +46,7 @@ def home_socket(kms: MemoryKms, path: Path, *, owner: int) -> Iterator[list[Base
     async def run() -> None:
         engine = Engine(kms.service, report=bugs.append)
         engine.start()
-        served = HomeSocket(kms.service, engine, owner=owner, report=bugs.append)
+        served = HomeSocket(kms.service, engine, users=frozenset({user}), report=bugs.append)
         server = await served.listen(listen_unix(path).socket)
         started.set()
         await stop.wait()
@@ -75,7 +75,7 @@ def memory(memory_path: Path) -> Iterator[MemoryKms]:
 @pytest.fixture
 def channel(memory: MemoryKms, memory_path: Path) -> Iterator[HomeChannel]:
     path = memory_path / "kms.sock"
-    with home_socket(memory, path, owner=os.geteuid()) as bugs:
+    with home_socket(memory, path, user=os.geteuid()) as bugs:
         made = HomeChannel(path)
         yield made
         made.close()
@@ -209,7 +209,7 @@ def test_another_account_and_region(channel: HomeChannel) -> None:
 
 def test_only_the_owner_is_answered(memory: MemoryKms, memory_path: Path) -> None:
     path = memory_path / "other.sock"
-    with home_socket(memory, path, owner=os.geteuid() + 1):
+    with home_socket(memory, path, user=os.geteuid() + 1):
         client = HomeClient(HomeChannel(path), account=ACCOUNT, region=REGION)
         with pytest.raises(TryAgainError):
             client.audit_head()
@@ -226,7 +226,7 @@ def test_a_daemon_that_comes_back(memory: MemoryKms, memory_path: Path) -> None:
     path = memory_path / "kms.sock"
     client = HomeClient(HomeChannel(path), account=ACCOUNT, region=REGION)
     for _ in range(2):
-        with home_socket(memory, path, owner=os.geteuid()):
+        with home_socket(memory, path, user=os.geteuid()):
             assert client.audit_head().sequence == 0
         with pytest.raises(TryAgainError):
             client.audit_head()

@@ -43,6 +43,7 @@ from volcrypt.wire.http import MAX_CONNECTIONS, REQUEST_SECONDS, BoundedProtocol
 from volcrypt.wire.listener import (
     DEFAULT_LISTEN,
     Listener,
+    Passed,
     listen_tcp,
     listen_unix,
     make_tls,
@@ -73,7 +74,7 @@ class Endpoint:
     max_connections: int = MAX_CONNECTIONS
 
 
-def open_listeners(endpoint: Endpoint) -> list[Listener]:
+def open_listeners(endpoint: Endpoint) -> Passed:
     """Everything that can be wrong with an address, before the HSM is touched.
 
     Raises ConfigurationError and InvalidArgumentError.
@@ -81,12 +82,12 @@ def open_listeners(endpoint: Endpoint) -> list[Listener]:
     tls = None
     if endpoint.tls_certificate is not None and endpoint.tls_key is not None:
         tls = make_tls(endpoint.tls_certificate, endpoint.tls_key)
-    listeners = passed_listeners(os.environ, os.getpid(), tls)
+    passed = passed_listeners(os.environ, os.getpid(), tls)
     if endpoint.socket is not None:
-        listeners.append(listen_unix(endpoint.socket))
-    if endpoint.listen is not None or not listeners:
-        listeners.append(listen_tcp(endpoint.listen or DEFAULT_LISTEN, tls))
-    return listeners
+        passed.http.append(listen_unix(endpoint.socket))
+    if endpoint.listen is not None or not passed.http:
+        passed.http.append(listen_tcp(endpoint.listen or DEFAULT_LISTEN, tls))
+    return passed
 
 
 def serve(
@@ -109,7 +110,8 @@ def serve(
     forbid_dumps()
     lock_memory()
     endpoint = replace(endpoint, max_connections=_connections_for(endpoint.max_connections))
-    listeners = open_listeners(endpoint)
+    passed = open_listeners(endpoint)
+    listeners = passed.http
     try:
         with open_kms(
             directory,
@@ -120,11 +122,12 @@ def serve(
             exclusive=True,
             clusters=clusters,
         ) as service:
-            home_listener = listen_unix(runtime / SOCKET_NAME)
+            home_listener = passed.home or listen_unix(runtime / SOCKET_NAME)
             daemon = Daemon(service, access_keys(service), endpoint)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(daemon.run(listeners, home_listener, ready))
-            (runtime / SOCKET_NAME).unlink(missing_ok=True)
+            if passed.home is None:
+                (runtime / SOCKET_NAME).unlink(missing_ok=True)
     finally:
         for listener in listeners:
             listener.socket.close()
@@ -163,7 +166,9 @@ class Daemon:
         )
         self._config = make_config(self._app)
         self._state = ServerState()
-        self._home_socket = HomeSocket(service, self._engine, owner=os.geteuid(), report=report_bug)
+        self._home_socket = HomeSocket(
+            service, self._engine, users=frozenset({0, os.geteuid()}), report=report_bug
+        )
         self._servers: list[asyncio.Server] = []
 
     async def run(

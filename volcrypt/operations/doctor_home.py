@@ -16,6 +16,7 @@ from volcrypt.kms.token import configuration_of, private_copy
 from volcrypt.operations.doctor_host import Host
 from volcrypt.operations.findings import Finding, note, ok, problem, problem_of
 from volcrypt.operations.freeze_notes import freeze_warnings
+from volcrypt.operations.kms_user import kms_has_own_user
 from volcrypt.volume.device_links import DEVICE_DIRECTORY, false_links
 from volcrypt.volume.directory import VolumeDirectory
 from volcrypt.volume.mountpoint import FS_TYPE, Liveness, Mount, liveness
@@ -37,7 +38,9 @@ def check_directories(path: Path, *, config_file: Path) -> Iterator[Finding]:
             wrong = True
             yield problem("home", f"{each} is missing", "put it back from a backup of the home")
             continue
-        if found.st_uid != user:
+        if each == path / "kms" and kms_has_own_user(path):
+            yield ok("home", f"{each} belongs to user {found.st_uid}, who alone has the keys")
+        elif found.st_uid != user:
             wrong = True
             owner = f"user {found.st_uid}"
             yield problem(

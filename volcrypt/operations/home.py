@@ -44,6 +44,7 @@ from volcrypt.operations.home_directory import (
     read_home_document,
     runtime_directory,
 )
+from volcrypt.operations.kms_user import kms_has_own_user, socket_of_kms_user
 from volcrypt.operations.vault import (
     SOCKET,
     Access,
@@ -100,6 +101,7 @@ class Home:
         """
         document = read_home_document(path)
         self.path = path.resolve()
+        self._runtime_root = runtime_root
         self.runtime = runtime_directory(path, runtime_root)
         self.home_id = document.home_id
         self.account = document.account
@@ -168,10 +170,11 @@ class Home:
         """The home's own KMS: in this process, or through the daemon that serves the home."""
         make_runtime_directory(self.runtime)
         directory = self.path / "kms"
-        if not has_kms(directory):
+        daemon = self._daemon_socket()
+        if daemon is None and not has_kms(directory):
             raise RecordMissingError(f"the key catalogue of home {self.path}")
-        if is_served(directory / SERVING):
-            client = self._daemon(self.runtime / SOCKET, self.account, self.region)
+        if daemon is not None:
+            client = self._daemon(daemon, self.account, self.region)
             if isinstance(client, SupportsClose):
                 self._vault_stack.callback(client.close)
             return client
@@ -191,6 +194,12 @@ class Home:
             vault.maintain()
         return vault
 
+    def _daemon_socket(self) -> Path | None:
+        """Where the process answers that everybody has to go through; None while there is none."""
+        if kms_has_own_user(self.path):
+            return socket_of_kms_user(self.path, self._runtime_root)
+        return self.runtime / SOCKET if is_served(self.path / "kms" / SERVING) else None
+
     @property
     def is_open(self) -> bool:
         """Whether the vault was opened already."""
@@ -199,8 +208,7 @@ class Home:
     @cached_property
     def opens_quietly(self) -> bool:
         """Whether the vault opens without asking a person for the PIN. Raises VolcryptError."""
-        directory = self.path / "kms"
-        if self.is_open or keeps_pin(directory) or is_served(directory / SERVING):
+        if self.is_open or self._daemon_socket() is not None or keeps_pin(self.path / "kms"):
             return True
         self._quiet_pin = self._pin(False)
         return self._quiet_pin is not None
@@ -219,8 +227,7 @@ class Home:
     def opens_unattended(self) -> bool:
         """Whether another process opens the vault too, with nobody there to ask for the PIN; as
         things are now. Raises VolcryptError."""
-        directory = self.path / "kms"
-        if keeps_pin(directory) or is_served(directory / SERVING):
+        if self._daemon_socket() is not None or keeps_pin(self.path / "kms"):
             return True
         return self._quiet_pin is not None or self._pin(False) is not None
 

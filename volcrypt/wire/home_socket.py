@@ -1,8 +1,8 @@
 """The socket of a home, served by the process that holds it: RUNTIME/kms.sock.
 
-The other processes of the home go through it. Who connects must be the home's owner, as the kernel
-says (SO_PEERCRED); he is the account root, and says himself as which principal he acts. Lines are
-those of `home_messages`; the calls of a connection are answered one after the other.
+The other processes of the home go through it. Who connects must be the home's owner, or root, as
+the kernel says (SO_PEERCRED); he is the account root, and says himself as which principal he acts.
+Lines are those of `home_messages`; the calls of a connection are answered one after the other.
 """
 
 import asyncio
@@ -51,13 +51,13 @@ class HomeSocket:
         service: KmsService,
         engine: Engine,
         *,
-        owner: int,
+        users: frozenset[int],
         report: Callable[[BaseException], None],
     ) -> None:
-        """`owner` is the user id that may connect; `report` is told of bugs."""
+        """`users` are the user ids that may connect; `report` is told of bugs."""
         self._service = service
         self._engine = engine
-        self._owner = owner
+        self._users = users
         self._report = report
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -71,7 +71,7 @@ class HomeSocket:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         try:
-            if peer_user(writer.get_extra_info("socket")) != self._owner:
+            if peer_user(writer.get_extra_info("socket")) not in self._users:
                 return
             while line := await reader.readline():
                 writer.write(await self._answer(line))

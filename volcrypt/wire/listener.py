@@ -20,6 +20,9 @@ from volcrypt.errors import ConfigurationError, InvalidArgumentError
 DEFAULT_PORT: Final = 8599
 DEFAULT_LISTEN: Final = f"127.0.0.1:{DEFAULT_PORT}"
 BACKLOG: Final = 1024
+HOME_SOCKET_NAME: Final = "volcrypt-home"
+"""FileDescriptorName= of the socket for the commands of a home."""
+
 _FIRST_PASSED: Final = 3
 _MAX_PORT: Final = 65535
 
@@ -140,22 +143,38 @@ def remove_dead_socket(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passed:
+    """The sockets that systemd passes: for HTTP, and the one for the commands of the home, which a
+    socket unit names `volcrypt-home`."""
+
+    http: list[Listener]
+    home: Listener | None = None
+
+
 def passed_listeners(
     environment: Mapping[str, str], pid: int, tls: ssl.SSLContext | None
-) -> list[Listener]:
+) -> Passed:
     """The sockets that systemd passes (sd_listen_fds(3)); none when it did not start us for them.
 
     Raises ConfigurationError for one that would need TLS.
     """
     if environment.get("LISTEN_PID") != str(pid):
-        return []
+        return Passed(http=[])
     count = environment.get("LISTEN_FDS", "")
-    listeners = []
-    for descriptor in range(_FIRST_PASSED, _FIRST_PASSED + (int(count) if count.isdigit() else 0)):
+    names = environment.get("LISTEN_FDNAMES", "").split(":")
+    listeners: list[Listener] = []
+    home = None
+    for index in range(int(count) if count.isdigit() else 0):
+        descriptor = _FIRST_PASSED + index
         os.set_inheritable(descriptor, False)
         passed = socket.socket(fileno=descriptor)
         if passed.family == socket.AF_UNIX:
-            listeners.append(Listener(socket=passed, tls=None))
+            listener = Listener(socket=passed, tls=None)
+            if names[index : index + 1] == [HOME_SOCKET_NAME]:
+                home = listener
+            else:
+                listeners.append(listener)
             continue
         host, port = passed.getsockname()[:2]
         if tls is None and not _is_loopback(host):
@@ -165,7 +184,7 @@ def passed_listeners(
                 hint="give --tls-cert and --tls-key",
             )
         listeners.append(Listener(socket=passed, tls=tls))
-    return listeners
+    return Passed(http=listeners, home=home)
 
 
 def _is_loopback(host: str) -> bool:
