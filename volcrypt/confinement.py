@@ -126,6 +126,8 @@ def drop_capabilities(*, keep: frozenset[int] = frozenset()) -> None:
     header = struct.pack("<Ii", _CAPABILITY_VERSION_3, 0)
     effective, permitted, _ = _own_capabilities(header)
     wanted = sum(1 << number for number in keep)
+    if not permitted & ~wanted:
+        return  # a service may be forbidden to ask for more, and so to ask at all
     _set_capabilities(header, effective & wanted, permitted & wanted)
 
 

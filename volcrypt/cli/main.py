@@ -141,4 +141,8 @@ def _fail(message: str, hint: str | None, code: int) -> int:
     print(f"error: {line}", file=sys.stderr)
     if hint:
         print(f"hint: {hint}", file=sys.stderr)
+    if os.environ.get("NOTIFY_SOCKET"):
+        from volcrypt.daemons.notify import notify
+
+        notify(f"STATUS=error: {line}" + (f"; hint: {hint}" if hint else ""))
     return code

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from volcrypt.cli.session import Command, Session, pass_session
 from volcrypt.names import is_snapshot_id
 
 if TYPE_CHECKING:
+    from volcrypt.operations.mounts import Launch
     from volcrypt.operations.watching import Watching
     from volcrypt.volume.launch import DataPlaneKind
 
@@ -96,7 +98,9 @@ def mount(
     from volcrypt.volume.launch import Discarding, exec_daemon, spawn_daemon
 
     give_key(session, customer_key_file)
-    launch = exec_daemon if foreground else spawn_daemon
+    launch: Launch = spawn_daemon
+    if foreground:
+        launch = exec_daemon
     rate = parse_fill_rate(fill_rate)
     watching = _watching(session, on_key_loss)
     discards = Discarding(requests=discard, zeros=discard_zeros)
@@ -238,7 +242,7 @@ def attach(
         mkfs=mkfs,
         mount_directory=mount_directory,
         read_only=read_only,
-        launch=spawn_daemon,
+        launch=partial(spawn_daemon, reports=foreground),
         watching=watching,
         fill_rate=rate,
         data_plane=data_plane,
@@ -267,7 +271,10 @@ def attach(
     session.show(document, text)
     if foreground and os.environ.get("NOTIFY_SOCKET"):
         # From here on the service manager watches the process that serves, and stops by detach.
-        notify(f"MAINPID={attached.pid}\nREADY=1")
+        notify(
+            f"MAINPID={attached.pid}\nREADY=1\n"
+            f"STATUS={volume} is attached as {attached.device} ({attached.loop})"
+        )
     elif foreground:
         stay_attached(session.home.path, volume, attached.pid)
 

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ from volcrypt.daemons.lazy_volume import LazyVolume
 from volcrypt.daemons.lease_keeper import keep_lease
 from volcrypt.daemons.notify import notify
 from volcrypt.daemons.space_watch import watch_space
+from volcrypt.daemons.watchdog import Watchdog
 from volcrypt.daemons.watcher import Watcher
 from volcrypt.errors import MountError, TryAgainError, VolcryptError
 from volcrypt.geometry import UNIT_BYTES
@@ -50,7 +52,14 @@ class Starter:
                 send_answer(self._channel, Answer(pid=os.getpid()))
             except OSError as error:
                 raise MountError("whoever asked for the mount is gone") from error
-        notify(f"READY=1\nMAINPID={os.getpid()}")
+        if self._foreground:
+            notify(f"READY=1\nMAINPID={os.getpid()}")
+
+    async def let_go(self) -> None:
+        """Returns when this process is the one that systemd watches and listens to, if it does:
+        when the command that has told it so has ended."""
+        if not self._foreground and os.environ.get("NOTIFY_SOCKET"):
+            await trio.lowlevel.wait_readable(self._channel)
         self._channel.close()
 
     def tell_error(self, error: Exception) -> None:
@@ -95,6 +104,7 @@ class VolumeService:
         self._ending = trio.Event()
         self._finished = trio.Event()
         self._failure: Exception | None = None
+        self._watchdog = Watchdog(partial(_read_first_unit, mount_directory / VOLUME_FILE))
 
     async def run(self, starter: Starter) -> None:
         """Raises what kept the first read or the last flush from working."""
@@ -123,6 +133,7 @@ class VolumeService:
                 nursery.start_soon(server.serve, listener)
                 nursery.start_soon(self._fill)
                 starter.tell_ready()
+                nursery.start_soon(self._report, starter)
                 await self._ending.wait()
                 notify("STOPPING=1")
                 await self._finish()
@@ -178,7 +189,8 @@ class VolumeService:
                 raise TryAgainError("a snapshot of the volume is being taken")
             # The kernel knows better than we who uses the mount: it refuses, or there is nobody,
             # and then no request comes any more.
-            await trio.to_thread.run_sync(unmount, self._mount_directory)
+            async with self._watchdog.paused():
+                await trio.to_thread.run_sync(unmount, self._mount_directory)
         self._ending.set()
         await self._finished.wait()
         if self._failure is not None:
@@ -196,6 +208,10 @@ class VolumeService:
         """Bring what is absent, until nothing is: then this volume is one like any other."""
         if self._lazy is not None and await self._lazy.fill():
             self._lazy = self._device.admission.absent = None
+
+    async def _report(self, starter: Starter) -> None:
+        await starter.let_go()
+        await self._watchdog.run()
 
     async def _watch_signals(self) -> None:
         with trio.open_signal_receiver(*_STOP_SIGNALS) as signals:

@@ -125,22 +125,27 @@ def spawn_daemon(
     seal_key: bytearray,
     owner: OwnerLock,
     source_key: DataKey | None = None,
+    *,
+    reports: bool = False,
 ) -> int:
     """Serve a volume in a process of its own; its pid, once the first read has worked.
 
     The process adopts `owner`, which the caller holds and afterwards lets go; so nothing can have
     happened to the volume since the caller looked at it.
-    It gets a session of its own and writes what goes wrong later to the log. It does not report to
-    systemd: whoever calls this knows what else has to be ready.
+    It gets a session of its own and writes what goes wrong later to the log. That it is ready it
+    does not say to systemd: whoever calls this knows what else has to be. With `reports` it says
+    all else, once the caller has made it the main process and has ended.
     Raises the error that the process met, with nothing left behind.
     """
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
-            pid = _start(assignment, theirs, owner)
+            pid = _start(assignment, theirs, owner, reports=reports)
         try:
             _send(ours, assignment, data_key, seal_key, source_key)
             line = _receive_line(ours)
+            if reports:
+                ours.dup().detach()  # open until this process ends, which the other waits for
         except OSError:
             line = b""
     if line:
@@ -210,9 +215,12 @@ def send_answer(channel: socket.socket, answer: Answer) -> None:
     channel.sendall(msgspec.json.encode(answer) + b"\n")
 
 
-def _start(assignment: Assignment, channel: socket.socket, owner: OwnerLock) -> int:
+def _start(
+    assignment: Assignment, channel: socket.socket, owner: OwnerLock, *, reports: bool
+) -> int:
     environment = _environment()
-    environment.pop("NOTIFY_SOCKET", None)
+    if not reports:
+        environment.pop("NOTIFY_SOCKET", None)
     log = os.open(assignment.log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         return start_process(
