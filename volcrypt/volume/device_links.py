@@ -87,7 +87,8 @@ def claim_link(name: str, device: Path, point: Path, *, directory: Path = DEVICE
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(device)
         temporary.replace(link)
-        return link
+    _announce(device)
+    return link
 
 
 def drop_link(name: str, device: Path, *, directory: Path = DEVICE_DIRECTORY) -> None:
@@ -101,11 +102,20 @@ def drop_link(name: str, device: Path, *, directory: Path = DEVICE_DIRECTORY) ->
 def release_link(name: str, point: Path, *, directory: Path = DEVICE_DIRECTORY) -> None:
     """Remove the link of the volume that was served at `point`, and a false one; one that is
     another volume's stays."""
-    if linked_device(name, directory=directory) is None:
+    device = linked_device(name, directory=directory)
+    if device is None:
         return
     with _locked(directory):
         if _holder(name, directory) in (None, point):
             (directory / name).unlink(missing_ok=True)
+    _announce(device)
+
+
+def _announce(device: Path) -> None:
+    """Have udev look at a device again: systemd waits for the names of fstab until udev has told
+    it (`systemd/90-volcrypt.rules`)."""
+    with suppress(OSError):  # a read-only /sys; then there is no udev either
+        (Path("/sys/class/block") / device.name / "uevent").write_text("change")
 
 
 def remove_false_links(*, directory: Path = DEVICE_DIRECTORY) -> None:
