@@ -1,0 +1,235 @@
+"""A Linux host, booted for real: a volume that comes back with it, whatever ended it before.
+
+One host, from its first boot to its third: a boot takes seconds, and each stage needs what the one
+before it left. A service writes to a file system on the volume all the time; it notes outside of
+the volume what it was told is durable, and at its start what it found.
+"""
+
+import sys
+from pathlib import Path
+
+from tests.e2e.booted_host import REPOSITORY, BootedHost
+
+PROGRAM = Path(sys.executable).with_name("volcrypt")
+INSTALL = REPOSITORY / "scripts/install-host"
+VOLUME = "volcrypt-volume@orders.service"
+FSTAB = "/dev/volcrypt/orders /srv/orders ext4 nofail,x-systemd.requires={} 0 0\n"
+CAPABILITIES = 1 << 21 | 1 << 14  # CAP_SYS_ADMIN, CAP_IPC_LOCK
+PIN = "471108150"
+CONFIGURATION = '[profiles.hosts]\nprincipal = "hosts"\n'
+POLICY = """{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Resource": "*",
+"Action": ["kms:GenerateDataKey*", "kms:Decrypt", "kms:CreateGrant", "kms:DescribeKey"]}]}"""
+AS_HOSTS = """[Unit]
+StartLimitBurst=2
+[Service]
+ExecStart=
+ExecStart=/usr/local/bin/volcrypt --profile hosts attach %i --foreground
+"""
+WRITER = """#!/bin/sh
+mountpoint -q /srv/orders && ls /srv/orders >/var/lib/ls || exit 1
+found=$(cat /srv/orders/last || echo 0)
+echo "$found $(cat /var/lib/durable || echo 0)" >>/var/lib/found
+n=$found
+while n=$((n + 1)); do
+    echo $n >/srv/orders/new && sync /srv/orders/new && mv /srv/orders/new /srv/orders/last &&
+        sync /srv/orders && echo $n >/var/lib/new && mv /var/lib/new /var/lib/durable || exit 1
+done
+"""
+WRITER_UNIT = """[Unit]
+RequiresMountsFor=/srv/orders
+StartLimitIntervalSec=0
+[Service]
+ExecStart=/usr/local/bin/writer
+Restart=on-failure
+RestartSec=200ms
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def test_a_volume_comes_back(tmp_path: Path) -> None:
+    with BootedHost(tmp_path / "host") as host:
+        host.boot()
+        install(host)
+        the_keys_are_their_own_users(host)
+        attach_at_every_boot(host)
+        the_process_that_serves_may_do_little(host)
+        the_timers_find_nothing(host)
+        stop_under_load(host)
+        a_killed_process_is_replaced(host)
+        before = len(starts(host))
+        host.power_off()  # under load
+        host.boot()
+        comes_back(host, before)
+        before = len(starts(host))
+        host.cut_power()
+        host.boot()
+        comes_back(host, before)
+        uninstalling_waits_for_volumes(host)
+        a_crash_loop_ends_with_the_reason(host)
+        host.run(INSTALL, "--uninstall")
+        assert host.run("sh", "-c", "command -v volcrypt", check=False).returncode
+        host.run("test", "-e", "/var/lib/volcrypt/home")
+
+
+def put(host: BootedHost, path: str, text: str) -> None:
+    host.run("mkdir", "-p", Path(path).parent)
+    host.run("tee", path, given=text)
+
+
+def install(host: BootedHost) -> None:
+    """As the README says, with the PIN in a credential and the keys with a user of their own."""
+    host.run(INSTALL, "--program", PROGRAM)
+    put(host, "/run/pin", PIN)
+    host.run("volcrypt", "init", "--pin-file", "/run/pin")
+    sealed = "/etc/credstore.encrypted/volcrypt.pin"
+    host.run("mkdir", "-p", Path(sealed).parent)
+    host.run("systemd-creds", "encrypt", "--name=volcrypt.pin", "/run/pin", sealed)
+    host.run("rm", "/run/pin")
+    put(host, "/var/lib/volcrypt/config.toml", CONFIGURATION)
+    host.run("systemctl", "enable", "--now", "volcrypt-kms.socket", "volcrypt-kms.service")
+    host.run("volcrypt", "principal", "create", "hosts")
+    host.run("volcrypt", "principal", "put-policy", "hosts", "-", given=POLICY)
+    host.run("volcrypt", "volume", "create", "--size", "64MiB", "--name", "orders")
+
+
+def the_keys_are_their_own_users(host: BootedHost) -> None:
+    daemon = host.show("volcrypt-kms", "MainPID")
+    owners = host.run("stat", "-c", "%U", f"/proc/{daemon}", "/var/lib/volcrypt/kms").stdout.split()
+    assert owners == ["volcrypt-kms", "volcrypt-kms"]
+    assert PIN not in host.run("cat", f"/proc/{daemon}/environ", f"/proc/{daemon}/cmdline").stdout
+    # With the daemon and its socket away nobody has the PIN, not even root's commands.
+    both = ("volcrypt-kms.socket", "volcrypt-kms.service")
+    host.run("systemctl", "stop", *both)
+    done = host.run("volcrypt", "kms", "list-keys", check=False)
+    assert (done.returncode, "does not answer" in done.stderr) == (7, True), done.stderr
+    host.run("systemctl", "start", both[0])
+    host.run("volcrypt", "kms", "list-keys")  # whoever connects has the daemon started
+    other = (
+        "setpriv",
+        "--reuid=nobody",
+        "--clear-groups",
+        "volcrypt",
+        "--home",
+        "/var/lib/volcrypt",
+    )
+    assert host.run(*other, "kms", "list-keys", check=False).returncode != 0
+
+
+def attach_at_every_boot(host: BootedHost) -> None:
+    put(host, "/etc/systemd/system/volcrypt-volume@.service.d/hosts.conf", AS_HOSTS)
+    put(host, "/usr/local/bin/writer", WRITER)
+    host.run("chmod", "755", "/usr/local/bin/writer")
+    put(host, "/etc/systemd/system/writer.service", WRITER_UNIT)
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "enable", "--now", VOLUME)
+    assert host.show(VOLUME, "StatusText").startswith("orders is attached as /dev/volcrypt/orders")
+    assert '"arn":"arn:aws:iam::000000000000:user/hosts"' in host.run(
+        "sh", "-c", "cat /var/lib/volcrypt/kms/audit/*.jsonl"
+    ).stdout.replace(" ", "")
+    host.run("mkfs.ext4", "-q", "/dev/volcrypt/orders")
+    host.run("mkdir", "-p", "/srv/orders")
+    put(host, "/etc/fstab", FSTAB.format(VOLUME))
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "enable", "--now", "writer")
+    wait_for_writes(host)
+
+
+def number(host: BootedHost, path: str) -> int:
+    return int(host.run("cat", path, check=False).stdout or 0)
+
+
+def wait_for_writes(host: BootedHost) -> None:
+    """The file system is there, and takes writes."""
+    before = number(host, "/var/lib/durable")
+    host.wait(lambda: number(host, "/var/lib/durable") > before + 10, "there are more writes")
+    source = host.run("findmnt", "--noheadings", "--output", "SOURCE", "/srv/orders").stdout
+    assert source.startswith("/dev/loop")
+
+
+def starts(host: BootedHost) -> list[tuple[int, int]]:
+    """Of each start of the writer: what it found, and what it had been told is durable."""
+    lines = host.run("cat", "/var/lib/found").stdout.splitlines()
+    return [(int(there), int(durable)) for there, durable in map(str.split, lines)]
+
+
+def nothing_was_lost(host: BootedHost, before: int) -> None:
+    """Since there were so many starts of the writer."""
+    wait_for_writes(host)
+    found = starts(host)
+    assert len(found) > before
+    assert all(there >= durable > 0 for there, durable in found[1:]), found
+
+
+def the_process_that_serves_may_do_little(host: BootedHost) -> None:
+    pid = host.show(VOLUME, "MainPID")
+    lines = host.run("cat", f"/proc/{pid}/status").stdout.splitlines()
+    status = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == CAPABILITIES
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    assert int(status["VmLck"].split()[0]) > 0
+    arguments = host.run("cat", f"/proc/{pid}/environ", f"/proc/{pid}/cmdline").stdout
+    assert PIN not in arguments
+    # What it mounted is the host's to see.
+    assert host.run("findmnt", "--noheadings", "--types", "fuse.volcrypt").stdout
+
+
+def the_timers_find_nothing(host: BootedHost) -> None:
+    """With a volume in use; fails where a service does."""
+    host.run("systemctl", "start", "volcrypt-due.service")
+    host.run("systemctl", "start", "volcrypt-scrub.service")
+    for timer in ("volcrypt-due.timer", "volcrypt-scrub.timer"):
+        assert host.show(timer, "ActiveState") == "active"
+
+
+def stop_under_load(host: BootedHost) -> None:
+    host.run("systemctl", "stop", VOLUME)
+    for unit in ("writer.service", "srv-orders.mount", VOLUME):
+        assert host.show(unit, "ActiveState") == "inactive", unit
+    assert (host.show(VOLUME, "Result"), host.show(VOLUME, "ExecMainStatus")) == ("success", "0")
+    assert not host.run("findmnt", "--types", "fuse.volcrypt", check=False).stdout
+    assert host.run("test", "-e", "/dev/volcrypt/orders", check=False).returncode == 1
+    before = len(starts(host))
+    host.run("systemctl", "start", "writer")  # brings what it needs
+    nothing_was_lost(host, before)
+
+
+def a_killed_process_is_replaced(host: BootedHost) -> None:
+    """Without a manual step; and what is on the volume goes on too."""
+    before = len(starts(host))
+    pid = host.show(VOLUME, "MainPID")
+    host.run("kill", "-KILL", pid)
+    host.wait(lambda: host.show(VOLUME, "MainPID") not in (pid, "0"), "a new process serves")
+    host.wait(lambda: len(starts(host)) > before, "the writer has started again")
+    nothing_was_lost(host, before)
+
+
+def comes_back(host: BootedHost, before: int) -> None:
+    host.wait(lambda: len(starts(host)) > before, "the writer has started")
+    nothing_was_lost(host, before)
+
+
+def uninstalling_waits_for_volumes(host: BootedHost) -> None:
+    done = host.run(INSTALL, "--uninstall", check=False)
+    assert (done.returncode, f"attached: {VOLUME}" in done.stderr) == (4, True), done.stderr
+
+
+def a_crash_loop_ends_with_the_reason(host: BootedHost) -> None:
+    host.run("systemctl", "stop", VOLUME)
+    host.run(
+        "volcrypt", "principal", "put-policy", "hosts", "-", given=POLICY.replace("Allow", "Deny")
+    )
+    host.run("systemctl", "reset-failed", VOLUME)
+    host.run("systemctl", "start", VOLUME, check=False)
+    host.wait(lambda: host.show(VOLUME, "ActiveState") == "failed", "it is given up")
+    status = host.show(VOLUME, "StatusText")
+    assert status.startswith("error: the ciphertext refers to a customer master key that"), status
+    assert "get-key-policy" in status
+    assert int(host.show(VOLUME, "NRestarts")) >= 1
+    # What no try would mend is not tried again.
+    host.run("systemctl", "start", "volcrypt-volume@nothing", check=False)
+    host.wait(lambda: host.show("volcrypt-volume@nothing", "ActiveState") == "failed", "it failed")
+    assert host.show("volcrypt-volume@nothing", "NRestarts") == "0"
+    assert host.show("volcrypt-volume@nothing", "StatusText") == (
+        "error: volume nothing does not exist"
+    )
