@@ -34,6 +34,7 @@ from volcrypt.volume import capture, control_messages, control_socket
 from volcrypt.volume.change_map import ChangeMap
 from volcrypt.volume.control import CapturedState, ControlClient
 from volcrypt.volume.control_messages import (
+    MetricsAnswer,
     StatusAnswer,
     decode_answer,
     decode_request,
@@ -94,7 +95,11 @@ class Served:
         self.is_full = False
         self.end_error: Exception | None = None
         self.server = ControlServer(
-            self.device.captures, status=self.status, grow=self.device.grow, end=self.end
+            self.device.captures,
+            status=self.status,
+            metrics=self.metrics,
+            grow=self.device.grow,
+            end=self.end,
         )
 
     def status(self) -> StatusAnswer:
@@ -111,6 +116,9 @@ class Served:
             parent=self.changes.parent,
             preserve_longest_us=self.device.captures.longest_keep_us,
         )
+
+    async def metrics(self) -> MetricsAnswer:
+        return MetricsAnswer(requests=[], free_bytes=4711)
 
     async def end(self, forced: bool) -> None:
         self.ended.append(forced)

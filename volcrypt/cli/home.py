@@ -98,14 +98,25 @@ def init(session: Session, pin_file: Path | None) -> None:
 
 @click.command(cls=Command)
 @click.option("--watch", is_flag=True, help="Show it live, until q or Ctrl-C.")
+@click.option(
+    "--metrics",
+    metavar="HOST:PORT|PATH|-",
+    help="Serve figures (OpenMetrics) on a loopback address or Unix socket; - prints them.",
+)
 @pass_session
-def status(session: Session, watch: bool) -> int | None:
+def status(session: Session, watch: bool, metrics: str | None) -> int | None:
     """Show what is there, what is in use, and what deserves attention.
 
     With --watch it fills the terminal, anew each second: volumes and who uses them, what is read
     and written, snapshots that are being made, volumes that are being filled. Keys and stores are
     looked at once a minute.
+
+    With --metrics it is a process for monitoring systems, until SIGTERM: the figures of volumes
+    that are served, and of snapshots that are being made. It asks no KMS and no store.
     """
+    if metrics is not None:
+        _serve_metrics(session, metrics, watch)
+        return None
     if watch:
         return _watch(session)
     from volcrypt.operations.status import read_status
@@ -125,6 +136,26 @@ def _watch(session: Session) -> int:
 
     # A home of each look's own: one that stays open would keep 'kms serve' out.
     return watch(LiveLook(lambda: open_home(session)))
+
+
+def _serve_metrics(session: Session, address: str, watch: bool) -> None:
+    if watch or session.as_json:
+        raise click.UsageError("--metrics goes without --watch and --json")
+    from volcrypt.daemons.metrics_server import serve
+    from volcrypt.daemons.openmetrics import render
+    from volcrypt.daemons.volume_metrics import volume_families
+    from volcrypt.operations.metrics import read_figures
+
+    home = session.home
+    if address == "-":
+        page, _ = render(volume_families(read_figures(home)))
+        print(page.decode(), end="")
+        return
+    serve(
+        address,
+        lambda: volume_families(read_figures(home)),
+        lambda url: print(f"serving figures at {url}", flush=True),
+    )
 
 
 def _document(found: "Status", warnings: list[str]) -> JsonValue:

@@ -24,6 +24,11 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--tls-cert", type=_FILE, help="Certificate chain (PEM); needed off loopback.")
 @click.option("--tls-key", type=_FILE, help="Its key (PEM).")
 @click.option(
+    "--metrics",
+    metavar="HOST:PORT|PATH",
+    help="Serve figures (OpenMetrics) there: a loopback address or a Unix socket.",
+)
+@click.option(
     "--serve-region",
     "regions",
     multiple=True,
@@ -36,6 +41,7 @@ def serve(
     socket: Path | None,
     tls_cert: Path | None,
     tls_key: Path | None,
+    metrics: str | None,
     regions: tuple[str, ...],
 ) -> None:
     """Serve the KMS over HTTP as AWS speaks it, and to the other commands of this home.
@@ -80,6 +86,7 @@ def serve(
             socket=socket,
             tls_certificate=tls_cert,
             tls_key=tls_key,
+            metrics=metrics,
             regions=frozenset(regions) or frozenset({home.region, *session.settings.kms.regions}),
         ),
         access_keys=HomeAccessKeys,

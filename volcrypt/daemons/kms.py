@@ -17,11 +17,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from email.utils import formatdate
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
 from uvicorn.server import ServerState
@@ -34,6 +35,7 @@ from volcrypt.kms.key_stores import NO_CLUSTERS
 from volcrypt.kms.remote_store import Cluster
 from volcrypt.kms.service import KmsService
 from volcrypt.wire.app import KmsApp
+from volcrypt.wire.call_counts import CallCounts
 from volcrypt.wire.credentials import AccessKeys, Credentials
 from volcrypt.wire.engine import Engine
 from volcrypt.wire.flood import FloodGuard
@@ -50,6 +52,9 @@ from volcrypt.wire.listener import (
     passed_listeners,
 )
 
+if TYPE_CHECKING:
+    from volcrypt.daemons.metrics_server import MetricsServer
+
 MAINTENANCE_SECONDS: Final = 60.0
 SUMMARY_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 15.0
@@ -63,7 +68,7 @@ _UNAUTHENTICATED: Final = "UnauthenticatedRequests"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """Where to listen, for whom, and what a connection may do. `regions` are those that are served,
-    all when empty."""
+    all when empty. `metrics` is the address of the figures, if they are served."""
 
     listen: str | None = None
     socket: Path | None = None
@@ -72,6 +77,7 @@ class Endpoint:
     regions: frozenset[str] = frozenset()
     request_seconds: float = REQUEST_SECONDS
     max_connections: int = MAX_CONNECTIONS
+    metrics: str | None = None
 
 
 def open_listeners(endpoint: Endpoint) -> Passed:
@@ -112,7 +118,13 @@ def serve(
     endpoint = replace(endpoint, max_connections=_connections_for(endpoint.max_connections))
     passed = open_listeners(endpoint)
     listeners = passed.http
-    try:
+    with ExitStack() as stack:
+        stack.callback(_close_all, listeners, endpoint)
+        figures = None
+        if endpoint.metrics is not None:
+            from volcrypt.daemons.metrics_server import listening
+
+            figures = stack.enter_context(listening(endpoint.metrics))
         with open_kms(
             directory,
             runtime,
@@ -125,14 +137,16 @@ def serve(
             home_listener = passed.home or listen_unix(runtime / SOCKET_NAME)
             daemon = Daemon(service, access_keys(service), endpoint)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(daemon.run(listeners, home_listener, ready))
+                runner.run(daemon.run(listeners, home_listener, ready, figures))
             if passed.home is None:
                 (runtime / SOCKET_NAME).unlink(missing_ok=True)
-    finally:
-        for listener in listeners:
-            listener.socket.close()
-        if endpoint.socket is not None:
-            endpoint.socket.unlink(missing_ok=True)
+
+
+def _close_all(listeners: Sequence[Listener], endpoint: Endpoint) -> None:
+    for listener in listeners:
+        listener.socket.close()
+    if endpoint.socket is not None:
+        endpoint.socket.unlink(missing_ok=True)
 
 
 def _connections_for(wanted: int) -> int:
@@ -152,7 +166,8 @@ class Daemon:
         self._service = service
         self._endpoint = endpoint
         self._guard = FloodGuard()
-        self._engine = Engine(service, report=report_bug)
+        self._counts = CallCounts()
+        self._engine = Engine(service, report=report_bug, counts=self._counts)
         credentials = Credentials(
             access_keys, self._engine, clock=time.time, regions=endpoint.regions
         )
@@ -170,14 +185,16 @@ class Daemon:
             service, self._engine, users=frozenset({0, os.geteuid()}), report=report_bug
         )
         self._servers: list[asyncio.Server] = []
+        self._figures: MetricsServer | None = None
 
     async def run(
         self,
         listeners: Sequence[Listener],
         home_listener: Listener,
         ready: Callable[[Sequence[str]], None],
+        figures: Listener | None = None,
     ) -> None:
-        """Serve until a signal says stop."""
+        """Serve until a signal says stop; the figures on `figures`."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(_report_from_loop)
         stop = asyncio.Event()
@@ -186,6 +203,8 @@ class Daemon:
         self._engine.start()
         try:
             await self._start(listeners, home_listener)
+            if figures is not None:
+                await self._serve_figures(figures)
             async with asyncio.TaskGroup() as group:
                 timers = [
                     group.create_task(_every(_TICK_SECONDS, self._tick)),
@@ -225,8 +244,19 @@ class Daemon:
             )
         self._servers.append(await self._home_socket.listen(home_listener.socket))
 
+    async def _serve_figures(self, listener: Listener) -> None:
+        from volcrypt.daemons.kms_metrics import KmsMetrics
+        from volcrypt.daemons.metrics_server import MetricsServer
+        from volcrypt.daemons.openmetrics import MetricsApp
+
+        metrics = KmsMetrics(self._service, self._engine, self._guard, self._counts)
+        self._figures = MetricsServer(MetricsApp(metrics.families, report=report_bug))
+        await self._figures.start(listener)
+
     async def _stop(self) -> None:
         """Finish what was begun; what takes too long is cut off."""
+        if self._figures is not None:
+            await self._figures.stop()
         for server in self._servers:
             server.close()
         for connection in list(self._state.connections):
@@ -244,6 +274,8 @@ class Daemon:
         for connection in list(self._state.connections):
             if isinstance(connection, BoundedProtocol):
                 connection.sweep(now)
+        if self._figures is not None:
+            self._figures.tick()
 
     async def _summarise(self) -> None:
         """One audit record for all requests of nobody since the last one."""

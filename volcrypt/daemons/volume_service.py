@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import socket
+import stat
 import sys
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from volcrypt.errors import MountError, TryAgainError, VolcryptError
 from volcrypt.geometry import UNIT_BYTES
 from volcrypt.volume import fuse
 from volcrypt.volume.change_map import ChangeMap
-from volcrypt.volume.control_messages import StatusAnswer
+from volcrypt.volume.control_messages import MetricsAnswer, StatusAnswer
 from volcrypt.volume.control_server import ControlServer
 from volcrypt.volume.control_socket import listen
 from volcrypt.volume.data_plane import DataPlane
@@ -30,6 +31,7 @@ from volcrypt.volume.device import Device
 from volcrypt.volume.error_report import ErrorReport
 from volcrypt.volume.launch import Answer, Assignment, send_answer
 from volcrypt.volume.mountpoint import VOLUME_FILE, mount_at, unmount
+from volcrypt.volume.write_counter import read_count
 
 _FIRST_READ_SECONDS: Final = 30
 _TELL_SECONDS: Final = 5
@@ -111,6 +113,7 @@ class VolumeService:
         server = ControlServer(
             self._device.captures,
             status=self.status,
+            metrics=self.metrics,
             lazy=lambda: self._lazy.chunks if self._lazy is not None else None,
             grow=self.grow,
             end=self.end,
@@ -172,6 +175,18 @@ class VolumeService:
             read_bytes=self._device.read_bytes + (fast.read_bytes if fast is not None else 0),
             written_bytes=self._device.written_bytes
             + (fast.written_bytes if fast is not None else 0),
+        )
+
+    async def metrics(self) -> MetricsAnswer:
+        requests = self._file_system.stats.counts()
+        if self._plane is not None:
+            requests += self._plane.request_counts()
+        # The file system may be a remote one that hangs.
+        free_bytes, encrypted_bytes = await trio.to_thread.run_sync(
+            _room_of, self._assignment, abandon_on_cancel=True
+        )
+        return MetricsAnswer(
+            requests=requests, free_bytes=free_bytes, encrypted_bytes=encrypted_bytes
         )
 
     async def grow(self, size_bytes: int) -> None:
@@ -243,6 +258,20 @@ class VolumeService:
         await trio.to_thread.run_sync(unmount_if_mounted, self._mount_directory)
         fuse.leave()
         self._finished.set()
+
+
+def _room_of(assignment: Assignment) -> tuple[int | None, int | None]:
+    """`free_bytes` and `encrypted_bytes` of `MetricsAnswer`."""
+    count_path = assignment.count_path
+    encrypted_bytes = None if count_path is None else read_count(Path(count_path))
+    try:
+        data_path = Path(assignment.data_path)
+        if not stat.S_ISREG(data_path.lstat().st_mode):
+            return None, encrypted_bytes
+        space = os.statvfs(data_path.parent)
+    except OSError:
+        return None, encrypted_bytes
+    return space.f_bavail * space.f_frsize, encrypted_bytes
 
 
 def _read_first_unit(path: Path) -> None:

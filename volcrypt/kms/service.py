@@ -25,6 +25,7 @@ from volcrypt.kms import principals
 from volcrypt.kms.access_key_operations import AccessKeyOperations
 from volcrypt.kms.alias_operations import AliasOperations
 from volcrypt.kms.attempt import Attempt, Effect
+from volcrypt.kms.census import Census
 from volcrypt.kms.data_operations import DataOperations
 from volcrypt.kms.deletion_operations import DeletionOperations
 from volcrypt.kms.facts import context_facts
@@ -102,6 +103,7 @@ class KmsService(
     AccessKeyOperations,
     VolumeSettingsOperations,
     Maintenance,
+    Census,
 ):
     """The KMS of a home, for one account and region."""
 

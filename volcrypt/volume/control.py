@@ -35,6 +35,8 @@ from volcrypt.volume.control_messages import (
     FetchRequest,
     GrowRequest,
     GuardThawRequest,
+    MetricsAnswer,
+    MetricsRequest,
     Request,
     ResumeRequest,
     StatusAnswer,
@@ -116,6 +118,12 @@ class ControlClient:
         """Raises TryAgainError when the process does not answer: it hangs, or was stopped."""
         answer = self._ask_soon(StatusRequest())
         assert isinstance(answer, StatusAnswer), "internal error: not the answer to status"
+        return answer
+
+    def metrics(self) -> MetricsAnswer:
+        """Raises TryAgainError when the process does not answer."""
+        answer = self._ask_soon(MetricsRequest())
+        assert isinstance(answer, MetricsAnswer), "internal error: not the answer to metrics"
         return answer
 
     def begin_capture(self) -> CapturedState:

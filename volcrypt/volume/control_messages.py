@@ -32,6 +32,7 @@ from volcrypt.geometry import chunk_count
 from volcrypt.names import SnapshotId, StoreId, VolumeId
 from volcrypt.volume.error_report import ErrorReport
 from volcrypt.volume.fence import CheckState, FenceNote
+from volcrypt.volume.request_stats import RequestCounts
 
 MAX_REQUEST_BYTES: Final = 32 * 2**20
 """The bitmap of the largest volume has 16 MiB, and stands in the document as text."""
@@ -46,6 +47,10 @@ class _Document(
 
 
 class StatusRequest(_Document, frozen=True, tag="status"):
+    pass
+
+
+class MetricsRequest(_Document, frozen=True, tag="metrics"):
     pass
 
 
@@ -116,6 +121,7 @@ class StopRequest(_Document, frozen=True, tag="stop"):
 
 Request = (
     StatusRequest
+    | MetricsRequest
     | BeginCaptureRequest
     | ResumeRequest
     | WantedRequest
@@ -180,6 +186,16 @@ class StatusAnswer(_Document, frozen=True, tag="status"):
     written_bytes: int = 0
 
 
+class MetricsAnswer(_Document, frozen=True, tag="metrics"):
+    """What a monitoring system asks for beside the status. `free_bytes` are those of the file
+    system under the data, None where that is a device, or cannot be asked. `encrypted_bytes`: how
+    much was encrypted under the volume's data key in this home, at most."""
+
+    requests: list[RequestCounts]
+    free_bytes: int | None = None
+    encrypted_bytes: int | None = None
+
+
 class CaptureAnswer(_Document, frozen=True, tag="capture"):
     """`parent` and `changed` are None when every chunk has to be looked at. Writes paused for
     `barrier_us`. With it come the descriptors of a `PreservedReader`.
@@ -203,7 +219,7 @@ class ErrorAnswer(_Document, frozen=True, tag="error"):
     report: ErrorReport
 
 
-Answer = StatusAnswer | CaptureAnswer | DoneAnswer | ErrorAnswer
+Answer = StatusAnswer | MetricsAnswer | CaptureAnswer | DoneAnswer | ErrorAnswer
 
 _requests: Final = msgspec.json.Decoder(Request)
 _answers: Final = msgspec.json.Decoder(Answer)

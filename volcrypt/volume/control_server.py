@@ -28,6 +28,8 @@ from volcrypt.volume.control_messages import (
     FetchRequest,
     GrowRequest,
     GuardThawRequest,
+    MetricsAnswer,
+    MetricsRequest,
     ResumeRequest,
     StatusAnswer,
     StatusRequest,
@@ -58,6 +60,7 @@ class ControlServer:
         captures: Captures,
         *,
         status: Callable[[], StatusAnswer],
+        metrics: Callable[[], Awaitable[MetricsAnswer]],
         lazy: Callable[[], LazyChunks | None] = lambda: None,
         grow: Callable[[int], Awaitable[None]],
         end: Callable[[bool], Awaitable[None]],
@@ -66,6 +69,7 @@ class ControlServer:
         service and returns when all data is safe."""
         self._captures = captures
         self._status = status
+        self._metrics = metrics
         self._lazy = lazy
         self._grow = grow
         self._end = end
@@ -111,6 +115,8 @@ class ControlServer:
             match request:
                 case StatusRequest():
                     return self._status()
+                case MetricsRequest():
+                    return await self._metrics()
                 case BeginCaptureRequest(hold=True):
                     await conversation.hold()
                 case BeginCaptureRequest():

@@ -15,7 +15,7 @@ import trio
 
 from volcrypt.crypto.data_key import DataKey
 from volcrypt.errors import MountError
-from volcrypt.volume import fuse
+from volcrypt.volume import fuse, request_stats
 from volcrypt.volume.allocation import UNSUPPORTED
 from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.device import Device
@@ -24,6 +24,7 @@ from volcrypt.volume.fuse import VolumeFileSystem, errno_of
 from volcrypt.volume.mounting import mount_connection
 from volcrypt.volume.mountpoint import unmount
 from volcrypt.volume.plane.door import DISCARD, READ, WRITE, Counts, Plane, Request
+from volcrypt.volume.request_stats import RequestCounts
 
 _VERBS: Final = {READ: "read", WRITE: "write", DISCARD: "discard"}
 _KEEP_SIZE: Final = 1  # linux/falloc.h
@@ -84,11 +85,31 @@ class DataPlane:
         self._discards = discards
         self._device = device
         self._file_system = file_system
+        self._stats = file_system.stats
 
     @property
     def counts(self) -> Counts:
         """What the plane answered without Python, since it began."""
         return self._plane.counts
+
+    def request_counts(self) -> list[RequestCounts]:
+        """Those that the plane answered without Python."""
+        counts = self._plane.counts
+        return [
+            RequestCounts(
+                operation=operation,
+                data_plane="native",
+                latencies=list(latencies.requests),
+                nanoseconds=latencies.nanoseconds,
+                moved_bytes=moved_bytes,
+                errors=0,
+            )
+            for operation, kind, moved_bytes in (
+                (request_stats.READ, READ, counts.read_bytes),
+                (request_stats.WRITE, WRITE, counts.written_bytes),
+            )
+            for latencies in [self._plane.latencies(kind)]
+        ]
 
     async def run(self, *, ended: Callable[[], None] = lambda: None) -> None:
         """Answer requests, and tell `ended` at once when the connection to the kernel is gone.
@@ -114,19 +135,27 @@ class DataPlane:
         answered = False
         try:
             if request.kind == READ:
-                data = await self._device.read(request.offset, request.size)
+                with self._stats.measuring(request_stats.READ) as measured:
+                    data = await self._device.read(request.offset, request.size)
+                    measured.moved_bytes = len(data)
                 answered = True
                 self._plane.answer_read(request.entry, data)
             elif request.data is not None:
-                size = await self._device.write(request.offset, request.data)
-                if request.mode & os.O_DSYNC:
-                    await self._device.flush()
+                with self._stats.measuring(request_stats.WRITE) as measured:
+                    size = await self._device.write(request.offset, request.data)
+                    if request.mode & os.O_DSYNC:
+                        await self._device.flush()
+                    measured.moved_bytes = size
                 answered = True
                 self._plane.answer_write(request.entry, size)
             else:
                 assert self._discards is not None, "internal error: a discard that nobody takes"
                 keeps_size = bool(request.mode & _KEEP_SIZE)
-                await self._discards.discard(request.offset, request.size, keeps_size=keeps_size)
+                with self._stats.measuring(request_stats.DISCARD) as measured:
+                    await self._discards.discard(
+                        request.offset, request.size, keeps_size=keeps_size
+                    )
+                    measured.moved_bytes = request.size
                 answered = True
                 self._plane.answer_discard(request.entry)
         except Exception as error:

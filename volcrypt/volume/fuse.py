@@ -41,6 +41,7 @@ from volcrypt.errors import (
 from volcrypt.geometry import SECTOR_BYTES, UNIT_BYTES
 from volcrypt.volume.device import Device
 from volcrypt.volume.mountpoint import FS_TYPE, VOLUME_FILE
+from volcrypt.volume.request_stats import READ, SYNC, WRITE, RequestStats
 
 MAX_TASKS: Final = 32
 """Requests in work at once; each may hold a request's bytes twice, so this bounds the memory."""
@@ -109,6 +110,8 @@ class VolumeFileSystem(pyfuse3.Operations):
         self.invalidate: Callable[[], None] = _invalidate
         """Has the kernel ask again how large the file is. With a data plane that is its business:
         what we send from here it takes for replies."""
+        self.stats = RequestStats()
+        """Of what is answered here, or by `DataPlane`."""
         self._reported: set[tuple[str, type[Exception], int]] = set()
         self._root = self._make_attributes(
             pyfuse3.ROOT_INODE, stat.S_IFDIR | (0o500 if device.read_only else 0o700), 0
@@ -122,19 +125,25 @@ class VolumeFileSystem(pyfuse3.Operations):
     @_guarded
     async def read(self, fh: pyfuse3.FileHandleT, off: int, size: int) -> bytes:
         # A memoryview: pyfuse3 takes any buffer, though it declares bytes.
-        return await self._device.read(off, size)  # type: ignore[return-value]
+        with self.stats.measuring(READ) as measured:
+            data = await self._device.read(off, size)
+            measured.moved_bytes = len(data)
+        return data  # type: ignore[return-value]
 
     @_guarded
     async def write(self, fh: pyfuse3.FileHandleT, off: int, buf: bytes) -> int:
-        size = await self._device.write(off, buf)
-        if fh == _SYNCED_HANDLE:
-            await self._device.flush()
+        with self.stats.measuring(WRITE) as measured:
+            size = await self._device.write(off, buf)
+            if fh == _SYNCED_HANDLE:
+                await self._device.flush()
+            measured.moved_bytes = size
         return size
 
     @_guarded
     async def fsync(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:
         try:
-            await self._device.flush()
+            with self.stats.measuring(SYNC):
+                await self._device.flush()
         except ReadOnlyError as error:
             # Programs take EROFS from fsync as "nothing to sync here".
             raise OSError(errno.EIO, str(error)) from error

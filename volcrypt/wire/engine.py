@@ -11,6 +11,7 @@ Only the loop's thread calls `submit`, `perform` and `run`; they return asyncio 
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +29,9 @@ from volcrypt.errors import (
     VolcryptError,
 )
 from volcrypt.kms.messages.base import Response
-from volcrypt.kms.service import Call, KmsService
+from volcrypt.kms.protocol import operation_of
+from volcrypt.kms.service import Call, KmsService, Refusal
+from volcrypt.wire.call_counts import CallCounts
 
 T = TypeVar("T")
 MAX_BATCH: Final = 64
@@ -60,8 +63,11 @@ class Engine:
         *,
         report: Callable[[BaseException], None],
         max_waiting: int = MAX_WAITING,
+        counts: CallCounts | None = None,
     ) -> None:
-        """`report` is told of bugs and faults; what a caller is told says nothing of them."""
+        """`report` is told of bugs and faults; what a caller is told says nothing of them. `counts`
+        is told of every call."""
+        self._counts = counts
         self._service = service
         self._report = report
         self._max_waiting = max_waiting
@@ -90,7 +96,33 @@ class Engine:
 
     def perform(self, call: Call | Checked) -> "asyncio.Future[Response]":
         """Raises ThrottlingError; the future gives the response or the error."""
-        return self.submit(call)
+        if self._counts is None:
+            return self.submit(call)
+        request = call.call.request if isinstance(call, Checked) else call.request
+        operation = (
+            request.operation if isinstance(request, Refusal) else operation_of(type(request))
+        )
+        begun = time.perf_counter_ns()
+        try:
+            future = self.submit(call)
+        except ThrottlingError as error:
+            self._counts.note(operation, error, 0)
+            raise
+        future.add_done_callback(partial(self._note, self._counts, operation, begun))
+        return future
+
+    @property
+    def waiting_count(self) -> int:
+        """How much waits, or is being carried out."""
+        return self._waiting_count
+
+    @staticmethod
+    def _note(
+        counts: CallCounts, operation: str, begun: int, future: "asyncio.Future[Any]"
+    ) -> None:
+        # Who went away before the answer came: it was carried out, and nobody knows how it ended.
+        error = None if future.cancelled() else future.exception()
+        counts.note(operation, error, time.perf_counter_ns() - begun)
 
     def run(self, work: Callable[[], T]) -> "asyncio.Future[T]":
         """Something else that needs the KMS, in its turn, whatever waits."""

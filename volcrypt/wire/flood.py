@@ -40,6 +40,8 @@ class FloodGuard:
         self._max_addresses = max_addresses
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
         self._by_error: Counter[str] = Counter()
+        self.totals: Counter[str] = Counter()
+        """By error code, since the beginning."""
         self._throttled = 0
 
     def is_open(self, address: str, now: float) -> bool:
@@ -54,6 +56,7 @@ class FloodGuard:
         bucket.updated_at = now
         bucket.failures += 1
         self._by_error[code] += 1
+        self.totals[code] += 1
         if bucket.tokens < 1:
             self._throttled += 1
             return False

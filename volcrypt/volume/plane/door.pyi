@@ -6,6 +6,7 @@ READ: int
 WRITE: int
 DISCARD: int
 MAX_LANES: int
+LATENCY_BOUNDS: tuple[int, ...]
 
 class Work(NamedTuple):
     lane: int
@@ -28,6 +29,10 @@ class Counts(NamedTuple):
     read_bytes: int
     written_bytes: int
 
+class Latencies(NamedTuple):
+    requests: tuple[int, ...]
+    nanoseconds: int
+
 class Plane:
     def __init__(
         self,
@@ -49,6 +54,7 @@ class Plane:
     def has_ended(self) -> bool: ...
     @property
     def counts(self) -> Counts: ...
+    def latencies(self, kind: int) -> Latencies: ...
     def grant(self, chunk: int, rights: int) -> None: ...
     def rights(self, chunk: int) -> int: ...
     def revoke(self, chunks: range, rights: int) -> list[Work]: ...

@@ -42,6 +42,12 @@ cdef extern from "plane.h" nogil:
         uint64_t handed_on
         uint64_t read_bytes
         uint64_t written_bytes
+    enum:
+        PLANE_LATENCIES
+    const uint64_t *plane_latency_bounds
+    struct plane_latencies_t "plane_latencies":
+        uint64_t *requests
+        uint64_t nanoseconds
     plane *plane_new(int device, int control, int data, uint64_t size_bytes,
                      const unsigned char *key, unsigned lanes, unsigned options)
     int plane_start(plane *self)
@@ -50,6 +56,7 @@ cdef extern from "plane.h" nogil:
     int plane_event(const plane *self)
     int plane_has_ended(plane *self)
     plane_counts_t plane_get_counts "plane_counts"(plane *self)
+    plane_latencies_t plane_get_latencies "plane_latencies"(const plane *self, uint32_t kind)
     void plane_grant(plane *self, uint32_t chunk, unsigned rights)
     unsigned plane_rights(plane *self, uint32_t chunk)
     size_t plane_revoke(plane *self, uint32_t first, uint32_t count, unsigned rights,
@@ -104,6 +111,19 @@ class Counts(NamedTuple):
     handed_on: int
     read_bytes: int
     written_bytes: int
+
+
+class Latencies(NamedTuple):
+    """How long the requests took that the plane answered itself, from when they were read until
+    they were answered: how many kept each of `LATENCY_BOUNDS` and none before, and at last those
+    that kept none; the sum is in nanoseconds."""
+
+    requests: tuple[int, ...]
+    nanoseconds: int
+
+
+LATENCY_BOUNDS = tuple(plane_latency_bounds[i] for i in range(PLANE_LATENCIES - 1))
+"""Nanoseconds."""
 
 
 cdef list _works(plane_work *found, size_t count):
@@ -194,6 +214,14 @@ cdef class Plane:
         self._check()
         counts = plane_get_counts(self._plane)
         return Counts(counts.fast, counts.handed_on, counts.read_bytes, counts.written_bytes)
+
+    def latencies(self, uint32_t kind):
+        """Of READ or WRITE."""
+        self._check()
+        found = plane_get_latencies(self._plane, kind)
+        return Latencies(
+            tuple([found.requests[i] for i in range(PLANE_LATENCIES)]), found.nanoseconds
+        )
 
     def grant(self, uint32_t chunk, unsigned rights):
         self._check()

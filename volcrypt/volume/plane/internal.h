@@ -62,6 +62,7 @@ struct lane {
     size_t piece_bytes, next; /* `next` is where the next piece begins: atomic, as is `has_failed` */
     bool has_failed;
     bool was_fast;            /* the last request was answered by the lane itself */
+    uint64_t begun;           /* nanoseconds: when the request was read */
     unsigned rest, last_rest; /* requests before which it does not wait awake */
     /* Under the plane's lock: */
     bool in_io;       /* others keep away from the range */
@@ -103,6 +104,7 @@ struct plane {
     uint32_t queue[ENTRIES], queue_first, queue_count;
     uint64_t waiting_bytes;
     struct plane_counts counts;
+    struct plane_latencies read_latencies, write_latencies;
     unsigned char *memory;
     struct entry entries[ENTRIES];
     struct lane lanes[PLANE_MAX_LANES];

@@ -41,6 +41,17 @@ struct plane_counts plane_counts(struct plane *plane)
     return counts;
 }
 
+struct plane_latencies plane_latencies(const struct plane *plane, uint32_t kind)
+{
+    const struct plane_latencies *from =
+        kind == PLANE_READ ? &plane->read_latencies : &plane->write_latencies;
+    struct plane_latencies latencies;
+    for (unsigned at = 0; at < PLANE_LATENCIES; at++)
+        latencies.requests[at] = __atomic_load_n(&from->requests[at], __ATOMIC_RELAXED);
+    latencies.nanoseconds = __atomic_load_n(&from->nanoseconds, __ATOMIC_RELAXED);
+    return latencies;
+}
+
 static void *map(size_t size)
 {
     void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,

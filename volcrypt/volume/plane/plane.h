@@ -74,6 +74,15 @@ struct plane_counts {
     uint64_t written_bytes;
 };
 
+/* How long the fast requests took, from when they were read until they were answered: `requests` by
+ * the first bound that they keep, the last of them those that keep none. */
+enum { PLANE_LATENCIES = 17 };
+extern const uint64_t plane_latency_bounds[PLANE_LATENCIES - 1]; /* nanoseconds */
+struct plane_latencies {
+    uint64_t requests[PLANE_LATENCIES];
+    uint64_t nanoseconds; /* the sum */
+};
+
 /* Takes `device`, `control` and `data` over; `lanes` without the relief; `options` are
  * PLANE_TAKES_DISCARDS and PLANE_DROPS_ZEROS. `key` has 64 bytes, or is NULL for no cipher. NULL with
  * errno set on failure, and then takes nothing over. */
@@ -88,6 +97,8 @@ void plane_free(struct plane *plane);
 int plane_event(const struct plane *plane);
 int plane_has_ended(struct plane *plane);
 struct plane_counts plane_counts(struct plane *plane);
+/* Of PLANE_READ or PLANE_WRITE. */
+struct plane_latencies plane_latencies(const struct plane *plane, uint32_t kind);
 
 /* Ownership; each may be called from any thread. Those that revoke report the work under way that
  * used such a right, in `found` (PLANE_MAX_LANES long), and make `plane_event` tell of its end. */

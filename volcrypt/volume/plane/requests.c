@@ -23,6 +23,27 @@ enum {
     WRITTEN_AT_ONCE = 256 * 1024,
 };
 
+const uint64_t plane_latency_bounds[PLANE_LATENCIES - 1] = {
+    10000,   25000,   50000,    100000,   250000,   500000,    1000000,   2500000,
+    5000000, 10000000, 25000000, 50000000, 100000000, 250000000, 1000000000, 10000000000,
+};
+
+static uint64_t nanoseconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+static void count_latency(struct plane_latencies *latencies, uint64_t taken)
+{
+    unsigned at = 0;
+    while (at < PLANE_LATENCIES - 1 && taken > plane_latency_bounds[at])
+        at++;
+    __atomic_fetch_add(&latencies->requests[at], 1, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&latencies->nanoseconds, taken, __ATOMIC_RELAXED);
+}
+
 static void answer_fast(struct lane *lane, const void *body, size_t size)
 {
     struct plane *plane = lane->plane;
@@ -31,6 +52,8 @@ static void answer_fast(struct lane *lane, const void *body, size_t size)
     lane->was_fast = true;
     __atomic_fetch_add(&plane->counts.fast, 1, __ATOMIC_RELAXED);
     __atomic_fetch_add(bytes, lane->entry->size, __ATOMIC_RELAXED);
+    count_latency(lane->entry->kind == PLANE_READ ? &plane->read_latencies : &plane->write_latencies,
+                  nanoseconds() - lane->begun);
     plane_reply(plane, lane->entry->unique, body, size);
 }
 
@@ -263,13 +286,6 @@ static void note_end(struct plane *plane)
     plane_tell(plane);
 }
 
-static uint64_t nanoseconds(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
 /* Wait awake for a request that comes soon: to sleep, and to be woken from another processor, takes
  * longer than a small request does. Where that was in vain, or one was there already, it is left
  * for a while, twice as long each time: so a lane burns nothing on a caller that needs its
@@ -302,9 +318,10 @@ void *plane_run_lane(void *argument)
             await_awake(lane);
         lane->was_fast = false;
         ssize_t length = read(plane->device, lane->entry->buffer, BUFFER_BYTES);
-        if (length > 0)
+        if (length > 0) {
+            lane->begun = nanoseconds();
             serve_request(lane, (size_t)length);
-        else if (length == 0 || (errno != EINTR && errno != EAGAIN && errno != ENOENT))
+        } else if (length == 0 || (errno != EINTR && errno != EAGAIN && errno != ENOENT))
             break; /* ENODEV: unmounted; ECONNABORTED; nothing else is known to come */
     }
     note_end(plane);
