@@ -11,6 +11,7 @@ one.
 """
 
 import asyncio
+import logging
 import os
 import resource
 import signal
@@ -28,6 +29,7 @@ import uvloop
 from uvicorn.server import ServerState
 
 from volcrypt.confinement import forbid_dumps, lock_memory
+from volcrypt.daemons.journal import JournalHandler, log_to_journal
 from volcrypt.daemons.notify import notify
 from volcrypt.errors import VolcryptError
 from volcrypt.kms.home import open_kms
@@ -63,6 +65,10 @@ _TICK_SECONDS: Final = 1.0
 _TLS_HANDSHAKE_SECONDS: Final = 10.0
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _UNAUTHENTICATED: Final = "UnauthenticatedRequests"
+_PLAIN_FORMAT: Final = "volcrypt kms: %(message)s"
+
+_log: Final = logging.getLogger("volcrypt.daemons.kms")
+_journal: JournalHandler | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +119,8 @@ def serve(
     Raises ConfigurationError for addresses that cannot be listened on, TryAgainError when another
     process holds the home, and what `open_kms` raises.
     """
+    global _journal
+    _journal = log_to_journal("volcrypt-kms", plain_format=_PLAIN_FORMAT)
     forbid_dumps()
     lock_memory()
     endpoint = replace(endpoint, max_connections=_connections_for(endpoint.max_connections))
@@ -212,6 +220,7 @@ class Daemon:
                     group.create_task(_every(MAINTENANCE_SECONDS, self._maintain)),
                 ]
                 ready([listener.url for listener in listeners])
+                _log.info("the KMS is served at %s", ", ".join(each.url for each in listeners))
                 notify("READY=1")
                 await stop.wait()
                 notify("STOPPING=1")
@@ -219,6 +228,7 @@ class Daemon:
                     timer.cancel()
             await self._stop()
             await self._summarise()
+            _log.info("the KMS is served no more")
         finally:
             await self._engine.stop()
 
@@ -319,7 +329,10 @@ def report_bug(error: BaseException) -> None:
         del _LAST_REPORTS[old]
     if (kind, text) not in _LAST_REPORTS and len(_LAST_REPORTS) < _MAX_REPORTS:
         _LAST_REPORTS[kind, text] = now
-        sys.stderr.write(f"volcrypt kms: {kind}: {text}\n")
+        if _journal is None:
+            sys.stderr.write(f"volcrypt kms: {kind}: {text}\n")
+        else:
+            _log.error("%s: %s", kind, text)
 
 
 def _place_of(error: BaseException) -> str:

@@ -30,6 +30,7 @@ import trio
 from volcrypt import confinement
 from volcrypt.crypto.data_key import DataKey
 from volcrypt.daemons.fencing import Fencing
+from volcrypt.daemons.journal import fields_of, log_to_journal
 from volcrypt.daemons.lazy_volume import LazyVolume
 from volcrypt.daemons.volume_service import Starter, VolumeService, unmount_if_mounted
 from volcrypt.daemons.watcher import Watcher
@@ -218,7 +219,7 @@ def main() -> int:
     parser.add_argument("--owner-fd", type=int, required=True)
     parser.add_argument("--foreground", action="store_true")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    journal = log_to_journal("volcrypt-volume")
     channel = socket.socket(fileno=arguments.assignment_fd)
     channel.set_inheritable(False)
     starter = Starter(channel, foreground=arguments.foreground)
@@ -231,6 +232,8 @@ def main() -> int:
     seal_key = bytearray()
     try:
         assignment, data_key, seal_key, source_key = receive_assignment(channel)
+        if journal is not None:
+            journal.fields.update(fields_of(assignment))
         serve_volume(
             assignment,
             data_key,

@@ -137,6 +137,7 @@ class VolumeService:
                 nursery.start_soon(self._fill)
                 starter.tell_ready()
                 nursery.start_soon(self._report, starter)
+                _log.info("%s is served at %s", self._assignment.label, self._mount_directory)
                 await self._ending.wait()
                 notify("STOPPING=1")
                 await self._finish()
@@ -145,6 +146,7 @@ class VolumeService:
                 nursery.cancel_scope.cancel()
         if self._failure is not None:
             raise self._failure
+        _log.info("%s is served no more", self._assignment.label)
 
     def status(self) -> StatusAnswer:
         fast = self._plane.counts if self._plane is not None else None

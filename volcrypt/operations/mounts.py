@@ -135,6 +135,7 @@ def mount_volume(
             socket_path=str(socket_path(home, volume_id)),
             log_path=str(home.runtime / f"{volume_id}.log"),
             exported=record.exported_at is not None,
+            kms_key_arn=record.wrapped_key.kms_key_arn if record.wrapped_key else None,
             count_path=str(count_path(home, record.wrapped_key)) if record.wrapped_key else None,
             watch=order_for(home, record, watching),
             lazy=lazy,

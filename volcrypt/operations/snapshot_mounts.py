@@ -86,6 +86,7 @@ def mount_snapshot(
                 ),
                 snapshot_id=manifest.snapshot_id,
                 data_plane=data_plane,
+                kms_key_arn=manifest.wrapped_key.kms_key_arn if manifest.wrapped_key else None,
             )
             pid = launch(assignment, data_key, bytearray(MAC_KEY_BYTES), owner, None)
         owner.let_go()

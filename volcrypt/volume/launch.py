@@ -82,6 +82,8 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     `data_plane`: whether compiled threads answer what they can (`volcrypt.volume.plane`).
     `discards`: what becomes holes; of a `preallocated` volume the room is kept.
 
+    `kms_key_arn` is the KMS key that wraps the data key, to be named in the log.
+
     A volume with a `snapshot_id` is that snapshot, served by itself: its data file is removed as
     soon as it is open.
     """
@@ -105,6 +107,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     data_plane: DataPlaneKind = "native"
     discards: Discarding = NO_DISCARDS
     preallocated: bool = False
+    kms_key_arn: str | None = None
 
     @property
     def label(self) -> str:
