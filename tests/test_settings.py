@@ -1,7 +1,11 @@
 """The configuration file: what it may say, and what is refused by name."""
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_origin
 
+import msgspec
 import pytest
 
 from volcrypt.access import access_of
@@ -71,7 +75,7 @@ def test_no_file_is_all_defaults(tmp_path: Path) -> None:
         ("[profiles.a]\nkms = 'http://127.0.0.1.example.com'", "profiles.a.kms"),
         ("[profiles.a]\nkms = 'https://user:word@kms.example.com'", "profiles.a.kms"),
         ("[profiles.a]\nkms = 'aws'\nprincipal = 'b'\ndefault_kms_key = 'c'", "principal"),
-        ("[profiles.a]\ncredentials = 'b'", "profiles.a: credentials"),
+        ("[profiles.a]\ncredentials = 'b'", "line 2: profiles.a.credentials"),
         ("[profiles.a]\ngrantee = 'me'", "profiles.a.grantee"),
         ("[kms]\nregions = ['A']", "kms.regions"),
         ("[kms]\naccounts = ['A']", "kms.accounts"),
@@ -79,13 +83,65 @@ def test_no_file_is_all_defaults(tmp_path: Path) -> None:
         ("[kms]\npin_command = []", "kms.pin_command"),
         ("[kms.clusters.second]\nmodule = 'a'\ntoken_label = 'b'", "letters or digits"),
         ("[kms.clusters.cluster-secondtoken]\nmodule = 'a'", "token_label"),
-        ("profiles = 1", "profiles"),
-        ("[", "config.toml"),
+        ("profiles = 1", "line 1: profiles: it is no table"),
+        ("profiles.a = 1", "line 1: profiles.a: it is no table"),
+        ("[a\n", "line 1, column"),
+        ("[kms]\n\nregions = [\n 'A']", "line 3: kms.regions"),
+        ("[mounts]\nkey_check_seconds = 'x'", "line 2: mounts.key_check_seconds: Expected"),
+        ("[mounts]\n# x\nkey_check_seconds = 31", "line 3: mounts.key_check_seconds: it must"),
+        ("[kms]\n[profiles.a]\nprincipel = 'b'", "line 3: profiles.a.principel: there is no such"),
+        ("[profiles.a]\nprincipel = 'b'", "did you mean principal?"),
+        ("[mounts]\nzzz = 1", "there are: key_check_seconds"),
     ],
 )
 def test_what_is_refused_is_named(tmp_path: Path, text: str, named: str) -> None:
     with pytest.raises(ConfigurationError, match=named.replace(".", r"\.")):
         written(tmp_path, text)
+
+
+def test_all_problems_are_told_with_their_lines(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        written(
+            tmp_path,
+            "[profiles.a]\nregion = 5\nother = 1\n[kms]\naccounts = 1\n"
+            "[kms.clusters.cluster-secondtoken]\nmodule = 'm'\n",
+        )
+    assert str(raised.value).partition("config.toml: ")[2].split("; ") == [
+        "line 2: profiles.a.region: Expected `str | null`, got `int`",
+        "line 3: profiles.a.other: there is no such option",
+        "there are: region, account, principal, kms, credentials, default_kms_key, grantee",
+        "line 5: kms.accounts: Expected `array`, got `int`",
+        "line 6: kms.clusters.cluster-secondtoken: it lacks token_label",
+    ]
+
+
+def test_many_problems_are_not_all_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"and 90 more$"):
+        written(tmp_path, "".join(f"option{number} = 1\n" for number in range(100)))
+
+
+def test_what_is_no_text_has_a_line_too(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_bytes(b"# a\n# \xff\n")
+    with pytest.raises(ConfigurationError, match="line 2: no UTF-8"):
+        read_settings(tmp_path)
+
+
+def options(kind: type[msgspec.Struct], prefix: str) -> Iterator[str]:
+    """Every option that a file may have, as the README names them."""
+    for field in msgspec.structs.fields(kind):
+        name = f"{prefix}{field.name}"
+        inner = get_args(field.type)[1] if get_origin(field.type) is dict else field.type
+        if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+            yield from options(inner, f"{name}.{'NAME.' if inner is not field.type else ''}")
+        else:
+            yield name
+
+
+def test_every_option_is_in_the_readme() -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    table = text.partition("**Configuration")[2].partition("\n\n**")[0]
+    rows = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+    assert rows == list(options(Settings, ""))
 
 
 def test_what_is_no_file_is_named_once(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@
     trust_anchor = "/etc/volcrypt/second.pem"
     validated = "FIPS 140-3, certificate 1234"   # what you know of the module; 'doctor' repeats it
 
+README.md has them all in a table ("Configuration").
+
 Nothing below the command line reads configuration: it is given plain arguments. A name that is not
 above is refused: a misspelt line must not silently leave a default in place.
 """
@@ -36,8 +38,9 @@ above is refused: a misspelt line must not silently leave a default in place.
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, get_args, get_origin
 
 import msgspec
 
@@ -49,12 +52,16 @@ DEFAULT_REGION: Final = "us-east-1"
 MAX_KEY_CHECK_SECONDS: Final = 30
 """With this one, a check that hangs and one more start are within 60 s (`daemons.watcher`)."""
 CONFIG_FILE: Final = "config.toml"
+MAX_BYTES: Final = 2**20
+MAX_TOLD: Final = 10
+"""Problems of a file that are told at once."""
 OWN_KMS: Final = "home"
 AWS_KMS: Final = "aws"
 _ACCOUNT: Final = re.compile(r"\d{12}")
 _REGION: Final = re.compile(r"[a-z0-9-]{1,32}")
 _PRINCIPAL: Final = re.compile(r"[\w+=,.@-]{1,64}|arn:aws:(iam|sts)::\d{12}:\S{1,1024}", re.ASCII)
 _GRANTEE: Final = re.compile(r"arn:aws[a-z-]*:(iam|sts)::\d{12}:\S{1,1024}", re.ASCII)
+_CLUSTER: Final = re.compile(r"cluster-[2-7a-zA-Z]{11,16}")
 _ENDPOINT: Final = re.compile(
     r"home|aws|https://[^\s/@]+/?|http://(127(\.\d{1,3}){3}|localhost|\[::1\])(:\d+)?/?"
 )
@@ -137,34 +144,108 @@ def runtime_root() -> Path:
 
 
 def read_settings(home: Path) -> Settings:
-    """The settings of a home; all defaults when there is no file. Raises ConfigurationError."""
+    """The settings of a home; all defaults when there is no file. Raises ConfigurationError, which
+    names all problems of the file with their lines."""
     path = home / CONFIG_FILE
     try:
-        settings = msgspec.toml.decode(read_file(path, limit_bytes=2**20), type=Settings)
+        data = bytes(read_file(path, limit_bytes=MAX_BYTES))
     except (FileNotFoundError, NotADirectoryError):
         return Settings()
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
     except MalformedError as error:
         raise ConfigurationError(str(error)) from error  # it names the path
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigurationError(f"{path}: {error}") from error
-    problem = next(problems_of(settings), None)
-    if problem is not None:
-        raise ConfigurationError(f"{path}: {problem}")
-    return settings
+    import tomllib  # for those that have a file
+
+    try:
+        text = data.decode()
+        document = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigurationError(f"{path}: line {line}: no UTF-8 text") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigurationError(f"{path}: {error}") from error  # with line and column
+    problems = list(shape_problems(document, Settings))
+    if not problems:
+        settings = msgspec.convert(document, Settings)
+        problems = list(problems_of(settings))
+        if not problems:
+            return settings
+    told = "; ".join(_located(text, problem) for problem in problems[:MAX_TOLD])
+    left = len(problems) - MAX_TOLD
+    raise ConfigurationError(f"{path}: {told}{f'; and {left} more' if left > 0 else ''}")
 
 
-def problems_of(settings: Settings) -> Iterator[str]:
-    """What is wrong with values that parse; asks nothing outside of the file."""
-    return iter(
-        [*_profile_problems(settings), *_kms_problems(settings.kms), *_mount_problems(settings)]
-    )
+def problem_in_file(home: Path, option: tuple[str, ...], text: str) -> ConfigurationError:
+    """What else is wrong with an option of the file, which was read, as `read_settings` says it."""
+    path = home / CONFIG_FILE
+    located = _located(path.read_text(), Problem(option, text))
+    return ConfigurationError(f"{path}: {located}")
 
 
-def _profile_problems(settings: Settings) -> Iterator[str]:
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with the option or table of this path."""
+
+    path: tuple[str, ...]
+    text: str
+
+
+def _located(text: str, problem: Problem) -> str:
+    from volcrypt.formats.toml_lines import line_of
+
+    line = line_of(text, problem.path)
+    where = "" if line is None else f"line {line}: "
+    return f"{where}{'.'.join(problem.path)}: {problem.text}"
+
+
+def shape_problems(
+    value: object, kind: type[msgspec.Struct], path: tuple[str, ...] = ()
+) -> Iterator[Problem]:
+    """Options that are unknown, missing, or of another type than `kind` has them."""
+    if not isinstance(value, dict):
+        yield Problem(path, "it is no table")
+        return
+    fields = {field.name: field for field in msgspec.structs.fields(kind)}
+    for name, item in value.items():
+        if name not in fields:
+            import difflib
+
+            near = difflib.get_close_matches(name, fields, n=1)
+            meant = f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(fields)}"
+            yield Problem((*path, name), f"there is no such option{meant}")
+            continue
+        yield from _value_problems(item, fields[name].type, (*path, name))
+    for name, field in fields.items():
+        if field.required and name not in value:
+            yield Problem(path, f"it lacks {name}")
+
+
+def _value_problems(value: object, kind: Any, path: tuple[str, ...]) -> Iterator[Problem]:
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        yield from shape_problems(value, kind, path)
+    elif get_origin(kind) is dict:
+        if not isinstance(value, dict):
+            yield Problem(path, "it is no table")
+            return
+        for name, item in value.items():
+            yield from _value_problems(item, get_args(kind)[1], (*path, name))
+    else:
+        try:
+            msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            yield Problem(path, str(error).partition(" - at")[0])
+
+
+def problems_of(settings: Settings) -> Iterator[Problem]:
+    """What is wrong with values that have the right types; asks nothing outside of the file."""
+    yield from _profile_problems(settings)
+    yield from _kms_problems(settings.kms)
+    yield from _mount_problems(settings)
+
+
+def _profile_problems(settings: Settings) -> Iterator[Problem]:
     for name, profile in settings.profiles.items():
-        where = f"profiles.{name}"
         shapes = (
             ("region", profile.region, _REGION, "a region"),
             ("account", profile.account, _ACCOUNT, "an account of 12 digits"),
@@ -179,35 +260,44 @@ def _profile_problems(settings: Settings) -> Iterator[str]:
         )
         for member, value, shape, what in shapes:
             if value is not None and not shape.fullmatch(value):
-                yield f"{where}.{member}: {value!r} is not {what}"
+                yield Problem(("profiles", name, member), f"{value!r} is not {what}")
         if profile.kms == OWN_KMS:
-            if profile.credentials is not None or profile.grantee is not None:
-                yield f"{where}: credentials and grantee are for another KMS than the home's"
-        elif profile.principal is not None or profile.account is not None:
-            yield f"{where}: principal and account are for the home's KMS, others know credentials"
+            others = "credentials and grantee are for another KMS than the home's"
+            for member in ("credentials", "grantee"):
+                if getattr(profile, member) is not None:
+                    yield Problem(("profiles", name, member), others)
+        else:
+            own = "principal and account are for the home's KMS, others know credentials"
+            for member in ("principal", "account"):
+                if getattr(profile, member) is not None:
+                    yield Problem(("profiles", name, member), own)
 
 
-def _kms_problems(kms: KmsSettings) -> Iterator[str]:
+def _kms_problems(kms: KmsSettings) -> Iterator[Problem]:
     for region in kms.regions:
         if not _REGION.fullmatch(region):
-            yield f"kms.regions: {region!r} is not a region"
+            yield Problem(("kms", "regions"), f"{region!r} is not a region")
     for account in kms.accounts:
         if not _ACCOUNT.fullmatch(account):
-            yield f"kms.accounts: {account!r} is not an account of 12 digits"
+            yield Problem(("kms", "accounts"), f"{account!r} is not an account of 12 digits")
     if kms.pin_file is not None and kms.pin_command is not None:
-        yield "kms: pin_file and pin_command exclude each other"
+        yield Problem(("kms", "pin_command"), "pin_file and pin_command exclude each other")
     if kms.pin_command is not None and not kms.pin_command:
-        yield "kms.pin_command: it names no program"
+        yield Problem(("kms", "pin_command"), "it names no program")
     for cluster in kms.clusters:
-        if not re.fullmatch(r"cluster-[2-7a-zA-Z]{11,16}", cluster):
-            yield f"kms.clusters: {cluster!r} is not cluster- and 11 to 16 letters or digits 2 to 7"
+        if not _CLUSTER.fullmatch(cluster):
+            yield Problem(
+                ("kms", "clusters", cluster),
+                "the name is not cluster- and 11 to 16 letters or digits 2 to 7",
+            )
 
 
-def _mount_problems(settings: Settings) -> Iterator[str]:
+def _mount_problems(settings: Settings) -> Iterator[Problem]:
     if not 1 <= settings.mounts.key_check_seconds <= MAX_KEY_CHECK_SECONDS:
-        yield (
-            f"mounts.key_check_seconds: it must be 1 to {MAX_KEY_CHECK_SECONDS}, since a "
-            "key that is lost is found within 60 s"
+        yield Problem(
+            ("mounts", "key_check_seconds"),
+            f"it must be 1 to {MAX_KEY_CHECK_SECONDS}, since a key that is lost is found within "
+            "60 s",
         )
 
 

@@ -9,7 +9,7 @@ import msgspec
 from volcrypt.cli.session import Command, Session, pass_session
 from volcrypt.errors import ConfigurationError
 from volcrypt.pin_source import check_pin_file
-from volcrypt.settings import CONFIG_FILE, OWN_KMS, Profile, Settings
+from volcrypt.settings import CONFIG_FILE, OWN_KMS, Profile, Settings, problem_in_file
 
 
 @click.group()
@@ -59,7 +59,10 @@ def check_files(settings: Settings, home: Path) -> None:
     Raises ConfigurationError.
     """
     if settings.kms.pin_file is not None:
-        check_pin_file(home / settings.kms.pin_file)
+        try:
+            check_pin_file(home / settings.kms.pin_file)
+        except ConfigurationError as error:
+            raise problem_in_file(home, ("kms", "pin_file"), str(error)) from error
     for name, cluster in settings.kms.clusters.items():
         for what, path in (
             ("module", cluster.module),
@@ -67,7 +70,8 @@ def check_files(settings: Settings, home: Path) -> None:
             ("trust_anchor", cluster.trust_anchor),
         ):
             if path is not None and not (home / path).is_file():
-                raise ConfigurationError(f"kms.clusters.{name}.{what}: there is no file {path}")
+                option = ("kms", "clusters", name, what)
+                raise problem_in_file(home, option, f"there is no file {path}")
 
 
 def _rows(prefix: str, value: Any) -> list[list[str]]:
