@@ -7,13 +7,16 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from tests.forked import FORKER
 from tests.planes import data_plane
+from volcrypt.cli.documents import DOCUMENTS, as_aws
 from volcrypt.operations.home_directory import runtime_directory
 from volcrypt.settings import runtime_root
 from volcrypt.volume.owner import start_ticks
@@ -60,7 +63,9 @@ class Command:
 
     def json(self, *arguments: str | Path) -> Any:
         """The JSON document that a command prints."""
-        return json.loads(self.run("--json", *arguments))
+        document = json.loads(self.run("--json", *arguments))
+        check_document(arguments, document)
+        return document
 
     def fails(self, code: int, *arguments: str | Path, stdin: bytes = b"") -> str:
         """The complaint of a command that must fail with `code`: one error line, at most one
@@ -116,6 +121,19 @@ class Command:
             if '"purpose":"mount"' in text:
                 found.append(int(text.partition('"pid":')[2].partition(",")[0]))
         return found
+
+
+def check_document(arguments: Sequence[str | Path], document: Any) -> str | None:
+    """Fail unless it is what `cli.documents` says that the command prints; the command, None where
+    AWS says it."""
+    words = [str(each) for each in arguments]
+    names = [name for name in DOCUMENTS if words[: len(name.split())] == name.split()]
+    if not names:
+        assert as_aws(" ".join(words)), words
+        return None
+    name = max(names, key=len)
+    msgspec.convert(document, DOCUMENTS[name].shape)
+    return name
 
 
 def on_data_plane(*arguments: str | Path) -> tuple[str | Path, ...]:

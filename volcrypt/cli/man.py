@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from volcrypt.cli.documents import DOCUMENTS
 from volcrypt.cli.man_page import all_commands, man_page, page_name
 from volcrypt.cli.session import Command, Session, pass_session
 
@@ -41,7 +42,16 @@ def man(session: Session, command: tuple[str, ...], write: Path | None) -> None:
     if found is None:
         raise click.UsageError(f"there is no command {' '.join(command)!r}")
     page = man_page(found)
-    session.show({"Page": name, "Roff": page}, lambda: _show(page))
+    document = DOCUMENTS.get(" ".join(command))
+    session.show(
+        {
+            "Page": name,
+            "Roff": page,
+            "DocumentVersion": document.version if document else None,
+            "Schema": document.schema if document else None,
+        },
+        lambda: _show(page),
+    )
 
 
 def _write(root: click.Context, directory: Path) -> list[str]:

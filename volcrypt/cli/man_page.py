@@ -49,6 +49,7 @@ def man_page(context: click.Context) -> str:
         lines += [".SH OPTIONS", *_list(records)]
     if isinstance(command, click.Group):
         lines += [".SH COMMANDS", *_list(_commands(command, context))]
+    lines += _document(context)
     lines += [".SH EXIT STATUS", *_list(_exit_codes())]
     if context.parent is None:
         lines += [".SH ENVIRONMENT", *_list(_ENVIRONMENT)]
@@ -56,11 +57,38 @@ def man_page(context: click.Context) -> str:
     return "\n".join(lines) + "\n"
 
 
+_DOCUMENT_RULE = (
+    "Other members may come at any time; one that goes, or means something else, makes a new "
+    "version, as member Version."
+)
 _ENVIRONMENT = [
     ("VOLCRYPT_HOME", "The home, where --home does not name one."),
     ("VOLCRYPT_DEBUG", "With 1, a bug shows where it is."),
     ("CREDENTIALS_DIRECTORY", "Where systemd puts credentials: volcrypt.pin is the token's PIN."),
 ]
+
+
+def _document(context: click.Context) -> list[str]:
+    """What the command prints with --json."""
+    from volcrypt.cli.documents import DOCUMENTS, as_aws, members
+
+    name = context.command_path.partition(" ")[2]
+    if isinstance(context.command, click.Group):
+        return []
+    if as_aws(name):
+        return [".SH JSON DOCUMENT", "As the AWS operation of that name answers."]
+    if name not in DOCUMENTS:
+        return []
+    document = DOCUMENTS[name]
+    listed = [f"{_escape(member)}: {_escape(text)}" for member, text in members(document.shape)]
+    return [
+        ".SH JSON DOCUMENT",
+        f"Version {document.version} of what \\-\\-json prints. {_DOCUMENT_RULE}",
+        ".PP",
+        ".nf",
+        *listed,
+        ".fi",
+    ]
 
 
 def _summary(command: click.Command) -> str:
