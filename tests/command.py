@@ -127,6 +127,8 @@ def check_document(arguments: Sequence[str | Path], document: Any) -> str | None
     """Fail unless it is what `cli.documents` says that the command prints; the command, None where
     AWS says it."""
     words = [str(each) for each in arguments]
+    while words and words[0].startswith("-"):  # options of all commands
+        del words[: 2 if words[0] in {"--home", "--profile", "--region"} else 1]
     names = [name for name in DOCUMENTS if words[: len(name.split())] == name.split()]
     if not names:
         assert as_aws(" ".join(words)), words
