@@ -81,7 +81,7 @@ def test_what_commands_print(tmp_path: Path) -> None:
         seen("snapshot", "copy", "s1", "--store", "away", "--name", "s2", "--wait")
         seen("snapshot", "diff", "s1", "set-a")
         seen("snapshot", "verify")
-        seen("snapshot", "export", "s1", tmp_path / "s1.img")
+        seen("snapshot", "export", "s1", tmp_path / "s1.img", "--yes")
         seen("snapshot", "delete", "s2")
         seen("volume", "export", "b", tmp_path / "b.img", "--yes")
         seen("volume", "export-header", "b", tmp_path / "b.luks", "--passphrase-file",

@@ -78,6 +78,7 @@ class Use(Shape, frozen=True):
     device: str | None
     file_systems: list[str]
     sync_failed: bool
+    read_only: bool
     writes_wait: bool
     data_plane: str | None
     fast_requests: int
@@ -437,6 +438,7 @@ class ConfigurationFile(Shape, frozen=True):
     file: str
     exists: bool
     profiles: list[str]
+    notes: list[str]
 
 
 class Page(Shape, frozen=True):
