@@ -52,7 +52,10 @@ SYNCING: Final = [
         "fsync of the mount is dropped",
         FUSE,
         [f"{T_STACK}::test_synced_files_survive"],
-        ("await self._device.flush()", "pass"),
+        (
+            "with self.stats.measuring(SYNC):\n                await self._device.flush()",
+            "pass",
+        ),
     ),
     mutant(
         "the last flush is dropped",

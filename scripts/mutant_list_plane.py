@@ -103,7 +103,7 @@ PLANE: Final = [
         "a write keeps the loop while the medium keeps writers",
         DEVICE,
         [T_WAITS],
-        ("            and (self._ownership is None or not self._ownership.is_held_up())\n", ""),
+        ("            self._ownership is None\n            and size", "            size"),
     ),
     mutant(
         "a fence is not told to the plane",
