@@ -15,8 +15,8 @@ from volcrypt.errors import (
     MalformedError,
     UnsupportedVersionError,
 )
+from volcrypt.formats.bit_sectors import SECTOR_BITMAP_BYTES
 from volcrypt.formats.present_map import (
-    SECTOR_BITMAP_BYTES,
     SECTOR_CHUNKS,
     PresentHeader,
     decode_header,

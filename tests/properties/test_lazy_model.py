@@ -22,7 +22,7 @@ from tests.fakes.datafile import MemoryDataFile
 from tests.fakes.origin import damaged
 from tests.volume.lazy_bench import CHUNKS, HOLE, SIZE, LazyBench, make_origin, plain_image
 from volcrypt.errors import IntegrityError, ObjectStoreError, ReadOnlyError
-from volcrypt.formats.present_map import SECTOR_BITMAP_BYTES
+from volcrypt.formats.bit_sectors import SECTOR_BITMAP_BYTES
 from volcrypt.geometry import (
     CHUNK_BYTES,
     SECTOR_BYTES,

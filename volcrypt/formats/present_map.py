@@ -14,16 +14,15 @@ power cut leaves the old or the new one; integers little-endian:
     96      384     zeros
     480     32      SHA-256 of the bytes before
     512 + 512 i     sector i of the map, from chunk 3968 i on:
-            16      first bytes of the SHA-256 of: volume id and root as in the header, i (8), bits
-            496     bit c % 8 (from the lowest) of byte c // 8 is chunk 3968 i + c, 1 = present
+                    bits as in `bit_sectors`, of the owner that volume id and root in the header
+                    make; bit c is chunk 3968 i + c, 1 = present
 
 A sector of zeros says that none of its chunks is present; so a new map is a file with a header.
 Chunks behind the end of the snapshot are always present, and have no bits, whatever the volume
 grows to. Bits behind the last chunk are 0.
 
 Rationale. A bit that is set and should not be shows zeros where the snapshot has data, so every
-sector is checked before it is believed. The digests are there against damage and mix-ups. They are
-no seal: whoever can write to the volume's storage could as well zero the data itself.
+sector is checked before it is believed.
 
 A worked example, 10 chunks of which 0 and 9 are present, is in `tests/formats/test_present_map.py`.
 """
@@ -34,17 +33,21 @@ from dataclasses import dataclass
 from typing import Final
 
 from volcrypt.errors import BadMagicError, IntegrityError, MalformedError, UnsupportedVersionError
+from volcrypt.formats.bit_sectors import (
+    SECTOR_BITMAP_BYTES,
+    SECTOR_BITS,
+    open_bits,
+    seal_bits,
+    sectors_for,
+)
 from volcrypt.geometry import CHUNK_BYTES, MAX_VOLUME_BYTES, SECTOR_BYTES, UNIT_BYTES, chunk_count
 from volcrypt.names import VolumeId, is_volume_id
 
 VERSION: Final = 1
 MAGIC: Final = b"VCRYPPRS"
-DIGEST_BYTES: Final = 16
-SECTOR_BITMAP_BYTES: Final = SECTOR_BYTES - DIGEST_BYTES
-SECTOR_CHUNKS: Final = 8 * SECTOR_BITMAP_BYTES
+SECTOR_CHUNKS: Final = SECTOR_BITS
 
 _HEADER: Final = struct.Struct("<8sII32sQQ32s384x")
-_INDEX: Final = struct.Struct("<Q")
 _NOTHING: Final = bytes(SECTOR_BYTES)
 
 
@@ -64,7 +67,7 @@ class PresentHeader:
     @property
     def sector_count(self) -> int:
         """Sectors behind the header."""
-        return -(-self.chunk_count // SECTOR_CHUNKS)
+        return sectors_for(self.chunk_count)
 
     @property
     def file_bytes(self) -> int:
@@ -120,10 +123,7 @@ def sector_offset(index: int) -> int:
 
 def encode_sector(header: PresentHeader, index: int, bits: bytes) -> bytes:
     """Sector `index` of the map, whose bits are `bits`."""
-    assert len(bits) == SECTOR_BITMAP_BYTES, "internal error: not the bits of one sector"
-    if not any(bits):
-        return bytes(SECTOR_BYTES)
-    return _digest(header, index, bits) + bits
+    return seal_bits(_owner(header), index, bits) if any(bits) else _NOTHING
 
 
 def decode_sectors(header: PresentHeader, data: bytes, *, what: str) -> bytearray:
@@ -138,8 +138,8 @@ def decode_sectors(header: PresentHeader, data: bytes, *, what: str) -> bytearra
         sector = data[SECTOR_BYTES * index : SECTOR_BYTES * (index + 1)]
         if sector == _NOTHING:
             continue
-        bits = sector[DIGEST_BYTES:]
-        if not any(bits) or _digest(header, index, bits) != sector[:DIGEST_BYTES]:
+        bits = open_bits(_owner(header), index, sector)
+        if bits is None or not any(bits):
             raise IntegrityError(f"{what}: it is damaged in sector {index}")
         bitmap[SECTOR_BITMAP_BYTES * index : SECTOR_BITMAP_BYTES * (index + 1)] = bits
     padding = int.from_bytes(bitmap[header.chunk_count // 8 :], "little")
@@ -148,9 +148,5 @@ def decode_sectors(header: PresentHeader, data: bytes, *, what: str) -> bytearra
     return bitmap
 
 
-def _digest(header: PresentHeader, index: int, bits: bytes) -> bytes:
-    digest = hashlib.sha256(header.volume_id.encode().ljust(32, b"\0"))
-    digest.update(header.root)
-    digest.update(_INDEX.pack(index))
-    digest.update(bits)
-    return digest.digest()[:DIGEST_BYTES]
+def _owner(header: PresentHeader) -> bytes:
+    return header.volume_id.encode().ljust(32, b"\0") + header.root

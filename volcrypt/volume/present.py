@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volcrypt.errors import IntegrityError, ReadOnlyError
+from volcrypt.formats.bit_sectors import SECTOR_BITMAP_BYTES
 from volcrypt.formats.pages import PAGE_CHUNKS
-from volcrypt.formats.present_map import SECTOR_BITMAP_BYTES, SECTOR_CHUNKS
+from volcrypt.formats.present_map import SECTOR_CHUNKS
 from volcrypt.geometry import chunk_count
 from volcrypt.names import VolumeId
 from volcrypt.volume.present_file import PresentFile, open_checked, read_bits

@@ -12,8 +12,8 @@ from typing import Final
 
 from volcrypt.durable import no_space_named, open_regular, sync_directory, write_fully
 from volcrypt.errors import FormatError, IntegrityError, RecordMissingError
+from volcrypt.formats.bit_sectors import SECTOR_BITMAP_BYTES
 from volcrypt.formats.present_map import (
-    SECTOR_BITMAP_BYTES,
     PresentHeader,
     decode_header,
     decode_sectors,
