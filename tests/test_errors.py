@@ -107,6 +107,11 @@ MADE: list[tuple[VolcryptError, str, str | None]] = [
             "with 'volcrypt snapshot delete snap-1'"
         ),
     ),
+    (
+        errors.TargetLostError(OSError(5, "Input/output error")),
+        "the new data file of the volume cannot be used: [Errno 5] Input/output error",
+        "see to the storage; nothing was lost, and the same command goes on from there",
+    ),
     (errors.ObjectNotFoundError("chunks/ab"), "object chunks/ab does not exist", None),
     (
         errors.ObjectLostError("s3://b", "chunks/ab", None),

@@ -69,6 +69,15 @@ class FencedError(VolumeError):
         self.reason = reason
 
 
+class TargetLostError(VolumeError):
+    """Where a volume's data is being moved to failed; the volume itself did not."""
+
+    hint = "see to the storage; nothing was lost, and the same command goes on from there"
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(f"the new data file of the volume cannot be used: {reason}")
+
+
 class NoSpaceError(VolcryptError):
     """The file system under the home, the data or the store is full."""
 

@@ -1,0 +1,352 @@
+"""MigratingVolume: one volume on two sides, while its data moves from *source* to *target*.
+
+It knows both sides as volumes of plaintext, the cursor and the write intents; it does not know
+keys, requests or who decided to migrate.
+
+Theory of operation. The source is complete and right until the switch: reads go there, and giving
+the target up loses nothing. Chunks are copied in order; those before the *cursor* are on both
+sides, and a write to them goes to both, first to the target. A write behind the cursor goes to the
+source alone. Who copies a chunk keeps writers away from it (reads may go on), so each write finds
+its chunk on one side of the cursor or the other.
+
+    mode         a flush syncs   a target that fails
+    COPYING      the source      is given up until somebody begins again; no request hears of it
+    COMMITTING   both            fails the request, before the source was touched
+
+COMMITTING begins when everything is copied, and before anybody may decide, durably, that the target
+is the volume: from then on either side may be the one that is found after a kill.
+
+What holds after a kill or a power cut. Let the *durable cursor* be one up to which everything was
+copied before a `settle`. Chunks before it are equal on both sides, on the medium, except where a
+write intent is set (`volcrypt.volume.write_intents`): each write to both sides sets it before it
+touches one of them, and it is cleared after a later settle. So who opens the volume again has to
+copy, from the source, what is behind the durable cursor and the regions whose intent is set; which
+is what a new MigratingVolume does before it goes on. A settle syncs the source too: what was copied
+may have been in its page cache alone, and a power cut would bring back what was there before,
+unlike the target's.
+
+Zeros. A chunk that reads zeros on both sides is not written, so that what is thin stays thin. That
+it is zeros on the source is not enough: when it is copied again the target may hold what once was
+there.
+
+Concurrency. Requests may come from several threads at once, for ranges that do not overlap within a
+data unit; `copy`, `skip` and `verify` while nobody writes to their chunks; `prepare`, `withdraw`,
+`finish` and `abandon` while nobody reads or writes at all. One copies at a time.
+"""
+
+import mmap
+import threading
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING, Final, Protocol
+
+from typing_extensions import Buffer
+
+from volcrypt.errors import IntegrityError, OutOfRangeError, TargetLostError, TryAgainError
+from volcrypt.geometry import CHUNK_BYTES, ByteRange, chunk_count, chunk_range
+from volcrypt.volume.write_intents import WriteIntents
+
+if TYPE_CHECKING:
+    from volcrypt.volume.datafile import DataFile
+    from volcrypt.volume.volume import Volume
+
+SKIPPED_AT_ONCE: Final = 4096
+"""Chunks of a hole that the cursor passes in one step, while nobody writes there."""
+
+_ZEROS: Final = bytes(CHUNK_BYTES)
+
+
+class Side(Protocol):
+    """What this needs of a volume; `Volume` has it."""
+
+    size_bytes: int
+    read_only: bool
+
+    def read_into(self, offset: int, buffer: Buffer) -> None: ...
+    def try_read_into(self, offset: int, buffer: Buffer) -> bool: ...
+    def write(self, offset: int, data: Buffer) -> None: ...
+    def flush(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Mode(Enum):
+    COPYING = "copying"
+    COMMITTING = "committing"
+
+
+class MigratingVolume:
+    """`source` is served, and is becoming `target`. Both are this one's to close."""
+
+    def __init__(
+        self,
+        source: Side,
+        target: Side,
+        intents: WriteIntents,
+        *,
+        cursor: int,
+        next_data: Callable[[int], int] = lambda chunk: chunk,
+    ) -> None:
+        """`cursor`: up to which chunk everything was copied and settled before. `next_data` gives
+        the first chunk from a given one on that may hold something on either side, at most how
+        many there are."""
+        assert source.size_bytes == target.size_bytes, "internal error: sides of different sizes"
+        self.size_bytes = source.size_bytes
+        self.read_only = source.read_only
+        self.source = source
+        self.target = target
+        self.chunk_count = chunk_count(source.size_bytes)
+        self.cursor = cursor
+        """The first chunk that is not copied yet: the working cursor."""
+        self.mode = Mode.COPYING
+        self.failure: Exception | None = None
+        """Why the target was given up."""
+        self.copied_bytes = 0
+        """How much was written to the target by copying."""
+        self._intents = intents
+        self._next_data = next_data
+        self._lock = threading.Lock()
+        # Regions to be copied again, and what is left of the one that is being copied.
+        self._stale = set(
+            intents.regions_of(ByteRange(0, min(cursor * CHUNK_BYTES, self.size_bytes)))
+        ).intersection(intents.set_regions())
+        self._repairing: range = range(0)
+        self._buffer = memoryview(mmap.mmap(-1, CHUNK_BYTES))
+        self._compared = memoryview(mmap.mmap(-1, CHUNK_BYTES))
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether nothing is left to copy."""
+        return self.cursor == self.chunk_count and not self._repairing and not self._stale_chunks()
+
+    # ------------------------------------------------------------ requests
+
+    def read_into(self, offset: int, buffer: Buffer) -> None:
+        """As `Volume.read_into`."""
+        self.source.read_into(offset, buffer)
+
+    def try_read_into(self, offset: int, buffer: Buffer) -> bool:
+        """As `Volume.try_read_into`."""
+        return self.source.try_read_into(offset, buffer)
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """As `Volume.write`; also raises what keeps write intents from being set, with nothing
+        written, and in COMMITTING what the target raises."""
+        view = memoryview(data).cast("B")
+        if offset < 0 or offset + view.nbytes > self.size_bytes:
+            raise OutOfRangeError(f"{view.nbytes} bytes at {offset} are beyond the volume's end")
+        both = self._part_on_both(ByteRange(offset, view.nbytes))
+        if not both.length:
+            self.source.write(offset, view)
+            return
+        with self._intents.writing(both):
+            try:
+                self._write_target(offset, view[: both.length])
+                self.source.write(offset, view)
+            except BaseException:
+                # Of the two sides each may have it or not; the source is right.
+                with self._lock:
+                    self._stale.update(self._intents.regions_of(both))
+                raise
+
+    def writes_at_once(self, extent: ByteRange) -> bool:
+        """Whether a write of whole data units to `extent` waits for no medium."""
+        both = self._part_on_both(extent)
+        return not both.length or self._intents.are_set(both)
+
+    def flush(self) -> None:
+        """As `Volume.flush`."""
+        self.source.flush()
+        if self.mode is Mode.COMMITTING:
+            self.target.flush()
+
+    def grow(self, size_bytes: int) -> None:
+        """Raises TryAgainError."""
+        raise TryAgainError("the volume is being encrypted; it can grow when that has ended")
+
+    # ------------------------------------------------------------ copying
+
+    def next_work(self) -> range:
+        """The chunks to be copied, one, or to be skipped, several, next; none when all is done.
+
+        Raises what the target was given up for.
+        """
+        self._check_target()
+        if not self._repairing:
+            with self._lock:
+                if stale := self._stale_chunks():
+                    self._stale.difference_update(self._intents.regions_of(self._extent(stale)))
+                    self._repairing = stale
+        if self._repairing:
+            return self._repairing[:1]
+        if self.cursor == self.chunk_count:
+            return range(0)
+        hole = min(self._next_data(self.cursor), self.cursor + SKIPPED_AT_ONCE, self.chunk_count)
+        return range(self.cursor, max(hole, self.cursor + 1))
+
+    def work(self, chunks: range) -> None:
+        """Do what `next_work` gave, while nobody writes to `chunks`.
+
+        Raises what reading the source raises, and then nothing has changed; and, from then on
+        always, what the target raises, which is given up.
+        """
+        self._check_target()
+        if len(chunks) > 1:
+            # Somebody may have written there before he was kept away.
+            self.cursor = min(self._next_data(chunks.start), chunks.stop)
+            return
+        if self._repairing:
+            with self._intents.writing(self._extent(chunks)):
+                self._copy(chunks.start)
+            self._repairing = self._repairing[1:]
+        else:
+            self._copy(chunks.start)
+            self.cursor += 1
+
+    def begin_settle(self, *, final: bool = False) -> tuple[int, int]:
+        """Before the source is synced: for `end_settle`. `final`: nobody writes any more."""
+        return self.cursor, self._intents.begin_settle(final=final)
+
+    def end_settle(self, token: tuple[int, int]) -> int:
+        """The source was synced since `begin_settle`: sync the target, and clear intents.
+
+        The cursor that is durable now: what was copied before the settle began. Raises what the
+        target raises, which is then given up, and what the file of the intents raises.
+        """
+        self._check_target()
+        cursor, before = token
+        try:
+            self.target.flush()
+        except Exception as error:
+            self._give_up(error)
+            raise
+        with self._lock:
+            keep = set(self._stale)
+        keep.update(self._intents.regions_of(self._extent(self._repairing)))
+        self._intents.end_settle(before, keep=keep)
+        return cursor
+
+    def settle(self, *, final: bool = False) -> int:
+        """Both sides on the medium; the cursor that is durable now. Raises as `flush` does and as
+        `end_settle`."""
+        token = self.begin_settle(final=final)
+        self.source.flush()
+        return self.end_settle(token)
+
+    def verify(self, chunk: int, medium: Side) -> None:
+        """Compare a chunk that was copied with what `medium`, the target opened anew, reads there.
+
+        Raises IntegrityError when they differ, and what reading raises.
+        """
+        extent = chunk_range(chunk, self.size_bytes)
+        expected, found = self._buffer[: extent.length], self._compared[: extent.length]
+        self.source.read_into(extent.offset, expected)
+        medium.read_into(extent.offset, found)
+        if expected != found:
+            raise IntegrityError(f"chunk {chunk} of the encrypted data is not what it should be")
+
+    # ------------------------------------------------------------ the end
+
+    def prepare(self) -> None:
+        """From now on both sides take everything that is acknowledged; to be followed by `settle`
+        before anybody relies on that. Everything is copied."""
+        self._check_target()
+        if not self.is_copied:
+            raise TryAgainError("there is something left to be copied")
+        self.mode = Mode.COMMITTING
+
+    def withdraw(self) -> None:
+        """The target will not be the volume for now."""
+        self.mode = Mode.COPYING
+
+    def finish(self) -> Side:
+        """It is decided that the target is the volume: it, which is all that is left to close."""
+        assert self.mode is Mode.COMMITTING, "internal error: the target was not prepared"
+        self._wipe_buffers()
+        self.source.close()
+        return self.target
+
+    def abandon(self) -> Side:
+        """It is decided that the target will never be the volume: the source, which is all that is
+        left to close. Raises what keeps the intents from being made void, and may be called again.
+        """
+        self._intents.void()
+        self._wipe_buffers()
+        self.target.close()
+        return self.source
+
+    def close(self) -> None:
+        """As `Volume.close`."""
+        self._wipe_buffers()
+        self.source.close()
+        self.target.close()
+
+    # ------------------------------------------------------------ within
+
+    def _part_on_both(self, extent: ByteRange) -> ByteRange:
+        end = min(extent.end, self.cursor * CHUNK_BYTES)
+        return ByteRange(extent.offset, max(0, end - extent.offset))
+
+    def _write_target(self, offset: int, data: memoryview) -> None:
+        if self.failure is not None and self.mode is Mode.COPYING:
+            return
+        try:
+            self.target.write(offset, data)
+        except Exception as error:
+            if self.mode is Mode.COMMITTING:
+                raise
+            self._give_up(error)
+
+    def _copy(self, chunk: int) -> None:
+        extent = chunk_range(chunk, self.size_bytes)
+        data = self._buffer[: extent.length]
+        self.source.read_into(extent.offset, data)
+        zeros = data == _ZEROS[: extent.length]
+        try:
+            if zeros and self._reads_zeros(extent):
+                return
+            self.target.write(extent.offset, data)
+        except Exception as error:
+            self._give_up(error)
+            raise
+        self.copied_bytes += extent.length
+
+    def _reads_zeros(self, extent: ByteRange) -> bool:
+        found = self._compared[: extent.length]
+        self.target.read_into(extent.offset, found)
+        return found == _ZEROS[: extent.length]
+
+    def _give_up(self, error: Exception) -> None:
+        with self._lock:
+            self.failure = self.failure or error
+
+    def _check_target(self) -> None:
+        if self.failure is not None:
+            raise TargetLostError(self.failure) from self.failure
+
+    def _stale_chunks(self) -> range:
+        """The first stale region, as far as it was copied."""
+        per_region = self._intents.header.region_bytes // CHUNK_BYTES
+        for region in sorted(self._stale):
+            first = region * per_region
+            if first < self.cursor:
+                return range(first, min(first + per_region, self.cursor))
+        return range(0)
+
+    def _extent(self, chunks: range) -> ByteRange:
+        return ByteRange(chunks.start * CHUNK_BYTES, len(chunks) * CHUNK_BYTES)
+
+    def _wipe_buffers(self) -> None:
+        for buffer in (self._buffer, self._compared):
+            buffer[:] = _ZEROS
+
+
+def first_data(*files: "DataFile") -> Callable[[int], int]:
+    """`next_data` of a MigratingVolume whose sides lie in `files`."""
+    count = chunk_count(files[0].size_bytes)
+    return lambda chunk: min(next(file.candidate_chunks(chunk), count) for file in files)
+
+
+if TYPE_CHECKING:
+
+    def _conformance(volume: Volume) -> Side:
+        return volume
