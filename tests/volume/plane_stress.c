@@ -343,6 +343,29 @@ static void let_lease_run_out(void)
     plane_write_until(plane, (now.tv_sec + 60) * 1000000000LL);
 }
 
+/* Behind a fence it goes over to nothing. */
+static bool switch_to(const unsigned char *key, bool may_be_busy)
+{
+    int next = dup(data);
+    int error = plane_switch(plane, next, key);
+    CHECK(error == 0 || error == EPERM || (may_be_busy && error == EBUSY));
+    if (error)
+        close(next);
+    return error == 0;
+}
+
+/* Another descriptor and other ciphers, while callers go on: at once where nothing is under way, or
+ * else when all was taken. Under a key nothing is granted, since Python writes in clear. */
+static void switch_over(void)
+{
+    static const unsigned char key[64] = {1};
+    struct plane_work found[PLANE_MAX_LANES];
+    (void)switch_to(NULL, true);
+    size_t works = plane_revoke_all(plane, PLANE_READ | PLANE_WRITE, found);
+    if (await_ends(works, found) && switch_to(NULL, false) && switch_to(key, false))
+        (void)switch_to(NULL, false);
+}
+
 static void *be_python(void *unused)
 {
     unsigned seed = 7;
@@ -359,6 +382,8 @@ static void *be_python(void *unused)
         uint32_t chunk = (uint32_t)rand_r(&seed) % CHUNKS;
         if (take(chunk, 1) && rand_r(&seed) % 16 == 0)
             plane_revoke_all(plane, PLANE_WRITE, found);
+        if (rand_r(&seed) % 16 == 0)
+            switch_over();
         give_back(chunk, 1);
         if (rand_r(&seed) % 64 == 0)
             let_lease_run_out();

@@ -29,6 +29,7 @@ from tests.plane_kernel import (
     plane_bed,
 )
 from tests.plane_kernel import READ as READ_REQUEST
+from volcrypt.crypto.xts import XtsKernel
 from volcrypt.geometry import CHUNK_BYTES, SECTOR_BYTES, UNIT_BYTES
 from volcrypt.volume.plane.door import DISCARD, READ, Plane, Request
 from volcrypt.volume.plane.door import WRITE as WRITE_RIGHT
@@ -50,6 +51,56 @@ def handed_on(bed: PlaneBed) -> Request:
     while (request := bed.plane.next_request()) is None:
         bed.await_event()
     return request
+
+
+def file_beside(bed: PlaneBed, content: bytes | bytearray) -> int:
+    path = bed.data.with_name("data.next")
+    path.write_bytes(content)
+    return os.open(path, os.O_RDWR)
+
+
+def is_open(path: Path) -> bool:
+    links = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+    return str(path) in map(os.path.realpath, links)
+
+
+@pytest.mark.parametrize("key", [None, bytes(range(1, 65))], ids=["clear", "encrypted"])
+def test_it_goes_over_to_another_file_and_key(bed: PlaneBed, key: bytes | None) -> None:
+    bed.plane.grant(0, BOTH)
+    bed.write(0, DATA)
+    assert is_open(bed.data)
+    stored = bytearray(DATA + bytes(SIZE - len(DATA)))
+    if key is not None:
+        used = memoryview(stored)[: len(DATA)]
+        XtsKernel(key).encrypt_units(0, used, used)
+    descriptor = file_beside(bed, stored)
+    before = bed.data.read_bytes()
+    bed.plane.switch(descriptor, key)
+    os.close(descriptor)
+    assert not is_open(bed.data)
+    assert not bed.plane.rights(0)
+    bed.plane.grant(0, BOTH)
+    assert bed.read(0, len(DATA)) == DATA
+    bed.write(UNIT_BYTES, DATA)
+    written = bytearray(DATA)
+    if key is not None:
+        XtsKernel(key).encrypt_units(1, written, written)
+    found = bed.data.with_name("data.next").read_bytes()
+    assert found[UNIT_BYTES : UNIT_BYTES + len(DATA)] == written
+    assert bed.data.read_bytes() == before
+    assert bed.plane.counts == (3, 0)
+
+
+def test_behind_a_fence_it_goes_over_to_nothing(bed: PlaneBed) -> None:
+    descriptor = file_beside(bed, bytes(SIZE))
+    with pytest.raises(OSError, match="Invalid argument"):
+        bed.plane.switch(descriptor, bytes(63))
+    bed.plane.fence()
+    with pytest.raises(OSError, match="not permitted"):
+        bed.plane.switch(descriptor, None)
+    os.close(descriptor)
+    assert is_open(bed.data)
+    assert not is_open(bed.data.with_name("data.next"))
 
 
 # ---------------------------------------------------------------- fast

@@ -8,6 +8,7 @@ except `next_request` and the answers, which are the loop's.
 from cpython.buffer cimport PyObject_GetBuffer, PyBuffer_Release, PyBUF_SIMPLE
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.buffer cimport PyBUF_READ
+from libc.errno cimport EINVAL
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 import os
@@ -69,6 +70,7 @@ cdef extern from "plane.h" nogil:
     void plane_fence(plane *self)
     void plane_give_up(plane *self)
     unsigned plane_wipe(plane *self)
+    int plane_switch(plane *self, int data, const unsigned char *key)
     void plane_set_size(plane *self, uint64_t size_bytes)
     int64_t plane_add_budget(plane *self, int64_t size)
     int plane_next(plane *self, plane_request *request)
@@ -271,6 +273,27 @@ cdef class Plane:
     def wipe(self):
         """How many lanes still use the key; they wipe it when they end."""
         return 0 if self._plane == NULL else plane_wipe(self._plane)
+
+    def switch(self, int data, key):
+        """Serve a copy of another descriptor under another key, or none. Raises OSError, with
+        nothing changed, when something is under way, and behind a fence."""
+        cdef Py_buffer view
+        cdef int error
+        self._check()
+        data = os.dup(data)
+        if key is None:
+            error = plane_switch(self._plane, data, NULL)
+        else:
+            PyObject_GetBuffer(key, &view, PyBUF_SIMPLE)
+            try:
+                error = EINVAL
+                if view.len == 64:
+                    error = plane_switch(self._plane, data, <const unsigned char *> view.buf)
+            finally:
+                PyBuffer_Release(&view)
+        if error:
+            os.close(data)
+            raise OSError(error, os.strerror(error))
 
     def set_size(self, uint64_t size_bytes):
         self._check()

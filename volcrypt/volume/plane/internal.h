@@ -125,6 +125,10 @@ bool plane_await_need(struct plane *plane);
 /* The medium has one more lane: if it is the last, the relief looks whether it is needed; locked. */
 void plane_call_relief(struct plane *plane);
 
+/* lifecycle.c: both contexts, or neither and false. */
+bool plane_set_up_cipher(EVP_CIPHER_CTX **encrypt, EVP_CIPHER_CTX **decrypt,
+                         const unsigned char *key);
+
 /* answers.c: a request is answered by one of these, and by nothing else. */
 void plane_refuse(struct plane *plane, uint64_t unique, int error);
 void plane_reply(struct plane *plane, uint64_t unique, const void *body, size_t size);

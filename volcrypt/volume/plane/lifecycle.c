@@ -59,17 +59,19 @@ static void *map(size_t size)
     return memory == MAP_FAILED ? NULL : memory;
 }
 
-static bool set_up_cipher(struct lane *lane, const unsigned char *key)
+bool plane_set_up_cipher(EVP_CIPHER_CTX **encrypt, EVP_CIPHER_CTX **decrypt,
+                         const unsigned char *key)
 {
-    for (unsigned who = 0; who < 2; who++) {
-        EVP_CIPHER_CTX *encrypt = lane->encrypt[who] = EVP_CIPHER_CTX_new();
-        EVP_CIPHER_CTX *decrypt = lane->decrypt[who] = EVP_CIPHER_CTX_new();
-        if (encrypt == NULL || decrypt == NULL ||
-            EVP_CipherInit_ex(encrypt, EVP_aes_256_xts(), NULL, key, NULL, 1) != 1 ||
-            EVP_CipherInit_ex(decrypt, EVP_aes_256_xts(), NULL, key, NULL, 0) != 1)
-            return false;
-    }
-    return true;
+    *encrypt = EVP_CIPHER_CTX_new();
+    *decrypt = EVP_CIPHER_CTX_new();
+    if (*encrypt != NULL && *decrypt != NULL &&
+        EVP_CipherInit_ex(*encrypt, EVP_aes_256_xts(), NULL, key, NULL, 1) == 1 &&
+        EVP_CipherInit_ex(*decrypt, EVP_aes_256_xts(), NULL, key, NULL, 0) == 1)
+        return true;
+    EVP_CIPHER_CTX_free(*encrypt);
+    EVP_CIPHER_CTX_free(*decrypt);
+    *encrypt = *decrypt = NULL;
+    return false;
 }
 
 static size_t buffers_size(const struct plane *plane)
@@ -136,7 +138,8 @@ struct plane *plane_new(int device, int control, int data, uint64_t size_bytes,
         lane->is_relief = i + 1 == plane->lane_count;
         lane->out = plane->memory + (size_t)ENTRIES * BUFFER_BYTES + REPLY_BYTES +
                     (size_t)i * PLANE_MAX_TRANSFER;
-        is_good = key == NULL || set_up_cipher(lane, key);
+        for (unsigned who = 0; is_good && key != NULL && who < 2; who++)
+            is_good = plane_set_up_cipher(&lane->encrypt[who], &lane->decrypt[who], key);
     }
     if (is_good)
         return plane;
@@ -163,7 +166,8 @@ int plane_start(struct plane *plane)
         error = pthread_create(&lane->thread, &attributes, plane_run_lane, lane);
         lane->is_started = error == 0;
     }
-    if (error == 0 && plane->has_cipher && sysconf(_SC_NPROCESSORS_ONLN) > 1) {
+    /* Also without a cipher: one may come by a switch. */
+    if (error == 0 && sysconf(_SC_NPROCESSORS_ONLN) > 1) {
         error = pthread_create(&plane->helper.thread, &attributes, plane_run_helper, plane);
         plane->helper.is_started = error == 0;
     }

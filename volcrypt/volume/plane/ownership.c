@@ -8,6 +8,7 @@
 #include <openssl/crypto.h>
 #include <sys/eventfd.h>
 #include <time.h>
+#include <unistd.h>
 
 void plane_tell(struct plane *plane)
 {
@@ -275,6 +276,64 @@ unsigned plane_wipe(struct plane *plane)
     }
     pthread_mutex_unlock(&plane->lock);
     return busy;
+}
+
+/* What a lane encrypts and decrypts with, to be put in place for all of them at once. */
+struct ciphers {
+    EVP_CIPHER_CTX *encrypt[PLANE_MAX_LANES][2], *decrypt[PLANE_MAX_LANES][2];
+};
+
+static void free_ciphers(struct ciphers *ciphers)
+{
+    for (unsigned i = 0; i < 2 * PLANE_MAX_LANES; i++) {
+        EVP_CIPHER_CTX_free(ciphers->encrypt[i / 2][i % 2]); /* cleanses the key schedule */
+        EVP_CIPHER_CTX_free(ciphers->decrypt[i / 2][i % 2]);
+    }
+}
+
+static int why_not_now(const struct plane *plane) /* locked */
+{
+    if (plane->is_fenced || plane->is_wiped)
+        return EPERM;
+    for (unsigned i = 0; i < plane->lane_count; i++)
+        if (plane->lanes[i].is_busy)
+            return EBUSY;
+    return 0;
+}
+
+static void swap(EVP_CIPHER_CTX **one, EVP_CIPHER_CTX **other)
+{
+    EVP_CIPHER_CTX *first = *one;
+    *one = *other;
+    *other = first;
+}
+
+int plane_switch(struct plane *plane, int data, const unsigned char *key)
+{
+    struct ciphers ciphers = {0};
+    for (unsigned i = 0; key != NULL && i < 2 * plane->lane_count; i++)
+        if (!plane_set_up_cipher(&ciphers.encrypt[i / 2][i % 2], &ciphers.decrypt[i / 2][i % 2],
+                                 key)) {
+            free_ciphers(&ciphers);
+            return ENOMEM;
+        }
+    pthread_mutex_lock(&plane->lock);
+    int error = why_not_now(plane);
+    int before = plane->data;
+    if (!error) {
+        begin_epochs(plane, PLANE_READ | PLANE_WRITE);
+        plane->data = data;
+        plane->has_cipher = key != NULL;
+        for (unsigned i = 0; i < 2 * plane->lane_count; i++) {
+            swap(&plane->lanes[i / 2].encrypt[i % 2], &ciphers.encrypt[i / 2][i % 2]);
+            swap(&plane->lanes[i / 2].decrypt[i % 2], &ciphers.decrypt[i / 2][i % 2]);
+        }
+    }
+    pthread_mutex_unlock(&plane->lock);
+    free_ciphers(&ciphers);
+    if (!error)
+        close(before);
+    return error;
 }
 
 void plane_set_size(struct plane *plane, uint64_t size_bytes)

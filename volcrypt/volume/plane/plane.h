@@ -122,6 +122,10 @@ void plane_fence(struct plane *plane);
 void plane_give_up(struct plane *plane);
 /* Forget the key, and wipe the buffers; what lanes still use, they wipe at their end. How many. */
 unsigned plane_wipe(struct plane *plane);
+/* Serve another file, which holds the same content under another `key` (NULL: none), and close the
+ * old one. Takes `data` over. All rights were revoked, and all work is over: else EBUSY; ENOMEM, or
+ * EPERM when it is fenced or wiped; then nothing has changed, and nothing is taken over. */
+int plane_switch(struct plane *plane, int data, const unsigned char *key);
 void plane_set_size(struct plane *plane, uint64_t size_bytes);
 /* How many bytes may be encrypted; each fast write spends of it. Returns the new amount. */
 int64_t plane_add_budget(struct plane *plane, int64_t bytes);
