@@ -352,6 +352,22 @@ class TestDoubtAboutTheLiveMap:
         place.live.write_bytes(content.replace(boot_id, b"0" * len(boot_id)))
         assert place.state() == VOID
 
+    @pytest.mark.parametrize("ends", ["killed", "closed"])
+    def test_of_the_data_that_it_followed(self, place: Place, ends: str) -> None:
+        place.make_known(1)
+        changes = place.open()
+        mark(changes, 1, 2)
+        shutil.copy(place.data, place.disk / "copy")
+        os.replace(place.disk / "copy", place.data)
+        changes.follow(place.data)
+        assert changes.is_void
+        changes.commit_capture(changes.begin_capture(), point(2))
+        mark(changes, 3)
+        if ends == "closed":
+            changes.save_clean()
+        changes.close()
+        assert place.state() == (point(2), {3})
+
     def test_of_another_data_file(self, place: Place) -> None:
         place.make_known(1)
         shutil.copy(place.data, place.disk / "copy")

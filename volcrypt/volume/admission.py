@@ -1,8 +1,8 @@
 """Admission: what stands against a request of a volume that is served, and how that is seen to.
 
-It knows the fence, the lease, chunks that are absent, and the conditions of chunks; it does not
-know data, threads or the data plane. Looking never waits; `ready_to_read` and `ready_to_write` do,
-and what they saw to is looked at again by whoever holds the range then.
+It knows the fence, the lease, chunks that are absent, the conditions of chunks and where a
+migration is; it does not know data, threads or the data plane. Looking never waits; `ready_to_read`
+and `ready_to_write` do, and what they saw to is looked at again by whoever holds the range then.
 
 All calls come from the loop's thread.
 """
@@ -19,6 +19,7 @@ from volcrypt.volume.range_lock import RangeLock
 
 if TYPE_CHECKING:
     from volcrypt.volume.lazy import LazyChunks
+    from volcrypt.volume.migration import MigratingVolume
 
 
 class AbsentChunks(Protocol):
@@ -31,6 +32,14 @@ class AbsentChunks(Protocol):
     async def replace(self, chunks: range, work: Callable[[int], None]) -> None: ...
 
 
+class Cursor(Protocol):
+    """Where a migration is; `MigratingVolume` has it."""
+
+    cursor: int
+
+    def writes_at_once(self, extent: ByteRange) -> bool: ...
+
+
 class Admission:
     def __init__(self, conditions: ChunkConditions, ranges: RangeLock, captures: Captures) -> None:
         self._conditions = conditions
@@ -40,6 +49,8 @@ class Admission:
         self._fenced: FencedError | None = None
         self.absent: AbsentChunks | None = None
         """Chunks that have to be fetched before they are served; None as soon as there are none."""
+        self.cursor: Cursor | None = None
+        """Where a migration is: chunks before it are written to two places."""
         self.lease: LeaseGate | None = None
         """Whether the volume may be written to; None for one without a lease."""
 
@@ -78,6 +89,12 @@ class Admission:
         """Whether nothing keeps these bytes from being served at once."""
         if exclusive and not self._may_change:
             return False
+        if (
+            exclusive
+            and self.cursor is not None
+            and not self.cursor.writes_at_once(ByteRange(offset, size))
+        ):
+            return False
         if self._conditions.is_free and self.absent is None and self._ranges.is_idle:
             return True  # nearly always, and several times cheaper to find out
         extent = ByteRange(offset, size)
@@ -93,6 +110,10 @@ class Admission:
         ):
             return False
         return not exclusive or (self._may_change and self._conditions.may_write(chunks))
+
+    def is_written_once(self, chunk: int) -> bool:
+        """Whether a write to the chunk has one place to go to, and needs nothing written before."""
+        return self.cursor is None or chunk >= self.cursor.cursor
 
     async def ready_to_read(self, extent: ByteRange) -> None:
         """Have what is absent fetched. Raises why it cannot be had, and MountError when closing."""
@@ -140,5 +161,5 @@ class Admission:
 
 if TYPE_CHECKING:
 
-    def _conformance(lazy: LazyChunks) -> AbsentChunks:
-        return lazy
+    def _conformance(lazy: LazyChunks, volume: MigratingVolume) -> tuple[AbsentChunks, Cursor]:
+        return lazy, volume

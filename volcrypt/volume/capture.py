@@ -122,6 +122,8 @@ class Captures:
         self._threads = trio.CapacityLimiter(KEPT_AT_ONCE)
         self._running: RunningCapture | None = None
         self._closed = False
+        self.refusal: VolcryptError | None = None
+        """Why none may begin now."""
         self.longest_keep_us = 0
         """The longest that a write waited for its chunk to be kept."""
 
@@ -132,11 +134,13 @@ class Captures:
     async def begin(self, *, hold: bool = False) -> RunningCapture:
         """A point in time: all writes that returned before, and none that begin later.
 
-        Raises TryAgainError when another capture is running, MountError when closing, and what
-        keeps a keeper from being opened.
+        Raises `refusal`, TryAgainError when another capture is running, MountError when closing,
+        and what keeps a keeper from being opened.
         """
         async with self._changing:
             self._check_open()
+            if self.refusal is not None:
+                raise self.refusal
             if self._running is not None:
                 raise TryAgainError("another snapshot of this volume is being taken")
             keeper = await self._run(self._open_keeper)

@@ -38,7 +38,7 @@ existence says that nobody wrote since: `open` removes it, durably, before anyth
     save_clean:  sync data and its time; clean copy written durably; then the live map is removed.
 
 All calls come from one process, the owner of the volume (`volcrypt.volume.owner`). Several threads
-may call `mark` and `distrust` at any time, also while a capture begins or ends; `grow`,
+may call `mark` and `distrust` at any time, also while a capture begins or ends; `grow`, `follow`,
 `save_clean` and `close` only while no write is under way. A write that runs while a capture begins
 may have marked one generation or the other: so who begins names its chunks, and waits for it before
 it asks what has changed, lets anybody look at the captured data, or ends the capture.
@@ -244,6 +244,28 @@ class ChangeMap:
             self._marks.release()
             self._live.close()
             self._live, self._marks, self._size_bytes = grown, grown.marks(), size_bytes
+
+    def follow(self, data_path: Path) -> None:
+        """The same data lies in another file, or under another key, from now on: a void map of
+        that. No write is under way, and no capture runs. A kill leaves a map of the file before,
+        which `open` does not believe, or this one.
+
+        Raises OSError, and then nothing has changed.
+        """
+        assert self._capture is None, "internal error: a capture is running"
+        descriptor = os.open(data_path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            identity = live_identity(self._volume_id, self._size_bytes, os.fstat(descriptor))
+            live = LiveMap.make(self._live_path, identity, self._size_bytes, clean=None)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        with self._state_lock:
+            self._marks.release()
+            self._live.close()
+            self._live, self._marks, self._parent = live, live.marks(), None
+        os.close(self._data_descriptor)
+        self._data_descriptor = descriptor
 
     def save_clean(self) -> None:
         """Keep the map on storage, for a volume that nobody writes to any more; then only close.

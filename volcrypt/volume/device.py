@@ -38,6 +38,9 @@ The data plane, where there is one, serves chunks by itself that are granted to 
 here takes its chunks for as long as it lasts, and whoever holds everything takes all of them first
 (`volcrypt.volume.ownership`).
 
+A migration (`volcrypt.volume.migrator`) puts another volume in the place of the one that is served,
+of the same content, while it holds off everything; and keeps writers away from what it copies.
+
 Under a lease (`volcrypt.volume.lease_gate`) writes, syncs and fetches wait while nobody can say
 that it is held. The data plane looks at the clock itself, before each write, and hands it on when
 the gate is closed.
@@ -70,11 +73,12 @@ from volcrypt.geometry import (
     chunk_range,
     chunks_of,
 )
-from volcrypt.volume.admission import Admission
+from volcrypt.volume.admission import Admission, Cursor
 from volcrypt.volume.capture import Captures, ChunkKeeper, GenerationKeeper
 from volcrypt.volume.chunk_conditions import ChunkConditions
+from volcrypt.volume.latency import LatencyHistogram
 from volcrypt.volume.lease_gate import LeaseGate
-from volcrypt.volume.ownership import BudgetKeeper, FastPlane, Ownership
+from volcrypt.volume.ownership import BudgetKeeper, FastPlane, Ownership, PlaneData
 from volcrypt.volume.range_lock import RangeLock
 from volcrypt.volume.request_threads import RequestThreads
 
@@ -143,6 +147,8 @@ class Device:
         self.read_bytes = 0
         self.written_bytes = 0
         """What was answered here; a data plane counts for itself."""
+        self.write_times: LatencyHistogram | None = None
+        """How long writes take that come here; None when nobody wants to know."""
         self._ownership: Ownership | None = None
         self._is_marked: Callable[[int], bool] = lambda _: False
         self._inline_buffer = memoryview(mmap.mmap(-1, INLINE_BYTES))
@@ -228,14 +234,19 @@ class Device:
         size = len(piece)
         if room <= 0 and len(memoryview(data)):
             raise OutOfRangeError(f"offset {offset} is not before the end of the volume")
-        if self._ownership is None or size == 0:
-            return await self._write(offset, piece)
-        chunks = chunks_of(ByteRange(offset, size))
-        self._ownership.take(chunks, exclusive=True)
+        started = time.perf_counter_ns()
         try:
-            return await self._write(offset, piece)
+            if self._ownership is None or size == 0:
+                return await self._write(offset, piece)
+            chunks = chunks_of(ByteRange(offset, size))
+            self._ownership.take(chunks, exclusive=True)
+            try:
+                return await self._write(offset, piece)
+            finally:
+                self._ownership.give_back(chunks, exclusive=True)
         finally:
-            self._ownership.give_back(chunks, exclusive=True)
+            if self.write_times is not None:
+                self.write_times.add(time.perf_counter_ns() - started)
 
     async def change(self, extent: ByteRange, work: Callable[[], None]) -> None:
         """Do `work`, which changes `extent` by other means than writing to it, in a thread; what a
@@ -381,6 +392,39 @@ class Device:
             if self._ownership is not None:
                 self._ownership.set_size(size_bytes)
 
+    @asynccontextmanager
+    async def without_writers(self, chunks: range) -> AsyncIterator[None]:
+        """Keep writers away from `chunks`; who reads there is not held up. Raises FencedError,
+        MountError when closing, and ReadOnlyError after a failed sync."""
+        extent = ByteRange(chunks.start * CHUNK_BYTES, len(chunks) * CHUNK_BYTES)
+        if self._ownership is not None:
+            # What is granted from here on is not to write, since somebody waits for the range.
+            self._ownership.take_writes_to(chunks)
+        async with self._ranges.hold(extent, exclusive=False):
+            self.admission.check_serving()
+            if self.sync_failed:
+                raise ReadOnlyError("writes to the volume were lost")
+            yield
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Hold off every request, flush, growth, and beginning and end of a capture. Raises
+        FencedError, and MountError when closing."""
+        async with self._changing, self._hold_everything(), self._sync_lock:
+            self.admission.check_serving()
+            yield
+
+    def serve(
+        self, volume: PlaintextVolume, *, cursor: Cursor | None, data: PlaneData | None = None
+    ) -> None:
+        """Serve `volume`, of the same size and content, from now on; within `alone`. `cursor` says
+        which writes go to more than one place, `data` is what the data plane is to serve, if that
+        changes. Raises OSError, with nothing changed."""
+        if self._ownership is not None and data is not None:
+            self._ownership.serve(data)
+        self._volume = volume
+        self.admission.cursor = cursor
+
     async def close(self) -> None:
         """Refuse what comes from now on, finish what is under way, end a capture, and flush.
 
@@ -417,6 +461,8 @@ class Device:
             return False
         if exclusive and (self.read_only or self.sync_failed or not self._is_marked(chunk)):
             return False
+        if exclusive and not self.admission.is_written_once(chunk):
+            return False
         return self.admission.is_permitted(extent, exclusive=exclusive)
 
     async def _flush(self) -> None:
@@ -432,6 +478,7 @@ class Device:
             units.offset, self._inline_buffer[: units.length]
         )
 
+    # Work looks up what is served when it runs: `serve` may have changed it while a range was awaited.
     async def _in_thread(
         self, extent: ByteRange, work: Callable[[], None], *, exclusive: bool
     ) -> None:

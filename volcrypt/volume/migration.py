@@ -30,8 +30,9 @@ it is zeros on the source is not enough: when it is copied again the target may 
 there.
 
 Concurrency. Requests may come from several threads at once, for ranges that do not overlap within a
-data unit; `copy`, `skip` and `verify` while nobody writes to their chunks; `prepare`, `withdraw`,
-`finish` and `abandon` while nobody reads or writes at all. One copies at a time.
+data unit; `work` and `verify` one at a time, while nobody writes to their chunks; `prepare`,
+`withdraw`, `abandon` and `close` while nobody reads or writes at all. Once it is decided that the
+target is the volume, it is opened as any volume and takes this one's place.
 """
 
 import mmap
@@ -43,7 +44,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from typing_extensions import Buffer
 
 from volcrypt.errors import IntegrityError, OutOfRangeError, TargetLostError, TryAgainError
-from volcrypt.geometry import CHUNK_BYTES, ByteRange, chunk_count, chunk_range
+from volcrypt.geometry import CHUNK_BYTES, ByteRange, chunk_count, chunk_range, is_unit_aligned
 from volcrypt.volume.write_intents import WriteIntents
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Side(Protocol):
     def try_read_into(self, offset: int, buffer: Buffer) -> bool: ...
     def write(self, offset: int, data: Buffer) -> None: ...
     def flush(self) -> None: ...
+    def grow(self, size_bytes: int) -> None: ...
     def close(self) -> None: ...
 
 
@@ -149,9 +151,9 @@ class MigratingVolume:
                 raise
 
     def writes_at_once(self, extent: ByteRange) -> bool:
-        """Whether a write of whole data units to `extent` waits for no medium."""
+        """Whether a write to `extent` waits for nothing that a write to the source would not."""
         both = self._part_on_both(extent)
-        return not both.length or self._intents.are_set(both)
+        return not both.length or (is_unit_aligned(both) and self._intents.are_set(both))
 
     def flush(self) -> None:
         """As `Volume.flush`."""
@@ -257,13 +259,6 @@ class MigratingVolume:
     def withdraw(self) -> None:
         """The target will not be the volume for now."""
         self.mode = Mode.COPYING
-
-    def finish(self) -> Side:
-        """It is decided that the target is the volume: it, which is all that is left to close."""
-        assert self.mode is Mode.COMMITTING, "internal error: the target was not prepared"
-        self._wipe_buffers()
-        self.source.close()
-        return self.target
 
     def abandon(self) -> Side:
         """It is decided that the target will never be the volume: the source, which is all that is

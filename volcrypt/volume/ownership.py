@@ -29,10 +29,13 @@ All calls come from the loop's thread, except `refuse_writes`.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
+from typing_extensions import Buffer
 
+from volcrypt.crypto.data_key import DataKey
 from volcrypt.geometry import ByteRange
 from volcrypt.volume.lease_time import whole_nanoseconds
 from volcrypt.volume.plane.door import READ, WRITE, Work
@@ -54,6 +57,7 @@ class FastPlane(Protocol):
     def is_over(self, work: Work) -> bool: ...
     def refuse_writes(self) -> None: ...
     def write_until(self, nanoseconds: int) -> None: ...
+    def switch(self, data: int, key: Buffer | None) -> None: ...
     def fence(self) -> None: ...
     def give_up(self) -> None: ...
     def set_size(self, size_bytes: int) -> None: ...
@@ -65,6 +69,16 @@ class BudgetKeeper(Protocol):
 
     def spend(self, size_bytes: int) -> None: ...
     def give_back(self, size_bytes: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneData:
+    """What a data plane serves: a file, the key that it is encrypted under (None: it is not), and
+    who counts what is encrypted."""
+
+    descriptor: int
+    key: DataKey | None
+    budget: BudgetKeeper | None
 
 
 class Ownership:
@@ -115,6 +129,10 @@ class Ownership:
         """The plane writes nothing before something is granted again."""
         self._adopt(self._plane.revoke_all(WRITE))
 
+    def take_writes_to(self, chunks: range) -> None:
+        """The plane writes nothing to `chunks` before that is granted again."""
+        self._adopt(self._plane.revoke(chunks, WRITE))
+
     def take_all(self) -> None:
         """The plane does nothing before something is granted again."""
         self._adopt(self._plane.revoke_all(READ | WRITE))
@@ -145,6 +163,15 @@ class Ownership:
     def set_size(self, size_bytes: int) -> None:
         self._plane.set_size(size_bytes)
 
+    def serve(self, data: PlaneData) -> None:
+        """The plane serves another file, under another key, from now on. Everything was taken, and
+        is over. Raises OSError, with nothing changed."""
+        self._plane.switch(data.descriptor, None if data.key is None else data.key.view())
+        self._end_budget()
+        self._budget = data.budget
+        if data.budget is None:
+            self._plane.add_budget(UNLIMITED_BYTES)
+
     def reap(self) -> None:
         """Let go of what was adopted and is over."""
         for work in [work for work in self._adopted if self._plane.is_over(work)]:
@@ -155,16 +182,19 @@ class Ownership:
     def close(self) -> None:
         """Give back what of the budget was not used; nothing is written fast any more."""
         self._plane.refuse_writes()
-        left = self._plane.add_budget(0)
-        self._plane.add_budget(-left)
-        if self._budget is not None:
-            self._budget.give_back(left)
+        self._end_budget()
 
     def _adopt(self, works: list[Work]) -> None:
         for work in works:
             if work not in self._adopted:
                 extent = ByteRange(work.offset, work.size)
                 self._adopted[work] = self._ranges.adopt(extent, exclusive=work.is_write)
+
+    def _end_budget(self) -> None:
+        left = self._plane.add_budget(0)
+        self._plane.add_budget(-left)
+        if self._budget is not None:
+            self._budget.give_back(left)
 
     def _top_up(self) -> None:
         if self._budget is not None and self._plane.add_budget(0) < BUDGET_STEP_BYTES // 2:
