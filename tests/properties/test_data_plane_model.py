@@ -305,7 +305,7 @@ class PlaneModel(DeviceModel):
             trio.run(self.device.captures.abort, self.capture)
         self.capture = None
 
-    def lose_power(self) -> None:
+    def lose_power(self, seed: int) -> None:
         """Not here."""
 
     def teardown(self) -> None:
