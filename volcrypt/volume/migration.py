@@ -71,6 +71,12 @@ class Side(Protocol):
     def close(self) -> None: ...
 
 
+class ComparedSide(Protocol):
+    """What is compared with the source; `Medium` has it."""
+
+    def read_into(self, offset: int, buffer: Buffer) -> None: ...
+
+
 class Mode(Enum):
     COPYING = "copying"
     COMMITTING = "committing"
@@ -234,7 +240,7 @@ class MigratingVolume:
         self.source.flush()
         return self.end_settle(token)
 
-    def verify(self, chunk: int, medium: Side) -> None:
+    def verify(self, chunk: int, medium: ComparedSide) -> None:
         """Compare a chunk that was copied with what `medium`, the target opened anew, reads there.
 
         Raises IntegrityError when they differ, and what reading raises.

@@ -33,7 +33,7 @@ import trio
 from volcrypt.errors import FencedError, MountError, TryAgainError
 from volcrypt.volume.device import Device, PlaintextVolume
 from volcrypt.volume.latency import LatencyHistogram
-from volcrypt.volume.migration import MigratingVolume, Mode, Side
+from volcrypt.volume.migration import ComparedSide, MigratingVolume, Mode
 from volcrypt.volume.ownership import PlaneData
 
 Result = TypeVar("Result")
@@ -91,7 +91,7 @@ class Migrator:
         await self._device.flush()
         return await self._run(lambda: self._volume.end_settle(token))
 
-    async def verify_to(self, first: int, stop: int, medium: Side) -> int:
+    async def verify_to(self, first: int, stop: int, medium: ComparedSide) -> int:
         """Compare chunks from `first` on to `stop` with what `medium` reads, the target opened anew
         and under a key of its own; where it stopped, less when paused.
 
