@@ -4,6 +4,7 @@ from typing import Final
 
 from scripts.mutant import mutant
 from scripts.mutant_list_import import IMPORTING
+from scripts.mutant_list_migration import MIGRATING
 from scripts.mutant_list_plane import PLANE
 from scripts.mutant_list_store import BUCKETS, STORE
 
@@ -377,6 +378,7 @@ MUTANTS: Final = [
     *CAPTURING,
     *SERVING,
     *PLANE,
+    *MIGRATING,
     *STORE,
     *BUCKETS,
     *IMPORTING,

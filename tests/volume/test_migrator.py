@@ -349,11 +349,10 @@ OLD, NEW, NEWER = (letter * UNIT_BYTES for letter in (b"o", b"n", b"r"))
 
 async def write_before_and_behind_the_cursor(planes: PlaneBench) -> None:
     async with planes.serving():
+        await planes.migrator.begin()
         for chunk in range(3):
             await planes.write(chunk * CHUNK_BYTES, OLD)
             assert planes.bed.plane.rights(chunk) == READ | WRITE
-        await planes.migrator.begin()
-        await planes.write(2 * CHUNK_BYTES, OLD)
         await planes.migrator.copy_to(2)
         for data in (NEW, NEWER):
             for chunk in range(3):
