@@ -26,8 +26,8 @@ MIGRATING: Final = [
         DEVICE,
         [T_MIGRATOR],
         (
-            "self._write_now, piece, exclusive=True)\n        except",
-            "self._volume.write, piece, exclusive=True)\n        except",
+            "        await self._change(ByteRange(offset, size), lambda: self._volume.write",
+            "        await self._change(ByteRange(offset, size), lambda v=self._volume: v.write",
         ),
     ),
     mutant(

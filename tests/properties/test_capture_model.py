@@ -156,7 +156,7 @@ class World:
     async def write(self, step: Write) -> None:
         content = bytes([step.seed]) * min(step.length, self.size - step.offset)
         if step.seed == 0:
-            discards = Discards(self.device, self.volume)
+            discards = Discards(self.device)
             await discards.discard(step.offset, len(content), keeps_size=True)
         else:
             assert await self.device.write(step.offset, content) == len(content)

@@ -143,7 +143,7 @@ class PlaneModel(DeviceModel):
             self.bed.plane,
             self.device,
             VolumeFileSystem(self.device),
-            Discards(self.device, self.volume),
+            Discards(self.device),
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(plane.run)

@@ -226,7 +226,7 @@ class DeviceModel(RuleBasedStateMachine):
         assert size == patch.extent.length
 
     async def discard(self, extent: ByteRange) -> None:
-        discards = Discards(self.device, self.volume)
+        discards = Discards(self.device)
         await discards.discard(extent.offset, extent.length, keeps_size=True)
 
     def check_read(self, extent: ByteRange, data: bytes, patches: list[Patch]) -> None:

@@ -121,7 +121,7 @@ class LazyModel(RuleBasedStateMachine):
         self.change(
             extent,
             bytes(extent.length),
-            lambda bench: Discards(bench.device, bench.volume).discard(
+            lambda bench: Discards(bench.device).discard(
                 extent.offset, extent.length, keeps_size=True
             ),
         )

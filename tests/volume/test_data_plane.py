@@ -226,7 +226,7 @@ async def serving(bench: Bench) -> AsyncIterator[None]:
         bench.bed.plane,
         bench.device,
         VolumeFileSystem(bench.device),
-        Discards(bench.device, bench.volume),
+        Discards(bench.device),
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(plane.run)
@@ -625,7 +625,7 @@ class TestDiscards:
 
     async def test_it_waits_for_a_write_under_way(self, bench: Bench) -> None:
         async with bench.write_under_way() as let_go:
-            discards = Discards(bench.device, bench.volume)
+            discards = Discards(bench.device)
             work = partial(discards.discard, 0, UNIT_BYTES, keeps_size=True)
             await ends(bench, work, let_go)
         assert await bench.read(0, UNIT_BYTES) == bytes(UNIT_BYTES)

@@ -19,7 +19,7 @@ from tests.volume.lazy_bench import CHUNKS, LazyBench, make_origin, plain_chunk
 from tests.volume.lazy_bench import SIZE as LAZY_SIZE
 from volcrypt.crypto.data_key import DataKey
 from volcrypt.errors import FencedError, MountError, NoSpaceError, OutOfRangeError, ReadOnlyError
-from volcrypt.formats.present_map import SECTOR_BITMAP_BYTES
+from volcrypt.formats.bit_sectors import SECTOR_BITMAP_BYTES
 from volcrypt.geometry import CHUNK_BYTES, SECTOR_BYTES, UNIT_BYTES, ByteRange
 from volcrypt.volume import discard as discard_module
 from volcrypt.volume.datafile import DataFile
@@ -38,7 +38,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 async def discard(bench: Bench, offset: int, length: int, *, keeps_size: bool = True) -> None:
-    await Discards(bench.device, bench.volume).discard(offset, length, keeps_size=keeps_size)
+    await Discards(bench.device).discard(offset, length, keeps_size=keeps_size)
 
 
 def deallocated(data: MemoryDataFile) -> list[tuple[int, int]]:
@@ -500,7 +500,7 @@ class Lazy:
     bits: Bits
 
     async def discard(self, offset: int, length: int) -> None:
-        discards = Discards(self.bench.device, self.bench.volume)
+        discards = Discards(self.bench.device)
         await discards.discard(offset, length, keeps_size=True)
 
     @property

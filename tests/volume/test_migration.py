@@ -292,3 +292,31 @@ def test_holes_of_both_files_are_passed_at_once(tmp_path: Path) -> None:
     volume.close()
     for file in files:
         file.close()
+
+
+def test_a_discard_goes_where_a_write_goes(bed: Bed) -> None:
+    bed.volume.write(0, b"x" * SIZE)
+    bed.copy(until=2)
+    bed.volume.discard(CHUNK_BYTES + 100, 2 * CHUNK_BYTES)
+    before = ByteRange(CHUNK_BYTES + 100, CHUNK_BYTES - 100)
+    assert bed.target_bytes(before.offset, before.length) == bytes(before.length)
+    assert bed.read(bed.volume, CHUNK_BYTES + 99, 2 * CHUNK_BYTES + 2) == (
+        b"x" + bytes(2 * CHUNK_BYTES) + b"x"
+    )
+    assert [offset for call, offset, _ in bed.target_data.calls if call == "deallocate"] == [
+        CHUNK_BYTES + UNIT_BYTES
+    ]
+    assert bed.intents.set_regions() == [0]
+    bed.copy()
+    assert bed.target_bytes(0, SIZE) == bed.read(bed.volume, 0, SIZE)
+
+
+def test_a_discard_that_storage_cannot_do_costs_the_target_nothing(bed: Bed) -> None:
+    bed.volume.write(0, b"x" * SIZE)
+    bed.copy()
+    bed.target_data.fail_deallocate = errno.EOPNOTSUPP
+    with pytest.raises(OSError, match="not supported"):
+        bed.volume.discard(0, CHUNK_BYTES)
+    assert bed.volume.failure is None
+    assert not bed.volume.is_copied
+    assert bed.copy() == [0, 1]

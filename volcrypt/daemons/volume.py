@@ -203,7 +203,7 @@ def serve_volume(
             lazy=lazy,
             plane=None
             if plane is None
-            else DataPlane(plane, device, file_system, Discards(device, volume)),
+            else DataPlane(plane, device, file_system, Discards(device)),
         )
         if plane is not None:
             plane.start()  # its threads have the capabilities of this one

@@ -109,6 +109,8 @@ class PlaintextVolume(Protocol):
     def read_into(self, offset: int, buffer: Buffer) -> None: ...
     def try_read_into(self, offset: int, buffer: Buffer) -> bool: ...
     def write(self, offset: int, data: Buffer) -> None: ...
+    def discard(self, offset: int, length: int) -> None: ...
+    def next_data(self, offset: int, end: int) -> int: ...
     def drops(self, offset: int, data: Buffer) -> bool: ...
     def flush(self) -> None: ...
     def grow(self, size_bytes: int) -> None: ...
@@ -281,6 +283,11 @@ class Device:
         return await self._requests.run(
             work, keep=lambda: self._ranges.adopt(extent, exclusive=False)
         )
+
+    @property
+    def volume(self) -> PlaintextVolume:
+        """What is served now; for work that holds its range, since `serve` changes it."""
+        return self._volume
 
     @property
     def is_whole(self) -> bool:
@@ -478,7 +485,7 @@ class Device:
             units.offset, self._inline_buffer[: units.length]
         )
 
-    # Work looks up what is served when it runs: `serve` may have changed it while a range was awaited.
+    # Work looks up what is served when it runs: `serve` may have changed it since.
     async def _in_thread(
         self, extent: ByteRange, work: Callable[[], None], *, exclusive: bool
     ) -> None:

@@ -51,6 +51,8 @@ class ChangingDevice(Protocol):
     read_only: bool
 
     @property
+    def volume(self) -> DiscardingVolume: ...
+    @property
     def is_whole(self) -> bool: ...
     async def change(self, extent: ByteRange, work: Callable[[], None]) -> None: ...
     async def replace_absent(self, extent: ByteRange, work: Callable[[int], None]) -> None: ...
@@ -58,9 +60,8 @@ class ChangingDevice(Protocol):
 
 
 class Discards:
-    def __init__(self, device: ChangingDevice, volume: DiscardingVolume) -> None:
+    def __init__(self, device: ChangingDevice) -> None:
         self._device = device
-        self._volume = volume
 
     async def discard(self, offset: int, length: int, *, keeps_size: bool) -> None:
         """Make a range read zeros. Of what is behind the end nothing is done if `keeps_size`.
@@ -82,9 +83,7 @@ class Discards:
             piece = ByteRange(offset, min((offset // PIECE_BYTES + 1) * PIECE_BYTES, end) - offset)
             if piece.length > 0:
                 await self._device.replace_absent(piece, self._discard_chunk)
-                await self._device.change(
-                    piece, partial(self._volume.discard, piece.offset, piece.length)
-                )
+                await self._device.change(piece, partial(self._discard, piece))
             offset = piece.end
 
     async def _next_data(self, offset: int, end: int) -> int:
@@ -92,12 +91,16 @@ class Discards:
         if not self._device.is_whole:
             return offset
         found = await self._device.look(
-            ByteRange(offset, end - offset), lambda: self._volume.next_data(offset, end)
+            ByteRange(offset, end - offset), lambda: self._device.volume.next_data(offset, end)
         )
         return max(offset, found // UNIT_BYTES * UNIT_BYTES) if found < end else end
 
+    # Which volume is served, is asked when the range is held: it may have changed meanwhile.
+    def _discard(self, piece: ByteRange) -> None:
+        self._device.volume.discard(piece.offset, piece.length)
+
     def _discard_chunk(self, chunk: int) -> None:
-        self._volume.discard(chunk * CHUNK_BYTES, CHUNK_BYTES)
+        self._device.volume.discard(chunk * CHUNK_BYTES, CHUNK_BYTES)
 
 
 if TYPE_CHECKING:

@@ -45,6 +45,7 @@ from typing_extensions import Buffer
 
 from volcrypt.errors import IntegrityError, OutOfRangeError, TargetLostError, TryAgainError
 from volcrypt.geometry import CHUNK_BYTES, ByteRange, chunk_count, chunk_range, is_unit_aligned
+from volcrypt.volume.allocation import UNSUPPORTED
 from volcrypt.volume.write_intents import WriteIntents
 
 if TYPE_CHECKING:
@@ -66,6 +67,9 @@ class Side(Protocol):
     def read_into(self, offset: int, buffer: Buffer) -> None: ...
     def try_read_into(self, offset: int, buffer: Buffer) -> bool: ...
     def write(self, offset: int, data: Buffer) -> None: ...
+    def discard(self, offset: int, length: int) -> None: ...
+    def next_data(self, offset: int, end: int) -> int: ...
+    def drops(self, offset: int, data: Buffer) -> bool: ...
     def flush(self) -> None: ...
     def grow(self, size_bytes: int) -> None: ...
     def close(self) -> None: ...
@@ -140,21 +144,24 @@ class MigratingVolume:
         """As `Volume.write`; also raises what keeps write intents from being set, with nothing
         written, and in COMMITTING what the target raises."""
         view = memoryview(data).cast("B")
-        if offset < 0 or offset + view.nbytes > self.size_bytes:
-            raise OutOfRangeError(f"{view.nbytes} bytes at {offset} are beyond the volume's end")
-        both = self._part_on_both(ByteRange(offset, view.nbytes))
-        if not both.length:
-            self.source.write(offset, view)
-            return
-        with self._intents.writing(both):
-            try:
-                self._write_target(offset, view[: both.length])
-                self.source.write(offset, view)
-            except BaseException:
-                # Of the two sides each may have it or not; the source is right.
-                with self._lock:
-                    self._stale.update(self._intents.regions_of(both))
-                raise
+        self._change(
+            ByteRange(offset, view.nbytes),
+            lambda side, part: side.write(offset, view[: part.length]),
+        )
+
+    def discard(self, offset: int, length: int) -> None:
+        """As `Volume.discard`, and as `write`."""
+        self._change(
+            ByteRange(offset, length), lambda side, part: side.discard(offset, part.length)
+        )
+
+    def next_data(self, offset: int, end: int) -> int:
+        """As `Volume.next_data`."""
+        return self.source.next_data(offset, end)
+
+    def drops(self, offset: int, data: Buffer) -> bool:
+        """As `Volume.drops`."""
+        return self.source.drops(offset, data)
 
     def writes_at_once(self, extent: ByteRange) -> bool:
         """Whether a write to `extent` waits for nothing that a write to the source would not."""
@@ -287,13 +294,33 @@ class MigratingVolume:
         end = min(extent.end, self.cursor * CHUNK_BYTES)
         return ByteRange(extent.offset, max(0, end - extent.offset))
 
-    def _write_target(self, offset: int, data: memoryview) -> None:
+    def _change(self, extent: ByteRange, change: Callable[[Side, ByteRange], None]) -> None:
+        """`change` of `extent`: what is before the cursor of it on both sides."""
+        if extent.offset < 0 or extent.end > self.size_bytes:
+            raise OutOfRangeError(
+                f"{extent.length} bytes at {extent.offset} are beyond the volume's end"
+            )
+        both = self._part_on_both(extent)
+        if not both.length:
+            change(self.source, extent)
+            return
+        with self._intents.writing(both):
+            try:
+                self._change_target(lambda: change(self.target, both))
+                change(self.source, extent)
+            except BaseException:
+                # Of the two sides each may have it or not; the source is right.
+                with self._lock:
+                    self._stale.update(self._intents.regions_of(both))
+                raise
+
+    def _change_target(self, change: Callable[[], None]) -> None:
         if self.failure is not None and self.mode is Mode.COPYING:
             return
         try:
-            self.target.write(offset, data)
+            change()
         except Exception as error:
-            if self.mode is Mode.COMMITTING:
+            if self.mode is Mode.COMMITTING or _is_unsupported(error):
                 raise
             self._give_up(error)
 
@@ -345,6 +372,11 @@ def first_data(*files: "DataFile") -> Callable[[int], int]:
     """`next_data` of a MigratingVolume whose sides lie in `files`."""
     count = chunk_count(files[0].size_bytes)
     return lambda chunk: min(next(file.candidate_chunks(chunk), count) for file in files)
+
+
+def _is_unsupported(error: Exception) -> bool:
+    """Whether storage cannot do it at all, which harms nobody."""
+    return isinstance(error, OSError) and error.errno in UNSUPPORTED
 
 
 if TYPE_CHECKING:
