@@ -32,6 +32,7 @@ from volcrypt.crypto.data_key import DataKey
 from volcrypt.daemons.fencing import Fencing
 from volcrypt.daemons.journal import fields_of, log_to_journal
 from volcrypt.daemons.lazy_volume import LazyVolume
+from volcrypt.daemons.migrating import Migrating, Served
 from volcrypt.daemons.volume_service import Starter, VolumeService, unmount_if_mounted
 from volcrypt.daemons.watcher import Watcher
 from volcrypt.errors import MountError, VolcryptError
@@ -71,6 +72,7 @@ def serve_volume(
     data_key: DataKey | None,
     seal_key: bytearray,
     source_key: DataKey | None,
+    target_key: DataKey | None,
     *,
     owner: OwnerLock,
     starter: Starter,
@@ -91,7 +93,8 @@ def serve_volume(
             read_only=assignment.read_only and assignment.lazy is None,
             keeps_room=assignment.preallocated,
         )
-        stack.callback(data.close)
+        open_data = stack.enter_context(ExitStack())
+        open_data.callback(data.close)
         remove_dead_mounts_of(assignment.volume_id)
         mount_directory = check_mount_point(Path(assignment.mount_directory))
         fuse.check_fuse()
@@ -112,7 +115,7 @@ def serve_volume(
         written = None
         if assignment.count_path is not None and not assignment.read_only:
             written = WriteCounter(Path(assignment.count_path))
-            stack.callback(written.close)
+            open_data.callback(written.close)
         volume = Volume(
             data,
             size_bytes=assignment.size_bytes,
@@ -122,10 +125,23 @@ def serve_volume(
             read_only=assignment.read_only,
             drops_zeros=assignment.discards.zeros,
         )
-        stack.callback(volume.close)
-        device = Device(
-            volume, changes=changes, open_keeper=lambda: PreservedChunks(data, directory)
+        served = Served(
+            data=data,
+            volume=volume,
+            data_key=data_key,
+            data_key_id=assignment.data_key_id,
+            written=written,
         )
+        # Whatever is served by then.
+        open_data.pop_all()
+        stack.callback(served.close)
+        device = Device(
+            volume, changes=changes, open_keeper=lambda: PreservedChunks(served.data, directory)
+        )
+        migrating = Migrating(assignment, served, device, changes)
+        stack.callback(migrating.close_files)
+        if assignment.migration is not None and target_key is not None:
+            migrating.go_on(assignment.migration, target_key)
         lazy = None
         if assignment.lazy is not None:
             lazy = LazyVolume(
@@ -168,11 +184,10 @@ def serve_volume(
         stack.callback(unmount_if_mounted, mount_directory)
 
         def wipe() -> None:
-            volume.close()
+            served.wipe()
+            migrating.wipe()
             if plane is not None:
                 plane.wipe()
-            if data_key is not None:
-                data_key.wipe()
             if lazy is not None:
                 lazy.wipe()
 
@@ -187,6 +202,7 @@ def serve_volume(
                     lazy.chunks.before_write = device.admission.lease_held
             watcher = Watcher(assignment.watch, lost=fencing.fence, gate=device.admission.lease)
             watcher.start_process()
+            migrating.watcher = watcher
             stack.callback(watcher.end)
         if os.geteuid() == 0:
             # With CAP_SYS_RESOURCE libfuse would move requests through a pipe, which is slower.
@@ -200,6 +216,8 @@ def serve_volume(
             memory_locked=memory_locked,
             fencing=fencing,
             watcher=watcher,
+            served=served,
+            migrating=migrating,
             lazy=lazy,
             plane=None
             if plane is None
@@ -229,9 +247,10 @@ def main() -> int:
     memory_locked = confinement.lock_memory()
     data_key: DataKey | None = None
     source_key: DataKey | None = None
+    target_key: DataKey | None = None
     seal_key = bytearray()
     try:
-        assignment, data_key, seal_key, source_key = receive_assignment(channel)
+        assignment, data_key, seal_key, source_key, target_key = receive_assignment(channel)
         if journal is not None:
             journal.fields.update(fields_of(assignment))
         serve_volume(
@@ -239,6 +258,7 @@ def main() -> int:
             data_key,
             seal_key,
             source_key,
+            target_key,
             owner=OwnerLock.adopt(arguments.owner_fd, purpose="mount"),
             starter=starter,
             memory_locked=memory_locked,
@@ -251,7 +271,7 @@ def main() -> int:
         starter.tell_error(error)
         return 1
     finally:
-        for key in (data_key, source_key):
+        for key in (data_key, source_key, target_key):
             if key is not None:
                 key.wipe()
         seal_key[:] = bytes(len(seal_key))

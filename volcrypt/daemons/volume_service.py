@@ -15,6 +15,7 @@ import trio
 from volcrypt.daemons.fencing import Fencing
 from volcrypt.daemons.lazy_volume import LazyVolume
 from volcrypt.daemons.lease_keeper import keep_lease
+from volcrypt.daemons.migrating import Migrating, Served
 from volcrypt.daemons.notify import notify
 from volcrypt.daemons.space_watch import watch_space
 from volcrypt.daemons.watchdog import Watchdog
@@ -90,9 +91,13 @@ class VolumeService:
         memory_locked: bool,
         fencing: Fencing,
         watcher: Watcher | None,
+        served: Served,
+        migrating: Migrating,
         lazy: LazyVolume | None = None,
         plane: DataPlane | None = None,
     ) -> None:
+        self._served = served
+        self._migrating = migrating
         self._lazy = lazy
         self._plane = plane
         self._assignment = assignment
@@ -115,6 +120,8 @@ class VolumeService:
             status=self.status,
             metrics=self.metrics,
             lazy=lambda: self._lazy.chunks if self._lazy is not None else None,
+            data_key_id=lambda: self._served.data_key_id,
+            migrations=self._migrating,
             grow=self.grow,
             end=self.end,
         )
@@ -157,7 +164,7 @@ class VolumeService:
             size_bytes=self._device.size_bytes,
             mount_directory=str(self._mount_directory),
             read_only=self._device.read_only,
-            encrypted=self._assignment.has_data_key,
+            encrypted=self._served.is_encrypted,
             memory_locked=self._memory_locked,
             capture_running=self._device.captures.is_running,
             parent=self._changes.parent,
@@ -177,6 +184,8 @@ class VolumeService:
             read_bytes=self._device.read_bytes + (fast.read_bytes if fast is not None else 0),
             written_bytes=self._device.written_bytes
             + (fast.written_bytes if fast is not None else 0),
+            data_key_id=self._served.data_key_id,
+            migration=self._migrating.state(),
         )
 
     async def metrics(self) -> MetricsAnswer:
@@ -255,6 +264,7 @@ class VolumeService:
             await self._device.close()
         except (VolcryptError, OSError) as error:
             self._failure = error
+        await self._migrating.close()
         # Nobody writes any more. After a failed flush the map is void, and this makes sure of it.
         await trio.to_thread.run_sync(self._changes.save_clean)
         await trio.to_thread.run_sync(unmount_if_mounted, self._mount_directory)

@@ -88,6 +88,10 @@ class WatchProcess:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(FAREWELL_SECONDS)
 
+    def kill(self) -> None:
+        """Its channel says that it has ended."""
+        self._process.kill()
+
     def end(self) -> None:
         """Kill it, if it is still there."""
         self.channel.close()
@@ -138,6 +142,13 @@ class Watcher:
         if self._process is not None:
             process, self._process = self._process, None
             process.end()
+
+    def replace(self, order: WatchOrder) -> None:
+        """Ask something else from now on: the volume has gone over to another key."""
+        self._order = order
+        self._states = {check_name(c): CheckState(check=check_name(c)) for c in order.checks}
+        if self._process is not None:
+            self._process.kill()  # `run` starts the next one
 
     async def first_round(self) -> None:
         """Return when every check has held once: only then a volume is served under this promise.

@@ -23,6 +23,7 @@ from volcrypt.errors import (
 )
 from volcrypt.formats.change_map import ParentPoint
 from volcrypt.geometry import chunk_count
+from volcrypt.names import DataKeyId
 from volcrypt.volume.control_messages import (
     MAX_ANSWER_BYTES,
     AbortCaptureRequest,
@@ -37,6 +38,8 @@ from volcrypt.volume.control_messages import (
     GuardThawRequest,
     MetricsAnswer,
     MetricsRequest,
+    MigrationAnswer,
+    MigrationState,
     Request,
     ResumeRequest,
     StatusAnswer,
@@ -69,6 +72,7 @@ _STATUS_SECONDS: Final = 5.0
 class CapturedState:
     """A point in time that a snapshot is to store. `changed` is None exactly as `parent`; `absent`
     are chunks to be fetched, None when there are none. `preserved` is closed with the connection.
+    `data_key_id` is what the chunks are encrypted under, None for nothing.
     """
 
     size_bytes: int
@@ -77,6 +81,7 @@ class CapturedState:
     absent: "ChunkSet | None"
     barrier_us: int
     preserved: PreservedReader
+    data_key_id: DataKeyId | None
 
 
 class ControlClient:
@@ -236,7 +241,16 @@ class ControlClient:
             absent=unpack(answer.absent),
             barrier_us=answer.barrier_us,
             preserved=self._take_preserved(),
+            data_key_id=answer.data_key_id,
         )
+
+    def ask_migration(
+        self, request: Request, descriptors: Sequence[int] = ()
+    ) -> MigrationState | None:
+        """For `volcrypt.volume.control_migration`."""
+        answer = self._ask(request, descriptors)
+        assert isinstance(answer, MigrationAnswer), "internal error: not the answer to a migration"
+        return answer.state
 
     def _ask(self, request: Request, descriptors: Sequence[int] = ()) -> Answer:
         try:

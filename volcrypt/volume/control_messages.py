@@ -16,22 +16,27 @@ open capture is aborted. Its size is the one in the answer, whatever the volume 
 file system (a pidfd), has it thawed in the worst case (`volcrypt.volume.thaw_guard`), until
 `thawed` comes on the same connection.
 
+A migration (`volcrypt.volume.migrator`) is begun by `begin-migration`, goes on by `copy-migration`
+and `verify-migration`, a piece at a time, and is prepared, switched or abandoned by
+`turn-migration`; each names the migration and is answered by where that is. The target's data key
+comes through a pipe whose reading end goes along: to begin, and unwrapped afresh to verify.
+
 Several volumes at one point: `begin-capture` with `hold` for each is answered at once by `done`,
 and no write begins from then on; then `resume` for each, which is answered as `begin-capture` is
 otherwise. Writers do not wait longer than `HOLD_SECONDS`: a later `resume` gets TryAgainError.
 """
 
 import zlib
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 from volcrypt.errors import MalformedError
 from volcrypt.formats.change_map import ParentPoint
 from volcrypt.geometry import chunk_count
-from volcrypt.names import SnapshotId, StoreId, VolumeId
+from volcrypt.names import DataKeyId, SnapshotId, StoreId, VolumeId
 from volcrypt.volume.error_report import ErrorReport
-from volcrypt.volume.fence import CheckState, FenceNote
+from volcrypt.volume.fence import CheckState, FenceNote, WatchOrder
 from volcrypt.volume.request_stats import RequestCounts
 
 MAX_REQUEST_BYTES: Final = 32 * 2**20
@@ -111,6 +116,46 @@ class ThawedRequest(_Document, frozen=True, tag="thawed"):
     """There is nothing to guard any more."""
 
 
+class MigrationOrder(_Document, frozen=True, tag="begin-migration"):
+    """Move the volume to `data.next` beside its record, whose write intents lie there too, or go on
+    with that. `migration` and `region_bytes` are in the header of those, `count_path` counts what
+    is encrypted under the new key, `watch` is what a watcher asks from the switch on."""
+
+    migration: bytes
+    region_bytes: int
+    target_key_id: DataKeyId
+    count_path: str | None = None
+    watch: WatchOrder | None = None
+
+
+class CopyMigrationRequest(_Document, frozen=True, tag="copy-migration"):
+    """Copy again what may differ, and then up to chunk `stop`, at most `rate_bytes` a second."""
+
+    migration: bytes
+    stop: int
+    rate_bytes: int | None = None
+
+
+class VerifyMigrationRequest(_Document, frozen=True, tag="verify-migration"):
+    """Compare chunks from `first` to `stop` with what the medium has under the key that comes."""
+
+    migration: bytes
+    first: int
+    stop: int
+    rate_bytes: int | None = None
+
+
+Turn = Literal["prepare", "withdraw", "switch", "abandon", "pause"]
+
+
+class TurnMigrationRequest(_Document, frozen=True, tag="turn-migration"):
+    """As the methods of `Migrator` of these names; `pause` is for work that was asked for on
+    another connection, and lasts until the next `begin-migration`."""
+
+    migration: bytes
+    to: Turn
+
+
 class UnmountRequest(_Document, frozen=True, tag="unmount"):
     """Unmount, flush and end, unless somebody uses the mount."""
 
@@ -132,6 +177,10 @@ Request = (
     | FetchRequest
     | GuardThawRequest
     | ThawedRequest
+    | MigrationOrder
+    | CopyMigrationRequest
+    | VerifyMigrationRequest
+    | TurnMigrationRequest
     | UnmountRequest
     | StopRequest
 )
@@ -148,6 +197,40 @@ class LazyProgress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     problem: str | None
 
 
+Phase = Literal["copy", "verify", "prepared", "switched"]
+
+
+class MigrationState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a migration is. All is in chunks, of `chunks`: before `cursor` everything is on both
+    sides, before `durable` for good, but for `to_repeat` regions; before `verified` it was compared
+    in this session. `copied_bytes` in `busy_seconds` of this session.
+
+    `phase`: "copy", "verify" when all is copied, "prepared"; "switched" in the answer to that, and
+    then no more. `problem`: why the target was given
+    up. Of `writes` before the cursor, or otherwise answered by Python, since it began: what half
+    of them took at most, 99 of 100, and the slowest.
+    """
+
+    migration: bytes
+    phase: Phase
+    source_key_id: DataKeyId | None
+    target_key_id: DataKeyId
+    chunks: int
+    cursor: int
+    durable: int
+    verified: int
+    to_repeat: int
+    copied_bytes: int
+    busy_seconds: float
+    rate_bytes: int | None
+    paused: bool
+    problem: str | None
+    writes: int
+    p50_us: int
+    p99_us: int
+    worst_us: int
+
+
 class StatusAnswer(_Document, frozen=True, tag="status"):
     """`memory_locked` False: the limits of this user let key and plaintext go to swap.
     `preserve_longest_us`: the longest that a write waited while its chunk was kept for a snapshot.
@@ -158,6 +241,7 @@ class StatusAnswer(_Document, frozen=True, tag="status"):
     `data_plane` is "python" or "native"; `fast_requests` are those that needed no Python.
     `discard`, `discard_zeros`: what becomes holes (`volume.launch.Discarding`).
     `read_bytes` and `written_bytes` are what was answered since the mount, fast or not.
+    `data_key_id` is of what is served, None for unencrypted; `migration` where that is going.
     """
 
     volume_id: VolumeId
@@ -184,6 +268,8 @@ class StatusAnswer(_Document, frozen=True, tag="status"):
     discard_zeros: bool = False
     read_bytes: int = 0
     written_bytes: int = 0
+    data_key_id: DataKeyId | None = None
+    migration: MigrationState | None = None
 
 
 class MetricsAnswer(_Document, frozen=True, tag="metrics"):
@@ -202,6 +288,8 @@ class CaptureAnswer(_Document, frozen=True, tag="capture"):
 
     `changed` has one bit a chunk, the lowest of byte 0 first, compressed by zlib. So has `absent`:
     chunks that have to be asked for by `fetch` before they are read; None where there are none.
+    `data_key_id` is what the chunks are encrypted under, None for nothing: a record that was read
+    before may say something else.
     """
 
     size_bytes: int
@@ -209,6 +297,13 @@ class CaptureAnswer(_Document, frozen=True, tag="capture"):
     changed: bytes | None
     barrier_us: int
     absent: bytes | None = None
+    data_key_id: DataKeyId | None = None
+
+
+class MigrationAnswer(_Document, frozen=True, tag="migration"):
+    """`state` is None when none is going on."""
+
+    state: MigrationState | None
 
 
 class DoneAnswer(_Document, frozen=True, tag="done"):
@@ -219,7 +314,9 @@ class ErrorAnswer(_Document, frozen=True, tag="error"):
     report: ErrorReport
 
 
-Answer = StatusAnswer | MetricsAnswer | CaptureAnswer | DoneAnswer | ErrorAnswer
+Answer = (
+    StatusAnswer | MetricsAnswer | CaptureAnswer | MigrationAnswer | DoneAnswer | ErrorAnswer
+)
 
 _requests: Final = msgspec.json.Decoder(Request)
 _answers: Final = msgspec.json.Decoder(Answer)

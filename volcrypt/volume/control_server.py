@@ -8,12 +8,13 @@ import os
 import socket
 from array import array
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
 from volcrypt.errors import InvalidArgumentError, MalformedError, VolcryptError
 from volcrypt.geometry import check_volume_size, chunk_count
+from volcrypt.names import DataKeyId
 from volcrypt.volume.capture import Captures, RunningCapture
 from volcrypt.volume.control_messages import (
     MAX_REQUEST_BYTES,
@@ -23,6 +24,7 @@ from volcrypt.volume.control_messages import (
     CaptureAnswer,
     CapturedRequest,
     CommitCaptureRequest,
+    CopyMigrationRequest,
     DoneAnswer,
     ErrorAnswer,
     FetchRequest,
@@ -30,12 +32,18 @@ from volcrypt.volume.control_messages import (
     GuardThawRequest,
     MetricsAnswer,
     MetricsRequest,
+    MigrationAnswer,
+    MigrationOrder,
+    MigrationState,
     ResumeRequest,
     StatusAnswer,
     StatusRequest,
     StopRequest,
     ThawedRequest,
+    Turn,
+    TurnMigrationRequest,
     UnmountRequest,
+    VerifyMigrationRequest,
     WantedRequest,
     decode_request,
     encode,
@@ -54,6 +62,19 @@ _MAX_GUARD: Final = 3600.0
 _log: Final = logging.getLogger(__name__)
 
 
+class Migrations(Protocol):
+    """Who migrates the volume; `volcrypt.daemons.migrating` does. A descriptor is taken over."""
+
+    async def begin(self, order: MigrationOrder, key_pipe: int) -> MigrationState | None: ...
+    async def copy(
+        self, migration: bytes, stop: int, rate_bytes: int | None
+    ) -> MigrationState | None: ...
+    async def verify(
+        self, migration: bytes, chunks: range, rate_bytes: int | None, key_pipe: int
+    ) -> MigrationState | None: ...
+    async def turn(self, migration: bytes, to: Turn) -> MigrationState | None: ...
+
+
 class ControlServer:
     def __init__(
         self,
@@ -62,15 +83,19 @@ class ControlServer:
         status: Callable[[], StatusAnswer],
         metrics: Callable[[], Awaitable[MetricsAnswer]],
         lazy: Callable[[], LazyChunks | None] = lambda: None,
+        data_key_id: Callable[[], DataKeyId | None] = lambda: None,
+        migrations: Migrations | None = None,
         grow: Callable[[int], Awaitable[None]],
         end: Callable[[bool], Awaitable[None]],
     ) -> None:
-        """`lazy` are the chunks of a lazy volume, while some are not here; `end(forced)` ends the
-        service and returns when all data is safe."""
+        """`data_key_id` is of what is served; `lazy` are the chunks of a lazy volume, while some
+        are not here; `end(forced)` ends the service and returns when all data is safe."""
         self._captures = captures
         self._status = status
         self._metrics = metrics
         self._lazy = lazy
+        self._data_key_id = data_key_id
+        self._migrations = migrations
         self._grow = grow
         self._end = end
         self._ends_in_work: set[trio.Event] = set()
@@ -87,7 +112,9 @@ class ControlServer:
 
     async def _talk(self, stream: trio.SocketStream) -> None:
         reader = _LineReader(stream)
-        conversation = _Conversation(self._captures, self._lazy, reader.take_descriptors)
+        conversation = _Conversation(
+            self._captures, self._lazy, self._data_key_id, reader.take_descriptors
+        )
         try:
             check_peer(stream.socket)
             while (line := await reader.next_line()) is not None:
@@ -137,6 +164,13 @@ class ControlServer:
                     conversation.guard_thaw(seconds)
                 case ThawedRequest():
                     conversation.thawed()
+                case (
+                    MigrationOrder()
+                    | CopyMigrationRequest()
+                    | VerifyMigrationRequest()
+                    | TurnMigrationRequest()
+                ):
+                    return MigrationAnswer(state=await self._migrate(conversation, request))
                 case GrowRequest(size_bytes=size_bytes):
                     await self._grow(check_volume_size(size_bytes))
                 case UnmountRequest() | StopRequest():
@@ -148,6 +182,32 @@ class ControlServer:
                 _log.exception("a control request failed")
             return ErrorAnswer(report=ErrorReport.of(error))
 
+    async def _migrate(
+        self,
+        conversation: "_Conversation",
+        request: MigrationOrder
+        | CopyMigrationRequest
+        | VerifyMigrationRequest
+        | TurnMigrationRequest,
+    ) -> MigrationState | None:
+        if self._migrations is None:
+            raise InvalidArgumentError("what is served cannot be migrated")
+        match request:
+            case MigrationOrder():
+                return await self._migrations.begin(request, conversation.take_key_pipe())
+            case CopyMigrationRequest():
+                return await self._migrations.copy(
+                    request.migration, request.stop, request.rate_bytes
+                )
+            case VerifyMigrationRequest():
+                key_pipe = conversation.take_key_pipe()
+                chunks = range(max(request.first, 0), request.stop)
+                return await self._migrations.verify(
+                    request.migration, chunks, request.rate_bytes, key_pipe
+                )
+            case TurnMigrationRequest():
+                return await self._migrations.turn(request.migration, request.to)
+
 
 class _Conversation:
     """One connection, and the capture that it may have open."""
@@ -156,9 +216,11 @@ class _Conversation:
         self,
         captures: Captures,
         lazy: Callable[[], LazyChunks | None],
+        data_key_id: Callable[[], DataKeyId | None],
         take_descriptors: Callable[[], list[int]],
     ) -> None:
         """`take_descriptors` are those that came since the last call."""
+        self._data_key_id = data_key_id
         self._take_descriptors = take_descriptors
         self._guard: ThawGuard | None = None
         self._captures = captures
@@ -216,6 +278,15 @@ class _Conversation:
         directory, freezer = descriptors
         self._guard = ThawGuard(directory, freezer, seconds)
 
+    def take_key_pipe(self) -> int:
+        """What came along, for who closes it. Raises InvalidArgumentError when that is not one."""
+        descriptors = self._take_descriptors()
+        if len(descriptors) != 1:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise InvalidArgumentError("no data key came")
+        return descriptors[0]
+
     def thawed(self) -> None:
         if self._guard is not None:
             self._guard.release()
@@ -248,6 +319,7 @@ class _Conversation:
             changed=packed,
             absent=absent,
             barrier_us=capture.barrier_us,
+            data_key_id=self._data_key_id(),
         )
 
     def _check_none_open(self) -> None:

@@ -7,6 +7,7 @@ What goes over a socket pair, from the command that unwrapped the key to the new
     DATA KEY        64 bytes, when `has_data_key`
     SEAL KEY        32 bytes, for the clean copy of the change map
     SOURCE KEY      64 bytes, when `lazy.has_source_key`: what absent chunks are encrypted under
+    TARGET KEY      64 bytes, with a `migration`
 
 and one line of JSON comes back, an Answer. So the process never has the PIN of the HSM, and the
 keys are never in an argument, the environment or a file.
@@ -26,7 +27,8 @@ from volcrypt.errors import MalformedError, VolumeError
 from volcrypt.formats.document import MAC_KEY_BYTES
 from volcrypt.formats.store_place import StorePlace
 from volcrypt.formats.volume_record import LazySource
-from volcrypt.names import SnapshotId, VolumeId
+from volcrypt.names import DataKeyId, SnapshotId, VolumeId
+from volcrypt.volume.control_messages import MigrationOrder
 from volcrypt.volume.error_report import ErrorReport
 from volcrypt.volume.fence import WatchOrder
 from volcrypt.volume.owner import OwnerLock
@@ -70,6 +72,14 @@ class LazyAssignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     has_source_key: bool
 
 
+class MigrationAssignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A migration that goes on with this process. `cursor` is what its record says: before it all
+    was copied, for good, but where write intents are set."""
+
+    order: MigrationOrder
+    cursor: int
+
+
 class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one process is to serve. All paths are absolute.
 
@@ -86,6 +96,9 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     A volume with a `snapshot_id` is that snapshot, served by itself: its data file is removed as
     soon as it is open.
+
+    `data_key_id` is None for an unencrypted volume. Where the files of a `migration` do not fit it,
+    the volume is served without.
     """
 
     volume_id: VolumeId
@@ -108,6 +121,8 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     discards: Discarding = NO_DISCARDS
     preallocated: bool = False
     kms_key_arn: str | None = None
+    data_key_id: DataKeyId | None = None
+    migration: MigrationAssignment | None = None
 
     @property
     def label(self) -> str:
@@ -128,6 +143,7 @@ def spawn_daemon(
     seal_key: bytearray,
     owner: OwnerLock,
     source_key: DataKey | None = None,
+    target_key: DataKey | None = None,
     *,
     reports: bool = False,
 ) -> int:
@@ -145,7 +161,7 @@ def spawn_daemon(
         with theirs:
             pid = _start(assignment, theirs, owner, reports=reports)
         try:
-            _send(ours, assignment, data_key, seal_key, source_key)
+            _send(ours, assignment, data_key, seal_key, source_key, target_key)
             line = _receive_line(ours)
             if reports:
                 ours.dup().detach()  # open until this process ends, which the other waits for
@@ -171,13 +187,14 @@ def exec_daemon(
     seal_key: bytearray,
     owner: OwnerLock,
     source_key: DataKey | None = None,
+    target_key: DataKey | None = None,
 ) -> NoReturn:
     """Become the process that serves the volume, in the foreground: same pid, same terminal.
 
     Nothing of the caller stays in memory. Errors go to standard error, and the exit code is 1.
     """
     ours, theirs = socket.socketpair()
-    _send(ours, assignment, data_key, seal_key, source_key)
+    _send(ours, assignment, data_key, seal_key, source_key, target_key)
     theirs.set_inheritable(True)
     os.set_inheritable(owner.descriptor, True)
     arguments = [*_arguments(theirs.fileno(), owner.descriptor), "--foreground"]
@@ -192,6 +209,7 @@ class Received(NamedTuple):
     data_key: DataKey | None
     seal_key: bytearray
     source_key: DataKey | None
+    target_key: DataKey | None
 
 
 def receive_assignment(channel: socket.socket) -> Received:
@@ -210,7 +228,10 @@ def receive_assignment(channel: socket.socket) -> Received:
     source_key = None
     if assignment.lazy is not None and assignment.lazy.has_source_key:
         source_key = DataKey(_receive_exactly(channel, DATA_KEY_BYTES))
-    return Received(assignment, data_key, seal_key, source_key)
+    target_key = None
+    if assignment.migration is not None:
+        target_key = DataKey(_receive_exactly(channel, DATA_KEY_BYTES))
+    return Received(assignment, data_key, seal_key, source_key, target_key)
 
 
 def send_answer(channel: socket.socket, answer: Answer) -> None:
@@ -252,10 +273,13 @@ def _send(
     data_key: DataKey | None,
     seal_key: bytearray,
     source_key: DataKey | None,
+    target_key: DataKey | None,
 ) -> None:
     has_source_key = assignment.lazy is not None and assignment.lazy.has_source_key
     assert assignment.has_data_key == (data_key is not None), "internal error: key and flag differ"
     assert has_source_key == (source_key is not None), "internal error: key and flag differ"
+    has_target_key = assignment.migration is not None
+    assert has_target_key == (target_key is not None), "internal error: key and migration differ"
     document = msgspec.json.encode(assignment)
     channel.sendall(_LENGTH.pack(len(document)) + document)
     if data_key is not None:
@@ -263,6 +287,8 @@ def _send(
     channel.sendall(seal_key)
     if source_key is not None:
         channel.sendall(source_key.view())
+    if target_key is not None:
+        channel.sendall(target_key.view())
 
 
 def _receive_exactly(channel: socket.socket, length: int) -> bytearray:

@@ -117,6 +117,7 @@ class MigratingVolume:
         self._intents = intents
         self._next_data = next_data
         self._lock = threading.Lock()
+        self._closed = False
         # Regions to be copied again, and what is left of the one that is being copied.
         self._stale = set(
             intents.regions_of(ByteRange(0, min(cursor * CHUNK_BYTES, self.size_bytes)))
@@ -124,6 +125,12 @@ class MigratingVolume:
         self._repairing: range = range(0)
         self._buffer = memoryview(mmap.mmap(-1, CHUNK_BYTES))
         self._compared = memoryview(mmap.mmap(-1, CHUNK_BYTES))
+
+    @property
+    def repeats(self) -> int:
+        """How many regions have to be copied again first."""
+        with self._lock:
+            return len(self._stale) + bool(self._repairing)
 
     @property
     def is_copied(self) -> bool:
@@ -209,6 +216,12 @@ class MigratingVolume:
             # Somebody may have written there before he was kept away.
             self.cursor = min(self._next_data(chunks.start), chunks.stop)
             return
+        try:
+            self._work(chunks)
+        finally:
+            self._wipe_if_closed()
+
+    def _work(self, chunks: range) -> None:
         if self._repairing:
             with self._intents.writing(self._extent(chunks)):
                 self._copy(chunks.start)
@@ -247,6 +260,11 @@ class MigratingVolume:
         self.source.flush()
         return self.end_settle(token)
 
+    def next_compared(self, chunk: int) -> int:
+        """The first chunk from `chunk` on that has to be compared: others are holes on both sides.
+        Raises OSError."""
+        return self._next_data(chunk)
+
     def verify(self, chunk: int, medium: ComparedSide) -> None:
         """Compare a chunk that was copied with what `medium`, the target opened anew, reads there.
 
@@ -254,10 +272,15 @@ class MigratingVolume:
         """
         extent = chunk_range(chunk, self.size_bytes)
         expected, found = self._buffer[: extent.length], self._compared[: extent.length]
-        self.source.read_into(extent.offset, expected)
-        medium.read_into(extent.offset, found)
-        if expected != found:
-            raise IntegrityError(f"chunk {chunk} of the encrypted data is not what it should be")
+        try:
+            self.source.read_into(extent.offset, expected)
+            medium.read_into(extent.offset, found)
+            if expected != found:
+                raise IntegrityError(
+                    f"chunk {chunk} of the encrypted data is not what it should be"
+                )
+        finally:
+            self._wipe_if_closed()
 
     # ------------------------------------------------------------ the end
 
@@ -278,12 +301,14 @@ class MigratingVolume:
         left to close. Raises what keeps the intents from being made void, and may be called again.
         """
         self._intents.void()
+        self._closed = True
         self._wipe_buffers()
         self.target.close()
         return self.source
 
     def close(self) -> None:
         """As `Volume.close`."""
+        self._closed = True
         self._wipe_buffers()
         self.source.close()
         self.target.close()
@@ -362,6 +387,11 @@ class MigratingVolume:
 
     def _extent(self, chunks: range) -> ByteRange:
         return ByteRange(chunks.start * CHUNK_BYTES, len(chunks) * CHUNK_BYTES)
+
+    def _wipe_if_closed(self) -> None:
+        """What hung in a thread while others closed this may have filled them again."""
+        if self._closed:
+            self._wipe_buffers()
 
     def _wipe_buffers(self) -> None:
         for buffer in (self._buffer, self._compared):

@@ -31,9 +31,10 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from volcrypt.errors import FencedError, MountError, TryAgainError
+from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.volume.device import Device, PlaintextVolume
 from volcrypt.volume.latency import LatencyHistogram
-from volcrypt.volume.migration import ComparedSide, MigratingVolume, Mode
+from volcrypt.volume.migration import SKIPPED_AT_ONCE, ComparedSide, MigratingVolume, Mode
 from volcrypt.volume.ownership import PlaneData
 
 Result = TypeVar("Result")
@@ -47,7 +48,9 @@ class Migrator:
         self._device = device
         self._volume = volume
         self._threads = trio.CapacityLimiter(1)
-        self._paused = False
+        self._pausing = trio.Event()
+        self.busy_seconds = 0.0
+        """How long copying took."""
 
     @property
     def write_times(self) -> LatencyHistogram:
@@ -60,29 +63,47 @@ class Migrator:
         """Writes go to both sides, from now on, before the cursor. Raises FencedError, and
         MountError when closing."""
         async with self._device.alone():
-            self._device.serve(self._volume, cursor=self._volume)
-            self._device.write_times = self._device.write_times or LatencyHistogram()
+            self.begin_unserved()
 
-    async def copy_to(self, stop: int) -> int:
+    def begin_unserved(self) -> None:
+        """`begin` for a device that nobody has made a request to."""
+        self._device.serve(self._volume, cursor=self._volume)
+        self._device.write_times = self._device.write_times or LatencyHistogram()
+
+    async def copy_to(self, stop: int, *, rate_bytes: int | None = None) -> int:
         """Copy again what may differ, and then up to chunk `stop`, or less when paused; the cursor
-        that is durable then.
+        that is durable then. At most `rate_bytes` a second.
 
         Raises what reading the source raises, TargetLostError and what the target raised when it
         was lost, ReadOnlyError when the volume lost writes, FencedError, and MountError when
         closing.
         """
-        self._paused = False
-        while not self._paused:
-            chunks = self._volume.next_work()
-            if not chunks or chunks.start >= max(stop, self._volume.cursor):
-                break
-            async with self._device.without_writers(chunks):
-                await self._run(partial(self._volume.work, chunks))
-        return await self.settle()
+        pace = _Pace(rate_bytes, self._pausing)
+        started = trio.current_time()
+        try:
+            while not self._pausing.is_set():
+                chunks = self._volume.next_work()
+                if not chunks or chunks.start >= max(stop, self._volume.cursor):
+                    break
+                before = self._volume.copied_bytes
+                async with self._device.without_writers(chunks):
+                    await self._run(partial(self._volume.work, chunks))
+                await pace.spend(self._volume.copied_bytes - before)
+            return await self.settle()
+        finally:
+            self.busy_seconds += trio.current_time() - started
+
+    @property
+    def is_paused(self) -> bool:
+        return self._pausing.is_set()
 
     def pause(self) -> None:
-        """Have `copy_to` and `verify_to` return soon."""
-        self._paused = True
+        """Have `copy_to` and `verify_to` return soon, and do nothing until `resume`."""
+        self._pausing.set()
+
+    def resume(self) -> None:
+        """For who calls `copy_to` or `verify_to` from now on."""
+        self._pausing = trio.Event()
 
     async def settle(self) -> int:
         """Both sides on the medium; the cursor that is durable now. Raises as `copy_to`, and what a
@@ -91,22 +112,30 @@ class Migrator:
         await self._device.flush()
         return await self._run(lambda: self._volume.end_settle(token))
 
-    async def verify_to(self, first: int, stop: int, medium: ComparedSide) -> int:
+    async def verify_to(
+        self, first: int, stop: int, medium: ComparedSide, *, rate_bytes: int | None = None
+    ) -> int:
         """Compare chunks from `first` on to `stop` with what `medium` reads, the target opened anew
-        and under a key of its own; where it stopped, less when paused.
+        and under a key of its own; where it stopped, less when paused. At most `rate_bytes` a
+        second.
 
         Raises IntegrityError for one that differs, TryAgainError when something has to be copied
         first, and as `copy_to`.
         """
-        self._paused = False
-        for chunk in range(first, stop):
-            if self._paused:
-                return chunk
-            async with self._device.without_writers(range(chunk, chunk + 1)):
+        pace = _Pace(rate_bytes, self._pausing)
+        while first < stop and not self._pausing.is_set():
+            run = range(first, min(first + SKIPPED_AT_ONCE, stop))
+            async with self._device.without_writers(run[:1]):
                 if not self._volume.is_copied:
                     raise TryAgainError("there is something left to be copied")
-                await self._run(partial(self._volume.verify, chunk, medium))
-        return stop
+                # While nobody writes there; what is written later has been on both sides.
+                chunk = await self._run(partial(self._volume.next_compared, first))
+                if chunk == first:
+                    await self._run(partial(self._volume.verify, chunk, medium))
+            if chunk == first:
+                await pace.spend(CHUNK_BYTES)
+            first = min(max(chunk, first + 1), run.stop)
+        return first
 
     async def prepare(self) -> None:
         """Have both sides take whatever is acknowledged from now on, and what was before.
@@ -166,6 +195,23 @@ class Migrator:
 
     async def _run(self, work: Callable[[], Result]) -> Result:
         return await trio.to_thread.run_sync(work, limiter=self._threads)
+
+
+class _Pace:
+    """So many bytes a second."""
+
+    def __init__(self, rate_bytes: int | None, pausing: trio.Event) -> None:
+        self._rate = rate_bytes
+        self._pausing = pausing
+        self._next = trio.current_time()
+
+    async def spend(self, size_bytes: int) -> None:
+        """So many were done: wait until more may be, or who waits is to pause."""
+        if not self._rate:
+            return
+        self._next = max(self._next, trio.current_time() - 1.0) + size_bytes / self._rate
+        with trio.move_on_at(self._next):
+            await self._pausing.wait()
 
 
 if TYPE_CHECKING:
