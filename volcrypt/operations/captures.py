@@ -28,7 +28,9 @@ from volcrypt.formats.change_map import ParentPoint
 from volcrypt.formats.document import MacSeal
 from volcrypt.formats.volume_record import KeySource, VolumeRecord
 from volcrypt.geometry import chunk_count
+from volcrypt.names import DataKeyId
 from volcrypt.operations.home import Home
+from volcrypt.operations.keys import data_key_id
 from volcrypt.operations.lazy_volumes import is_whole, make_whole
 from volcrypt.operations.leases import held_volume
 from volcrypt.operations.mounts import socket_path
@@ -138,10 +140,16 @@ class MountedCapture:
     """A capture in the process that serves the volume; ends with the connection."""
 
     def __init__(
-        self, control: ControlClient, path: Path, connect: Callable[[], ControlClient]
+        self,
+        control: ControlClient,
+        path: Path,
+        connect: Callable[[], ControlClient],
+        *,
+        data_key: DataKeyId | None,
     ) -> None:
         """Has no point in time yet: call `begin`, or `hold` and `resume`. `connect` makes more
-        connections to the same process."""
+        connections to the same process. `data_key` is what its record says of the data."""
+        self._data_key = data_key
         self._control = control
         self._connect = connect
         self._fetching: list[ControlClient] = []
@@ -217,6 +225,9 @@ class MountedCapture:
 
     def _use(self, state: CapturedState) -> None:
         self._is_open = True
+        if state.data_key_id != self._data_key:
+            # The record was read before the volume went over to another key.
+            raise TryAgainError("the volume was just encrypted under a new data key")
         self.size_bytes, self.barrier_us = state.size_bytes, state.barrier_us
         self.changed, self.parent = state.changed, state.parent
         self._absent = state.absent
@@ -271,7 +282,9 @@ def _connected(home: Home, record: VolumeRecord) -> Iterator[MountedCapture]:
     connect = partial(ControlClient, path, volume=record.name or record.volume_id)
     with (
         connect() as control,
-        MountedCapture(control, data_path(home, record), connect) as capture,
+        MountedCapture(
+            control, data_path(home, record), connect, data_key=data_key_id(record.wrapped_key)
+        ) as capture,
     ):
         control.status()
         yield capture

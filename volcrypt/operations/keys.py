@@ -73,7 +73,7 @@ from volcrypt.kms.messages.data import (
     ReEncryptRequest,
 )
 from volcrypt.kms.messages.keys import DescribeKeyRequest
-from volcrypt.names import SnapshotId, VolumeId, make_data_key_id
+from volcrypt.names import DataKeyId, SnapshotId, VolumeId, make_data_key_id
 from volcrypt.operations.home import Home
 
 
@@ -193,7 +193,7 @@ def check_source_key(
         raise InvalidArgumentError(f"{what} is not under a customer-provided key")
 
 
-def data_key_id(wrapped_key: WrappedDataKey | None) -> str | None:
+def data_key_id(wrapped_key: WrappedDataKey | None) -> DataKeyId | None:
     """Which data key it is; None for no encryption."""
     return wrapped_key.data_key_id if wrapped_key is not None else None
 

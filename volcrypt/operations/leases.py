@@ -29,6 +29,7 @@ from volcrypt.durable import remove_durably, write_durably
 from volcrypt.errors import (
     InvalidArgumentError,
     RollbackError,
+    TryAgainError,
     VolcryptError,
     VolumeInUseError,
 )
@@ -38,7 +39,8 @@ from volcrypt.kms.clock import host_time
 from volcrypt.kms.register import RegisterEntry
 from volcrypt.names import StoreId, VolumeId
 from volcrypt.operations.home import Home
-from volcrypt.operations.keys import unwrap_key
+from volcrypt.operations.keys import data_key_id, unwrap_key
+from volcrypt.operations.migrations import settle_rename
 from volcrypt.operations.records import data_path, load_record
 from volcrypt.operations.stores import (
     LOCAL_STORE,
@@ -80,6 +82,12 @@ def held_volume(home: Home, record: VolumeRecord, *, purpose: str) -> Iterator[N
     """
     directory = home.volumes.path_of(record.volume_id)
     with hold_volume(directory, purpose=purpose), _taken_lease(home, record) as lease:
+        settle_rename(home, record.volume_id)
+        current = load_record(home, record.volume_id)
+        if data_key_id(current.wrapped_key) != data_key_id(record.wrapped_key):
+            raise TryAgainError(
+                f"volume {record.name or record.volume_id} was just encrypted under a new data key"
+            )
         yield
         if lease is not None:
             _try_to_give_back(home, record, lease)

@@ -23,13 +23,15 @@ from volcrypt.operations import workflows
 from volcrypt.operations.discarding import check_discarding
 from volcrypt.operations.home import Home
 from volcrypt.operations.jobs import pending_job_of, stop_job
-from volcrypt.operations.keys import check_source_key
+from volcrypt.operations.keys import check_source_key, data_key_id
 from volcrypt.operations.lazy_volumes import (
     lazy_assignment,
     release_pin,
     source_key,
 )
 from volcrypt.operations.leases import release_lease, serving_lease
+from volcrypt.operations.migration_mounts import continued
+from volcrypt.operations.migrations import settle_rename
 from volcrypt.operations.mount_grants import retire_grant, serving_key
 from volcrypt.operations.record_copies import record_copies
 from volcrypt.operations.records import KIND, data_path, find_entry, load_record, present_path
@@ -58,18 +60,22 @@ from volcrypt.volume.mountpoint import (
 from volcrypt.volume.owner import OwnerLock, current_owner, hold_volume
 from volcrypt.volume.present_file import count_present, is_complete
 
-Launch = Callable[[Assignment, DataKey | None, bytearray, OwnerLock, DataKey | None], int]
+Launch = Callable[
+    [Assignment, DataKey | None, bytearray, OwnerLock, DataKey | None, DataKey | None], int
+]
 """`spawn_daemon`, or `exec_daemon`, which does not return; gives the pid of who serves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mounted:
-    """A volume that is served, or a snapshot as one."""
+    """A volume that is served, or a snapshot as one. `migration_problem` is why an encryption that
+    was begun while it was in use has to begin anew."""
 
     volume_id: VolumeId
     snapshot_id: SnapshotId | None = None
     mount_point: Path
     pid: int
+    migration_problem: str | None = None
 
     @property
     def file(self) -> Path:
@@ -114,10 +120,11 @@ def mount_volume(
     with hold_volume(home.volumes.path_of(volume_id), purpose="mount") as owner:
         # Only now nothing can happen to the volume any more: an encryption begun or finished since
         # would have taken name or data away.
+        settle_rename(home, volume_id)
         record = load_record(home, volume)
         if record.volume_id != volume_id:
             raise TryAgainError(f"volume {volume} was just replaced")
-        workflows.check_none_running(home, volume_id, volume)
+        workflows.check_may_be_served(home, volume_id, volume)
         check_discarding(home, record, discards, data_plane=data_plane)
         check_source_key(home, record.wrapped_key, f"volume {volume}")
         DataFile.open(data_path(home, record), record.size_bytes, read_only=True).close()
@@ -142,18 +149,26 @@ def mount_volume(
             data_plane=data_plane,
             discards=discards,
             preallocated=record.preallocated,
+            data_key_id=data_key_id(record.wrapped_key),
         )
         seal_key = home.change_map_key(volume_id)
         with (
             serving_lease(home, record),
             source_key(home, lazy) as other_key,
             serving_key(home, record) as data_key,
+            continued(home, record, read_only=read_only, watching=watching) as migration,
         ):
             with record_copies(home, record, data_key) as copies:
                 copies.refresh(record)
-            pid = launch(assignment, data_key, seal_key, owner, other_key)
+            assignment = msgspec.structs.replace(assignment, migration=migration.assignment)
+            pid = launch(assignment, data_key, seal_key, owner, other_key, migration.target_key)
         owner.let_go()
-    return Mounted(volume_id=volume_id, mount_point=directory, pid=pid)
+    return Mounted(
+        volume_id=volume_id,
+        mount_point=directory,
+        pid=pid,
+        migration_problem=migration.problem,
+    )
 
 
 def check_mountable(

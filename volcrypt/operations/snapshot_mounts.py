@@ -13,7 +13,7 @@ from volcrypt.errors import SnapshotNotFoundError
 from volcrypt.formats.document import MAC_KEY_BYTES
 from volcrypt.names import is_snapshot_id, make_volume_id
 from volcrypt.operations.home import Home
-from volcrypt.operations.keys import check_source_key, unwrap_key
+from volcrypt.operations.keys import check_source_key, data_key_id, unwrap_key
 from volcrypt.operations.lazy_volumes import can_pin, lazy_assignment, pinned, source_of
 from volcrypt.operations.mounts import (
     Launch,
@@ -87,8 +87,9 @@ def mount_snapshot(
                 snapshot_id=manifest.snapshot_id,
                 data_plane=data_plane,
                 kms_key_arn=manifest.wrapped_key.kms_key_arn if manifest.wrapped_key else None,
+                data_key_id=data_key_id(manifest.wrapped_key),
             )
-            pid = launch(assignment, data_key, bytearray(MAC_KEY_BYTES), owner, None)
+            pid = launch(assignment, data_key, bytearray(MAC_KEY_BYTES), owner, None, None)
         owner.let_go()
         undo.pop_all()
     return Mounted(

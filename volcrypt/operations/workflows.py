@@ -14,7 +14,7 @@ import msgspec
 
 from volcrypt.durable import remove_durably, write_durably
 from volcrypt.errors import RollbackError, VolumeInUseError
-from volcrypt.formats import import_cursor
+from volcrypt.formats import import_cursor, migration
 from volcrypt.formats.document import MacSeal
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.formats.workflow import Workflow, decode_workflow, encode_workflow
@@ -89,11 +89,25 @@ def stale_cursors(home: Home) -> list[Path]:
         if is_volume_id(name := path.name.lstrip(".")[:_ID_LENGTH])
         and home.register.get(KIND, name) is None
         and home.register.get(import_cursor.KIND, name) is None
+        and home.register.get(migration.KIND, name) is None
     ]
 
 
 def check_none_running(home: Home, volume_id: VolumeId, name: str) -> None:
-    """Raises VolumeInUseError when a workflow on the volume was begun and not finished."""
+    """Raises VolumeInUseError when a workflow on the volume was begun and not finished, or a
+    migration (`operations.migrations`)."""
+    check_may_be_served(home, volume_id, name)
+    if home.register.get(migration.KIND, volume_id) is not None:
+        raise VolumeInUseError(
+            name,
+            "an unfinished encryption under a new key",
+            hint=f"'volcrypt encrypt {name} --resume', or '--abort', or 'volcrypt mount' first",
+        )
+
+
+def check_may_be_served(home: Home, volume_id: VolumeId, name: str) -> None:
+    """Raises VolumeInUseError when a workflow on the volume, which is none of a volume in use, was
+    begun and not finished."""
     if home.register.get(KIND, volume_id) is not None:
         raise VolumeInUseError(
             name, "an unfinished encryption", hint=f"finish it with 'volcrypt encrypt {name}'"

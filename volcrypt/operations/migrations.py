@@ -1,0 +1,143 @@
+"""Migrations: the records of volumes whose data moves to a new file and key while they are in use.
+
+A record is kept as a workflow's cursor is: in HOME/work, pinned by the register, one for a volume.
+`save_migration` with the volume's new record is the decision: from that transaction on the target
+is the volume, and whoever opens that next gives it the name of the data first (`settle_rename`).
+Until then the source is the volume, whatever became of the rest.
+
+Who opens the volume meanwhile is told how by `operations.migration_mounts`.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from volcrypt.durable import remove_durably, write_durably
+from volcrypt.errors import RollbackError
+from volcrypt.formats import migration as migration_format
+from volcrypt.formats.document import MacSeal
+from volcrypt.formats.migration import Migration, MigrationStep, decode_migration, encode_migration
+from volcrypt.formats.volume_record import VolumeRecord, WrappedDataKey, key_source_of
+from volcrypt.formats.write_intents import MIGRATION_BYTES, region_bytes_for
+from volcrypt.kms.clock import host_time
+from volcrypt.kms.register import RegisterEntry
+from volcrypt.names import VolumeId
+from volcrypt.operations.home import Home
+from volcrypt.operations.keys import data_key_id
+from volcrypt.operations.pinned_documents import read_pinned
+from volcrypt.operations.records import save_records
+from volcrypt.volume.migration_files import finish_rename
+
+KIND: Final = migration_format.KIND
+_SUFFIX: Final = ".migration"
+
+
+def new_migration(
+    home: Home, record: VolumeRecord, target_key: WrappedDataKey, *, rate_bytes: int | None = None
+) -> Migration:
+    """Of a volume that becomes one under `target_key`; nothing is saved."""
+    # A register's id has nine random bytes.
+    name = home.random_id_bytes() + home.random_id_bytes()
+    return Migration(
+        volume_id=record.volume_id,
+        generation=0,
+        step=MigrationStep.COPY,
+        migration=name[:MIGRATION_BYTES],
+        size_bytes=record.size_bytes,
+        region_bytes=region_bytes_for(record.size_bytes),
+        source_key_id=data_key_id(record.wrapped_key),
+        target_key=target_key,
+        started_at=int(host_time()),
+        rate_bytes=rate_bytes,
+    )
+
+
+def load_migration(home: Home, volume_id: VolumeId) -> Migration | None:
+    """The unfinished migration of a volume, or None. Raises IntegrityError and FormatError."""
+    entry = home.register.get(KIND, volume_id)
+    if entry is None:
+        return None
+    what = f"record of the migration of volume {volume_id}"
+    data = read_pinned(entry, _path(home, volume_id), _staged(home, volume_id), what=what)
+    migration = decode_migration(data, _seal(home, volume_id), what=what)
+    if (migration.volume_id, migration.generation) != (volume_id, entry.counter):
+        raise RollbackError(what)
+    return migration
+
+
+def load_migrations(home: Home) -> list[Migration]:
+    """All unfinished ones."""
+    found = [load_migration(home, VolumeId(entry.id)) for entry in home.register.entries(KIND)]
+    return [migration for migration in found if migration is not None]
+
+
+def save_migration(
+    home: Home,
+    migration: Migration,
+    *,
+    put: Sequence[VolumeRecord] = (),
+    **changes: object,
+) -> Migration:
+    """Make a changed record current, in one transaction with `put`; returns it with its new
+    generation. Raises as `records.save_records`: TryAgainError when somebody else was faster."""
+    changed = msgspec.structs.replace(migration, generation=migration.generation + 1, **changes)
+    data = encode_migration(changed, _seal(home, migration.volume_id))
+    write_durably(_staged(home, migration.volume_id), data)
+    row = RegisterEntry(
+        kind=KIND,
+        id=migration.volume_id,
+        name=None,
+        counter=changed.generation,
+        digest=hashlib.sha256(data).digest(),
+    )
+    save_records(home, put=put, also=[row])
+    write_durably(_path(home, migration.volume_id), data)
+    return changed
+
+
+def migrated_record(record: VolumeRecord, migration: Migration) -> VolumeRecord:
+    """What the volume's record says from the decision on."""
+    return msgspec.structs.replace(
+        record,
+        counter=record.counter + 1,
+        wrapped_key=migration.target_key,
+        key_source=key_source_of(migration.target_key),
+        exported_at=None,
+    )
+
+
+def forget_migration(home: Home, migration: Migration) -> None:
+    """It is done, or will never be; what lies beside the volume's data is the caller's business."""
+    home.register.apply(
+        delete=[(KIND, migration.volume_id)],
+        expect={(KIND, migration.volume_id): migration.generation},
+    )
+    remove_durably(_staged(home, migration.volume_id))
+    remove_durably(_path(home, migration.volume_id))
+
+
+def settle_rename(home: Home, volume_id: VolumeId) -> bool:
+    """Where it is decided that the target is the volume: give it the name of the data, unless it
+    has that. Whether something was left to do. The caller holds the volume, which nobody serves.
+
+    Raises IntegrityError and FormatError, and RecordMissingError when the target is nowhere.
+    """
+    migration = load_migration(home, volume_id)
+    if migration is None or migration.step is not MigrationStep.RENAME:
+        return False
+    return finish_rename(home.volumes.path_of(volume_id))
+
+
+def _seal(home: Home, volume_id: VolumeId) -> MacSeal:
+    return MacSeal(home.vault.derive_home_key(b"volcrypt migration\0" + volume_id.encode()))
+
+
+def _path(home: Home, volume_id: VolumeId) -> Path:
+    return home.work_path / f"{volume_id}{_SUFFIX}"
+
+
+def _staged(home: Home, volume_id: VolumeId) -> Path:
+    return home.work_path / f"{volume_id}{_SUFFIX}.next"
