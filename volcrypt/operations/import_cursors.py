@@ -27,7 +27,7 @@ from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.kms.register import RegisterEntry
 from volcrypt.names import VolumeId
 from volcrypt.operations.home import Home
-from volcrypt.operations.pinned_documents import read_pinned
+from volcrypt.operations.pinned_documents import read_pinned, stage_pinned
 from volcrypt.operations.records import save_records
 
 
@@ -77,7 +77,8 @@ def save_import(home: Home, source: Path, cursor: ImportCursor, **changes: objec
     """Make a changed cursor current, durably; returns it with its new generation."""
     changed = msgspec.structs.replace(cursor, generation=cursor.generation + 1, **changes)
     data = encode_import_cursor(changed, _seal(home, cursor.volume_id))
-    write_durably(_staged(home, cursor.volume_id), data)
+    place, staged = _path(home, cursor.volume_id), _staged(home, cursor.volume_id)
+    stage_pinned(home.register.get(KIND, cursor.volume_id), place, staged, data)
     entry = RegisterEntry(
         kind=KIND,
         id=cursor.volume_id,
@@ -87,7 +88,7 @@ def save_import(home: Home, source: Path, cursor: ImportCursor, **changes: objec
     )
     known = None if cursor.generation == 0 else cursor.generation
     home.register.apply(put=[entry], expect={(KIND, cursor.volume_id): known})
-    write_durably(_path(home, cursor.volume_id), data)
+    write_durably(place, data)
     return changed
 
 

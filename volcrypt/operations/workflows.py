@@ -21,7 +21,7 @@ from volcrypt.formats.workflow import Workflow, decode_workflow, encode_workflow
 from volcrypt.kms.register import RegisterEntry
 from volcrypt.names import ID_DIGITS, SnapshotId, VolumeId, is_snapshot_id, is_volume_id
 from volcrypt.operations.home import Home
-from volcrypt.operations.pinned_documents import read_pinned
+from volcrypt.operations.pinned_documents import read_pinned, stage_pinned
 from volcrypt.operations.records import save_records
 
 KIND: Final = "workflow"
@@ -60,7 +60,8 @@ def save_workflow(
     `records.save_records` has them; returns it with its new generation."""
     changed = msgspec.structs.replace(workflow, generation=workflow.generation + 1, **changes)
     data = encode_workflow(changed, _seal(home, workflow.source_id))
-    write_durably(_staged(home, workflow.source_id), data)
+    place, staged = _path(home, workflow.source_id), _staged(home, workflow.source_id)
+    stage_pinned(home.register.get(KIND, workflow.source_id), place, staged, data)
     row = RegisterEntry(
         kind=KIND,
         id=workflow.source_id,
@@ -69,7 +70,7 @@ def save_workflow(
         digest=hashlib.sha256(data).digest(),
     )
     save_records(home, put=put, delete=delete, also=[row])
-    write_durably(_path(home, workflow.source_id), data)
+    write_durably(place, data)
     return changed
 
 
