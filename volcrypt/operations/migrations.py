@@ -27,7 +27,7 @@ from volcrypt.kms.register import RegisterEntry
 from volcrypt.names import VolumeId
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import data_key_id
-from volcrypt.operations.pinned_documents import read_pinned
+from volcrypt.operations.pinned_documents import read_pinned, stage_pinned
 from volcrypt.operations.records import save_records
 from volcrypt.volume.migration_files import finish_rename
 
@@ -85,7 +85,8 @@ def save_migration(
     generation. Raises as `records.save_records`: TryAgainError when somebody else was faster."""
     changed = msgspec.structs.replace(migration, generation=migration.generation + 1, **changes)
     data = encode_migration(changed, _seal(home, migration.volume_id))
-    write_durably(_staged(home, migration.volume_id), data)
+    place, staged = _path(home, migration.volume_id), _staged(home, migration.volume_id)
+    stage_pinned(home.register.get(KIND, migration.volume_id), place, staged, data)
     row = RegisterEntry(
         kind=KIND,
         id=migration.volume_id,
@@ -94,7 +95,7 @@ def save_migration(
         digest=hashlib.sha256(data).digest(),
     )
     save_records(home, put=put, also=[row])
-    write_durably(_path(home, migration.volume_id), data)
+    write_durably(place, data)
     return changed
 
 
