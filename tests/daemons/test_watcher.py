@@ -57,6 +57,9 @@ class ScriptedProcess(WatchProcess):
     def die(self) -> None:
         self._mouth.close()
 
+    def kill(self) -> None:
+        self._mouth.close()
+
     def take_leave(self) -> None:
         self.took_leave = True
         assert not self.ended, "it is let to say so before it is killed"
@@ -83,7 +86,8 @@ class Stage:
     async def _note(self, reason: str) -> None:
         self.lost.append(reason)
 
-    def _start(self, _order: WatchOrder) -> ScriptedProcess:
+    def _start(self, order: WatchOrder) -> ScriptedProcess:
+        self.order = order
         if self.fails:
             self.fails -= 1
             raise OSError(11, "no more processes")
@@ -251,3 +255,23 @@ async def test_that_the_lease_is_held_opens_the_gate_for_as_long_as_the_question
     await stage.until(lambda: gate.is_open)
     assert gate.left_seconds == TRUST_SECONDS - 10
     nursery.cancel_scope.cancel()
+
+
+async def test_another_key_is_asked_for_from_now_on(
+    stage: Stage, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """What the process before still says of the old one is no loss."""
+    nursery.start_soon(stage.watcher.run)
+    stage.process.say(HELD)
+    await stage.watcher.first_round()
+    first = stage.process
+    first.say(Lost(check="key", reason="of the key before"))
+    order = msgspec.structs.replace(ORDER, profile="another")
+    stage.watcher.replace(order)
+    await stage.until(lambda: len(stage.processes) == 2)
+    assert (first.ended, stage.order) == (True, order)
+    stage.process.say(HELD)
+    await stage.until(lambda: stage.watcher.states()[0].answered_at is not None)
+    assert stage.lost == []
+    stage.process.say(Lost(check="key", reason="disabled"))
+    await stage.until(lambda: stage.lost == ["disabled"])

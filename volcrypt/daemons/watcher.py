@@ -119,6 +119,7 @@ class Watcher:
         self._failures = 0
         self._first_round = trio.Event()
         self._process: WatchProcess | None = None
+        self._dismissed: WatchProcess | None = None
         self._reason: str | None = None
         self._lost_check = ""
 
@@ -148,7 +149,9 @@ class Watcher:
         self._order = order
         self._states = {check_name(c): CheckState(check=check_name(c)) for c in order.checks}
         if self._process is not None:
-            self._process.kill()  # `run` starts the next one
+            # `run` starts the next one. What this one still says is of the key before.
+            self._dismissed = self._process
+            self._process.kill()
 
     async def first_round(self) -> None:
         """Return when every check has held once: only then a volume is served under this promise.
@@ -185,7 +188,7 @@ class Watcher:
                             self._process.take_leave, abandon_on_cancel=True
                         )
                     self.end()
-                    if problem is not None:
+                    if problem:
                         self._failed(problem)
         finally:
             self.end()
@@ -198,7 +201,8 @@ class Watcher:
             return None
 
     async def _listen(self, process: WatchProcess) -> str | None:
-        """Take answers; why there will be no more, or None after a loss."""
+        """Take answers; why there will be no more, or None after a loss. Nothing is said of one
+        that was dismissed."""
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(process.channel))
         pending = bytearray()
         while True:
@@ -208,6 +212,8 @@ class Watcher:
                     received = await stream.receive_some(_PIECE_BYTES)
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     received = b""
+            if process is self._dismissed:
+                return ""
             if silence.cancelled_caught:
                 return "the process that asks does not answer"
             if not received:
