@@ -2,6 +2,7 @@
 data planes."""
 
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -256,3 +257,40 @@ def test_a_clean_end_leaves_nothing_to_repeat(volume: MigratedVolume) -> None:
         state = control.status().migration
     assert state is not None
     assert (state.cursor, state.to_repeat) == (volume.chunks, 0)
+
+
+def test_writers_get_the_room_that_the_target_had_taken(tmp_path: Path) -> None:
+    """On a full disk the migration begins anew, and no request fails."""
+    with disposable_file_system(tmp_path, kind="ext4", size_bytes=96 * 2**20) as disk:
+        place = disk.directory / "volume"
+        place.mkdir()
+        with migrated_volume(place, size_bytes=24 * 2**20) as volume:
+            volume.mount()
+            with OpenFile(volume) as file, volume.migration() as driver:
+                for offset in range(0, 12 * 2**20, 2**20):
+                    file.write(offset, TEXT[:1] * 2**20)
+                driver.begin()
+                driver.copy()
+                disk.fill()
+                for offset in range(12 * 2**20, 18 * 2**20, 2**20):
+                    file.write(offset, TEXT[1:2] * 2**20)
+                file.sync()
+                state = driver.control.status().migration
+                assert state is not None
+                assert state.problem == "writers need the room that it had taken"
+                (disk.directory / "ballast").unlink()
+                state = driver.begin()
+                assert (state.problem, state.cursor, state.durable) == (None, 0, 0)
+                driver.copy()
+                file.write(5, TEXT)
+            # What is left of the intents is that they say nothing.
+            volume.signal(signal.SIGKILL)
+            volume.mount()
+            with OpenFile(volume) as file, volume.migration() as driver:
+                state = driver.begin()
+                assert state.to_repeat == volume.chunks
+                driver.finish()
+                assert file.read(5, len(TEXT)) == TEXT
+                assert file.read(17 * 2**20, 4) == TEXT[1:2] * 4
+            volume.unmount()
+            assert volume.decrypted()[17 * 2**20 : 18 * 2**20] == TEXT[1:2] * 2**20

@@ -320,6 +320,12 @@ class MigrationModel(DeviceModel):
         else:
             self.record.target.fail_write_at = chunk * CHUNK_BYTES
 
+    @precondition(lambda self: self.record is not None)
+    @rule()
+    def give_room(self) -> None:
+        """To a writer that found none."""
+        trio.run(self.device.spare_room)
+
     @precondition(lambda self: self.migrating is not None and self.migrating.failure is not None)
     @rule()
     def try_again(self) -> None:
@@ -376,7 +382,7 @@ class MigrationModel(DeviceModel):
     @rule(
         meanwhile=st.lists(REQUESTS, min_size=3, max_size=3),
         stop=st.integers(1, CHUNKS),
-        happens=st.sampled_from(["nothing", "kill", "cut", "break", "zeros"]),
+        happens=st.sampled_from(["nothing", "kill", "cut", "break", "zeros", "room"]),
         end=ENDS,
         seed=st.integers(0, 2**32),
     )
@@ -391,6 +397,8 @@ class MigrationModel(DeviceModel):
         self.copy(stop, meanwhile[1], seed % 3 > 0, seed % 5)
         if happens == "break":
             self.break_target(seed % 2 > 0, seed % CHUNKS)
+        if happens == "room":
+            self.give_room()
         self.batch(meanwhile[2], True)
         if happens == "cut":
             self.lose_power(seed)
@@ -598,6 +606,13 @@ async def prepare_without_sync(migrator: Migrator) -> None:
         migrator._device.captures.refusal = TryAgainError("not now")
 
 
+def give_room_and_believe(volume: MigratingVolume) -> bool:
+    """What was copied is gone, and nothing says so."""
+    volume._give_up(TryAgainError("given back"))
+    volume.target.discard(0, volume.size_bytes)
+    return True
+
+
 def flush_the_source_alone(volume: MigratingVolume) -> None:
     """Also when the target may be the volume."""
     volume.source.flush()
@@ -661,6 +676,13 @@ def missed_by_a_broken_target(model: MigrationModel, seed: int) -> None:
     model.finish("switch", seed)
 
 
+def room_given_and_killed(model: MigrationModel, seed: int) -> None:
+    copied(model)
+    model.give_room()
+    model.kill()
+    model.finish("switch", seed)
+
+
 def decided_and_cut(model: MigrationModel, seed: int) -> None:
     model.begin(2, WRITE)
     model.finish("cut", seed)
@@ -675,6 +697,7 @@ PLANTED: list[tuple[type, str, Callable[..., object], Callable[[MigrationModel, 
     (MigratingVolume, "_reads_zeros", skip_zeros, zeroed_before_it_is_copied_again),
     (MigratingVolume, "_stale_chunks", forget_stale, missed_by_a_broken_target),
     (Migrator, "prepare", prepare_without_sync, decided_and_cut),
+    (MigratingVolume, "give_back_room", give_room_and_believe, room_given_and_killed),
     (MigratingVolume, "flush", flush_the_source_alone, decided_and_cut),
 ]
 

@@ -402,6 +402,7 @@ class Migrating:
             intents,
             cursor=cursor,
             next_data=first_data(self._served.data, target_data),
+            has_room_to_give=not self._assignment.preallocated,
         )
 
     async def _open_again(self, session: _Session) -> None:
@@ -417,7 +418,8 @@ class Migrating:
             session.target_key,
             session.written,
             session.intents,
-            cursor=session.durable,
+            # What was copied may have been given back with its room.
+            cursor=0 if session.intents.is_void else session.durable,
         )
         migrator = Migrator(self._device, volume)
         migrator.busy_seconds = session.migrator.busy_seconds
@@ -429,7 +431,7 @@ class Migrating:
             target_data.close()
             raise
         session.target_data, session.volume, session.migrator = target_data, volume, migrator
-        session.verified = 0
+        session.durable, session.verified = volume.cursor, 0
 
     async def _switch(self, session: _Session) -> MigrationState:
         data_path = Path(self._assignment.data_path)

@@ -21,7 +21,7 @@ end of captures apart, `_sync_lock` keeps flushes in one queue.
 
 Captures (`volcrypt.volume.capture`) hold up nobody but the first write to each chunk that they
 still need, while that is copied. A write that finds no room while a capture has taken some gets
-it: the capture fails, not the write.
+it: the capture fails, not the write. So does what a migration has taken (`spare_room`).
 
 Chunks that are not here yet (`volcrypt.volume.lazy`) are fetched before all that, by whoever wants
 to read or write them; what is here once stays.
@@ -51,7 +51,7 @@ fuse hands it to the kernel before any. They are taken and given back on the loo
 
 import mmap
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
@@ -151,6 +151,9 @@ class Device:
         """What was answered here; a data plane counts for itself."""
         self.write_times: LatencyHistogram | None = None
         """How long writes take that come here; None when nobody wants to know."""
+        self.spare_room: Callable[[], Awaitable[bool]] = no_room
+        """Asked by a write that found no room, when no capture had taken some: whether there may be
+        some now."""
         self._ownership: Ownership | None = None
         self._is_marked: Callable[[int], bool] = lambda _: False
         self._inline_buffer = memoryview(mmap.mmap(-1, INLINE_BYTES))
@@ -308,8 +311,7 @@ class Device:
             try:
                 self._volume.write(offset, piece)
             except NoSpaceError:
-                if not await self.captures.make_room():
-                    raise
+                pass  # in a thread there may be some
             else:
                 if time.perf_counter() - started > _SLOW_SECONDS:
                     self._hops_left = _HOPS_AFTER_SLOW
@@ -321,12 +323,15 @@ class Device:
         return size
 
     async def _change(self, extent: ByteRange, work: Callable[[], None]) -> None:
-        try:
-            await self._in_thread(extent, work, exclusive=True)
-        except NoSpaceError:
-            if not await self.captures.make_room():
-                raise
-            await self._in_thread(extent, work, exclusive=True)
+        ways = iter((self.captures.make_room, self.spare_room))
+        while True:
+            try:
+                await self._in_thread(extent, work, exclusive=True)
+            except NoSpaceError:
+                if not await _made_room(ways):
+                    raise
+            else:
+                return
 
     async def flush(self) -> None:
         """Make every write that returned before durable; raises what the volume raises, and
@@ -518,6 +523,19 @@ class Device:
         if self._buffers:
             return self._buffers.pop()
         return memoryview(mmap.mmap(-1, MAX_REQUEST_BYTES))
+
+
+async def no_room() -> bool:
+    """Nobody has any to spare."""
+    return False
+
+
+async def _made_room(ways: Iterator[Callable[[], Awaitable[bool]]]) -> bool:
+    """Whether one of the ways that are left has made some."""
+    for way in ways:
+        if await way():
+            return True
+    return False
 
 
 if TYPE_CHECKING:

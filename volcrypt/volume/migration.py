@@ -13,6 +13,9 @@ its chunk on one side of the cursor or the other.
     COPYING      the source      is given up until somebody begins again; no request hears of it
     COMMITTING   both            fails the request, before the source was touched
 
+Room. Where writers find none, the target gives its own back (`give_back_room`): it is given up, and
+what was copied is void.
+
 COMMITTING begins when everything is copied, and before anybody may decide, durably, that the target
 is the volume: from then on either side may be the one that is found after a kill.
 
@@ -43,7 +46,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from typing_extensions import Buffer
 
-from volcrypt.errors import IntegrityError, OutOfRangeError, TargetLostError, TryAgainError
+from volcrypt.errors import (
+    IntegrityError,
+    NoSpaceError,
+    OutOfRangeError,
+    TargetLostError,
+    TryAgainError,
+    VolcryptError,
+)
 from volcrypt.geometry import CHUNK_BYTES, ByteRange, chunk_count, chunk_range, is_unit_aligned
 from volcrypt.volume.allocation import UNSUPPORTED
 from volcrypt.volume.write_intents import WriteIntents
@@ -97,10 +107,11 @@ class MigratingVolume:
         *,
         cursor: int,
         next_data: Callable[[int], int] = lambda chunk: chunk,
+        has_room_to_give: bool = True,
     ) -> None:
         """`cursor`: up to which chunk everything was copied and settled before. `next_data` gives
         the first chunk from a given one on that may hold something on either side, at most how
-        many there are."""
+        many there are. `has_room_to_give`: the target takes room as it is written."""
         assert source.size_bytes == target.size_bytes, "internal error: sides of different sizes"
         self.size_bytes = source.size_bytes
         self.read_only = source.read_only
@@ -116,6 +127,7 @@ class MigratingVolume:
         """How much was written to the target by copying."""
         self._intents = intents
         self._next_data = next_data
+        self._has_room_to_give = has_room_to_give
         self._lock = threading.Lock()
         self._closed = False
         # Regions to be copied again, and what is left of the one that is being copied.
@@ -291,6 +303,23 @@ class MigratingVolume:
         if not self.is_copied:
             raise TryAgainError("there is something left to be copied")
         self.mode = Mode.COMMITTING
+
+    def give_back_room(self) -> bool:
+        """A write found no room: whether there may be some now, since the target gave up what it
+        had taken. Then nothing is copied any more, and nothing of it is believed. Requests may be
+        under way."""
+        if self.mode is Mode.COMMITTING or not self._has_room_to_give:
+            return False
+        self._has_room_to_give = False
+        with self._lock:
+            self.failure = NoSpaceError("writers need the room that it had taken")
+        try:
+            # First what says that it is gone, for good; then it goes.
+            self._intents.void()
+            self.target.discard(0, self.size_bytes)
+        except (OSError, VolcryptError):
+            return False
+        return True
 
     def withdraw(self) -> None:
         """The target will not be the volume for now."""

@@ -32,7 +32,7 @@ import trio
 
 from volcrypt.errors import FencedError, MountError, TryAgainError
 from volcrypt.geometry import CHUNK_BYTES
-from volcrypt.volume.device import Device, PlaintextVolume
+from volcrypt.volume.device import Device, PlaintextVolume, no_room
 from volcrypt.volume.latency import LatencyHistogram
 from volcrypt.volume.migration import SKIPPED_AT_ONCE, ComparedSide, MigratingVolume, Mode
 from volcrypt.volume.ownership import PlaneData
@@ -69,6 +69,7 @@ class Migrator:
         """`begin` for a device that nobody has made a request to."""
         self._device.serve(self._volume, cursor=self._volume)
         self._device.write_times = self._device.write_times or LatencyHistogram()
+        self._device.spare_room = self._give_back_room
 
     async def copy_to(self, stop: int, *, rate_bytes: int | None = None) -> int:
         """Copy again what may differ, and then up to chunk `stop`, or less when paused; the cursor
@@ -177,7 +178,7 @@ class Migrator:
             await self._run(follow)
             self._device.serve(served, cursor=None, data=data)
             self._volume.close()
-            self._device.captures.refusal = None
+            self._end()
 
     async def abandon(self) -> None:
         """It is decided that the target will never be the volume: serve the source alone. Raises
@@ -185,13 +186,20 @@ class Migrator:
         async with self._device.alone():
             source = await self._run(self._volume.abandon)
             self._device.serve(source, cursor=None)
-            self._device.captures.refusal = None
+            self._end()
 
     async def close(self) -> None:
         """After the device was closed: leave no intent set without need. Raises as `settle`."""
         token = self._volume.begin_settle(final=True)
         await self._device.settle()
         await self._run(lambda: self._volume.end_settle(token))
+
+    async def _give_back_room(self) -> bool:
+        return await self._run(self._volume.give_back_room)
+
+    def _end(self) -> None:
+        self._device.captures.refusal = None
+        self._device.spare_room = no_room
 
     async def _run(self, work: Callable[[], Result]) -> Result:
         return await trio.to_thread.run_sync(work, limiter=self._threads)

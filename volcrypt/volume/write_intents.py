@@ -76,6 +76,7 @@ class WriteIntents:
         self._under_way: dict[int, int] = {}
         # The tick in which the last write to a region ended; long ago for those not in it.
         self._ended: dict[int, int] = {}
+        self._is_void = False
         self._tick = 1
         self._ticked_at = clock()
 
@@ -118,6 +119,11 @@ class WriteIntents:
             return cls.create(storage, header, all_set=True, clock=clock)
         bits = decode_sectors(header, bytes(data[SECTOR_BYTES:]))
         return cls(storage, header, bits, clock=clock)
+
+    @property
+    def is_void(self) -> bool:
+        """Whether nothing is believed of them any more, also by who opens them next."""
+        return self._is_void
 
     def regions_of(self, extent: ByteRange) -> range:
         if not extent.length:
@@ -178,6 +184,8 @@ class WriteIntents:
         """Both sides were synced since `begin_settle` gave `before`: clear what had ended then, but
         for the regions to `keep`. Raises as `writing`."""
         with self._writing:
+            if self._is_void:
+                return
             with self._lock:
                 cleared = [
                     region
@@ -192,10 +200,14 @@ class WriteIntents:
             self._write_sectors(_sectors_of(cleared))
 
     def void(self) -> None:
-        """Nothing that these bits say is true any more; durable on return. Raises as `writing`."""
+        """Nothing that these bits say is true any more; durable on return. They are all set from
+        here on, whoever asks. Raises as `writing`."""
         with self._writing:
             self._storage.write(0, bytes(SECTOR_BYTES))
             self._storage.sync()
+            with self._lock:
+                self._is_void = True
+                self._bits[:] = b"\xff" * len(self._bits)
 
     def _set(self, regions: range) -> None:
         with self._lock:
