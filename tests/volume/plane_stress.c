@@ -344,10 +344,10 @@ static void let_lease_run_out(void)
 }
 
 /* Behind a fence it goes over to nothing. */
-static bool switch_to(const unsigned char *key, bool may_be_busy)
+static bool switch_to(const unsigned char *next_key, bool may_be_busy)
 {
     int next = dup(data);
-    int error = plane_switch(plane, next, key);
+    int error = plane_switch(plane, next, next_key);
     CHECK(error == 0 || error == EPERM || (may_be_busy && error == EBUSY));
     if (error)
         close(next);
@@ -355,15 +355,14 @@ static bool switch_to(const unsigned char *key, bool may_be_busy)
 }
 
 /* Another descriptor and other ciphers, while callers go on: at once where nothing is under way, or
- * else when all was taken. Under a key nothing is granted, since Python writes in clear. */
+ * else when all was taken. Without a key nothing is granted, since Python writes under that. */
 static void switch_over(void)
 {
-    static const unsigned char key[64] = {1};
     struct plane_work found[PLANE_MAX_LANES];
-    (void)switch_to(NULL, true);
+    (void)switch_to(key, true);
     size_t works = plane_revoke_all(plane, PLANE_READ | PLANE_WRITE, found);
-    if (await_ends(works, found) && switch_to(NULL, false) && switch_to(key, false))
-        (void)switch_to(NULL, false);
+    if (await_ends(works, found) && switch_to(NULL, false))
+        (void)switch_to(key, false); /* but behind a fence, where nothing matters any more */
 }
 
 static void *be_python(void *unused)
