@@ -18,6 +18,7 @@ DEVICE, ADMISSION, CAPTURE, MIGRATION, MIGRATOR, INTENTS, OWNERSHIP = (
 )
 T_MIGRATOR = "tests/volume/test_migrator.py"
 T_MIGRATION = "tests/volume/test_migration.py"
+T_E2E = "tests/e2e/test_migration.py"
 T_INTENTS = "tests/volume/test_write_intents.py"
 
 MIGRATING: Final = [
@@ -79,7 +80,37 @@ MIGRATING: Final = [
         "an intent that was abandoned is believed",
         MIGRATION,
         [T_MIGRATOR],
-        ("        self._intents.void()\n", ""),
+        ("        self._intents.void()\n        self._closed", "        self._closed"),
+    ),
+    mutant(
+        "what was given back with its room is believed",
+        MIGRATION,
+        [T_E2E],
+        ("            self._intents.void()\n            self.target", "            self.target"),
+    ),
+    mutant(
+        "a process that goes on begins behind what it has to repeat",
+        MIGRATION,
+        [T_MIGRATION],
+        (").intersection(intents.set_regions())", ").intersection(())"),
+    ),
+    mutant(
+        "the old key stays after the switch",
+        "volcrypt/daemons/migrating.py",
+        [T_E2E],
+        ("        before.close()\n", ""),
+    ),
+    mutant(
+        "what has another name is served",
+        "volcrypt/daemons/migrating.py",
+        [T_E2E],
+        ("if not os.path.samestat(named,", "if False and not os.path.samestat(named,"),
+    ),
+    mutant(
+        "the source is lost before it was destroyed",
+        "volcrypt/volume/migration_files.py",
+        ["tests/volume/test_migration_files.py"],
+        ("        os.link(data, old, follow_symlinks=False)\n", ""),
     ),
     mutant(
         "an intent is set and not synced",
