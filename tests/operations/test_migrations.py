@@ -41,7 +41,8 @@ from volcrypt.operations.mounts import (
     unmount_volume,
 )
 from volcrypt.operations.records import load_record
-from volcrypt.operations.volumes import create_volume, delete_volume
+from volcrypt.operations.volume_deletion import delete_volume
+from volcrypt.operations.volumes import create_volume
 from volcrypt.operations.workflows import stale_cursors
 from volcrypt.volume.control import ControlClient
 from volcrypt.volume.control_migration import MigrationControl
