@@ -44,9 +44,15 @@ class Record:
 class MigratedVolume(ServedVolume):
     encrypted: bool = False
     region_bytes: int = CHUNK_BYTES
+    mount_at: Path | None = None
+    """Where a file system below `directory` comes and goes: somewhere else."""
     record: Record | None = None
     is_target: bool = False
     """Whether the record of the volume names the target's key."""
+
+    @property
+    def mount_directory(self) -> Path:
+        return self.mount_at or super().mount_directory
 
     @property
     def chunks(self) -> int:

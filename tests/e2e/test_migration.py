@@ -141,7 +141,9 @@ def test_a_target_without_room_costs_no_request(tmp_path: Path) -> None:
     with disposable_file_system(tmp_path, kind="ext4", size_bytes=64 * 2**20) as disk:
         place = disk.directory / "volume"
         place.mkdir()
-        with migrated_volume(place, size_bytes=24 * 2**20, preallocated=True) as volume:
+        with migrated_volume(
+            place, size_bytes=24 * 2**20, preallocated=True, mount_at=tmp_path / "mnt"
+        ) as volume:
             volume.mount()
             with OpenFile(volume) as file, volume.migration() as driver:
                 for offset in range(0, 24 * 2**20, 2**20):
@@ -264,7 +266,7 @@ def test_writers_get_the_room_that_the_target_had_taken(tmp_path: Path) -> None:
     with disposable_file_system(tmp_path, kind="ext4", size_bytes=96 * 2**20) as disk:
         place = disk.directory / "volume"
         place.mkdir()
-        with migrated_volume(place, size_bytes=24 * 2**20) as volume:
+        with migrated_volume(place, size_bytes=24 * 2**20, mount_at=tmp_path / "mnt") as volume:
             volume.mount()
             with OpenFile(volume) as file, volume.migration() as driver:
                 for offset in range(0, 12 * 2**20, 2**20):
