@@ -6,8 +6,9 @@ import os
 import random
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ SIZE = 6 * 2**20 + UNIT_BYTES
 MARK = b"never to be found in the stored data of an encrypted volume "
 RATE = 40 * 2**20
 GONE = {errno.ENOTCONN, errno.ECONNABORTED, errno.ENODEV, errno.ENOENT}
-"""What a dead mount, and one that is not there yet, says. EIO would be an error of the volume."""
+"""What a dead mount, and one that is not there yet, says."""
 
 
 class Program:
@@ -51,13 +52,28 @@ class Program:
                     with OpenFile(self.volume) as file:
                         self.settle_doubt(file)
                         while self.served.is_set() and not self.is_ending:
-                            self.step(file)
+                            try:
+                                self.step(file)
+                            except OSError as error:
+                                if error.errno != errno.EIO:
+                                    raise
+                                self.check_is_dead(file, error)
                 except OSError as error:
                     if error.errno not in GONE:
+                        with suppress(OSError):
+                            error.add_note(self.volume.log.read_text())
                         raise
                     threading.Event().wait(0.005)
         except BaseException as error:
             self.failure = error
+
+    def check_is_dead(self, file: OpenFile, error: OSError) -> None:
+        """The kernel says EIO of a request that a thread was reading when it was killed; from here
+        on it says that the mount is dead. Raises `error` when it does not."""
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            file.read(self.start, 1)
+        raise error
 
     def step(self, file: OpenFile) -> None:
         offset = self.dice.randrange(self.end - self.start)
