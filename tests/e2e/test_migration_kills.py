@@ -4,6 +4,7 @@ read and sync: what returned is there, also after the switch, and so it goes on.
 import errno
 import os
 import random
+import select
 import signal
 import threading
 import time
@@ -154,19 +155,19 @@ class Run:
     def kill_within(self, work: Callable[[Driver], object], seconds: float) -> bool:
         """Whether the process was killed before `work` was done."""
         timer = threading.Timer(seconds, lambda: os.kill(self.volume.pid, signal.SIGKILL))
-        try:
-            with self.volume.migration() as driver:
-                timer.start()
-                work(driver)
-            timer.cancel()
-            timer.join()
-            return False
-        except MountError:
-            timer.join()
-            for program in self.programs:
-                program.served.clear()
-            self.volume.reap()
-            return True
+        with suppress(MountError), self.volume.migration() as driver:
+            timer.start()
+            work(driver)
+        timer.cancel()
+        timer.join()
+        # It may have come when all was done.
+        with open(os.pidfd_open(self.volume.pid)) as process:
+            if not select.select([process], [], [], 0.5)[0]:
+                return False
+        for program in self.programs:
+            program.served.clear()
+        self.volume.reap()
+        return True
 
     def check(self) -> None:
         for program in self.programs:
