@@ -232,12 +232,26 @@ def test_zeroes_are_assumed_when_the_user_says_so(
     assert not any(content_of(device))
 
 
-def test_an_encryption_that_would_leave_plaintext_on_a_device_is_refused(
-    on_device: Command, make_device: MakeDevice
+def test_an_encrypted_volume_stays_on_its_device(
+    on_device: Command, make_device: MakeDevice, point: Path
 ) -> None:
     command, device = on_device, make_device(b"")
     command.run("volume", "create", "--data", device, "--unencrypted", "--name", "data")
-    assert "is not in the home" in command.fails(2, "encrypt", "data")
+    command.run("mount", "data", point)
+    with open(point / "volume", "r+b", buffering=0) as file:
+        file.write(b"on a device" * 1000)
+    command.run("unmount", "data")
+    assert b"on a device" in content_of(device), "the control"
+    assert "the encrypted volume needs" in command.fails(2, "encrypt", "data", "--keep-old")
+    plan = command.json("encrypt", "data", "--dry-run")
+    assert (plan["Target"], plan["DataBytesAtMost"]) == (str(device), True)
+    report = command.json("encrypt", "data")
+    assert report["OldData"][0]["Method"] == "overwritten in place with its ciphertext"
+    assert b"on a device" not in content_of(device)
+    command.run("mount", "data", point)
+    with open(point / "volume", "rb", buffering=0) as file:
+        assert file.read(11000) == b"on a device" * 1000
+    command.run("unmount", "data")
 
 
 class TestFile:

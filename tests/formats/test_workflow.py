@@ -47,7 +47,16 @@ def test_golden_file() -> None:
 
 @pytest.mark.parametrize("step", Step)
 def test_round_trip(step: Step) -> None:
-    workflow = msgspec.structs.replace(WORKFLOW, step=step)
+    workflow = msgspec.structs.replace(
+        WORKFLOW,
+        step=step,
+        keep_old=False,
+        old_path="/dev/sdb",
+        in_place=True,
+        data_bytes=2**20,
+        content_digest="00" * 32,
+        seconds={"snapshot": 1.5},
+    )
     assert decode(encode_workflow(workflow, SEAL)) == workflow
 
 
@@ -78,6 +87,9 @@ def test_another_volumes_seal_is_refused() -> None:
         {"copy_snapshot_id": ""},
         {"generation": 0},
         {"verified_bytes": -1},
+        {"data_bytes": -1},
+        {"in_place": True},
+        {"step": Step.COMPARE},
         {"target_key": msgspec.structs.replace(KEY, data_key_id=DataKeyId("dk-another"))},
     ],
 )

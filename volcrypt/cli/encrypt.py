@@ -2,13 +2,16 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from volcrypt.cli.customer_key import making_key_option
 from volcrypt.cli.key_choice import key_choice
-from volcrypt.cli.session import Command, Session, pass_session, print_fields
-from volcrypt.geometry import format_size
+from volcrypt.cli.session import Command, Session, pass_session
+
+if TYPE_CHECKING:
+    from volcrypt.operations.encrypt_plan import EncryptionPlan
 
 
 @click.command(cls=Command)
@@ -26,6 +29,11 @@ from volcrypt.geometry import format_size
     help="Also delete the older unencrypted snapshots of VOLUME.",
 )
 @click.option(
+    "--dry-run", is_flag=True, help="Only say what would be done, and how long it may take."
+)
+@click.option("--rate", metavar="R", help="Bytes a second to move at most, like 50MiB.")
+@click.option("--resume", is_flag=True, help="Go on with an unfinished run, and begin none.")
+@click.option(
     "--abort", is_flag=True, help="Give up an unfinished run; VOLUME is as it was before."
 )
 @pass_session
@@ -36,16 +44,26 @@ def encrypt(
     customer_key_file: Path | None,
     keep_old: bool,
     delete_plain_snapshots: bool,
+    dry_run: bool,
+    rate: str | None,
+    resume: bool,
     abort: bool,
 ) -> None:
     """Turn VOLUME, which nobody may be using, into an encrypted volume of the same name.
 
     Takes a snapshot, copies it under the key, makes a volume of the copy, reads that back from the
-    medium and compares it with the original, gives it the name, and removes the original.
-    Interrupted at any point, the same command goes on where it was.
+    medium and compares it with the original, gives it the name, and destroys the original. Data
+    that is elsewhere stays there: on the same file system, or on its device, which is overwritten
+    when the copy was compared with it. Interrupted at any point, the same command goes on where it
+    was.
     """
-    from volcrypt.operations.encrypt import abort_encryption, encrypt_volume
+    from volcrypt.cli.encrypt_view import plan_document, print_plan, show_report
+    from volcrypt.operations.encrypt import abort_encryption, encrypt_volume, plan_of_encryption
+    from volcrypt.snapshot.pace import parse_rate
 
+    if dry_run + abort + resume > 1:
+        raise click.UsageError("--dry-run, --resume and --abort exclude each other")
+    bytes_a_second = None if rate is None else parse_rate(rate)
     if abort:
         source_id = abort_encryption(session.home, volume)
         session.show(
@@ -53,53 +71,31 @@ def encrypt(
             lambda: print(f"the encryption of {volume} is given up; {source_id} is as it was"),
         )
         return
+    choice = key_choice(session, kms_key_id, False, customer_key_file)
+    if dry_run:
+        plan = plan_of_encryption(
+            session.home,
+            volume,
+            choice=choice,
+            keep_old=keep_old,
+            delete_plain_snapshots=delete_plain_snapshots,
+        )
+        session.show(plan_document(plan), lambda: print_plan(plan, sys.stdout))
+        return
+
+    def announce(plan: "EncryptionPlan") -> None:
+        if not session.as_json:
+            print_plan(plan, sys.stderr)
+
     report = encrypt_volume(
         session.home,
         volume,
-        choice=key_choice(session, kms_key_id, False, customer_key_file),
+        choice=choice,
         keep_old=keep_old,
         delete_plain_snapshots=delete_plain_snapshots,
         progress=session.progress(),
+        rate=bytes_a_second,
+        only_resume=resume,
+        announce=announce,
     )
-    document = {
-        "VolumeId": report.volume_id,
-        "Name": report.name,
-        "OldVolumeId": report.old_volume_id,
-        "OldVolumeName": report.old_volume_name,
-        "KeySource": "customer" if report.kms_key_arn is None else "kms",
-        "KmsKeyId": report.kms_key_arn,
-        "VerifiedBytes": report.verified_bytes,
-        "Seconds": report.seconds,
-        "PlainSnapshotsLeft": report.plain_snapshots_left,
-        "PlainSnapshotsDeleted": report.plain_snapshots_deleted,
-        "StoresNotRead": report.stores_not_read,
-    }
-    old = (
-        f"kept as {report.old_volume_name or report.old_volume_id}"
-        if report.old_volume_kept
-        else "removed"
-    )
-    session.show(
-        document,
-        lambda: print_fields(
-            {
-                "encrypted volume": f"{report.volume_id} ({report.name or 'no name'})",
-                "key": report.kms_key_arn or "customer-provided",
-                "compared": f"{format_size(report.verified_bytes)}, read back from the medium",
-                "old volume": f"{report.old_volume_id} is {old}",
-                "time": f"{report.seconds:.1f} s",
-            }
-        ),
-    )
-    if report.plain_snapshots_left:
-        print(
-            f"warning: unencrypted snapshots remain: {', '.join(report.plain_snapshots_left)}; "
-            "delete them with 'volcrypt snapshot delete'",
-            file=sys.stderr,
-        )
-    if report.stores_not_read:
-        print(
-            f"warning: these snapshot stores do not answer, and may hold unencrypted snapshots "
-            f"too: {', '.join(report.stores_not_read)}",
-            file=sys.stderr,
-        )
+    show_report(session, report)

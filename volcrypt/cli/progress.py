@@ -13,6 +13,11 @@ def progress_for(stream: TextIO) -> "Bars | Lines":
     return Bars(stream) if stream.isatty() else Lines(stream)
 
 
+def _whole(fraction: float, seconds_left: float) -> str:
+    minutes, seconds = divmod(round(seconds_left), 60)
+    return f"all steps {fraction:.0%}, {minutes}:{seconds:02d} left"
+
+
 class Lines(AbstractContextManager["Lines"]):
     """For logs and pipes."""
 
@@ -21,6 +26,7 @@ class Lines(AbstractContextManager["Lines"]):
         self._step: str | None = None
         self._done = 0
         self._started = 0.0
+        self._whole = ""
 
     def begin(self, step: str, total_bytes: int | None) -> None:
         self._finish()
@@ -31,12 +37,17 @@ class Lines(AbstractContextManager["Lines"]):
     def advance(self, done_bytes: int) -> None:
         self._done = done_bytes
 
+    def whole(self, fraction: float, seconds_left: float) -> None:
+        """How far all steps together are."""
+        self._whole = f"; {_whole(fraction, seconds_left)}"
+
     def _finish(self) -> None:
         if self._step is None or not self._done:
             return
         seconds = max(time.monotonic() - self._started, 1e-6)
         rate = format_size(int(self._done / seconds))
-        print(f"  {format_size(self._done)} in {seconds:.1f} s, {rate}/s", file=self._stream)
+        text = f"  {format_size(self._done)} in {seconds:.1f} s, {rate}/s{self._whole}"
+        print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
         """The last step is done. May be called twice."""
@@ -77,6 +88,7 @@ class Bars(AbstractContextManager["Bars"]):
         )
         self._task: int | None = None
         self._total: int | None = None
+        self._step = ""
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -84,12 +96,20 @@ class Bars(AbstractContextManager["Bars"]):
 
     def begin(self, step: str, total_bytes: int | None) -> None:
         self._complete()
-        self._total = total_bytes
+        self._total, self._step = total_bytes, step
         self._task = self._bars.add_task(step, total=total_bytes)
 
     def advance(self, done_bytes: int) -> None:
         if self._task is not None:
             self._bars.update(self._bars.task_ids[self._task], completed=done_bytes)
+
+    def whole(self, fraction: float, seconds_left: float) -> None:
+        """How far all steps together are."""
+        if self._task is not None:
+            self._bars.update(
+                self._bars.task_ids[self._task],
+                description=f"{self._step} ({_whole(fraction, seconds_left)})",
+            )
 
     def close(self) -> None:
         """The last step is done, and nothing more is drawn. May be called twice."""
@@ -101,6 +121,7 @@ class Bars(AbstractContextManager["Bars"]):
         if self._task is not None:
             task = self._bars.task_ids[self._task]
             done = self._bars.tasks[task].completed
+            self._bars.update(task, description=self._step)
             self._bars.update(
                 task, total=self._total or done or 1, completed=self._total or done or 1
             )

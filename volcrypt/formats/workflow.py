@@ -28,22 +28,30 @@ VERSION: Final = 1
 
 
 class Step(Enum):
-    """What is to be done next, in this order."""
+    """What is to be done next, in this order; COMPARE only where the data stays on its device."""
 
     SNAPSHOT = "snapshot"
     COPY = "copy"
+    COMPARE = "compare"
     RESTORE = "restore"
     VERIFY = "verify"
     SWAP = "swap"
     DESTROY = "destroy"
 
 
-class Workflow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Workflow(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """Body of version 1.
 
     `source_id` is the unencrypted volume, `plain_snapshot_id` its snapshot, `copy_snapshot_id` the
     copy under `copy_key`, `target_id` the volume made from that under `target_key` (the same data
     key, bound to the volume). `verified_bytes` of the target were compared in step VERIFY.
+
+    `old_path` is where the old data lies, with `in_place` a block device that the new data goes to
+    as well. For the report: `data_bytes` of chunks that are not all zeros were converted,
+    `content_digest` is their `ContentDigest`, `seconds` is what each step took, of the run that
+    ended it.
     """
 
     source_id: VolumeId
@@ -59,6 +67,11 @@ class Workflow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     delete_plain_snapshots: bool
     started_at: int
     verified_bytes: int = 0
+    old_path: str | None = None
+    in_place: bool = False
+    data_bytes: int = 0
+    content_digest: str | None = None
+    seconds: dict[str, float] = {}
 
 
 def encode_workflow(workflow: Workflow, sealer: Sealer) -> bytes:
@@ -78,6 +91,9 @@ def decode_workflow(data: bytes, verifier: Verifier, *, what: str) -> Workflow:
         and is_snapshot_id(workflow.copy_snapshot_id)
         and workflow.generation >= 1
         and workflow.verified_bytes >= 0
+        and workflow.data_bytes >= 0
+        and not (workflow.in_place and workflow.keep_old)
+        and (workflow.in_place or workflow.step is not Step.COMPARE)
         and workflow.copy_key.data_key_id == workflow.target_key.data_key_id
     ):
         raise MalformedError(what, "its values contradict each other")

@@ -10,28 +10,35 @@ next, and is written only when the step before it is durable. What a kill leaves
                         new one has it and the cursor says DESTROY
     DESTROY             the new volume, complete; the old data, until the next call
 
+Data that lies elsewhere stays there. A file gets a neighbour, PATH.VOLUME-ID. A device is used
+again: what RESTORE writes destroys what is there, so COMPARE comes before it:
+
+    COMPARE             the old volume, untouched; its snapshot and the copy of that are what it is
+    RESTORE, VERIFY     a device that is partly the old volume and partly the new one, and both
+                        snapshots; the next call finishes it, and nothing else can
+
 While a workflow is unfinished the volume cannot be mounted: what would be written after the
 snapshot would be lost with the old volume.
 """
 
-import os
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from volcrypt.durable import remove_durably
 from volcrypt.errors import (
     InvalidArgumentError,
-    NoSpaceError,
     TryAgainError,
     VolumeNotFoundError,
     WorkNotFoundError,
 )
-from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.formats.workflow import Step, Workflow
-from volcrypt.geometry import SECTOR_BYTES, format_size
 from volcrypt.kms.clock import host_time
-from volcrypt.names import SnapshotId, VolumeId, make_snapshot_id, make_volume_id
+from volcrypt.names import DataKeyId, SnapshotId, VolumeId, make_snapshot_id, make_volume_id
+from volcrypt.operations.destruction import DISCARDED, UNLINKED, OldData, discard_file
+from volcrypt.operations.encrypt_plan import EncryptionPlan, destroyed_data, plan_encryption
 from volcrypt.operations.encrypt_steps import STEPS, kept_name
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import (
@@ -46,10 +53,13 @@ from volcrypt.operations.keys import (
 )
 from volcrypt.operations.leftovers import remove_leftovers
 from volcrypt.operations.mounts import check_free
+from volcrypt.operations.placement import remove_data
 from volcrypt.operations.progress import Progress
+from volcrypt.operations.record_copies import record_copies
 from volcrypt.operations.records import data_path, load_record
 from volcrypt.operations.snapshot_deletion import purge_snapshots
 from volcrypt.operations.snapshot_lookup import snapshots_of_volume
+from volcrypt.operations.stages import Stages
 from volcrypt.operations.stores import LOCAL_STORE
 from volcrypt.operations.volumes import check_name_is_free
 from volcrypt.operations.workflows import (
@@ -59,21 +69,31 @@ from volcrypt.operations.workflows import (
     load_workflows,
     save_workflow,
 )
+from volcrypt.volume.directory import DATA_FILE
 from volcrypt.volume.owner import hold_volume
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncryptionReport:
-    """What was done. `kms_key_arn` is None under a customer-provided key."""
+    """What was done. `kms_key_arn` is None under a customer-provided key. `data_bytes` of chunks
+    that are not all zeros were converted, and `content_digest` is their `ContentDigest`;
+    `step_seconds` by step, of the runs that ended them, `seconds` of this run."""
 
     volume_id: VolumeId
     name: str | None
+    size_bytes: int
+    data_bytes: int
+    content_digest: str
+    data_path: Path
     old_volume_id: VolumeId
     old_volume_kept: bool
     old_volume_name: str | None
     kms_key_arn: str | None
+    data_key_id: DataKeyId
     verified_bytes: int
     seconds: float
+    step_seconds: dict[str, float]
+    old_data: list[OldData]
     plain_snapshots_left: list[SnapshotId]
     plain_snapshots_deleted: list[SnapshotId]
     stores_not_read: list[str]
@@ -88,15 +108,119 @@ def encrypt_volume(
     keep_old: bool,
     delete_plain_snapshots: bool,
     progress: Progress,
+    rate: int | None = None,
+    only_resume: bool = False,
+    announce: Callable[[EncryptionPlan], None] = lambda _: None,
 ) -> EncryptionReport:
-    """Run the workflow, or what is left of it, to its end.
+    """Run the workflow, or what is left of it, to its end; `rate` is in bytes a second that each
+    step moves. `announce` is told the plan before anything is made, and may raise.
 
     Raises VolumeInUseError when the volume is open anywhere, InvalidArgumentError when it is
-    encrypted already, KmsError before anything is made when the key is not usable.
+    encrypted already, or, with `only_resume`, nothing was begun, KmsError before anything is made
+    when the key is not usable.
     """
     started = time.monotonic()
     with home.exclusive():
         remove_leftovers(home)
+    workflow, source_id = _find(
+        home,
+        volume,
+        choice=choice,
+        keep_old=keep_old,
+        delete_plain_snapshots=delete_plain_snapshots,
+        only_resume=only_resume,
+    )
+    source_directory = home.volumes.path_of(source_id)
+    with ExitStack() as held:
+        if source_directory.exists():
+            held.enter_context(hold_volume(source_directory, purpose="encrypt"))
+        expected: dict[str, float] = {}
+        if workflow is None:
+            # The volume is held before the cursor is made: nobody can have mounted it in between.
+            plan = _plan(
+                home,
+                source_id,
+                None,
+                choice,
+                keep_old,
+                delete_plain_snapshots=delete_plain_snapshots,
+            )
+            plan.check_room()
+            announce(plan)
+            workflow = _begin(
+                home,
+                source_id,
+                choice=choice,
+                keep_old=keep_old,
+                delete_plain_snapshots=delete_plain_snapshots,
+            )
+            expected = {each.step.value: each.seconds for each in plan.steps}
+        elif not _is_swapped(workflow):
+            plan = _plan(
+                home,
+                source_id,
+                workflow,
+                choice,
+                workflow.keep_old,
+                delete_plain_snapshots=workflow.delete_plain_snapshots,
+            )
+            announce(plan)
+            expected = {each.step.value: each.seconds for each in plan.steps}
+        stages = Stages(progress, expected, rate=rate)
+        while workflow.step is not Step.DESTROY:
+            stages.enter(workflow.step.value)
+            workflow = STEPS[workflow.step](home, workflow, stages)
+        stages.enter(workflow.step.value)
+        return _destroy(home, workflow, stages, started)
+
+
+def plan_of_encryption(
+    home: Home,
+    volume: str,
+    *,
+    choice: KeyChoice,
+    keep_old: bool,
+    delete_plain_snapshots: bool,
+    only_resume: bool = False,
+) -> EncryptionPlan:
+    """What `encrypt_volume` would do now; makes nothing. Raises as that does, but for the KMS's
+    refusals, which are found when the data key is made."""
+    workflow, source_id = _find(
+        home,
+        volume,
+        choice=choice,
+        keep_old=keep_old,
+        delete_plain_snapshots=delete_plain_snapshots,
+        only_resume=only_resume,
+    )
+    if workflow is not None and _is_swapped(workflow):
+        raise InvalidArgumentError(
+            f"{volume} is encrypted; only the removal of the old data is left",
+            hint=f"'volcrypt encrypt {volume}' finishes it",
+        )
+    if workflow is not None:
+        keep_old, delete_plain_snapshots = workflow.keep_old, workflow.delete_plain_snapshots
+    return _plan(
+        home, source_id, workflow, choice, keep_old, delete_plain_snapshots=delete_plain_snapshots
+    )
+
+
+def _is_swapped(workflow: Workflow) -> bool:
+    """Whether the name is the new volume's."""
+    return workflow.step is Step.DESTROY
+
+
+def _find(
+    home: Home,
+    volume: str,
+    *,
+    choice: KeyChoice,
+    keep_old: bool,
+    delete_plain_snapshots: bool,
+    only_resume: bool,
+) -> tuple[Workflow | None, VolumeId]:
+    """The unfinished encryption of a volume, if there is one, and the unencrypted volume. Raises as
+    `encrypt_volume`."""
     workflow = _unfinished(home, volume)
     if workflow is not None:
         _check_same_wishes(
@@ -107,29 +231,45 @@ def encrypt_volume(
             keep_old=keep_old,
             delete_plain_snapshots=delete_plain_snapshots,
         )
-        source_id = workflow.source_id
+        return workflow, workflow.source_id
+    record = load_record(home, volume)
+    if only_resume:
+        raise InvalidArgumentError(f"there is no unfinished encryption of {volume}")
+    if record.is_encrypted:
+        raise InvalidArgumentError(f"volume {volume} is encrypted already")
+    check_free(home, record.volume_id, volume)
+    if record.device is not None and keep_old:
+        raise InvalidArgumentError(
+            f"the data of volume {volume} is on the device {record.data_path}, which the encrypted "
+            "volume needs",
+            hint="without --keep-old; a snapshot that you take first keeps the old state",
+        )
+    return None, record.volume_id
+
+
+def _plan(
+    home: Home,
+    source_id: VolumeId,
+    workflow: Workflow | None,
+    choice: KeyChoice,
+    keep_old: bool,
+    *,
+    delete_plain_snapshots: bool,
+) -> EncryptionPlan:
+    record = load_record(home, source_id)
+    if workflow is not None:
+        key = workflow.copy_key.kms_key_arn
     else:
-        record = load_record(home, volume)
-        if record.is_encrypted:
-            raise InvalidArgumentError(f"volume {volume} is encrypted already")
-        source_id = record.volume_id
-        check_free(home, source_id, volume)
-    source_directory = home.volumes.path_of(source_id)
-    with ExitStack() as held:
-        if source_directory.exists():
-            held.enter_context(hold_volume(source_directory, purpose="encrypt"))
-        if workflow is None:
-            # The volume is held before the cursor is made: nobody can have mounted it in between.
-            workflow = _begin(
-                home,
-                source_id,
-                choice=choice,
-                keep_old=keep_old,
-                delete_plain_snapshots=delete_plain_snapshots,
-            )
-        while workflow.step is not Step.DESTROY:
-            workflow = STEPS[workflow.step](home, workflow, progress)
-        return _destroy(home, workflow, progress, started)
+        key = None if choice.customer_key is not None else choice.kms_key or home.default_kms_key
+    return plan_encryption(
+        home,
+        record,
+        kms_key=key,
+        keep_old=keep_old,
+        delete_plain_snapshots=delete_plain_snapshots,
+        plain_snapshot=None if workflow is None else workflow.plain_snapshot_id,
+        step=None if workflow is None else workflow.step,
+    )
 
 
 def abort_encryption(home: Home, volume: str) -> VolumeId:
@@ -146,9 +286,15 @@ def abort_encryption(home: Home, volume: str) -> VolumeId:
             f"{volume} is encrypted; only the removal of the old data is left",
             hint=f"'volcrypt encrypt {volume}' finishes it",
         )
+    if workflow.in_place and workflow.step in (Step.RESTORE, Step.VERIFY, Step.SWAP):
+        raise InvalidArgumentError(
+            f"the device of {volume} is being overwritten with ciphertext; it can only be finished",
+            hint=f"'volcrypt encrypt {volume}' finishes it",
+        )
     with hold_volume(home.volumes.path_of(workflow.source_id), purpose="encrypt"):
         remove_durably(copy_cursor_path(home, workflow.copy_snapshot_id))
         purge_snapshots(home, [workflow.plain_snapshot_id, workflow.copy_snapshot_id])
+        remove_data(home, workflow.target_id, is_made=True)
         home.volumes.remove(workflow.target_id)
         forget_workflow(home, workflow)
     return workflow.source_id
@@ -215,16 +361,8 @@ def _begin(
     holds the volume."""
     record = load_record(home, source_id)
     check_none_running(home, source_id, record.name or source_id)
-    if record.data_path is not None:
-        # What is there would stay in plaintext; and the new volume would be in another place.
-        raise InvalidArgumentError(
-            f"the data of volume {record.name or source_id} is not in the home but at "
-            f"{record.data_path}",
-            hint="snapshot it, copy the snapshot with a key, and make a volume from the copy",
-        )
     if keep_old:
         check_name_is_free(home, kept_name(record))
-    _check_space(home, record)
     copy_id = make_snapshot_id(home.random_id_bytes())
     target_id = make_volume_id(home.random_id_bytes())
     copy_key = choose_key(home, choice, snapshot_context(copy_id))
@@ -245,25 +383,13 @@ def _begin(
         keep_old=keep_old,
         delete_plain_snapshots=delete_plain_snapshots,
         started_at=int(host_time()),
+        old_path=record.data_path,
+        in_place=record.device is not None,
     )
     return save_workflow(home, workflow)
 
 
-def _check_space(home: Home, record: VolumeRecord) -> None:
-    """At the peak the snapshot, its copy and the new volume lie beside the old one."""
-    allocated = data_path(home, record).stat().st_blocks * SECTOR_BYTES
-    space = os.statvfs(home.path)
-    free = space.f_bavail * space.f_frsize
-    if free < 3 * allocated:
-        raise NoSpaceError(
-            f"encrypting needs about {format_size(3 * allocated)} beside the volume, "
-            f"{format_size(free)} are free below {home.path}"
-        )
-
-
-def _destroy(
-    home: Home, workflow: Workflow, progress: Progress, started: float
-) -> EncryptionReport:
+def _destroy(home: Home, workflow: Workflow, stages: Stages, started: float) -> EncryptionReport:
     """Remove the workflow's own snapshots and the old volume; every part may be done already."""
     found, unread = snapshots_of_volume(home, workflow.source_id)
     plain = [
@@ -276,9 +402,12 @@ def _destroy(
             f"unencrypted snapshots cannot be looked for in {', '.join(unread)}",
             hint="the volume is encrypted; the same command removes the old data when they answer",
         )
-    progress.begin(
+    stages.begin(
         "removing the snapshots of the way" if workflow.keep_old else "removing the old data", None
     )
+    record = load_record(home, workflow.target_id)
+    with record_copies(home, record) as copies:
+        copies.refresh(record)
     purge_snapshots(
         home,
         [workflow.plain_snapshot_id, workflow.copy_snapshot_id],
@@ -286,21 +415,36 @@ def _destroy(
     )
     plain_ids = [manifest.snapshot_id for manifest in plain]
     old_name: str | None = None
+    method: str | None = None
+    old_path = Path(workflow.old_path or home.volumes.path_of(workflow.source_id) / DATA_FILE)
     if workflow.keep_old:
         old_name = load_record(home, workflow.source_id).name
     else:
+        if not workflow.in_place:
+            method = DISCARDED if discard_file(old_path) else UNLINKED
+        remove_data(home, workflow.source_id)
         home.volumes.remove(workflow.source_id)
-    record = load_record(home, workflow.target_id)
+    old = destroyed_data(
+        home, old_path, in_place=workflow.in_place, keep_old=workflow.keep_old, method=method
+    )
+    seconds = stages.seconds(workflow)
     forget_workflow(home, workflow)
     return EncryptionReport(
         volume_id=record.volume_id,
         name=record.name,
+        size_bytes=record.size_bytes,
+        data_bytes=workflow.data_bytes,
+        content_digest=workflow.content_digest or "",
+        data_path=data_path(home, record),
         old_volume_id=workflow.source_id,
         old_volume_kept=workflow.keep_old,
         old_volume_name=old_name,
         kms_key_arn=workflow.target_key.kms_key_arn,
+        data_key_id=workflow.target_key.data_key_id,
         verified_bytes=workflow.verified_bytes,
         seconds=time.monotonic() - started,
+        step_seconds=seconds,
+        old_data=old,
         plain_snapshots_left=[] if workflow.delete_plain_snapshots else plain_ids,
         plain_snapshots_deleted=plain_ids if workflow.delete_plain_snapshots else [],
         stores_not_read=unread,
