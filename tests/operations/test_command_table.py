@@ -315,3 +315,21 @@ def test_backup(observed: Observed, tmp_path: Path) -> None:
     (tmp_path / "word").write_text("correct horse")
     made = observed.run("backup", tmp_path / "file", "--passphrase-file", tmp_path / "word")
     assert made == [("Backup", "caller", None)]
+
+
+def test_encrypt_in_use_and_rekey(observed: Observed, tmp_path: Path) -> None:
+    run = observed.run
+    observed.command.run("volume", "create", "--size", "1MiB", "--unencrypted", "--name", "in-use")
+    (tmp_path / "point").mkdir()
+    observed.command.run("mount", "in-use", str(tmp_path / "point"))
+    opened = ("Decrypt", BY_VOLUMES, "vol")
+    granted = [opened, ("CreateGrant", BY_VOLUMES, None), ("Decrypt", "host by volumes", "vol")]
+    # Tried, begun, and afresh to compare; the grant of the mount is for the new key then.
+    moved = [(GENERATE, BY_VOLUMES, "vol"), opened, opened, opened, *granted]
+    assert run("encrypt", "in-use", "--online", "--kms-key-id", key_of(observed)) == moved
+    assert run("rekey", "in-use") == moved
+    retired = ("RetireGrant", "host by volumes", None)
+    assert run("rekey", "in-use", "--kms-key-id", "alias/volcrypt/ebs") == [*moved, retired]
+    observed.command.run("unmount", "in-use")
+    mounted = [*moved[:2], *granted, *moved[2:], retired]
+    assert run("rekey", "in-use") == mounted

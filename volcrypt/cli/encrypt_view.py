@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from volcrypt.operations.destruction import OldData
     from volcrypt.operations.encrypt import EncryptionReport
     from volcrypt.operations.encrypt_plan import EncryptionPlan
+    from volcrypt.operations.online import MigrationReport
 
 
 def plan_document(plan: "EncryptionPlan") -> JsonValue:
@@ -25,11 +26,11 @@ def plan_document(plan: "EncryptionPlan") -> JsonValue:
         "DataBytesAtMost": plan.is_bound,
         "KeySource": "customer" if plan.kms_key is None else "kms",
         "KmsKeyId": plan.kms_key,
-        "ResumesAt": None if plan.resumes_at is None else plan.resumes_at.value,
+        "ResumesAt": plan.resumes_at,
         "Target": str(plan.target),
         "Steps": [
             {
-                "Step": each.step.value,
+                "Step": each.step,
                 "ReadBytes": each.read_bytes,
                 "WriteBytes": each.write_bytes,
                 "ExpectedSeconds": round(each.seconds, 3),
@@ -83,7 +84,7 @@ def print_plan(plan: "EncryptionPlan", stream: "TextIO") -> None:
     """The plan for people."""
     most = "at most " if plan.is_bound else ""
     name = plan.record.name or plan.record.volume_id
-    begin = "" if plan.resumes_at is None else f", from step {plan.resumes_at.value} on"
+    begin = "" if plan.resumes_at is None else f", from step {plan.resumes_at} on"
     key = plan.kms_key or "a customer-provided key"
     lines = [
         f"encrypts {name} ({most}{format_size(plan.data_bytes)} of data) under {key}{begin}:",
@@ -174,6 +175,64 @@ def show_report(session: Session, report: "EncryptionReport") -> None:
         print("\n".join(_old_lines(report.old_data)))
 
     session.show(document, text)
+    _warn(report)
+
+
+def show_migration(session: Session, report: "MigrationReport") -> None:
+    """The report of a volume that stayed what it is, under a new data key."""
+    times = report.times
+    document = {
+        "VolumeId": report.volume_id,
+        "Name": report.name,
+        "SizeBytes": report.size_bytes,
+        "InUse": report.was_served,
+        "KeySource": "customer" if report.kms_key_arn is None else "kms",
+        "KmsKeyId": report.kms_key_arn,
+        "DataKeyId": report.data_key_id,
+        "OldDataKeyId": report.old_data_key_id,
+        "CopiedBytes": report.copied_bytes,
+        "Writes": None
+        if times is None
+        else {
+            "Count": times.writes,
+            "P50Microseconds": times.p50_us,
+            "P99Microseconds": times.p99_us,
+            "WorstMicroseconds": times.worst_us,
+        },
+        "OldData": old_data_documents(report.old_data),
+        "FreedBytes": report.freed_bytes,
+        "Seconds": report.seconds,
+        "Steps": [
+            {"Step": step, "Seconds": seconds} for step, seconds in report.step_seconds.items()
+        ],
+        "PlainSnapshotsLeft": report.plain_snapshots_left,
+        "PlainSnapshotsDeleted": report.plain_snapshots_deleted,
+        "StoresNotRead": report.stores_not_read,
+    }
+
+    def text() -> None:
+        print_fields(
+            {
+                "encrypted volume": f"{report.volume_id} ({report.name or 'no name'})",
+                "key": report.kms_key_arn or "customer-provided",
+                "data key": report.data_key_id,
+                "copied": f"{format_size(report.copied_bytes)}, read back from the medium",
+                "worst stall of a write": "nobody wrote"
+                if times is None or not times.writes
+                else f"{times.worst_us / 1000:.1f} ms (half took {times.p50_us / 1000:.1f} ms at "
+                f"most, 99 % {times.p99_us / 1000:.1f} ms; {times.writes} writes)",
+                "time": f"{report.seconds:.1f} s ("
+                + ", ".join(f"{step} {took:.1f}" for step, took in report.step_seconds.items())
+                + ")",
+            }
+        )
+        print("\n".join(_old_lines(report.old_data)))
+
+    session.show(document, text)
+    _warn(report)
+
+
+def _warn(report: "EncryptionReport | MigrationReport") -> None:
     if report.plain_snapshots_left:
         print(
             f"warning: unencrypted snapshots remain: {', '.join(report.plain_snapshots_left)}; "

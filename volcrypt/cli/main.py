@@ -29,6 +29,7 @@ COMMANDS = {
     "store": ("volcrypt.cli.store", "Make, join and check snapshot stores, in S3 or a directory."),
     "snapshot": ("volcrypt.cli.snapshot", "Create, copy, verify and delete snapshots."),
     "encrypt": ("volcrypt.cli.encrypt", "Turn an unencrypted volume into an encrypted one."),
+    "rekey": ("volcrypt.cli.encrypt", "Give an encrypted volume a new data key, also in use."),
     "settings": ("volcrypt.cli.settings", "Encryption by default, and the default key."),
     "report": ("volcrypt.cli.report", "What is not encrypted, and what a key is needed for."),
     "backup": ("volcrypt.cli.backup", "Write the key management state to an encrypted file."),

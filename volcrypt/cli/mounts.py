@@ -14,6 +14,7 @@ from volcrypt.cli.session import Command, Session, pass_session
 from volcrypt.names import is_snapshot_id
 
 if TYPE_CHECKING:
+    from volcrypt.names import VolumeId
     from volcrypt.operations.mounts import Launch
     from volcrypt.operations.watching import Watching
     from volcrypt.volume.launch import DataPlaneKind
@@ -102,7 +103,7 @@ def mount(
     if foreground:
         launch = exec_daemon
     rate = parse_fill_rate(fill_rate)
-    watching = _watching(session, on_key_loss)
+    watching = watching_of(session, on_key_loss)
     discards = Discarding(requests=discard, zeros=discard_zeros)
     if take_over:
         # Nobody is stopped for a volume that could not be had afterwards.
@@ -133,6 +134,8 @@ def mount(
             session.home, target, directory, fill_rate=rate, launch=launch, data_plane=data_plane
         )
     served = mounted.snapshot_id or mounted.volume_id
+    if mounted.snapshot_id is None:
+        _warn_of_migration(session, mounted.volume_id)
     document = {
         "VolumeId": None if mounted.snapshot_id else mounted.volume_id,
         "SnapshotId": mounted.snapshot_id,
@@ -221,7 +224,7 @@ def attach(
 
     give_key(session, customer_key_file)
     rate = parse_fill_rate(fill_rate)
-    watching = _watching(session, on_key_loss)
+    watching = watching_of(session, on_key_loss)
     discards = Discarding(requests=discard, zeros=discard_zeros)
     if take_over:
         # Nobody is stopped for a volume that could not be had afterwards.
@@ -248,6 +251,7 @@ def attach(
         data_plane=data_plane,
         discards=discards,
     )
+    _warn_of_migration(session, attached.volume_id)
     document = {
         "VolumeId": attached.volume_id,
         "Device": str(attached.device),
@@ -296,7 +300,17 @@ def detach(session: Session, volume: str, stop_snapshot: bool) -> None:
     session.show({"VolumeId": volume_id}, lambda: print(f"{volume} ({volume_id}) is detached"))
 
 
-def _watching(session: Session, on_key_loss: str) -> "Watching":
+def _warn_of_migration(session: Session, volume_id: "VolumeId") -> None:
+    """An encryption of the volume, which was begun while it was in use, goes on when asked to."""
+    from volcrypt.operations.online import migration_warning
+
+    warning = migration_warning(session.home, volume_id)
+    if warning is not None:
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def watching_of(session: Session, on_key_loss: str) -> "Watching":
+    """How a volume is watched that is served now."""
     from volcrypt.operations.watching import Watching
 
     return Watching(

@@ -91,6 +91,14 @@ def encryption_document(found: "EncryptionReport", notes: "Sequence[str]") -> Js
                 "KmsKeyId": each.target_key.kms_key_arn,
             }
             for each in inventory.workflows
+        ]
+        + [
+            {
+                "VolumeId": each.volume_id,
+                "NextStep": each.step.value,
+                "KmsKeyId": each.target_key.kms_key_arn,
+            }
+            for each in inventory.migrations
         ],
         "Keys": [_key_line_document(line) for line in found.keys],
         "Stores": list(inventory.stores.values()),

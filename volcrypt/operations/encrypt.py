@@ -31,6 +31,7 @@ from volcrypt.durable import remove_durably
 from volcrypt.errors import (
     InvalidArgumentError,
     TryAgainError,
+    VolumeInUseError,
     VolumeNotFoundError,
     WorkNotFoundError,
 )
@@ -154,7 +155,7 @@ def encrypt_volume(
                 keep_old=keep_old,
                 delete_plain_snapshots=delete_plain_snapshots,
             )
-            expected = {each.step.value: each.seconds for each in plan.steps}
+            expected = {each.step: each.seconds for each in plan.steps}
         elif not _is_swapped(workflow):
             plan = _plan(
                 home,
@@ -165,7 +166,7 @@ def encrypt_volume(
                 delete_plain_snapshots=workflow.delete_plain_snapshots,
             )
             announce(plan)
-            expected = {each.step.value: each.seconds for each in plan.steps}
+            expected = {each.step: each.seconds for each in plan.steps}
         stages = Stages(progress, expected, rate=rate)
         while workflow.step is not Step.DESTROY:
             stages.enter(workflow.step.value)
@@ -237,7 +238,16 @@ def _find(
         raise InvalidArgumentError(f"there is no unfinished encryption of {volume}")
     if record.is_encrypted:
         raise InvalidArgumentError(f"volume {volume} is encrypted already")
-    check_free(home, record.volume_id, volume)
+    try:
+        check_free(home, record.volume_id, volume)
+    except VolumeInUseError as error:
+        if error.hint is not None and error.hint.startswith(
+            ("volcrypt unmount", "volcrypt detach")
+        ):
+            error.hint = (
+                f"'{error.hint}' first, or 'volcrypt encrypt {volume} --online' while it is in use"
+            )
+        raise
     if record.device is not None and keep_old:
         raise InvalidArgumentError(
             f"the data of volume {volume} is on the device {record.data_path}, which the encrypted "

@@ -14,6 +14,7 @@ from typing import Final
 
 from volcrypt.crypto.digest import DigestAlgorithm
 from volcrypt.errors import NoSpaceError
+from volcrypt.formats.migration import Migration, MigrationStep
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.formats.workflow import Step
 from volcrypt.geometry import CHUNK_BYTES, chunk_range, format_size
@@ -62,14 +63,11 @@ class PlannedStep:
     """One step; `read_bytes` and `write_bytes` that it moves, `seconds` that it is expected to
     take."""
 
-    step: Step
+    step: str
+    what: str
     read_bytes: int
     write_bytes: int
     seconds: float
-
-    @property
-    def what(self) -> str:
-        return WHAT[self.step]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +89,7 @@ class EncryptionPlan:
 
     record: VolumeRecord
     kms_key: str | None
-    resumes_at: Step | None
+    resumes_at: str | None
     data_bytes: int
     is_bound: bool
     read_rate: int | None
@@ -142,13 +140,11 @@ def plan_encryption(
         if step is not None and list(Step).index(each) < list(Step).index(step):
             continue
         steps.append(
-            PlannedStep(
-                step=each,
-                read_bytes=reads * data_bytes,
-                write_bytes=writes * data_bytes,
-                seconds=_STEP_SECONDS
-                + reads * data_bytes / (read_rate or _LEAST_RATE)
-                + writes * data_bytes / (write_rate or _LEAST_RATE),
+            _planned(
+                each.value,
+                WHAT[each],
+                (reads * data_bytes, writes * data_bytes),
+                (read_rate, write_rate),
             )
         )
     rooms: Counter[Path] = Counter()
@@ -161,7 +157,7 @@ def plan_encryption(
     return EncryptionPlan(
         record=record,
         kms_key=kms_key,
-        resumes_at=step,
+        resumes_at=None if step is None else step.value,
         data_bytes=data_bytes,
         is_bound=in_place,
         read_rate=read_rate,
@@ -177,6 +173,70 @@ def plan_encryption(
         ],
         stores_not_read=unread,
         deletes_snapshots=delete_plain_snapshots,
+    )
+
+
+_MIGRATION: Final = (
+    ("copy", "copy it under the key while it is in use", 1, 1),
+    ("verify", "read the copy back from the medium and compare it with what is in use", 2, 0),
+    ("switch", "go over to the copy", 0, 0),
+    ("destroy", "destroy the old data", 0, 0),
+)
+
+
+def plan_migration(
+    home: Home, record: VolumeRecord, *, migration: Migration | None, key: str | None
+) -> EncryptionPlan:
+    """Of a volume that stays in use, or what is left of that."""
+    path = data_path(home, record)
+    with DataFile.open(path, record.size_bytes, read_only=True) as data:
+        data_bytes = sum(chunk_range(i, record.size_bytes).length for i in data.candidate_chunks())
+        rates = _measure(home, data)
+    names = [step for step, *_ in _MIGRATION]
+    first = 0
+    if migration is not None:
+        step = migration.step
+        first = 2 if step is MigrationStep.RENAME else names.index(step.value)
+    is_copied = first > 0
+    needed = record.size_bytes if record.preallocated else data_bytes
+    found, unread = snapshots_of_volume(home, record.volume_id)
+    return EncryptionPlan(
+        record=record,
+        kms_key=key,
+        resumes_at=None if migration is None else migration.step.value,
+        data_bytes=data_bytes,
+        is_bound=False,
+        read_rate=rates[0],
+        write_rate=rates[1],
+        steps=[
+            _planned(step, what, (reads * data_bytes, writes * data_bytes), rates)
+            for step, what, reads, writes in _MIGRATION[first:]
+        ],
+        rooms=[] if is_copied else [_room(home.path, needed)],
+        target=path.parent,
+        destroyed=[old_data("the old data", path, DISCARDED)],
+        plain_snapshots=[
+            each.snapshot_id
+            for each in found
+            if each.wrapped_key is None and not record.is_encrypted
+        ],
+        stores_not_read=unread,
+        deletes_snapshots=False,
+    )
+
+
+def _planned(
+    step: str, what: str, bytes_moved: tuple[int, int], rates: tuple[int | None, int | None]
+) -> PlannedStep:
+    seconds = sum(
+        count / (rate or _LEAST_RATE) for count, rate in zip(bytes_moved, rates, strict=True)
+    )
+    return PlannedStep(
+        step=step,
+        what=what,
+        read_bytes=bytes_moved[0],
+        write_bytes=bytes_moved[1],
+        seconds=_STEP_SECONDS + seconds,
     )
 
 

@@ -121,6 +121,7 @@ def keys_of(inventory: Inventory, facts_of: Callable[[str], KeyFacts]) -> list[K
         *((job.snapshot_id, job.kms_key_arn) for job in inventory.pending),
         *((c.target_snapshot_id, key_arn_of(c.wrapped_key)) for c in inventory.unfinished_copies),
         *((w.source_id, key_arn_of(w.target_key)) for w in inventory.workflows),
+        *((m.volume_id, key_arn_of(m.target_key)) for m in inventory.migrations),
     ]
     for id_, arn in unfinished:
         if (of_work := line(arn)) is not None and id_ not in of_work.unfinished:
@@ -191,6 +192,14 @@ def _plain(inventory: Inventory) -> Iterator[Finding]:
                 text=f"the unfinished copy {cursor.target_snapshot_id} of "
                 f"{cursor.source_snapshot_id} in store {store} is not encrypted",
             )
+    for migration in inventory.migrations:
+        is_plain = migration.source_key_id is None
+        yield Finding(
+            kind=FindingKind.UNFINISHED_ENCRYPTION,
+            subject=migration.volume_id,
+            text=f"the encryption of {migration.volume_id} is unfinished (next step: "
+            f"{migration.step.value}), and its {'plaintext' if is_plain else 'old data'} is there",
+        )
     for workflow in inventory.workflows:
         yield Finding(
             kind=FindingKind.UNFINISHED_ENCRYPTION,

@@ -13,12 +13,15 @@ from volcrypt.errors import VolcryptError
 from volcrypt.formats.copy_cursor import CopyCursor
 from volcrypt.formats.job import JobRecord
 from volcrypt.formats.manifest import Manifest
+from volcrypt.formats.migration import Migration
 from volcrypt.formats.volume_record import VolumeRecord, WrappedDataKey
 from volcrypt.formats.workflow import Workflow
 from volcrypt.geometry import chunk_count
 from volcrypt.names import DataKeyId, StoreId, VolumeId
 from volcrypt.operations.copy_cursors import cursor_file
 from volcrypt.operations.home import Home
+from volcrypt.operations.migrations import KIND as MIGRATIONS
+from volcrypt.operations.migrations import load_migration
 from volcrypt.operations.record_copies import copy_location
 from volcrypt.operations.records import load_records, present_path
 from volcrypt.operations.snapshot_lookup import list_snapshots
@@ -47,6 +50,7 @@ class Inventory:
     pending: list[JobRecord] = field(default_factory=list)
     unfinished_copies: list[CopyCursor] = field(default_factory=list)
     workflows: list[Workflow] = field(default_factory=list)
+    migrations: list[Migration] = field(default_factory=list)
     written: dict[DataKeyId, int] = field(default_factory=dict)
 
     def store_name(self, store_id: StoreId) -> str:
@@ -118,6 +122,14 @@ def _add_unfinished(home: Home, found: Inventory) -> None:
             continue
         if workflow is not None:
             found.workflows.append(workflow)
+    for entry in home.register.entries(MIGRATIONS):
+        try:
+            migration = load_migration(home, VolumeId(entry.id))
+        except VolcryptError as error:
+            found.unreadable[f"unfinished encryption of {entry.id}"] = str(error)
+            continue
+        if migration is not None:
+            found.migrations.append(migration)
     for snapshot_id in resumable_copies(home):
         try:
             cursor = cursor_file(home, snapshot_id).read()

@@ -154,6 +154,9 @@ def dependents_of(inventory: Inventory, key: str) -> Iterator[Dependent]:
         if is_under(workflow.target_key):
             # The unencrypted volume stays as it is; what was done is lost.
             yield Dependent(kind=Kind.UNFINISHED_ENCRYPTION, id=workflow.source_id)
+    for migration in inventory.migrations:
+        if is_under(migration.target_key):
+            yield Dependent(kind=Kind.UNFINISHED_ENCRYPTION, id=migration.volume_id)
 
 
 def _volumes(

@@ -33,6 +33,9 @@
         another, where an earlier     ReEncrypt,                          that copy's to snapshot id
         copy is continued             Decrypt of both                     each its own
     volume export-header              Decrypt                             the volume's
+    encrypt --online, rekey           GenerateDataKeyWithoutPlaintext,    volume id
+                                      Decrypt of that, three times;
+                                      as mount, for the new key
     encrypt                           GenerateDataKeyWithoutPlaintext,    new snapshot id
                                       ReEncrypt,                          that to new volume id
                                       Decrypt of both                     each its own

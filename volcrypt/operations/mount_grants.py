@@ -114,6 +114,24 @@ def serving_key(home: Home, record: VolumeRecord) -> Iterator[DataKey | None]:
         raise
 
 
+def move_grant(home: Home, record: VolumeRecord) -> None:
+    """A volume that is mounted has another data key now: its grant is for that one's KMS key, and
+    the old one ends. Never fails: what cannot be made now the next mount makes."""
+    with suppress(VolcryptError, OSError):
+        old = _noted(home, record.volume_id) if _path(home, record.volume_id).exists() else None
+        with serving_key(home, record):
+            pass
+        new = _noted(home, record.volume_id) if _path(home, record.volume_id).exists() else None
+        if old is None or old.kms != home.access.kms_name:
+            return
+        if new == old:
+            # Nothing replaced it: the new key concerns no KMS, or has the very same grant.
+            if is_under_customer_key(record.wrapped_key):
+                _retire(home, record.volume_id, old)
+        elif (old.key_arn, old.grant_id) != (new and new.key_arn, new and new.grant_id):
+            _end(home, old)
+
+
 def _has_grants(home: Home) -> bool:
     if home.access.other_kms is not None:
         return home.access.grantee is not None
@@ -190,11 +208,15 @@ def retire_abandoned_grants(home: Home) -> None:
 def _retire(home: Home, volume_id: VolumeId, grant: MountGrant) -> None:
     if grant.kms != home.access.kms_name:
         return  # it is of another KMS than this command has
+    _end(home, grant)
+    remove_durably(_path(home, volume_id))
+
+
+def _end(home: Home, grant: MountGrant) -> None:
     host = Caller(arn=grant.grantee, account=grant.account, via_service=True)
     members = {"KeyId": grant.key_arn, "GrantId": grant.grant_id}
     with suppress(KeyNotFoundError, InvalidGrantIdError):  # it is gone already
         call(_kms_of(home, grant), host, "RetireGrant", members)
-    remove_durably(_path(home, volume_id))
 
 
 def _kms_of(home: Home, grant: MountGrant) -> Kms:

@@ -20,6 +20,7 @@ from volcrypt.operations.home import Home
 from volcrypt.operations.import_cursors import unfinished_imports
 from volcrypt.operations.jobs import Job, load_jobs
 from volcrypt.operations.key_states import TroubledKey, troubled_keys
+from volcrypt.operations.migrations import load_migrations
 from volcrypt.operations.mounts import is_mount_of
 from volcrypt.operations.records import load_records
 from volcrypt.operations.snapshot_lookup import is_completed, list_snapshots
@@ -151,7 +152,10 @@ def read_status(home: Home) -> Status:
         snapshots=len(manifests) + len(damaged_snapshots),
         unencrypted_snapshots=sum(not manifest.is_encrypted for manifest in manifests),
         in_use=in_use,
-        workflows=[(w.source_id, w.step.value) for w in load_workflows(home)],
+        workflows=[
+            *((w.source_id, w.step.value) for w in load_workflows(home)),
+            *((m.volume_id, m.step.value) for m in load_migrations(home)),
+        ],
         imports=[
             (volume_id, None, None)
             if isinstance(cursor, VolcryptError)
