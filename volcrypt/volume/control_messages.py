@@ -314,9 +314,7 @@ class ErrorAnswer(_Document, frozen=True, tag="error"):
     report: ErrorReport
 
 
-Answer = (
-    StatusAnswer | MetricsAnswer | CaptureAnswer | MigrationAnswer | DoneAnswer | ErrorAnswer
-)
+Answer = StatusAnswer | MetricsAnswer | CaptureAnswer | MigrationAnswer | DoneAnswer | ErrorAnswer
 
 _requests: Final = msgspec.json.Decoder(Request)
 _answers: Final = msgspec.json.Decoder(Answer)
