@@ -134,8 +134,13 @@ def check_document(arguments: Sequence[str | Path], document: Any) -> str | None
         assert as_aws(" ".join(words)), words
         return None
     name = max(names, key=len)
-    msgspec.convert(document, DOCUMENTS[name].shape)
-    return name
+    shapes = DOCUMENTS[name].shapes
+    for shape in shapes:
+        with suppress(msgspec.ValidationError):
+            msgspec.convert(document, shape)
+            return name
+    msgspec.convert(document, shapes[0])
+    raise AssertionError  # that has failed above
 
 
 def on_data_plane(*arguments: str | Path) -> tuple[str | Path, ...]:

@@ -7,8 +7,8 @@ that goes, or means something else, makes a new version. `kms` and `principal` p
 operation of that name answers, which has no version: AWS adds members, and takes none away.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, get_args, get_origin
 
 import msgspec
@@ -402,20 +402,114 @@ class Verification(Shape, frozen=True):
     damages: list[Damage]
 
 
+class OldData(Shape, frozen=True):
+    """Where unencrypted data was or is, and what becomes of it."""
+
+    what: str
+    path: str
+    method: str
+    file_system: str | None
+    device: str | None
+    rotational: bool | None
+    discards: bool | None
+    notes: list[str]
+
+
+class StepTime(Shape, frozen=True):
+    step: str
+    seconds: float
+
+
 class Encryption(Shape, frozen=True):
-    """What `encrypt` did; of `--abort` the volume alone."""
+    volume_id: str
+    name: str | None
+    size_bytes: int
+    data_bytes: int
+    data_chunks: int
+    content_digest: str
+    data_path: str
+    old_volume_id: str
+    old_volume_name: str | None
+    old_data: list[OldData]
+    key_source: str
+    kms_key_id: str | None
+    data_key_id: str
+    verified_bytes: int
+    seconds: float
+    steps: list[StepTime]
+    plain_snapshots_left: list[str]
+    plain_snapshots_deleted: list[str]
+    stores_not_read: list[str]
+
+
+class PlannedStep(Shape, frozen=True):
+    step: str
+    read_bytes: int
+    write_bytes: int
+    expected_seconds: float
+
+
+class NeededSpace(Shape, frozen=True):
+    path: str
+    needed_bytes: int
+    free_bytes: int
+
+
+class EncryptionPlan(Shape, frozen=True):
+    """Rates in bytes a second."""
 
     volume_id: str
-    name: str | None = None
-    old_volume_id: str = ""
-    old_volume_name: str | None = None
-    key_source: str = ""
-    kms_key_id: str | None = None
-    verified_bytes: int = 0
-    seconds: float = 0
-    plain_snapshots_left: list[str] = []
-    plain_snapshots_deleted: list[str] = []
-    stores_not_read: Any = None
+    name: str | None
+    size_bytes: int
+    data_bytes: int
+    data_bytes_at_most: bool
+    key_source: str
+    kms_key_id: str | None
+    resumes_at: str | None
+    target: str
+    steps: list[PlannedStep]
+    expected_seconds: float
+    read_rate: float | None
+    write_rate: float | None
+    space: list[NeededSpace]
+    old_data: list[OldData]
+    plain_snapshots: list[str]
+    deletes_plain_snapshots: bool
+    stores_not_read: list[str]
+
+
+class WriteTimes(Shape, frozen=True):
+    count: int
+    p50_microseconds: float
+    p99_microseconds: float
+    worst_microseconds: float
+
+
+class Migration(Shape, frozen=True):
+    """A volume that stayed what it is, under a new data key."""
+
+    volume_id: str
+    name: str | None
+    size_bytes: int
+    in_use: bool
+    key_source: str
+    kms_key_id: str | None
+    data_key_id: str
+    old_data_key_id: str | None
+    copied_bytes: int
+    writes: WriteTimes | None
+    old_data: list[OldData]
+    freed_bytes: int
+    seconds: float
+    steps: list[StepTime]
+    plain_snapshots_left: list[str]
+    plain_snapshots_deleted: list[str]
+    stores_not_read: list[str]
+
+
+class PausedMigration(Shape, frozen=True):
+    volume_id: str
+    paused: bool
 
 
 class Backup(Shape, frozen=True):
@@ -532,15 +626,23 @@ class KeyReport(Shape, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """`shape` of what a command prints, and its version."""
+    """`shape` of what a command prints, and its version; `others`: what it prints with an option,
+    by that option."""
 
     shape: Any
     version: int = 1
+    others: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def shapes(self) -> tuple[Any, ...]:
+        return (self.shape, *self.others.values())
 
     @property
     def schema(self) -> dict[str, Any]:
         """As JSON Schema."""
-        return msgspec.json.schema(self.shape)
+        references, definitions = msgspec.json.schema_components(self.shapes)
+        either = {"anyOf": list(references)} if self.others else references[0]
+        return {**either, "$defs": definitions}
 
 
 DOCUMENTS = {
@@ -576,7 +678,16 @@ DOCUMENTS = {
     "snapshot show": Document(Snapshot),
     "snapshot verify": Document(Verification),
     "snapshot wait": Document(SnapshotOrSet),
-    "encrypt": Document(Encryption),
+    "encrypt": Document(
+        Encryption,
+        others={
+            "--dry-run": EncryptionPlan,
+            "--online": Migration,
+            "--pause": PausedMigration,
+            "--abort": VolumeId,
+        },
+    ),
+    "rekey": Document(Migration),
     "settings get": Document(DefaultSettings),
     "settings set": Document(DefaultSettings),
     "report encryption": Document(EncryptionReport),
@@ -601,10 +712,10 @@ def as_aws(command: str) -> bool:
 
 def members(shape: Any, indent: str = "") -> Iterator[tuple[str, str]]:
     """Names and types for people, what is inside of a member below it."""
-    for field in msgspec.structs.fields(shape) if _is_struct(shape) else ():
-        absent = "" if field.required else ", may be absent"
-        yield f"{indent}{field.encode_name}", _text(field.type) + absent
-        for inner in _structs_in(field.type):
+    for member in msgspec.structs.fields(shape) if _is_struct(shape) else ():
+        absent = "" if member.required else ", may be absent"
+        yield f"{indent}{member.encode_name}", _text(member.type) + absent
+        for inner in _structs_in(member.type):
             yield from members(inner, indent + "  ")
 
 

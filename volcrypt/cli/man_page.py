@@ -80,15 +80,15 @@ def _document(context: click.Context) -> list[str]:
     if name not in DOCUMENTS:
         return []
     document = DOCUMENTS[name]
-    listed = [f"{_escape(member)}: {_escape(text)}" for member, text in members(document.shape)]
-    return [
+    lines = [
         ".SH JSON DOCUMENT",
         f"Version {document.version} of what \\-\\-json prints. {_DOCUMENT_RULE}",
-        ".PP",
-        ".nf",
-        *listed,
-        ".fi",
     ]
+    for option, shape in {"": document.shape, **document.others}.items():
+        listed = [f"{_escape(member)}: {_escape(text)}" for member, text in members(shape)]
+        lines += [".PP", *([f"With {_escape(option)}:", ".PP"] if option else ())]
+        lines += [".nf", *listed, ".fi"]
+    return lines
 
 
 def _summary(command: click.Command) -> str:
