@@ -23,9 +23,11 @@ def test_the_plan_comes_first_and_the_report_last(command: Command) -> None:
     planned = command.json("encrypt", "data", "--dry-run", "--delete-plain-snapshots")
     assert planned["Steps"][0]["Step"] == "snapshot"
     assert planned["DeletesPlainSnapshots"] is True
-    assert "no unfinished encryption" in command.fails(2, "encrypt", "data", "--resume")
+    for option in ("--pause", "--resume", "--abort"):
+        assert "no unfinished encryption" in command.fails(3, "encrypt", "data", option)
     assert "exclude each other" in command.fails(2, "encrypt", "data", "--resume", "--dry-run")
     command.fails(2, "encrypt", "data", "--rate", "fast")
+    assert str(command.home / "stores/local") in text
     assert command.json("volume", "show", "data")["VolumeId"] == planned["VolumeId"], "the control"
     done = command.try_run("encrypt", "data", "--rate", "100MiB")
     assert done.returncode == 0

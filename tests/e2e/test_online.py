@@ -211,7 +211,7 @@ def test_a_volume_whose_key_is_lost_is_saved_by_who_has_it_open(
 def test_it_pauses_goes_on_and_is_given_up(command: Command, tmp_path: Path, point: Path) -> None:
     model = make(command, tmp_path, "--unencrypted")
     command.run("mount", "data", point)
-    command.fails(2, "encrypt", "data", "--pause")
+    command.fails(3, "encrypt", "data", "--pause")
     with Writer(point / "volume", model):
         with running(command) as begun:
             assert "a command that encrypts it" in command.fails(4, "encrypt", "data", "--resume")

@@ -16,6 +16,7 @@ from volcrypt.errors import (
     RecordMissingError,
     VerificationError,
     VolcryptError,
+    WorkNotFoundError,
 )
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.formats.workflow import Step
@@ -31,6 +32,7 @@ from volcrypt.operations.encrypt import (
 from volcrypt.operations.encrypt_plan import EncryptionPlan
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import KeyChoice
+from volcrypt.operations.online import pause_migration
 from volcrypt.operations.placement import Placement
 from volcrypt.operations.progress import SILENT, Progress
 from volcrypt.operations.records import data_path, load_record
@@ -166,7 +168,7 @@ def test_the_plan_says_what_will_be_done_and_makes_nothing(home: Home) -> None:
     assert made.seconds > 0
     assert [(each.path, each.method) for each in made.destroyed] == [
         (data_path(home, record), DISCARDED),
-        (home.path / "snapshots", "unlinked"),
+        (home.stores_path / "local", "unlinked"),
     ]
     assert plan(home, keep_old=True).destroyed[0].method == KEPT
 
@@ -325,7 +327,7 @@ def test_a_device_that_is_not_what_was_stored_is_not_overwritten(
 
 def test_only_what_was_begun_is_resumed(home: Home) -> None:
     make(home)
-    with pytest.raises(InvalidArgumentError, match="no unfinished encryption"):
+    with pytest.raises(WorkNotFoundError, match="no unfinished encryption"):
         encrypt_volume(
             home,
             "data",
@@ -339,7 +341,19 @@ def test_only_what_was_begun_is_resumed(home: Home) -> None:
         encrypt(home, Stops("copying"))
     left = plan(home)
     assert left.resumes_at == Step.COPY.value
+    with pytest.raises(InvalidArgumentError, match="none with --online"):
+        pause_migration(home, "data")
     assert Step.SNAPSHOT.value not in [each.step for each in left.steps]
+
+
+def test_a_plan_counts_with_the_rate(home: Home) -> None:
+    make(home)
+    free = plan(home)
+    held = free.held_to(CHUNK_BYTES)
+    seconds = {each.step: each.seconds for each in held.steps}
+    assert seconds[Step.COPY.value] >= free.data_bytes / CHUNK_BYTES
+    assert seconds[Step.SWAP.value] < 1
+    assert free.held_to(None) == free == free.held_to(2**60)
 
 
 def test_a_file_that_is_gone_is_discarded(tmp_path: Path) -> None:

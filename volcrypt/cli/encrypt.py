@@ -205,6 +205,7 @@ class _Run:
     def _show_plan(self, plan: "EncryptionPlan") -> None:
         from volcrypt.cli.encrypt_view import plan_document, print_plan
 
+        plan = plan.held_to(self.rate)
         self.session.show(plan_document(plan), lambda: print_plan(plan, sys.stdout))
 
     def _announce(self, plan: "EncryptionPlan") -> None:

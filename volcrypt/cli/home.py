@@ -269,7 +269,10 @@ def _print(found: "Status", warnings: list[str]) -> None:
     for job in found.failed:
         print(f"\nsnapshot {job.snapshot_id} was not completed: {job.reason}")
     for source_id, step in found.workflows:
-        print(f"\nencryption of {source_id} is unfinished; next step: {step}")
+        print(
+            f"\nencryption of {source_id} is unfinished; next step: {step}; "
+            f"'volcrypt encrypt {source_id} --resume' goes on with it"
+        )
     for volume_id, source, next_step in found.imports:
         way = f"next step: {next_step}" if next_step else "its cursor is damaged: give it up"
         print(f"\nimport of {source or '-'} into {volume_id} is unfinished; {way}")

@@ -41,7 +41,9 @@ def listening(address: str) -> Iterator[Listener]:
     """
     path = Path(address) if "/" in address else None
     listener = (
-        listen_unix(path, mode=SOCKET_MODE) if path is not None else listen_tcp(address, None)
+        listen_unix(path, mode=SOCKET_MODE)
+        if path is not None
+        else listen_tcp(address, None, may_have_tls=False)
     )
     try:
         yield listener

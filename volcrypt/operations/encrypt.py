@@ -117,8 +117,8 @@ def encrypt_volume(
     step moves. `announce` is told the plan before anything is made, and may raise.
 
     Raises VolumeInUseError when the volume is open anywhere, InvalidArgumentError when it is
-    encrypted already, or, with `only_resume`, nothing was begun, KmsError before anything is made
-    when the key is not usable.
+    encrypted already, WorkNotFoundError when with `only_resume` nothing was begun, KmsError before
+    anything is made when the key is not usable.
     """
     started = time.monotonic()
     with home.exclusive():
@@ -145,7 +145,7 @@ def encrypt_volume(
                 choice,
                 keep_old,
                 delete_plain_snapshots=delete_plain_snapshots,
-            )
+            ).held_to(rate)
             plan.check_room()
             announce(plan)
             workflow = _begin(
@@ -164,7 +164,7 @@ def encrypt_volume(
                 choice,
                 workflow.keep_old,
                 delete_plain_snapshots=workflow.delete_plain_snapshots,
-            )
+            ).held_to(rate)
             announce(plan)
             expected = {each.step: each.seconds for each in plan.steps}
         stages = Stages(progress, expected, rate=rate)
@@ -235,7 +235,7 @@ def _find(
         return workflow, workflow.source_id
     record = load_record(home, volume)
     if only_resume:
-        raise InvalidArgumentError(f"there is no unfinished encryption of {volume}")
+        raise WorkNotFoundError(f"there is no unfinished encryption of {volume}")
     if record.is_encrypted:
         raise InvalidArgumentError(f"volume {volume} is encrypted already")
     try:

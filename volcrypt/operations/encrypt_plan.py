@@ -8,7 +8,7 @@ snapshot store is. It is an expectation: other work on the machine is not in it.
 import os
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +29,7 @@ from volcrypt.operations.destruction import (
 from volcrypt.operations.home import Home
 from volcrypt.operations.records import data_path
 from volcrypt.operations.snapshot_lookup import snapshots_of_volume
+from volcrypt.operations.stores import LOCAL_STORE
 from volcrypt.volume.datafile import DataFile
 
 _SAMPLE_BYTES: Final = 32 * 2**20
@@ -105,6 +106,17 @@ class EncryptionPlan:
     @property
     def seconds(self) -> float:
         return sum(each.seconds for each in self.steps)
+
+    def held_to(self, rate: int | None) -> "EncryptionPlan":
+        """With no step that moves data faster than `rate` bytes a second."""
+        if rate is None:
+            return self
+        slowest = self.data_bytes / rate
+        steps = [
+            replace(each, seconds=max(each.seconds, slowest)) if each.read_bytes else each
+            for each in self.steps
+        ]
+        return replace(self, steps=steps)
 
     def check_room(self) -> None:
         """Raises NoSpaceError. What a device has at most may be much more than it has."""
@@ -248,7 +260,9 @@ def destroyed_data(
         method = OVERWRITTEN if in_place else KEPT if keep_old else DISCARDED
     return [
         old_data("the volume", path, method),
-        old_data("the snapshot that is made on the way", home.path / "snapshots", "unlinked"),
+        old_data(
+            "the snapshot that is made on the way", home.stores_path / LOCAL_STORE, "unlinked"
+        ),
     ]
 
 

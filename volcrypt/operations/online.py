@@ -24,6 +24,7 @@ from volcrypt.errors import (
     TryAgainError,
     VolcryptError,
     VolumeInUseError,
+    WorkNotFoundError,
 )
 from volcrypt.file_lock import locked_within
 from volcrypt.formats.migration import Migration, MigrationStep
@@ -61,6 +62,7 @@ from volcrypt.operations.snapshot_deletion import purge_snapshots
 from volcrypt.operations.snapshot_lookup import snapshots_of_volume
 from volcrypt.operations.stages import Stages
 from volcrypt.operations.watching import Watching
+from volcrypt.operations.workflows import KIND as WORKFLOW
 from volcrypt.operations.workflows import check_may_be_served, check_none_running
 from volcrypt.operations.write_budget import forget_count
 from volcrypt.volume.control import ControlClient
@@ -131,9 +133,9 @@ def migrate_volume(
     go on with that; `choice` None: the KMS key that it is under. `watching`: how a mount that is
     watched goes on to be; `launch` serves one that nobody has mounted.
 
-    Raises PausedError, TryAgainError, VolumeInUseError, InvalidArgumentError, KmsError,
-    NoSpaceError, IntegrityError when the copy is not what it should be, MountError when the process
-    that serves ended.
+    Raises PausedError, TryAgainError, VolumeInUseError, InvalidArgumentError, WorkNotFoundError
+    when with `only_resume` nothing was begun, KmsError, NoSpaceError, IntegrityError when the copy
+    is not what it should be, MountError when the process that serves ended.
     """
     started = time.monotonic()
     record = load_record(home, volume)
@@ -142,13 +144,13 @@ def migrate_volume(
         migration = load_migration(home, record.volume_id)
         if migration is None:
             if only_resume:
-                raise InvalidArgumentError(f"there is no unfinished encryption of {volume}")
+                raise WorkNotFoundError(f"there is no unfinished encryption of {volume}")
             check_can_migrate(home, record, rekeys=rekeys)
         else:
             _check_same_wishes(home, migration, volume, choice)
         plan = plan_migration(
             home, record, migration=migration, key=_key_name(home, record, choice, migration)
-        )
+        ).held_to(rate)
         if migration is None:
             plan.check_room()
         announce(plan)
@@ -228,8 +230,8 @@ def plan_of_migration(
 
 
 def pause_migration(home: Home, volume: str) -> Migration:
-    """Have it pause until somebody goes on with it. Raises InvalidArgumentError when there is none,
-    or it is past the switch."""
+    """Have it pause until somebody goes on with it. Raises WorkNotFoundError when there is none,
+    InvalidArgumentError when it is past the switch."""
     record, migration = _undecided(home, volume)
     _ask_to_pause(home, record, migration)
     with _driving(home, record, patience_seconds=_PATIENCE_SECONDS):
@@ -268,7 +270,12 @@ def _undecided(home: Home, volume: str) -> tuple[VolumeRecord, Migration]:
     record = load_record(home, volume)
     migration = load_migration(home, record.volume_id)
     if migration is None:
-        raise InvalidArgumentError(f"there is no unfinished encryption of {volume}")
+        if home.register.get(WORKFLOW, record.volume_id) is not None:
+            raise InvalidArgumentError(
+                f"the encryption of {volume} is none with --online",
+                hint=f"Ctrl-C interrupts it, and 'volcrypt encrypt {volume}' goes on with it",
+            )
+        raise WorkNotFoundError(f"there is no unfinished encryption of {volume}")
     if migration.step in (MigrationStep.RENAME, MigrationStep.DESTROY):
         raise InvalidArgumentError(
             f"{volume} is encrypted; only the removal of the old data is left",

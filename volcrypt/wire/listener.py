@@ -25,6 +25,7 @@ HOME_SOCKET_NAME: Final = "volcrypt-home"
 
 _FIRST_PASSED: Final = 3
 _MAX_PORT: Final = 65535
+_LOCAL_HINT: Final = "without TLS: an address on this host, such as 127.0.0.1:PORT"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +76,7 @@ def make_tls(certificate: Path, key: Path) -> ssl.SSLContext:
     return context
 
 
-def listen_tcp(text: str, tls: ssl.SSLContext | None) -> Listener:
+def listen_tcp(text: str, tls: ssl.SSLContext | None, *, may_have_tls: bool = True) -> Listener:
     """Raises InvalidArgumentError, and ConfigurationError when the address cannot be had, or
     would need TLS."""
     host, port = parse_address(text)
@@ -86,8 +87,9 @@ def listen_tcp(text: str, tls: ssl.SSLContext | None) -> Listener:
     family, _, _, _, address = found[0]
     if tls is None and not all(_is_loopback(str(entry[4][0])) for entry in found):
         raise ConfigurationError(
-            f"{text} is no loopback address, and plain HTTP would carry keys in the clear",
-            hint="give --tls-cert and --tls-key",
+            f"{text} is no loopback address, and plain HTTP would carry "
+            f"{'keys' if may_have_tls else 'what it serves'} in the clear",
+            hint="give --tls-cert and --tls-key" if may_have_tls else _LOCAL_HINT,
         )
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -181,7 +183,7 @@ def passed_listeners(
             raise ConfigurationError(
                 f"the socket that systemd passes listens on {host}:{port}, which is no loopback "
                 "address",
-                hint="give --tls-cert and --tls-key",
+                hint=_LOCAL_HINT,
             )
         listeners.append(Listener(socket=passed, tls=tls))
     return Passed(http=listeners, home=home)
