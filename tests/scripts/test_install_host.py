@@ -35,8 +35,14 @@ def tree(root: Path) -> dict[str, tuple[int, str]]:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    (tmp_path / "etc").mkdir()
     return tmp_path
+
+
+def test_its_help_names_every_option() -> None:
+    shown = install("--help").stdout
+    for option in ("--program", "--root", "--uninstall"):
+        assert option in shown
+    assert "set -" not in shown
 
 
 def test_all_is_put_in_place_and_taken_away(root: Path) -> None:
