@@ -103,6 +103,7 @@ def print_plan(plan: "EncryptionPlan", stream: "TextIO") -> None:
         *(
             f"space at the peak: {most}{format_size(each.needed_bytes)} below {each.path}, "
             f"{format_size(each.free_bytes)} are free"
+            + (": too little" if not most and each.free_bytes < each.needed_bytes else "")
             for each in plan.rooms
         ),
         f"the encrypted data goes to {plan.target}",

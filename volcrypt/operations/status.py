@@ -22,7 +22,7 @@ from volcrypt.operations.jobs import Job, load_jobs
 from volcrypt.operations.key_states import TroubledKey, troubled_keys
 from volcrypt.operations.migrations import load_migrations
 from volcrypt.operations.mounts import is_mount_of
-from volcrypt.operations.records import load_records
+from volcrypt.operations.records import load_records, nominal_data_path
 from volcrypt.operations.snapshot_lookup import is_completed, list_snapshots
 from volcrypt.operations.space import space_warnings
 from volcrypt.operations.stores import LOCAL_STORE, check_log_is_whole, find_local_store
@@ -123,6 +123,12 @@ def read_status(home: Home) -> Status:
     warnings = damaged + problems + freeze_warnings(home.runtime)
     warnings += space_warnings(home, records)
     warnings += budget_warnings(home, records)
+    warnings += [
+        f"the data of {device_name(record)} is not there: {path}"
+        for record in records
+        for path in [nominal_data_path(home, record)]
+        if not os.path.lexists(path)
+    ]
     mounted = mounts()
     for record in records:
         point = private_mount_point(home, record.volume_id)

@@ -126,7 +126,11 @@ def find_local_store(home: Home) -> SnapshotStore | None:
 
 
 def _open_local(home: Home, entry: RegisterEntry) -> SnapshotStore:
-    return _pinned(home.closing(LocalObjects(home.stores_path / LOCAL_STORE)), entry)
+    try:
+        return _pinned(home.closing(LocalObjects(home.stores_path / LOCAL_STORE)), entry)
+    except StoreNotFoundError as error:
+        error.hint = "put it back; until then snapshots and copies go elsewhere with --store NAME"
+        raise
 
 
 def known_stores(home: Home) -> list[str]:
