@@ -2,6 +2,7 @@
 another file, and on a device, which is overwritten."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from volcrypt.errors import (
     InvalidArgumentError,
     NoSpaceError,
     RecordMissingError,
+    StoreNotFoundError,
     VerificationError,
     VolcryptError,
     WorkNotFoundError,
@@ -36,6 +38,7 @@ from volcrypt.operations.online import pause_migration
 from volcrypt.operations.placement import Placement
 from volcrypt.operations.progress import SILENT, Progress
 from volcrypt.operations.records import data_path, load_record
+from volcrypt.operations.stores import LOCAL_STORE, open_local_store
 from volcrypt.operations.volume_export import export_volume
 from volcrypt.operations.volumes import create_volume
 from volcrypt.operations.workflows import load_workflows
@@ -344,6 +347,18 @@ def test_only_what_was_begun_is_resumed(home: Home) -> None:
     with pytest.raises(InvalidArgumentError, match="none with --online"):
         pause_migration(home, "data")
     assert Step.SNAPSHOT.value not in [each.step for each in left.steps]
+
+
+def test_nothing_is_begun_without_the_local_store(home: Home) -> None:
+    """As in a home that was restored from a backup."""
+    make(home)
+    before = plaintext(home, home.path / "out")
+    open_local_store(home)
+    shutil.rmtree(home.stores_path / LOCAL_STORE)
+    with pytest.raises(StoreNotFoundError):
+        encrypt(home)
+    assert load_workflows(home) == []
+    assert plaintext(home, home.path / "out") == before, "it can be read still"
 
 
 def test_a_plan_counts_with_the_rate(home: Home) -> None:

@@ -61,7 +61,7 @@ from volcrypt.operations.records import data_path, load_record
 from volcrypt.operations.snapshot_deletion import purge_snapshots
 from volcrypt.operations.snapshot_lookup import snapshots_of_volume
 from volcrypt.operations.stages import Stages
-from volcrypt.operations.stores import LOCAL_STORE
+from volcrypt.operations.stores import LOCAL_STORE, open_local_store
 from volcrypt.operations.volumes import check_name_is_free
 from volcrypt.operations.workflows import (
     check_none_running,
@@ -371,6 +371,7 @@ def _begin(
     holds the volume."""
     record = load_record(home, source_id)
     check_none_running(home, source_id, record.name or source_id)
+    open_local_store(home)  # gone with the disk it was on: then the cursor could not be given up
     if keep_old:
         check_name_is_free(home, kept_name(record))
     copy_id = make_snapshot_id(home.random_id_bytes())
