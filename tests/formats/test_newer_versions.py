@@ -14,7 +14,7 @@ import pytest
 
 import volcrypt.formats
 from volcrypt.errors import UnsupportedVersionError
-from volcrypt.formats import audit_head, present_map, write_count
+from volcrypt.formats import audit_head, present_map, write_count, write_intents
 from volcrypt.formats.document import MacSeal
 from volcrypt.geometry import SECTOR_BYTES
 
@@ -35,6 +35,13 @@ def present_header() -> bytes:
     assert present_map._HEADER.format.startswith("<8sI")
     head = head.ljust(present_map._HEADER.size, b"\0")
     return (head + hashlib.sha256(head).digest())[:SECTOR_BYTES]
+
+
+def intents_header() -> bytes:
+    head = write_intents.MAGIC + NEWER.to_bytes(4, "little")
+    assert write_intents._HEADER.format.startswith("<8sI")
+    head = head.ljust(write_intents._HEADER.size, b"\0")
+    return head + hashlib.sha256(head).digest()
 
 
 def two_heads() -> bytes:
@@ -60,6 +67,7 @@ BYTES: dict[str, bytes] = {
     "lease.decode_lease": text("lease"),
     "lease.decode_lease_release": text("lease-release"),
     "manifest.decode_manifest": text("manifest"),
+    "migration.decode_migration": text("migration"),
     "pages.decode_page": text("page"),
     "pages.decode_table": text("table"),
     "pin.decode_pin": text("pin"),
@@ -73,6 +81,7 @@ BYTES: dict[str, bytes] = {
     "volume_record.decode_volume_record": text("volume"),
     "workflow.decode_workflow": text("workflow"),
     "write_count.decode_write_count": write_count._KIND + b"%d\n" % NEWER,
+    "write_intents.decode_header": intents_header(),
 }
 NO_FORMATS = {
     "backup.decode_files": "what is behind the header, which has the version",
@@ -80,6 +89,7 @@ NO_FORMATS = {
     "document.decode_document": "any of the sealed ones",
     "luks2.decode_luks2": "a format of others",
     "present_map.decode_sectors": "what is behind the header, which has the version",
+    "write_intents.decode_sectors": "what is behind the header, which has the version",
 }
 
 
