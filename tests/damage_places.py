@@ -298,6 +298,9 @@ ELSEWHERE: Final[dict[str, str]] = {
     "LUKS2 header": "formats/test_luks2.py::test_every_damage_is_found",
     "registered record copy": "e2e/test_register.py::test_a_damaged_copy_is_told_and_mended",
     "sweep": "formats/test_store.py::test_every_changed_byte_of_a_document_is_refused",
+    "migration": "formats/test_migration.py::test_every_cut_and_every_flipped_bit_is_noticed",
+    "write intents": "volume/test_write_intents.py::test_doubt_sets_bits",
+    "configuration": "test_settings.py::test_what_is_refused_is_named",
     "probe": "snapshot/test_s3_faults.py::test_a_place_that_cannot_hold_a_store",
 }
 """Kinds of file that are in the home of these tests at no moment, and what damages them."""
@@ -306,6 +309,7 @@ FORMATS: Final[dict[str, str]] = {
     "audit_head": "audit head",
     "audit_record": "audit log",
     "backup": "backup",
+    "bit_sectors": "write intents",
     "certificate": "certificate",
     "change_map": "change map",
     "ciphertext_blob": "catalogue",
@@ -319,6 +323,7 @@ FORMATS: Final[dict[str, str]] = {
     "lease": "lease",
     "luks2": "LUKS2 header",
     "manifest": "manifest",
+    "migration": "migration",
     "pages": "page",
     "pin": "pin",
     "present_map": "present map",
@@ -327,10 +332,12 @@ FORMATS: Final[dict[str, str]] = {
     "store": "store document",
     "store_place": "store place",
     "token_image": "token master",
+    "toml_lines": "configuration",
     "tombstone": "tombstone",
     "volume_record": "record",
     "workflow": "workflow",
     "write_count": "write count",
+    "write_intents": "write intents",
 }
 """By module of `volcrypt.formats`."""
 
