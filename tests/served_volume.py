@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Self
 
 from tests import planes
+from tests.service_manager import ServiceManager
 from volcrypt.crypto.data_key import DataKey
 from volcrypt.errors import VolcryptError
 from volcrypt.names import VolumeId, make_volume_id
+from volcrypt.operations.kept_mounts import adopted_owner
 from volcrypt.volume.control import ControlClient
 from volcrypt.volume.datafile import DataFile
+from volcrypt.volume.kept_mount import HandedMount
 from volcrypt.volume.launch import (
     NO_DISCARDS,
     Assignment,
@@ -35,7 +38,7 @@ from volcrypt.volume.owner import hold_volume
 @dataclass(kw_only=True)
 class ServedVolume:
     """`directory` holds data and records, `runtime` lies on tmpfs. Without a `data_plane` it is the
-    one that tests run on."""
+    one that tests run on. With a `manager` the mount is kept there."""
 
     directory: Path
     runtime: Path
@@ -44,6 +47,7 @@ class ServedVolume:
     data_plane: DataPlaneKind | None = None
     discards: Discarding = NO_DISCARDS
     preallocated: bool = False
+    manager: ServiceManager | None = None
     volume_id: VolumeId = field(default_factory=lambda: make_volume_id(secrets.token_bytes(9)))
     key: bytes = field(default_factory=lambda: secrets.token_bytes(64))
     seal_key: bytes = field(default_factory=lambda: secrets.token_bytes(32))
@@ -85,6 +89,7 @@ class ServedVolume:
             data_plane=self.data_plane or planes.data_plane(),
             discards=self.discards,
             preallocated=self.preallocated,
+            keeper=None if self.manager is None else str(self.manager.address),
         )
 
     def data_key(self) -> DataKey | None:
@@ -95,6 +100,25 @@ class ServedVolume:
         with hold_volume(Path(assignment.volume_directory), purpose="mount") as owner:
             self.pid = spawn_daemon(assignment, self.data_key(), bytearray(self.seal_key), owner)
             owner.let_go()
+
+    def take_over(self) -> None:
+        """Go on with the mount that the manager kept."""
+        assert self.manager is not None
+        handed = HandedMount.find(self.manager.passed())
+        assert handed is not None
+        assert handed.is_alive()
+        try:
+            with adopted_owner(handed) as owner:
+                self.pid = spawn_daemon(
+                    self.assignment(read_only=handed.mount.read_only),
+                    self.data_key(),
+                    bytearray(self.seal_key),
+                    owner,
+                    handed=handed,
+                )
+                owner.let_go()
+        finally:
+            handed.close()
 
     def control(self) -> ControlClient:
         return ControlClient(self.runtime / f"{self.volume_id}.sock", volume="books")
@@ -163,6 +187,7 @@ def served_volume(
     data_plane: DataPlaneKind | None = None,
     discards: Discarding = NO_DISCARDS,
     preallocated: bool = False,
+    manager: ServiceManager | None = None,
 ) -> Iterator[ServedVolume]:
     """One that is not mounted yet; its runtime files lie in a directory of /dev/shm."""
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="volcrypt-test-") as runtime:
@@ -174,6 +199,7 @@ def served_volume(
             data_plane=data_plane,
             discards=discards,
             preallocated=preallocated,
+            manager=manager,
         )
         try:
             yield volume

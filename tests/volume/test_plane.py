@@ -665,3 +665,57 @@ def test_it_stops_without_having_begun(tmp_path: Path) -> None:
 def test_a_key_of_another_length_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="64 bytes"):
         Plane(0, 0, 0, size_bytes=SIZE, key=bytes(32), lanes=1)
+
+
+# ---------------------------------------------------------------- handing over
+
+
+def left(bed: PlaneBed) -> bool:
+    """Whether the plane has left, within a while."""
+    deadline = time.monotonic() + 5
+    while not bed.plane.leave():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.001)
+    return True
+
+
+def test_who_leaves_answers_what_he_took_and_takes_no_more(bed: PlaneBed) -> None:
+    unique = bed.send_read(0, UNIT_BYTES)
+    request = handed_on(bed)
+    assert not bed.plane.leave()
+    later = bed.send_read(0, UNIT_BYTES)
+    assert not bed.plane.leave()
+    bed.plane.answer_read(request.entry, bytes(UNIT_BYTES))
+    assert bed.reply_to(unique).body == bytes(UNIT_BYTES)
+    assert left(bed)
+    assert not bed.plane.has_ended
+    assert bed.is_silent()
+    head = IN_HEAD.unpack_from(bed.device.recv(2**20))  # it waits for who takes over
+    assert head[2] == later
+
+
+def test_a_request_that_is_sent_again_is_answered_by_its_new_number(bed: PlaneBed) -> None:
+    resent = 2**63 | 42
+    body = READ_IN.pack(2, 0, UNIT_BYTES, 0, 0, 0, 0)
+    head = IN_HEAD.pack(IN_HEAD.size + len(body), READ_REQUEST, resent, 2, 0, 0, 1, 0, 0)
+    bed.kernel.send(head + body)
+    bed.plane.answer_read(handed_on(bed).entry, b"")
+    assert bed.reply().unique == resent
+
+
+def test_the_agreement_is_what_the_kernel_was_told(bed: PlaneBed) -> None:
+    assert bed.plane.agreement is None
+    asked = struct.pack("<IIIII", 7, 45, 131072, 0xFFFF, 1 << 7).ljust(64, b"\0")
+    unique = bed.send(INIT, asked, node=0)
+    assert bed.libfuse.recv(2**20)[IN_HEAD.size :] == asked
+    answer = struct.pack("<IIIIHHIIHHI", 7, 38, 131072, 1, 12, 9, 2**24, 1, 9999, 0, 0)
+    answer = answer.ljust(64, b"\0")
+    bed.libfuse.send(OUT_HEAD.pack(OUT_HEAD.size + len(answer), 0, unique) + answer)
+    told = bed.reply_to(unique).body
+    assert bed.plane.agreement == (asked, told)
+
+
+def test_closing_is_asked_about_once(bed: PlaneBed) -> None:
+    flush = 25
+    assert bed.reply_to(bed.send(flush, bytes(24))).error == errno.ENOSYS

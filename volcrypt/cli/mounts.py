@@ -216,7 +216,11 @@ def attach(
     fill_rate: str | None,
     customer_key_file: Path | None,
 ) -> None:
-    """Put VOLUME on a loop device, /dev/volcrypt/NAME."""
+    """Put VOLUME on a loop device, /dev/volcrypt/NAME.
+
+    With --foreground in a service that has a file descriptor store, a crash of the process that
+    serves VOLUME, or its upgrade, is a pause: the next start goes on with the same mount."""
+    from volcrypt.cli.handover import handed_on, keeping
     from volcrypt.daemons.foreground import hold_signals, stay_attached
     from volcrypt.daemons.notify import notify
     from volcrypt.operations.attachments import attach_volume, check_attachable
@@ -239,18 +243,21 @@ def attach(
             discards=discards,
         )
         _take_over(session, volume)
-    attached = attach_volume(
-        session.home,
-        volume,
-        mkfs=mkfs,
-        mount_directory=mount_directory,
-        read_only=read_only,
-        launch=partial(spawn_daemon, reports=foreground),
-        watching=watching,
-        fill_rate=rate,
-        data_plane=data_plane,
-        discards=discards,
-    )
+    with handed_on(foreground) as handed:
+        attached = attach_volume(
+            session.home,
+            volume,
+            mkfs=mkfs,
+            mount_directory=mount_directory,
+            read_only=read_only,
+            launch=partial(spawn_daemon, reports=foreground, handed=handed),
+            watching=watching,
+            fill_rate=rate,
+            data_plane=data_plane if handed is None else "native",
+            discards=discards,
+            keeper=keeping(data_plane) if foreground else None,
+            handed=handed,
+        )
     _warn_of_migration(session, attached.volume_id)
     document = {
         "VolumeId": attached.volume_id,
@@ -286,11 +293,28 @@ def attach(
 @click.command(cls=Command)
 @click.argument("volume", metavar="VOLUME")
 @stop_snapshot_option
+@click.option(
+    "--unit",
+    metavar="UNIT",
+    help="Only stop serving, and leave everything to the next process, when systemd is about to "
+    "restart UNIT.",
+)
 @pass_session
-def detach(session: Session, volume: str, stop_snapshot: bool) -> None:
+def detach(session: Session, volume: str, stop_snapshot: bool, unit: str | None) -> None:
     """Unmount the file system of VOLUME, take it off its loop device, flush and stop serving."""
+    from volcrypt.cli.handover import is_restarting, leave
     from volcrypt.operations.attachments import detach_volume
+    from volcrypt.operations.mounts import find_served
 
+    if unit is not None and is_restarting(unit):
+        served = find_served(session.home, volume)
+        if served is not None and served.kept:
+            leave(served.pid)
+            session.show(
+                {"VolumeId": served.volume_id},
+                lambda: print(f"{volume} ({served.volume_id}) is left to the next process"),
+            )
+            return
     volume_id = detach_volume(
         session.home,
         volume,

@@ -40,9 +40,11 @@ class Fencing:
         *,
         wipe: Callable[[], None],
         stop_fetching: Callable[[VolcryptError], Awaitable[None]] | None = None,
+        told: Callable[[FenceNote], None] = lambda _note: None,
     ) -> None:
         """`wipe` forgets the data keys and every cipher that no request uses; `stop_fetching` ends
-        what a lazy volume still fetches."""
+        what a lazy volume still fetches; `told` hears of the fence first."""
+        self._told = told
         self._device = device
         self._stop_fetching = stop_fetching
         self._wipe = wipe
@@ -54,6 +56,7 @@ class Fencing:
         if self.note is not None:
             return
         self.note = note = FenceNote(reason=reason, fenced_at=time.time())
+        self._told(note)
         self._device.fence(note.error())
         _log.error("%s", note.error())
         notify(f"STATUS={note.error()}")

@@ -6,7 +6,10 @@ Life of the process:
  2. Take the owner lock, clear what a killed predecessor left mounted, open data file and change
     map, mount, give up privileges.
  3. Serve. When a first read through the mount has worked, say so to whoever started it.
- 4. End, by SIGTERM, by `unmount` or `stop` on the control socket, or because somebody unmounted it:
+ 4. Where a service manager keeps the mount (`volcrypt.daemons.mount_keeper`), another process takes
+    it over after a kill, a failure, or SIGUSR2, at which this one answers what is under way and
+    leaves, with exit code 75. That one begins with step 2, and mounts nothing.
+ 5. End, by SIGTERM, by `unmount` or `stop` on the control socket, or because somebody unmounted it:
     refuse new requests, finish those under way, flush, save the clean change map, unmount.
 
 A lazy volume is filled beside serving it (`volcrypt.daemons.lazy_volume`).
@@ -23,7 +26,7 @@ import socket
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import trio
 
@@ -33,6 +36,7 @@ from volcrypt.daemons.fencing import Fencing
 from volcrypt.daemons.journal import fields_of, log_to_journal
 from volcrypt.daemons.lazy_volume import LazyVolume
 from volcrypt.daemons.migrating import Migrating, Served
+from volcrypt.daemons.mount_keeper import MountKeeper
 from volcrypt.daemons.volume_service import Starter, VolumeService, unmount_if_mounted
 from volcrypt.daemons.watcher import Watcher
 from volcrypt.errors import MountError, VolcryptError
@@ -45,9 +49,11 @@ from volcrypt.volume.device import Device
 from volcrypt.volume.directory import CHANGE_MAP_FILE
 from volcrypt.volume.discard import Discards
 from volcrypt.volume.fence import LeaseCheckOrder
+from volcrypt.volume.kept_mount import HandedMount, resend_requests
 from volcrypt.volume.launch import (
     Assignment,
     clear_log,
+    handed_mount,
     receive_assignment,
     remove_runtime_files,
 )
@@ -64,6 +70,9 @@ _NEEDED_CAPABILITIES: Final = frozenset(
     {confinement.CAP_SYS_ADMIN, confinement.CAP_IPC_LOCK, confinement.CAP_DAC_OVERRIDE}
 )
 
+LEFT: Final = 75
+"""Exit code: the mount is there, and waits for another process."""
+
 _log: Final = logging.getLogger(__name__)
 
 
@@ -77,11 +86,19 @@ def serve_volume(
     owner: OwnerLock,
     starter: Starter,
     memory_locked: bool,
-) -> None:
-    """Steps 2 to 4 of the life of the process. Raises VolcryptError with nothing left mounted."""
+    handed: HandedMount | None = None,
+) -> bool:
+    """Steps 2 to 5 of the life of the process; whether the mount was left to another one, for which
+    it is kept. With `handed` that one is taken over.
+
+    Raises VolcryptError with nothing left mounted, but what was handed on and is kept further.
+    """
     directory = Path(assignment.volume_directory)
     with ExitStack() as stack:
         stack.enter_context(owner)
+        keeper = MountKeeper.of(assignment, owner, handed)
+        if keeper is not None:
+            stack.callback(keeper.close)
         # The lock is ours, so these files are nobody else's.
         clear_log(assignment)
         stack.callback(remove_runtime_files, assignment)
@@ -95,9 +112,12 @@ def serve_volume(
         )
         open_data = stack.enter_context(ExitStack())
         open_data.callback(data.close)
-        remove_dead_mounts_of(assignment.volume_id)
-        mount_directory = check_mount_point(Path(assignment.mount_directory))
-        fuse.check_fuse()
+        if handed is None:
+            remove_dead_mounts_of(assignment.volume_id)
+            mount_directory = check_mount_point(Path(assignment.mount_directory))
+            fuse.check_fuse()
+        else:
+            mount_directory = Path(assignment.mount_directory)
         changes = ChangeMap.open(
             Path(assignment.live_map_path),
             directory / CHANGE_MAP_FILE,
@@ -167,6 +187,7 @@ def serve_volume(
                     data_key=data_key,
                     takes_discards=assignment.discards.requests,
                     drops_zeros=assignment.discards.zeros,
+                    handed=handed,
                 )
                 stack.callback(plane.stop)
                 device.use_plane(plane, is_marked=changes.is_marked, budget=written)
@@ -178,10 +199,24 @@ def serve_volume(
                     read_only=assignment.read_only,
                 )
         except MountError:
-            changes.save_clean()  # nobody wrote
+            if handed is None:
+                changes.save_clean()  # nobody wrote
             raise
         stack.callback(fuse.close)
-        stack.callback(unmount_if_mounted, mount_directory)
+        connection = -1
+        if plane is not None and keeper is not None:
+            connection = plane.duplicate()
+            stack.callback(os.close, connection)
+
+        def take_away() -> None:
+            if keeper is None or not keeper.is_kept:
+                unmount_if_mounted(mount_directory)
+
+        stack.callback(take_away)
+
+        def keep() -> None:
+            if plane is not None and keeper is not None and (agreed := plane.agreement) is not None:
+                keeper.keep(connection, agreed)
 
         def wipe() -> None:
             served.wipe()
@@ -192,7 +227,10 @@ def serve_volume(
                 lazy.wipe()
 
         fencing = Fencing(
-            device, wipe=wipe, stop_fetching=None if lazy is None else lazy.chunks.close
+            device,
+            wipe=wipe,
+            stop_fetching=None if lazy is None else lazy.chunks.close,
+            told=(lambda _: None) if keeper is None else keeper.note_fence,
         )
         watcher: Watcher | None = None
         if assignment.watch is not None:
@@ -222,13 +260,38 @@ def serve_volume(
             plane=None
             if plane is None
             else DataPlane(plane, device, file_system, Discards(device)),
+            keep=keep,
+            keeper=keeper,
         )
+        if handed is not None:
+            resend_requests(handed.fuse)
         if plane is not None:
             plane.start()  # its threads have the capabilities of this one
         try:
-            trio.run(service.run, starter)
-        except ExceptionGroup as group:
-            raise _reason(group) from group
+            _run(service, starter)
+        except Exception as error:
+            if keeper is not None and keeper.is_kept:
+                wipe()
+                _break_off(error, starter)
+            raise
+        return service.has_left
+
+
+def _run(service: VolumeService, starter: Starter) -> None:
+    try:
+        trio.run(service.run, starter)
+    except ExceptionGroup as group:
+        raise _reason(group) from group
+
+
+def _break_off(error: Exception, starter: Starter) -> NoReturn:
+    """End at once: a thread that still answers, or a clean-up, would tell the kernel of errors
+    where another process is going to take over."""
+    if not isinstance(error, VolcryptError):
+        _log.error("the process of a volume failed", exc_info=error)
+    starter.tell_error(error)
+    logging.shutdown()
+    os._exit(1)
 
 
 def main() -> int:
@@ -236,6 +299,7 @@ def main() -> int:
     parser.add_argument("--assignment-fd", type=int, required=True)
     parser.add_argument("--owner-fd", type=int, required=True)
     parser.add_argument("--foreground", action="store_true")
+    parser.add_argument("--take-over", action="store_true")
     arguments = parser.parse_args()
     journal = log_to_journal("volcrypt-volume")
     channel = socket.socket(fileno=arguments.assignment_fd)
@@ -253,7 +317,8 @@ def main() -> int:
         assignment, data_key, seal_key, source_key, target_key = receive_assignment(channel)
         if journal is not None:
             journal.fields.update(fields_of(assignment))
-        serve_volume(
+        handed = handed_mount(arguments.owner_fd) if arguments.take_over else None
+        has_left = serve_volume(
             assignment,
             data_key,
             seal_key,
@@ -262,6 +327,7 @@ def main() -> int:
             owner=OwnerLock.adopt(arguments.owner_fd, purpose="mount"),
             starter=starter,
             memory_locked=memory_locked,
+            handed=handed,
         )
     except VolcryptError as error:
         starter.tell_error(error)
@@ -275,7 +341,7 @@ def main() -> int:
             if key is not None:
                 key.wipe()
         seal_key[:] = bytes(len(seal_key))
-    return 0
+    return LEFT if has_left else 0
 
 
 def _reason(group: ExceptionGroup[Exception]) -> Exception:

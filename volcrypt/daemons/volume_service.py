@@ -6,6 +6,7 @@ import signal
 import socket
 import stat
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,7 @@ from volcrypt.daemons.fencing import Fencing
 from volcrypt.daemons.lazy_volume import LazyVolume
 from volcrypt.daemons.lease_keeper import keep_lease
 from volcrypt.daemons.migrating import Migrating, Served
+from volcrypt.daemons.mount_keeper import MountKeeper
 from volcrypt.daemons.notify import notify
 from volcrypt.daemons.space_watch import watch_space
 from volcrypt.daemons.watchdog import Watchdog
@@ -30,12 +32,14 @@ from volcrypt.volume.control_socket import listen
 from volcrypt.volume.data_plane import DataPlane
 from volcrypt.volume.device import Device
 from volcrypt.volume.error_report import ErrorReport
+from volcrypt.volume.kept_mount import LEAVE_SIGNAL
 from volcrypt.volume.launch import Answer, Assignment, send_answer
 from volcrypt.volume.mountpoint import VOLUME_FILE, mount_at, unmount
 from volcrypt.volume.write_counter import read_count
 
 _FIRST_READ_SECONDS: Final = 30
 _TELL_SECONDS: Final = 5
+_LEAVE_SECONDS: Final = 10
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _log: Final = logging.getLogger(__name__)
@@ -95,9 +99,18 @@ class VolumeService:
         migrating: Migrating,
         lazy: LazyVolume | None = None,
         plane: DataPlane | None = None,
+        keep: Callable[[], None] = lambda: None,
+        keeper: MountKeeper | None = None,
     ) -> None:
+        """`keep` has the mount kept by the `keeper`."""
         self._served = served
         self._migrating = migrating
+        self.has_left = False
+        """Whether it ended without ending the mount, which another process takes over."""
+        self._keep = keep
+        self._keeper = keeper
+        if plane is not None:
+            plane.may_leave = lambda: self._is_kept
         self._lazy = lazy
         self._plane = plane
         self._assignment = assignment
@@ -140,6 +153,8 @@ class VolumeService:
                 if self._device.admission.lease is not None:
                     nursery.start_soon(keep_lease, self._device.admission.lease, self._device)
                 await self._first_read()
+                # A volume may have grown when nobody was there to tell the kernel.
+                self._file_system.size_changed()
                 nursery.start_soon(server.serve, listener)
                 nursery.start_soon(self._fill)
                 starter.tell_ready()
@@ -184,6 +199,7 @@ class VolumeService:
             read_bytes=self._device.read_bytes + (fast.read_bytes if fast is not None else 0),
             written_bytes=self._device.written_bytes
             + (fast.written_bytes if fast is not None else 0),
+            kept=self._is_kept,
             data_key_id=self._served.data_key_id,
             migration=self._migrating.state(),
         )
@@ -199,6 +215,10 @@ class VolumeService:
         return MetricsAnswer(
             requests=requests, free_bytes=free_bytes, encrypted_bytes=encrypted_bytes
         )
+
+    @property
+    def _is_kept(self) -> bool:
+        return self._keeper is not None and self._keeper.is_kept
 
     async def grow(self, size_bytes: int) -> None:
         """Serve a data file that has grown to `size_bytes`."""
@@ -237,11 +257,17 @@ class VolumeService:
 
     async def _report(self, starter: Starter) -> None:
         await starter.let_go()
+        await trio.to_thread.run_sync(self._keep)
         await self._watchdog.run()
 
     async def _watch_signals(self) -> None:
-        with trio.open_signal_receiver(*_STOP_SIGNALS) as signals:
-            async for _ in signals:
+        with trio.open_signal_receiver(*_STOP_SIGNALS, LEAVE_SIGNAL) as signals:
+            async for number in signals:
+                if number == LEAVE_SIGNAL and not self._is_kept:
+                    _log.warning("nobody keeps the mount, so it cannot be left to another process")
+                    continue
+                if number == LEAVE_SIGNAL and not self._ending.is_set():
+                    self.has_left = True
                 self._ending.set()
 
     async def _first_read(self) -> None:
@@ -258,16 +284,28 @@ class VolumeService:
             raise MountError(f"the first read of {path} failed: {error.strerror}") from error
 
     async def _finish(self) -> None:
+        if self.has_left and self._plane is not None:
+            with trio.move_on_after(_LEAVE_SECONDS) as scope:
+                await self._plane.leave()
+            if scope.cancelled_caught:
+                raise TryAgainError("what hangs is left to the next process, as after a kill")
         if self._lazy is not None:
             await self._lazy.chunks.close()
         try:
             await self._device.close()
         except (VolcryptError, OSError) as error:
             self._failure = error
+            self.has_left = False  # who takes over must not believe in what was lost
         await self._migrating.close()
+        if self.has_left:
+            fuse.leave()
+            self._finished.set()
+            return
         # Nobody writes any more. After a failed flush the map is void, and this makes sure of it.
         await trio.to_thread.run_sync(self._changes.save_clean)
         await trio.to_thread.run_sync(unmount_if_mounted, self._mount_directory)
+        if self._keeper is not None:
+            await trio.to_thread.run_sync(self._keeper.forget)
         fuse.leave()
         self._finished.set()
 

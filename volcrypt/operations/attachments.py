@@ -19,6 +19,7 @@ from volcrypt.errors import (
     InvalidArgumentError,
     MountError,
     MountPointError,
+    TryAgainError,
     VolumeInUseError,
     VolumeNotFoundError,
 )
@@ -57,6 +58,7 @@ from volcrypt.volume.device_links import (
     release_link,
     remove_false_links,
 )
+from volcrypt.volume.kept_mount import HandedMount
 from volcrypt.volume.launch import NO_DISCARDS, DataPlaneKind, Discarding
 from volcrypt.volume.loop import (
     PROBE_BYTES,
@@ -67,10 +69,12 @@ from volcrypt.volume.loop import (
     detach_dead_loops,
     detach_loop,
     forget_discards,
+    is_read_only,
     loops_of,
     partition_number,
     partitions_of,
     probe_sector_size,
+    sector_size_of,
 )
 from volcrypt.volume.mountpoint import (
     VOLUME_FILE,
@@ -81,7 +85,7 @@ from volcrypt.volume.mountpoint import (
     remove_dead_mount,
     users_of,
 )
-from volcrypt.volume.owner import current_owner
+from volcrypt.volume.owner import current_owner, is_kept
 
 _MKFS_PACKAGES: Final = {"ext4": "e2fsprogs", "xfs": "xfsprogs", "btrfs": "btrfs-progs"}
 
@@ -122,8 +126,12 @@ def attach_volume(
     fill_rate: int | None = None,
     data_plane: DataPlaneKind = "native",
     discards: Discarding = NO_DISCARDS,
+    keeper: str | None = None,
+    handed: HandedMount | None = None,
 ) -> Attached:
-    """Mount the volume privately, put a loop device on it, make or mount a file system if asked.
+    """Mount the volume privately, put a loop device on it, make or mount a file system if asked; or
+    take over the mount that was `handed` on, with what stands on it. A `keeper` keeps the mount for
+    the next process.
 
     Raises MountError, PrivilegeError, VolumeInUseError, KmsError; nothing is left of what failed.
     """
@@ -133,14 +141,15 @@ def attach_volume(
     with ExitStack() as undo:
         with home.exclusive():
             check_free(home, record.volume_id, volume)
-            remove_false_links()
-            free_link(device_name(record), point)
-            # A process that was killed leaves its loop device, on which nothing works any more.
-            detach_dead_loops(point / VOLUME_FILE, volume=volume)
-            for link in partition_links(device_name(record)):
-                free_link(link, point)
-            point.mkdir(mode=0o700, exist_ok=True)
-            undo.callback(_remove_empty, point)
+            if handed is None:
+                remove_false_links()
+                free_link(device_name(record), point)
+                # A process that was killed leaves its loop device, on which nothing works any more.
+                detach_dead_loops(point / VOLUME_FILE, volume=volume)
+                for link in partition_links(device_name(record)):
+                    free_link(link, point)
+                point.mkdir(mode=0o700, exist_ok=True)
+                undo.callback(_remove_empty, point)
             mounted = mount_volume(
                 home,
                 volume,
@@ -151,7 +160,11 @@ def attach_volume(
                 fill_rate=fill_rate,
                 data_plane=data_plane,
                 discards=discards,
+                keeper=keeper,
+                handed=handed,
             )
+        if handed is not None and (loops := loops_of(mounted.file)):
+            return _found_again(record, mounted, loops[0], mount_directory=mount_directory)
         undo.callback(unmount_volume, home, record.volume_id)
         attached = _build(
             home,
@@ -217,6 +230,36 @@ def _check_request(*, mkfs: str | None, mount_directory: Path | None, read_only:
         raise MountPointError(
             f"mount point {mount_directory} does not exist", hint=f"mkdir {mount_directory}"
         )
+
+
+def _found_again(
+    record: VolumeRecord, mounted: Mounted, loop: Path, *, mount_directory: Path | None
+) -> Attached:
+    """What stands on a mount that was taken over, with its links; a file system that is not mounted
+    any more, or was not yet, is mounted."""
+    name, point = device_name(record), mounted.mount_point
+    partitions = [
+        claim_link(partition_name(name, partition_number(partition)), partition, point)
+        for partition in partitions_of(loop)
+    ]
+    device = claim_link(name, loop, point)
+    if mount_directory is not None and not any(
+        mount.mount_point == str(mount_directory.resolve()) for mount in mounts_on(loop)
+    ):
+        read_only = ["-o", "ro"] if is_read_only(loop) else []
+        run_program(
+            ["mount", *read_only, "--", str(loop), str(mount_directory)],
+            what=f"mounting {device} on {mount_directory}",
+        )
+    return Attached(
+        volume_id=record.volume_id,
+        device=device,
+        loop=loop,
+        sector_size=sector_size_of(loop),
+        mount_point=mount_directory.resolve() if mount_directory else None,
+        pid=mounted.pid,
+        partitions=partitions,
+    )
 
 
 def _build(
@@ -343,6 +386,11 @@ def detach_volume(
         check_is_no_snapshot(home, volume, "is not attached")
         raise
     point = private_mount_point(home, known.volume_id)
+    if served is None and is_kept(home.volumes.path_of(known.volume_id)):
+        raise TryAgainError(
+            f"volume {volume} waits for the next process of its service",
+            hint="systemctl stop that, or start it",
+        )
     if not point.exists():
         raise MountError(f"volume {volume} is not attached")
     name = device_name(known)

@@ -20,8 +20,10 @@ _OLDEST_KERNEL: Final = (5, 3)
 _KERNELS: Final = (
     ((5, 6), "processes that serve volumes may wait for themselves when memory is short"),
     ((6, 2), "writes of several callers to one volume queue up (--data-plane native)"),
+    ((6, 9), "a crash of the process that serves a volume ends its mount, also in a service"),
 )
-"""What an older kernel than that lacks (PR_SET_IO_FLUSHER, FOPEN_PARALLEL_DIRECT_WRITES)."""
+"""What an older kernel than that lacks (PR_SET_IO_FLUSHER, FOPEN_PARALLEL_DIRECT_WRITES,
+FUSE_NOTIFY_RESEND)."""
 
 _PROGRAMS: Final = (
     ("losetup", "mount", "'attach'"),

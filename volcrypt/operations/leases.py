@@ -101,6 +101,22 @@ def serving_lease(home: Home, record: VolumeRecord) -> Iterator[None]:
         yield
 
 
+def check_lease_stayed(home: Home, record: VolumeRecord, epoch: int | None) -> str | None:
+    """Why a mount that was made under lease `epoch` must not be gone on with: somebody else may
+    have written since. None when it may; nothing is taken or given back. Raises as `lease_loss`."""
+    if record.lease is None:
+        return None
+    found = _lease_of(home, record).look()
+    if found.epoch == epoch and found.holder is not None:
+        return None
+    return lease_loss(home, record.volume_id) or "its lease was given back since"
+
+
+def known_epoch(home: Home, record: VolumeRecord) -> int | None:
+    """Of the lease that the caller has just taken; None for a volume without."""
+    return None if record.lease is None else _known_epoch(home, record.volume_id)
+
+
 @contextmanager
 def _taken_lease(home: Home, record: VolumeRecord) -> Iterator[VolumeLease | None]:
     """The lease, for a volume that has one; given back when the block fails."""

@@ -23,13 +23,14 @@ from volcrypt.operations import workflows
 from volcrypt.operations.discarding import check_discarding
 from volcrypt.operations.home import Home
 from volcrypt.operations.jobs import pending_job_of, stop_job
+from volcrypt.operations.kept_mounts import adopted_owner, check_handed, kept_lease
 from volcrypt.operations.keys import check_source_key, data_key_id
 from volcrypt.operations.lazy_volumes import (
     lazy_assignment,
     release_pin,
     source_key,
 )
-from volcrypt.operations.leases import release_lease, serving_lease
+from volcrypt.operations.leases import known_epoch, release_lease, serving_lease
 from volcrypt.operations.migration_mounts import continued
 from volcrypt.operations.migrations import settle_rename
 from volcrypt.operations.mount_grants import retire_grant, serving_key
@@ -41,6 +42,7 @@ from volcrypt.operations.write_budget import count_path
 from volcrypt.volume.control import ControlClient
 from volcrypt.volume.control_messages import StatusAnswer
 from volcrypt.volume.datafile import DataFile
+from volcrypt.volume.kept_mount import HandedMount
 from volcrypt.volume.launch import (
     NO_DISCARDS,
     Assignment,
@@ -106,18 +108,28 @@ def mount_volume(
     fill_rate: int | None = None,
     data_plane: DataPlaneKind = "native",
     discards: Discarding = NO_DISCARDS,
+    keeper: str | None = None,
+    handed: HandedMount | None = None,
 ) -> Mounted:
     """Serve a volume as `directory/volume`; returns when the first read has worked. With `watching`
-    it is fenced when its key is lost.
+    it is fenced when its key is lost. A `keeper` keeps the mount for the next process; what was
+    `handed` on is taken over as it was mounted, and `launch` has to know of it.
 
     `fill_rate` holds for this mount, instead of that of a lazy volume's record. What can be refused
     without the key is refused before the KMS is asked. Raises MountError, VolumeInUseError,
-    KmsError, IntegrityError, ComponentMissingError; leaves nothing behind.
+    KmsError, IntegrityError, ComponentMissingError; leaves nothing behind. LostMountError, for what
+    was handed on.
     """
     volume_id = VolumeId(find_entry(home, volume).id)
     check_free(home, volume_id, volume)
-    directory = checked_directory(directory)
-    with hold_volume(home.volumes.path_of(volume_id), purpose="mount") as owner:
+    if handed is None:
+        directory = checked_directory(directory)
+    else:
+        check_handed(volume_id, volume, handed)
+        directory = Path(handed.mount.mount_directory)
+        read_only = handed.mount.read_only
+        discards = Discarding(requests=handed.mount.discard, zeros=handed.mount.discard_zeros)
+    with _owned(home, volume_id, handed) as owner:
         # Only now nothing can happen to the volume any more: an encryption begun or finished since
         # would have taken name or data away.
         settle_rename(home, volume_id)
@@ -150,17 +162,22 @@ def mount_volume(
             discards=discards,
             preallocated=record.preallocated,
             data_key_id=data_key_id(record.wrapped_key),
+            keeper=keeper,
         )
         seal_key = home.change_map_key(volume_id)
         with (
-            serving_lease(home, record),
+            serving_lease(home, record) if handed is None else kept_lease(home, record, handed),
             source_key(home, lazy) as other_key,
             serving_key(home, record) as data_key,
             continued(home, record, read_only=read_only, watching=watching) as migration,
         ):
             with record_copies(home, record, data_key) as copies:
                 copies.refresh(record)
-            assignment = msgspec.structs.replace(assignment, migration=migration.assignment)
+            assignment = msgspec.structs.replace(
+                assignment,
+                migration=migration.assignment,
+                lease_epoch=known_epoch(home, record),
+            )
             pid = launch(assignment, data_key, seal_key, owner, other_key, migration.target_key)
         owner.let_go()
     return Mounted(
@@ -169,6 +186,12 @@ def mount_volume(
         pid=pid,
         migration_problem=migration.problem,
     )
+
+
+def _owned(home: Home, volume_id: VolumeId, handed: HandedMount | None) -> OwnerLock:
+    if handed is None:
+        return hold_volume(home.volumes.path_of(volume_id), purpose="mount")
+    return adopted_owner(handed)
 
 
 def check_mountable(

@@ -240,6 +240,7 @@ class StatusAnswer(_Document, frozen=True, tag="status"):
     `lazy` is None when every chunk is here; `snapshot_id` is there for a mounted snapshot.
     `data_plane` is "python" or "native"; `fast_requests` are those that needed no Python.
     `discard`, `discard_zeros`: what becomes holes (`volume.launch.Discarding`).
+    `kept`: the mount outlives the process, for another one to take over (`volume.kept_mount`).
     `read_bytes` and `written_bytes` are what was answered since the mount, fast or not.
     `data_key_id` is of what is served, None for unencrypted; `migration` where that is going.
     """
@@ -270,6 +271,7 @@ class StatusAnswer(_Document, frozen=True, tag="status"):
     written_bytes: int = 0
     data_key_id: DataKeyId | None = None
     migration: MigrationState | None = None
+    kept: bool = False
 
 
 class MetricsAnswer(_Document, frozen=True, tag="metrics"):

@@ -6,6 +6,7 @@ Every request is answered once, also when it fails or is cancelled.
 
 import errno
 import os
+import socket
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,13 +22,16 @@ from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.device import Device
 from volcrypt.volume.discard import Discards
 from volcrypt.volume.fuse import VolumeFileSystem, errno_of
+from volcrypt.volume.kept_mount import HandedMount, KeptMount
 from volcrypt.volume.mounting import mount_connection
 from volcrypt.volume.mountpoint import unmount
-from volcrypt.volume.plane.door import DISCARD, READ, WRITE, Counts, Plane, Request
+from volcrypt.volume.plane.door import DISCARD, MAX_TRANSFER, READ, WRITE, Counts, Plane, Request
 from volcrypt.volume.request_stats import RequestCounts
 
 _VERBS: Final = {READ: "read", WRITE: "write", DISCARD: "discard"}
 _KEEP_SIZE: Final = 1  # linux/falloc.h
+
+_LEAVING_STEP_SECONDS: Final = 0.002
 
 LANES: Final = 2
 """Threads that work; a relief is added. One is enough for one caller, and more than there are
@@ -44,15 +48,23 @@ def mount_plane(
     data_key: DataKey | None,
     takes_discards: bool = False,
     drops_zeros: bool = False,
+    handed: HandedMount | None = None,
 ) -> Plane:
-    """Mount as `fuse.mount` does, with a data plane between the kernel and the file system. Start
-    it, and stop it after `fuse.close`. Raises MountError with the reason."""
-    device = mount_connection(directory, source=source, read_only=read_only)
+    """Mount as `fuse.mount` does, with a data plane between the kernel and the file system; or take
+    over what was `handed` on. Start it, and stop it after `fuse.close`. Raises MountError with the
+    reason."""
     with ExitStack() as undo:
-        undo.callback(os.close, device)
-        undo.callback(unmount, directory, detach=True)
+        if handed is None:
+            device = mount_connection(directory, source=source, read_only=read_only)
+            undo.callback(os.close, device)
+            undo.callback(unmount, directory, detach=True)
+        else:
+            device = os.dup(handed.fuse)
+            undo.callback(os.close, device)
         control = undo.enter_context(fuse.connect(file_system))
         undo.callback(fuse.close)
+        if handed is not None:
+            _introduce(handed.mount, control)
         try:
             plane = Plane(
                 device,
@@ -72,6 +84,17 @@ def mount_plane(
     return plane
 
 
+def _introduce(mount: KeptMount, control: socket.socket) -> None:
+    """Have libfuse, at the other end of `control`, believe that it had the kernel's FUSE_INIT."""
+    if mount.max_write > MAX_TRANSFER:
+        raise MountError(
+            f"the kernel sends writes of {mount.max_write} bytes, and this release takes "
+            f"{MAX_TRANSFER} at most"
+        )
+    # Its reply is the plane's to drop: nobody asked.
+    control.send(mount.introduction())
+
+
 class DataPlane:
     def __init__(
         self,
@@ -80,7 +103,9 @@ class DataPlane:
         file_system: VolumeFileSystem,
         discards: Discards | None = None,
     ) -> None:
-        """`discards` for a plane that takes them."""
+        """`discards` for a plane that takes them. While `may_leave` says so, what is cancelled is
+        not answered: the kernel sends it again, to who takes the mount over."""
+        self.may_leave: Callable[[], bool] = lambda: False
         self._plane = plane
         self._discards = discards
         self._device = device
@@ -130,6 +155,11 @@ class DataPlane:
                 while (request := self._plane.next_request()) is not None:
                     nursery.start_soon(self._answer, request)
 
+    async def leave(self) -> None:
+        """Take no more requests, for good; returns when all that were taken are answered."""
+        while not self._plane.leave():  # noqa: ASYNC110 - it kicks the lanes, too
+            await trio.sleep(_LEAVING_STEP_SECONDS)
+
     async def _answer(self, request: Request) -> None:
         number = errno_of(OSError())
         answered = False
@@ -158,6 +188,9 @@ class DataPlane:
                     measured.moved_bytes = request.size
                 answered = True
                 self._plane.answer_discard(request.entry)
+        except trio.Cancelled:
+            answered = self.may_leave()
+            raise
         except Exception as error:
             number = errno_of(error)
             if request.kind == DISCARD and _is_unsupported(error):

@@ -31,6 +31,7 @@ from volcrypt.names import DataKeyId, SnapshotId, VolumeId
 from volcrypt.volume.control_messages import MigrationOrder
 from volcrypt.volume.error_report import ErrorReport
 from volcrypt.volume.fence import WatchOrder
+from volcrypt.volume.kept_mount import DATA, FACTS, FUSE, OWNER, HandedMount
 from volcrypt.volume.owner import OwnerLock
 from volcrypt.volume.process_start import python_arguments, start_process
 
@@ -42,6 +43,9 @@ _LENGTH: Final = struct.Struct(">I")
 _MAX_BYTES: Final = 64 * 1024
 _CHANNEL_FD: Final = 3
 _OWNER_FD: Final = 4
+_FUSE_FD: Final = 5
+_DATA_FD: Final = 6
+_FACTS_FD: Final = 7
 
 
 class Discarding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -93,6 +97,8 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     `discards`: what becomes holes; of a `preallocated` volume the room is kept.
 
     `kms_key_arn` is the KMS key that wraps the data key, to be named in the log.
+    `keeper` is the address of a service manager that keeps the mount when the process ends unasked
+    (`volcrypt.volume.kept_mount`); `lease_epoch` that of the volume's lease, for the next process.
 
     A volume with a `snapshot_id` is that snapshot, served by itself: its data file is removed as
     soon as it is open.
@@ -123,6 +129,8 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     kms_key_arn: str | None = None
     data_key_id: DataKeyId | None = None
     migration: MigrationAssignment | None = None
+    keeper: str | None = None
+    lease_epoch: int | None = None
 
     @property
     def label(self) -> str:
@@ -146,8 +154,10 @@ def spawn_daemon(
     target_key: DataKey | None = None,
     *,
     reports: bool = False,
+    handed: HandedMount | None = None,
 ) -> int:
-    """Serve a volume in a process of its own; its pid, once the first read has worked.
+    """Serve a volume in a process of its own; its pid, once the first read has worked. With
+    `handed` it takes that mount over, and makes none.
 
     The process adopts `owner`, which the caller holds and afterwards lets go; so nothing can have
     happened to the volume since the caller looked at it.
@@ -159,7 +169,7 @@ def spawn_daemon(
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
-            pid = _start(assignment, theirs, owner, reports=reports)
+            pid = _start(assignment, theirs, owner, handed, reports=reports)
         try:
             _send(ours, assignment, data_key, seal_key, source_key, target_key)
             line = _receive_line(ours)
@@ -202,6 +212,16 @@ def exec_daemon(
     os.execve(sys.executable, command, _environment())  # noqa: S606 - there is no shell
 
 
+def handed_mount(owner: int) -> HandedMount:
+    """The other end, of a process that is to take a mount over. Raises FormatError."""
+    descriptors = {FUSE: _FUSE_FD, OWNER: owner, DATA: _DATA_FD, FACTS: _FACTS_FD}
+    for descriptor in descriptors.values():
+        os.set_inheritable(descriptor, False)
+    handed = HandedMount.find(descriptors)
+    assert handed is not None, "internal error: nothing was handed on"
+    return handed
+
+
 class Received(NamedTuple):
     """What a process that serves a volume begins with; it wipes the keys."""
 
@@ -240,18 +260,30 @@ def send_answer(channel: socket.socket, answer: Answer) -> None:
 
 
 def _start(
-    assignment: Assignment, channel: socket.socket, owner: OwnerLock, *, reports: bool
+    assignment: Assignment,
+    channel: socket.socket,
+    owner: OwnerLock,
+    handed: HandedMount | None,
+    *,
+    reports: bool,
 ) -> int:
+    descriptors = {_CHANNEL_FD: channel.fileno(), _OWNER_FD: owner.descriptor}
+    arguments = _arguments(_CHANNEL_FD, _OWNER_FD)
+    if handed is not None:
+        descriptors |= {_FUSE_FD: handed.fuse, _DATA_FD: handed.data, _FACTS_FD: handed.facts}
+        arguments.append("--take-over")
     environment = _environment()
     if not reports:
         environment.pop("NOTIFY_SOCKET", None)
+    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        environment.pop(name, None)
     log = os.open(assignment.log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         return start_process(
             DAEMON_MODULE,
-            _arguments(_CHANNEL_FD, _OWNER_FD),
+            arguments,
             environment=environment,
-            descriptors={_CHANNEL_FD: channel.fileno(), _OWNER_FD: owner.descriptor},
+            descriptors=descriptors,
             errors=log,
         )
     finally:

@@ -190,6 +190,15 @@ def backing_file(device: Path) -> Path | None:
     return None if name is None else Path(name.removesuffix(" (deleted)"))
 
 
+def sector_size_of(device: Path) -> int:
+    """Of a loop device that is attached."""
+    return int(_attribute(device, "queue/logical_block_size") or _SMALL)
+
+
+def is_read_only(device: Path) -> bool:
+    return _attribute(device, "ro") == "1"
+
+
 def loop_of(device: Path) -> Path:
     """The loop device that a partition is of, and a loop device itself."""
     found = _PARTITION.fullmatch(device.name)

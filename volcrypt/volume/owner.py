@@ -78,6 +78,13 @@ class OwnerLock:
     def __init__(self, descriptor: int) -> None:
         """Internal: use `hold_volume` or `adopt`. Takes the locked descriptor over."""
         self._descriptor = descriptor
+        self._was_kept = False
+        self.is_kept = False
+
+    def keep(self) -> None:
+        """Somebody has a copy of the descriptor, and so the lock stays when this process ends:
+        until `is_kept` is made false before `release`."""
+        self._was_kept = self.is_kept = True
 
     @classmethod
     def adopt(cls, descriptor: int, *, purpose: str) -> Self:
@@ -107,6 +114,8 @@ class OwnerLock:
         # record is one of a process that ends, and gets cleared by the next one.
         with suppress(OSError):
             _write_sector(self._descriptor, b"")
+        if self._was_kept and not self.is_kept:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # also for the copies
         os.close(self._descriptor)
         self._descriptor = -1
 
@@ -158,6 +167,21 @@ def current_owner(directory: Path) -> OwnerRecord | None:
     finally:
         os.close(descriptor)
     return record if record is not None and record.is_alive else None
+
+
+def is_kept(directory: Path) -> bool:
+    """Whether nobody is the owner, and somebody keeps the lock for the next one.
+
+    Raises FormatError when the record cannot be read.
+    """
+    try:
+        descriptor = os.open(directory / OWNER_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        return not _try_flock(descriptor) and current_owner(directory) is None
+    finally:
+        os.close(descriptor)
 
 
 def _take_lock(directory: Path) -> int:

@@ -45,7 +45,7 @@ bool plane_take_entry(struct lane *lane)
 {
     struct plane *plane = lane->plane;
     pthread_mutex_lock(&plane->lock);
-    while (lane->entry == NULL && !plane->is_stopping) {
+    while (lane->entry == NULL && !plane->is_stopping && !plane->is_leaving) {
         /* The lowest first: how many buffers were ever used is what they cost. */
         for (unsigned i = 0; i < ENTRIES && lane->entry == NULL; i++)
             if (plane->entries[i].holder == FREE && plane->waiting_bytes < PLANE_WAITING_BYTES)
@@ -55,7 +55,11 @@ bool plane_take_entry(struct lane *lane)
         else
             lane->entry->holder = LANE;
     }
-    bool goes_on = !plane->is_stopping;
+    bool goes_on = !plane->is_stopping && !plane->is_leaving;
+    if (!goes_on && lane->entry != NULL) {
+        lane->entry->holder = FREE;
+        lane->entry = NULL;
+    }
     pthread_mutex_unlock(&plane->lock);
     return goes_on;
 }

@@ -25,6 +25,9 @@ cdef extern from "plane.h" nogil:
         PLANE_MAX_TRANSFER
     struct plane:
         pass
+    struct plane_agreement:
+        unsigned char request[64]
+        unsigned char reply[64]
     struct plane_work:
         uint32_t lane
         uint32_t kind
@@ -54,6 +57,9 @@ cdef extern from "plane.h" nogil:
     int plane_start(plane *self)
     int plane_stop(plane *self, unsigned milliseconds)
     void plane_free(plane *self)
+    int plane_leave(plane *self)
+    int plane_agreed(plane *self, plane_agreement *agreement)
+    int plane_device(const plane *self)
     int plane_event(const plane *self)
     int plane_has_ended(plane *self)
     plane_counts_t plane_get_counts "plane_counts"(plane *self)
@@ -81,6 +87,7 @@ READ = PLANE_READ
 WRITE = PLANE_WRITE
 DISCARD = PLANE_DISCARD
 MAX_LANES = PLANE_MAX_LANES
+MAX_TRANSFER = PLANE_MAX_TRANSFER
 
 
 class Work(NamedTuple):
@@ -196,10 +203,31 @@ cdef class Plane:
             self._plane = NULL
         return bool(ended)
 
+    def leave(self):
+        """Take no more requests, for good; whether all that were taken are answered. The kernel keeps
+        those that come for who takes the connection over."""
+        self._check()
+        return bool(plane_leave(self._plane))
+
+    @property
+    def agreement(self):
+        """What libfuse and the kernel agreed on: the bodies of FUSE_INIT and of its reply, 64 bytes
+        each; None where there was no FUSE_INIT on this plane."""
+        cdef plane_agreement found
+        self._check()
+        if not plane_agreed(self._plane, &found):
+            return None
+        return bytes(found.request[:64]), bytes(found.reply[:64])
+
     cdef int _check(self) except -1:
         if self._plane == NULL:
             raise ValueError("the data plane was stopped")
         return 0
+
+    def duplicate(self):
+        """Another descriptor of the connection; it lives as long as one of them."""
+        self._check()
+        return os.dup(plane_device(self._plane))
 
     @property
     def event_descriptor(self):

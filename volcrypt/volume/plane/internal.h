@@ -13,7 +13,8 @@ enum {
     ENTRIES = PLANE_WAITING + PLANE_MAX_LANES,
     /* libfuse's: the largest write, and a page for headers. The kernel asks for as much. */
     BUFFER_BYTES = PLANE_MAX_TRANSFER + 4096,
-    /* Buffers beyond these many give large requests' memory back when they were answered. */
+    /* These many buffers are resident; those beyond give large requests' memory back when they were
+     * answered, and are not read into. */
     KEPT_BUFFERS = 8,
     REPLY_BYTES = 128 * 1024, /* of libfuse, of what is not a read or write */
     /* What libfuse knows the volume's file and its two handles by (fuse.py). */
@@ -56,7 +57,7 @@ struct lane {
     pthread_t thread;
     bool is_started, has_ended, is_relief;
     struct entry *entry;
-    unsigned char *out;
+    unsigned char *out; /* BUFFER_BYTES, resident */
     EVP_CIPHER_CTX *encrypt[2], *decrypt[2]; /* the lane's, and the helper's at the lane's work */
     plane_piece *piece;
     size_t piece_bytes, next; /* `next` is where the next piece begins: atomic, as is `has_failed` */
@@ -92,7 +93,9 @@ struct plane {
     unsigned lane_count; /* the last one is the relief */
     bool relief_sleeps;
     uint64_t held_up_since; /* the sum of the tickets when the medium had kept all lanes for long */
-    bool has_cipher, takes_discards, drops_zeros, is_stopping, has_ended;
+    bool has_cipher, takes_discards, drops_zeros, is_stopping, is_leaving, has_ended;
+    bool has_agreed;
+    struct plane_agreement agreement;
     /* Ownership. */
     bool is_fenced, is_wiped, refuses_writes;
     uint32_t read_epoch, write_epoch;

@@ -18,6 +18,8 @@ enum { STACK_BYTES = 1 << 20 };
 
 static void do_nothing(int number) { (void)number; }
 
+int plane_device(const struct plane *plane) { return plane->device; }
+
 int plane_event(const struct plane *plane) { return plane->event; }
 
 int plane_has_ended(struct plane *plane)
@@ -76,8 +78,14 @@ bool plane_set_up_cipher(EVP_CIPHER_CTX **encrypt, EVP_CIPHER_CTX **decrypt,
 
 static size_t buffers_size(const struct plane *plane)
 {
-    return (size_t)ENTRIES * BUFFER_BYTES + REPLY_BYTES +
-           (size_t)plane->lane_count * PLANE_MAX_TRANSFER;
+    return (size_t)ENTRIES * BUFFER_BYTES + REPLY_BYTES + (size_t)plane->lane_count * BUFFER_BYTES;
+}
+
+/* What requests are read into. */
+static void make_resident(unsigned char *memory, size_t size)
+{
+    for (size_t at = 0; at < size; at += 4096)
+        ((volatile unsigned char *)memory)[at] = 0;
 }
 
 static void free_memory(struct plane *plane)
@@ -137,12 +145,15 @@ struct plane *plane_new(int device, int control, int data, uint64_t size_bytes,
         lane->plane = plane;
         lane->is_relief = i + 1 == plane->lane_count;
         lane->out = plane->memory + (size_t)ENTRIES * BUFFER_BYTES + REPLY_BYTES +
-                    (size_t)i * PLANE_MAX_TRANSFER;
+                    (size_t)i * BUFFER_BYTES;
         for (unsigned who = 0; is_good && key != NULL && who < 2; who++)
             is_good = plane_set_up_cipher(&lane->encrypt[who], &lane->decrypt[who], key);
     }
-    if (is_good)
+    if (is_good) {
+        make_resident(plane->memory, (size_t)KEPT_BUFFERS * BUFFER_BYTES);
+        make_resident(plane->lanes[0].out, (size_t)plane->lane_count * BUFFER_BYTES);
         return plane;
+    }
     free_memory(plane);
     errno = ENOMEM;
     return NULL;
@@ -216,6 +227,36 @@ int plane_stop(struct plane *plane, unsigned milliseconds)
     if (plane->helper.is_started)
         pthread_join(plane->helper.thread, NULL);
     return 1;
+}
+
+int plane_leave(struct plane *plane)
+{
+    pthread_mutex_lock(&plane->lock);
+    plane->is_leaving = true;
+    pthread_cond_broadcast(&plane->freed);
+    pthread_cond_broadcast(&plane->kept);
+    bool is_done = true;
+    for (unsigned i = 0; i < ENTRIES; i++)
+        if (plane->entries[i].holder != FREE)
+            is_done = false;
+    pthread_mutex_unlock(&plane->lock);
+    for (unsigned i = 0; i < plane->lane_count; i++) {
+        struct lane *lane = &plane->lanes[i];
+        if (lane->is_started && !__atomic_load_n(&lane->has_ended, __ATOMIC_ACQUIRE)) {
+            pthread_kill(lane->thread, KICK);
+            is_done = false;
+        }
+    }
+    return is_done;
+}
+
+int plane_agreed(struct plane *plane, struct plane_agreement *agreement)
+{
+    pthread_mutex_lock(&plane->lock);
+    bool has_agreed = plane->has_agreed;
+    *agreement = plane->agreement;
+    pthread_mutex_unlock(&plane->lock);
+    return has_agreed;
 }
 
 void plane_free(struct plane *plane)

@@ -115,7 +115,7 @@ static void wipe_lane(struct lane *lane)
         EVP_CIPHER_CTX_free(lane->decrypt[who]);
         lane->encrypt[who] = lane->decrypt[who] = NULL;
     }
-    OPENSSL_cleanse(lane->out, PLANE_MAX_TRANSFER);
+    OPENSSL_cleanse(lane->out, BUFFER_BYTES);
 }
 
 bool plane_end(struct lane *lane)

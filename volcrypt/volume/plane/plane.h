@@ -22,6 +22,11 @@
  * request was given up, and so answered, meanwhile. Interrupts are not obeyed: what waits ends by itself, as without the plane.
  *
  * What the kernel sends is checked like what a stranger sends: lengths, node, handle, range.
+ *
+ * Leaving. The connection may outlive the process, and be taken over by another (`kept_mount.py`), to
+ * which the kernel sends again what was not answered. `plane_leave` has lanes take nothing more, and
+ * says when all that was taken is answered. For a process that is killed instead, requests are read
+ * into memory that is resident: a page fault of a thread that dies would end the request with EIO.
  */
 #ifndef VOLCRYPT_PLANE_H
 #define VOLCRYPT_PLANE_H
@@ -44,6 +49,12 @@ enum {
 };
 
 struct plane;
+
+/* What libfuse and the kernel agreed on: the bodies of FUSE_INIT and of its reply, zeros at the end. */
+struct plane_agreement {
+    unsigned char request[64];
+    unsigned char reply[64];
+};
 
 /* What a lane is doing; over when `plane_is_over` says so of lane and ticket. */
 struct plane_work {
@@ -91,9 +102,14 @@ struct plane *plane_new(int device, int control, int data, uint64_t size_bytes,
 int plane_start(struct plane *plane); /* 0, or an errno */
 /* End all threads; 0 when one did not within `milliseconds`: then nothing may be freed. */
 int plane_stop(struct plane *plane, unsigned milliseconds);
+/* Take no more requests, for good; whether all that were taken are answered. Ask again until then. */
+int plane_leave(struct plane *plane);
+/* 0 before there was an agreement on this plane. */
+int plane_agreed(struct plane *plane, struct plane_agreement *agreement);
 void plane_free(struct plane *plane);
 
-/* Readable when there are requests, when watched work ended, and when the connection has. */
+/* The event is readable when there are requests, when watched work ended, and when the connection has. */
+int plane_device(const struct plane *plane);
 int plane_event(const struct plane *plane);
 int plane_has_ended(struct plane *plane);
 struct plane_counts plane_counts(struct plane *plane);

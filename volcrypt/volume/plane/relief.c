@@ -34,7 +34,7 @@ bool plane_await_need(struct plane *plane)
     const struct timespec patience = {.tv_nsec = PATIENCE_NS};
     uint64_t before = 0, now;
     pthread_mutex_lock(&plane->lock);
-    while (!plane->is_stopping) {
+    while (!plane->is_stopping && !plane->is_leaving) {
         bool are_kept = are_all_in_io(plane, &now);
         if (are_kept && (now == plane->held_up_since || now == before)) {
             plane->held_up_since = now;
@@ -51,7 +51,7 @@ bool plane_await_need(struct plane *plane)
             plane->relief_sleeps = false;
         }
     }
-    bool goes_on = !plane->is_stopping;
+    bool goes_on = !plane->is_stopping && !plane->is_leaving;
     pthread_mutex_unlock(&plane->lock);
     return goes_on;
 }

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <linux/fuse.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -36,6 +37,22 @@ static void amend(const struct entry *entry, unsigned char *reply, size_t length
         if (out->max_pages > PLANE_MAX_TRANSFER / 4096)
             out->max_pages = PLANE_MAX_TRANSFER / 4096;
     }
+}
+
+static size_t at_most(size_t size, size_t limit) { return size < limit ? size : limit; }
+
+/* For who takes the connection over. */
+static void note_agreement(struct plane *plane, const struct entry *entry, const unsigned char *reply,
+                           size_t length)
+{
+    const struct fuse_in_header *in = (const void *)entry->buffer;
+    struct plane_agreement *agreement = &plane->agreement;
+    pthread_mutex_lock(&plane->lock);
+    memcpy(agreement->request, in + 1, at_most(in->len - sizeof *in, sizeof agreement->request));
+    memcpy(agreement->reply, reply + sizeof(struct fuse_out_header),
+           at_most(length - sizeof(struct fuse_out_header), sizeof agreement->reply));
+    plane->has_agreed = true;
+    pthread_mutex_unlock(&plane->lock);
 }
 
 static struct entry *entry_of_reply(struct plane *plane, uint64_t unique)
@@ -71,6 +88,8 @@ void *plane_run_replies(void *argument)
             plane_refuse(plane, unique, EIO);
         } else {
             amend(entry, reply, (size_t)length);
+            if (entry->opcode == FUSE_INIT && head->error == 0)
+                note_agreement(plane, entry, reply, (size_t)length);
             if (write(plane->device, reply, (size_t)length) < 0 && errno != ENOENT)
                 plane_refuse(plane, unique, EIO);
         }

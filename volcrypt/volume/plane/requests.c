@@ -273,6 +273,11 @@ static void serve_request(struct lane *lane, size_t length)
     case FUSE_FORGET:
     case FUSE_BATCH_FORGET:
         return; /* no reply is wanted, and the two nodes are never forgotten */
+    case FUSE_FLUSH:
+        /* close(2) promises nothing, and the kernel asks no more. Else who closes, or executes a
+         * program, while nobody serves would wait, and with him all who look at him in /proc. */
+        plane_refuse(plane, head->unique, ENOSYS);
+        return;
     default:
         hand_to_libfuse(lane, length);
     }
@@ -281,7 +286,8 @@ static void serve_request(struct lane *lane, size_t length)
 static void note_end(struct plane *plane)
 {
     pthread_mutex_lock(&plane->lock);
-    plane->has_ended = true;
+    if (!plane->is_leaving) /* else the connection goes on, without us */
+        plane->has_ended = true;
     pthread_mutex_unlock(&plane->lock);
     plane_tell(plane);
 }
@@ -317,7 +323,11 @@ void *plane_run_lane(void *argument)
         if (lane->was_fast && !lane->is_relief)
             await_awake(lane);
         lane->was_fast = false;
-        ssize_t length = read(plane->device, lane->entry->buffer, BUFFER_BYTES);
+        bool is_resident = lane->entry < plane->entries + KEPT_BUFFERS;
+        unsigned char *into = is_resident ? lane->entry->buffer : lane->out;
+        ssize_t length = read(plane->device, into, BUFFER_BYTES);
+        if (length > 0 && !is_resident)
+            memcpy(lane->entry->buffer, into, (size_t)length);
         if (length > 0) {
             lane->begun = nanoseconds();
             serve_request(lane, (size_t)length);

@@ -1,0 +1,100 @@
+"""`attach --foreground` as a service whose mount is kept: the next start goes on with it."""
+
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.command import VOLCRYPT, Command, disposable_home, kill_and_wait
+from tests.service_manager import ServiceManager, service_manager
+from volcrypt.volume.kept_mount import NAMES
+
+WRITE = "import os, sys; f = open(sys.argv[1], 'wb'); f.write(b'y' * 9000); os.fsync(f)"
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Iterator[Command]:
+    with disposable_home(tmp_path / "home") as made:
+        made.run("init")
+        (made.home / "config.toml").write_text("[mounts]\nkey_check_seconds = 1\n")
+        yield made
+
+
+@pytest.fixture
+def name() -> str:
+    return f"v{secrets.token_hex(5)}"
+
+
+@pytest.fixture
+def manager(command: Command, tmp_path: Path) -> Iterator[ServiceManager]:
+    with service_manager(tmp_path) as made:
+        yield made
+
+
+def attach(command: Command, name: str, *options: str | Path) -> list[str | Path]:
+    return [VOLCRYPT, "--home", command.home, "attach", name, "--foreground", *options]
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_service_goes_on_with_what_its_last_process_left(
+    command: Command, manager: ServiceManager, name: str, tmp_path: Path
+) -> None:
+    point = tmp_path / "point"
+    point.mkdir()
+    command.run("volume", "create", "--size", "32MiB", "--name", name)
+    start = attach(command, name, "--mkfs", "ext4", "--mount", point)
+    manager.start(start)
+    assert manager.names == sorted(NAMES)
+    loop = os.readlink(f"/dev/volcrypt/{name}")
+    kill_and_wait(manager.main_pid)
+    writer = subprocess.Popen([sys.executable, "-c", WRITE, point / "file"])
+    assert "waits for the next process" in command.fails(7, "detach", name)
+    # A start that fails changes nothing: the token's PIN cannot be had.
+    pin = (command.home / "kms/pin").rename(command.home / "kms/away")
+    manager.start(start, expect_ready=False)
+    assert manager.names == sorted(NAMES)
+    assert writer.poll() is None
+    pin.rename(command.home / "kms/pin")
+    manager.start(start)
+    assert writer.wait(30) == 0
+    assert (point / "file").read_bytes() == b"y" * 9000
+    assert os.readlink(f"/dev/volcrypt/{name}") == loop
+    command.run("detach", name)
+    assert manager.names == []
+    assert not point.is_mount()
+
+
+def test_a_fenced_volume_is_let_go(command: Command, manager: ServiceManager, name: str) -> None:
+    key = command.run("kms", "create-key")
+    command.run("volume", "create", "--size", "8MiB", "--name", name, "--kms-key-id", key)
+    manager.start(attach(command, name, "--on-key-loss", "fence"))
+    command.run("kms", "disable-key", "--key-id", key)
+    (log,) = command.runtime.glob("vol-*.log")
+    _until(lambda: "the data key was wiped" in log.read_text())
+    kill_and_wait(manager.main_pid)
+    command.run("kms", "enable-key", "--key-id", key)
+    manager.start(attach(command, name, "--on-key-loss", "fence"), expect_ready=False)
+    assert "stays closed" in manager.errors
+    assert manager.names == []
+    assert "is detached" in command.fails(1, "detach", name)
+
+
+def test_a_mount_on_the_python_plane_says_that_it_is_not_kept(
+    command: Command, manager: ServiceManager, name: str
+) -> None:
+    command.run("volume", "create", "--size", "8MiB", "--name", name)
+    manager.start(attach(command, name, "--data-plane", "python"))
+    assert "ends the mount" in manager.errors
+    assert manager.names == []
+    command.run("detach", name)

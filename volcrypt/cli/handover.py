@@ -1,0 +1,91 @@
+"""A service manager's part in `attach --foreground` and `detach`: mounts that outlive a process."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from volcrypt.daemons.notify import DescriptorStore, passed_descriptors
+from volcrypt.volume.kept_mount import LEAVE_SIGNAL, NAMES, HandedMount, kernel_resends
+
+if TYPE_CHECKING:
+    from volcrypt.volume.launch import DataPlaneKind
+
+
+def keeping(data_plane: "DataPlaneKind") -> str | None:
+    """The address of who is to keep the mount; says so where a crash will end it."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return None
+    reason = None
+    if data_plane != "native":
+        reason = "--data-plane native"
+    elif not kernel_resends(os.uname().release):
+        reason = "Linux 6.9"
+    if reason is None:
+        return address
+    print(
+        "note: a crash of the process that serves the volume ends the mount; to go on after one "
+        f"takes {reason}",
+        file=sys.stderr,
+    )
+    return None
+
+
+@contextmanager
+def handed_on(foreground: bool) -> Iterator[HandedMount | None]:
+    """The mount that an earlier process of the service left, if it still is one. One that cannot be
+    taken over any more is let go."""
+    passed = passed_descriptors(os.environ, os.getpid()) if foreground else {}
+    if not passed:
+        yield None
+        return
+    from volcrypt.operations.kept_mounts import LostMountError
+
+    handed = HandedMount.find(passed)
+    is_usable = handed is not None and handed.is_alive()
+    try:
+        if not is_usable:
+            _let_go(passed)
+        yield handed if is_usable else None
+    except LostMountError:
+        _let_go(passed)
+        raise
+    finally:
+        for name in NAMES:
+            if name in passed:
+                os.close(passed[name])
+
+
+def _let_go(passed: dict[str, int]) -> None:
+    """Have the service manager close what it passed, and its copies."""
+    names = [name for name in NAMES if name in passed]
+    if names:
+        with suppress(OSError):
+            DescriptorStore(os.environ.get("NOTIFY_SOCKET", "")).forgotten(names)
+
+
+def is_restarting(unit: str) -> bool:
+    """Whether the service manager is about to start the unit again, and stops it for that alone."""
+    done = subprocess.run(
+        ["systemctl", "list-jobs", "--no-legend", "--no-pager", "--full", "--plain"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    jobs = [line.split() for line in done.stdout.splitlines()]
+    return any(job[1:3] == [unit, "restart"] for job in jobs)
+
+
+def leave(pid: int) -> None:
+    """Have the process that serves leave its mount to the next one; returns when it has ended."""
+    process = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(process, LEAVE_SIGNAL)
+        select.select([process], [], [])
+    finally:
+        os.close(process)
