@@ -34,7 +34,7 @@ from volcrypt.volume.owner import hold_volume
 
 MIB: Final = 2**20
 PATIENCE_SECONDS: Final = 30
-HANGING_SECONDS: Final = 1200
+HANGING_SECONDS: Final = 240
 
 
 @pytest.fixture
