@@ -70,6 +70,23 @@ def test_a_service_goes_on_with_what_its_last_process_left(
     assert writer.wait(30) == 0
     assert (point / "file").read_bytes() == b"y" * 9000
     assert os.readlink(f"/dev/volcrypt/{name}") == loop
+    # An upgrade: systemd is about to start it again.
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "systemctl").write_text("#!/bin/sh\necho 7 books.service restart running\n")
+    (programs / "systemctl").chmod(0o755)
+    done = subprocess.run(
+        [VOLCRYPT, "--home", command.home, "detach", name, "--unit", "books.service"],
+        env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "is left to the next process" in done.stdout
+    assert manager.names == sorted(NAMES)
+    manager.start(start)
+    (point / "file").write_bytes(b"z")
     command.run("detach", name)
     assert manager.names == []
     assert not point.is_mount()
