@@ -22,7 +22,7 @@ from volcrypt.names import VolumeId, make_volume_id
 from volcrypt.operations.kept_mounts import adopted_owner
 from volcrypt.volume.control import ControlClient
 from volcrypt.volume.datafile import DataFile
-from volcrypt.volume.kept_mount import HandedMount
+from volcrypt.volume.kept_mount import NAMES, HandedMount
 from volcrypt.volume.launch import (
     NO_DISCARDS,
     Assignment,
@@ -100,6 +100,8 @@ class ServedVolume:
         with hold_volume(Path(assignment.volume_directory), purpose="mount") as owner:
             self.pid = spawn_daemon(assignment, self.data_key(), bytearray(self.seal_key), owner)
             owner.let_go()
+        if self.manager is not None:
+            self.manager.wait_until_kept(NAMES if self.manager.has_room else ())
 
     def take_over(self) -> None:
         """Go on with the mount that the manager kept."""

@@ -36,6 +36,10 @@ class ServiceManager:
         self._reader.start()
 
     @property
+    def has_room(self) -> bool:
+        return self._max > 0
+
+    @property
     def names(self) -> list[str]:
         with self._changed:
             return sorted(name for name, _ in self.kept)

@@ -1,7 +1,9 @@
 """`attach --foreground` as a service whose mount is kept: the next start goes on with it."""
 
+import hashlib
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +16,9 @@ from tests.command import VOLCRYPT, Command, disposable_home, kill_and_wait
 from tests.service_manager import ServiceManager, service_manager
 from volcrypt.volume.kept_mount import NAMES
 
+OVERWRITE = """import os, sys
+os.pwrite(disk := os.open(sys.argv[1], os.O_WRONLY), b"n" * 4096, 0)
+os.fsync(disk)"""
 WRITE = "import os, sys; f = open(sys.argv[1], 'wb'); f.write(b'y' * 9000); os.fsync(f)"
 
 
@@ -55,7 +60,7 @@ def test_a_service_goes_on_with_what_its_last_process_left(
     command.run("volume", "create", "--size", "32MiB", "--name", name)
     start = attach(command, name, "--mkfs", "ext4", "--mount", point)
     manager.start(start)
-    assert manager.names == sorted(NAMES)
+    manager.wait_until_kept(NAMES)
     loop = os.readlink(f"/dev/volcrypt/{name}")
     kill_and_wait(manager.main_pid)
     writer = subprocess.Popen([sys.executable, "-c", WRITE, point / "file"])
@@ -92,10 +97,61 @@ def test_a_service_goes_on_with_what_its_last_process_left(
     assert not point.is_mount()
 
 
+def test_a_migration_and_its_switch_are_gone_on_with(
+    command: Command, manager: ServiceManager, name: str, tmp_path: Path
+) -> None:
+    command.run("volume", "create", "--size", "16MiB", "--name", name, "--unencrypted")
+    start = attach(command, name)
+    manager.start(start)
+    manager.wait_until_kept(NAMES)
+    device = Path(os.readlink(f"/dev/volcrypt/{name}"))
+    content = os.urandom(2**20) * 16
+    device.write_bytes(content)
+    os.sync()
+    migrating = command.start("encrypt", name, "--online", "--rate", "2MiB")
+    try:
+        _until(lambda: any(p.stat().st_blocks for p in command.home.glob("volumes/*/data.next")))
+        writer = subprocess.Popen([sys.executable, "-c", OVERWRITE, device])
+        kill_and_wait(manager.main_pid)
+    finally:
+        migrating.kill()
+    manager.start(start)
+    assert writer.wait(30) == 0
+    command.run("encrypt", name, "--online")
+    kill_and_wait(manager.main_pid)
+    reader = subprocess.Popen(["sha256sum", device], stdout=subprocess.PIPE, text=True)
+    manager.start(start)
+    wanted = b"n" * 4096 + content[4096:]
+    assert reader.communicate(timeout=30)[0].split()[0] == hashlib.sha256(wanted).hexdigest()
+    assert os.readlink(f"/dev/volcrypt/{name}") == str(device)
+    assert command.json("volume", "show", name)["Encrypted"]
+    (data,) = command.home.glob("volumes/*/data")
+    assert content[4096:8192] not in data.read_bytes()
+    command.run("detach", name)
+
+
+def test_a_process_that_ended_at_the_switch_takes_the_mount_with_it(
+    command: Command, manager: ServiceManager, name: str
+) -> None:
+    """Then nobody knows what it was told of the new data."""
+    command.run("volume", "create", "--size", "8MiB", "--name", name)
+    manager.start(attach(command, name))
+    manager.wait_until_kept(NAMES)
+    kill_and_wait(manager.main_pid)
+    (data,) = command.home.glob("volumes/*/data")
+    shutil.copyfile(data, data.with_suffix(".other"))
+    data.with_suffix(".other").rename(data)
+    assert manager.start(attach(command, name), expect_ready=False)
+    assert "as it went over to new data" in manager.errors
+    assert manager.names == []
+    assert "is detached" in command.fails(1, "detach", name)
+
+
 def test_a_fenced_volume_is_let_go(command: Command, manager: ServiceManager, name: str) -> None:
     key = command.run("kms", "create-key")
     command.run("volume", "create", "--size", "8MiB", "--name", name, "--kms-key-id", key)
     manager.start(attach(command, name, "--on-key-loss", "fence"))
+    manager.wait_until_kept(NAMES)
     command.run("kms", "disable-key", "--key-id", key)
     (log,) = command.runtime.glob("vol-*.log")
     _until(lambda: "the data key was wiped" in log.read_text())

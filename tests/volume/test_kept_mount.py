@@ -8,9 +8,15 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from volcrypt.errors import FormatError, IntegrityError, MountError, UnsupportedVersionError
+from volcrypt.errors import (
+    FormatError,
+    IntegrityError,
+    LostMountError,
+    MountError,
+    UnsupportedVersionError,
+)
 from volcrypt.names import VolumeId
-from volcrypt.operations.kept_mounts import LostMountError, check_handed
+from volcrypt.operations.kept_mounts import check_handed
 from volcrypt.volume.fence import FenceNote
 from volcrypt.volume.kept_mount import (
     NAMES,

@@ -44,7 +44,7 @@ def handed_on(foreground: bool) -> Iterator[HandedMount | None]:
     if not passed:
         yield None
         return
-    from volcrypt.operations.kept_mounts import LostMountError
+    from volcrypt.errors import LostMountError
 
     handed = HandedMount.find(passed)
     is_usable = handed is not None and handed.is_alive()

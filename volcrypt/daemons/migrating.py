@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from volcrypt.crypto.data_key import DATA_KEY_BYTES, DataKey
+from volcrypt.daemons.mount_keeper import MountKeeper
 from volcrypt.daemons.watcher import Watcher
 from volcrypt.errors import (
     IntegrityError,
@@ -124,6 +125,7 @@ class Migrating:
         changes: ChangeMap,
         *,
         watcher: Watcher | None = None,
+        keeper: MountKeeper | None = None,
     ) -> None:
         self._assignment = assignment
         self._directory = Path(assignment.volume_directory)
@@ -131,6 +133,7 @@ class Migrating:
         self._device = device
         self._changes = changes
         self.watcher = watcher
+        self.keeper = keeper
         self._session: _Session | None = None
         self._fresh_key: DataKey | None = None
         # One thing at a time: the copying of a killed driver's may still be going on.
@@ -453,7 +456,7 @@ class Migrating:
             await session.migrator.switch(
                 volume,
                 data=PlaneData(session.target_data.fileno(), session.target_key, session.written),
-                follow=lambda: self._changes.follow(data_path),
+                follow=lambda: self._follow(data_path),
             )
         except BaseException:
             volume.close()
@@ -465,6 +468,8 @@ class Migrating:
         self._session = None
         session.intents_file.close()
         before.close()
+        if self.keeper is not None:
+            await trio.to_thread.run_sync(self.keeper.kept_anew)
         if self.watcher is not None and session.order.watch is not None:
             self.watcher.replace(session.order.watch)
         # Who was held off is served now, and counts too.
@@ -472,6 +477,11 @@ class Migrating:
         state = self._state_of(session)
         self._device.write_times = None
         return state
+
+    def _follow(self, data_path: Path) -> None:
+        self._changes.follow(data_path)
+        if self.keeper is not None:
+            self.keeper.follow(data_path)
 
     async def _abandon(self, session: _Session) -> None:
         if session.volume.mode is Mode.COMMITTING:

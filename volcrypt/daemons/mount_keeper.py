@@ -1,18 +1,20 @@
 """MountKeeper: has the service manager keep the mount of a process that serves it, so that another
 can take it over (`volcrypt.volume.kept_mount`) when this one ends unasked.
 
-It is kept from the first read that worked to the orderly end. Where the kernel cannot send requests
+It is kept from when the service manager listens to this process, after the first read that worked,
+to the orderly end. Where the kernel cannot send requests
 again, or nobody keeps anything, a mount ends with its process, as ever.
 """
 
 import logging
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
 from volcrypt.daemons.notify import DescriptorStore
-from volcrypt.errors import MountError
+from volcrypt.errors import LostMountError, MountError
 from volcrypt.volume.allocation import open_data
 from volcrypt.volume.fence import FenceNote
 from volcrypt.volume.kept_mount import (
@@ -29,6 +31,8 @@ from volcrypt.volume.kept_mount import (
 )
 from volcrypt.volume.launch import Assignment
 from volcrypt.volume.owner import OwnerLock
+
+_HINT: Final = "the mount has ended: detach it, check the file system, and attach it again"
 
 _log: Final = logging.getLogger(__name__)
 
@@ -49,6 +53,9 @@ class MountKeeper:
         self._owner = owner
         self._data = data
         self._facts = facts
+        # Whoever keeps and forgets waits for the service manager, in threads.
+        self._turn = threading.Lock()
+        self._has_ended = False
         if facts is not None:
             owner.keep()
 
@@ -58,7 +65,7 @@ class MountKeeper:
     ) -> Self | None:
         """None where nobody keeps it. Before the data file is written to by this process.
 
-        Raises MountError when what was handed on is of no use; then it is not kept any more.
+        Raises LostMountError when what was handed on is of no use.
         """
         if assignment.keeper is None:
             return None
@@ -71,11 +78,17 @@ class MountKeeper:
             # Also what the process before this one wrote, and an error that only that one was told.
             os.fdatasync(handed.data)
         except OSError as error:
-            keeper.forget()
-            raise MountError(
+            raise LostMountError(
                 f"what was written to volume {assignment.label} is lost: {error.strerror}",
-                hint="the mount has ended: detach it, check the file system, and attach it again",
+                hint=_HINT,
             ) from error
+        data_path = Path(assignment.data_path)
+        if data_path.exists() and not os.path.samestat(os.fstat(handed.data), data_path.stat()):
+            # Nobody knows what the process before this one was told of the new data.
+            raise LostMountError(
+                f"the process of volume {assignment.label} ended as it went over to new data",
+                hint=_HINT,
+            )
         return keeper
 
     @property
@@ -85,14 +98,21 @@ class MountKeeper:
     def keep(self, fuse: int, agreement: tuple[bytes, bytes]) -> None:
         """Have the mount with this connection kept, if it is not yet. A service manager that does
         not is no reason not to serve."""
-        if self.is_kept:
-            return
+        with self._turn:
+            if not self.is_kept and not self._has_ended:
+                self._keep(fuse, agreement)
+
+    def _keep(self, fuse: int, agreement: tuple[bytes, bytes]) -> None:
         assignment = self._assignment
         directory = Path(assignment.mount_directory)
+        try:
+            device = mounted_device(directory)
+        except MountError:
+            return  # it has just been unmounted
         mount = KeptMount(
             volume_id=assignment.volume_id,
             mount_directory=str(directory),
-            device=mounted_device(directory),
+            device=device,
             read_only=assignment.read_only,
             discard=assignment.discards.requests,
             discard_zeros=assignment.discards.zeros,
@@ -119,8 +139,32 @@ class MountKeeper:
         if self._facts is not None:
             add_fence(self._facts, note)
 
+    def follow(self, data_path: Path) -> None:
+        """Other data is served from now on; before this process writes to that alone. `kept_anew`
+        is to be called next: until it returns, the end of this process is the mount's."""
+        data, _ = open_data(data_path, os.O_RDONLY)
+        with self._turn:
+            os.dup2(data, self._data, inheritable=False)
+        os.close(data)
+
+    def kept_anew(self) -> None:
+        """Have the service manager keep what `follow` opened, or nothing."""
+        with self._turn:
+            if self._facts is None:
+                return
+            try:
+                self._store.keep({DATA: self._data})
+            except OSError as error:
+                _log.warning("the mount ends with this process: the service manager: %s", error)
+                self._forget()
+
     def forget(self) -> None:
         """The mount ends with this process."""
+        with self._turn:
+            self._has_ended = True
+            self._forget()
+
+    def _forget(self) -> None:
         if self._facts is None:
             return
         os.close(self._facts)

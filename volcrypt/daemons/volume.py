@@ -158,7 +158,7 @@ def serve_volume(
         device = Device(
             volume, changes=changes, open_keeper=lambda: PreservedChunks(served.data, directory)
         )
-        migrating = Migrating(assignment, served, device, changes)
+        migrating = Migrating(assignment, served, device, changes, keeper=keeper)
         stack.callback(migrating.close_files)
         if assignment.migration is not None and target_key is not None:
             migrating.go_on(assignment.migration, target_key)

@@ -88,6 +88,10 @@ class MountError(VolcryptError):
     """The mount point or the kernel does not let us mount, attach, unmount or detach."""
 
 
+class LostMountError(MountError):
+    """A mount that outlived its process cannot be taken over, now or later: it is to be let go."""
+
+
 class MountPointError(MountError):
     """What was given as mount point is no empty directory."""
 

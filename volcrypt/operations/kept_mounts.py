@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from volcrypt.errors import MountError
+from volcrypt.errors import LostMountError
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.names import VolumeId
 from volcrypt.operations.home import Home
@@ -19,10 +19,6 @@ from volcrypt.volume.kept_mount import HandedMount
 from volcrypt.volume.owner import OwnerLock
 
 _HINT = "detach it, and attach it again"
-
-
-class LostMountError(MountError):
-    """What was handed on cannot be taken over, now or later: it is to be let go."""
 
 
 def check_handed(volume_id: VolumeId, name: str, handed: HandedMount) -> None:
