@@ -5,15 +5,21 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from volcrypt.daemons.notify import DescriptorStore, passed_descriptors
 from volcrypt.volume.kept_mount import LEAVE_SIGNAL, NAMES, HandedMount, kernel_resends
 
 if TYPE_CHECKING:
+    from volcrypt.operations.home import Home
     from volcrypt.volume.launch import DataPlaneKind
+
+_UNMOUNT_SECONDS: Final = 30
+_UNMOUNT_STEP_SECONDS: Final = 0.05
 
 
 def keeping(data_plane: "DataPlaneKind") -> str | None:
@@ -79,6 +85,40 @@ def is_restarting(unit: str) -> bool:
     )
     jobs = [line.split() for line in done.stdout.splitlines()]
     return any(job[1:3] == [unit, "restart"] for job in jobs)
+
+
+def stop_file_systems(directory: Path) -> None:
+    """Have systemd stop the file systems on the volume that is served at `directory`, and before
+    that the services that need them. What cannot be stopped is found by who goes on."""
+    for point in _file_systems(directory):
+        subprocess.run(["systemctl", "stop", "--", point], check=False)
+
+
+def restart_dead_file_systems(home: "Home", volume: str) -> None:
+    """The same of a volume whose process ended and left nothing; they come back when this service
+    is ready, and so do the services that need them. Raises VolumeInUseError while it is served.
+    """
+    from volcrypt.operations.attachments import private_mount_point
+    from volcrypt.operations.mounts import check_free
+    from volcrypt.operations.records import load_record
+
+    volume_id = load_record(home, volume).volume_id
+    check_free(home, volume_id, volume)
+    directory = private_mount_point(home, volume_id)
+    if dead := _file_systems(directory):
+        subprocess.run(["systemctl", "--no-block", "try-restart", "--", *dead], check=False)
+    deadline = time.monotonic() + _UNMOUNT_SECONDS
+    while _file_systems(directory) and time.monotonic() < deadline:
+        time.sleep(_UNMOUNT_STEP_SECONDS)
+
+
+def _file_systems(directory: Path) -> list[str]:
+    from volcrypt.operations.attachments import mounts_on
+    from volcrypt.volume.loop import loops_of
+    from volcrypt.volume.mountpoint import VOLUME_FILE
+
+    loops = loops_of(directory / VOLUME_FILE)
+    return [mount.mount_point for loop in loops for mount in mounts_on(loop)]
 
 
 def leave(pid: int) -> None:

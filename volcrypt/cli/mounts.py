@@ -220,7 +220,7 @@ def attach(
 
     With --foreground in a service that has a file descriptor store, a crash of the process that
     serves VOLUME, or its upgrade, is a pause: the next start goes on with the same mount."""
-    from volcrypt.cli.handover import handed_on, keeping
+    from volcrypt.cli.handover import handed_on, keeping, restart_dead_file_systems
     from volcrypt.daemons.foreground import hold_signals, stay_attached
     from volcrypt.daemons.notify import notify
     from volcrypt.operations.attachments import attach_volume, check_attachable
@@ -244,6 +244,8 @@ def attach(
         )
         _take_over(session, volume)
     with handed_on(foreground) as handed:
+        if foreground and handed is None and os.environ.get("NOTIFY_SOCKET"):
+            restart_dead_file_systems(session.home, volume)
         attached = attach_volume(
             session.home,
             volume,
@@ -296,25 +298,26 @@ def attach(
 @click.option(
     "--unit",
     metavar="UNIT",
-    help="Only stop serving, and leave everything to the next process, when systemd is about to "
-    "restart UNIT.",
+    help="As the stop of systemd's UNIT: has it stop file systems on VOLUME and who needs "
+    "them; when UNIT is about to be restarted, leaves everything to the next process instead.",
 )
 @pass_session
 def detach(session: Session, volume: str, stop_snapshot: bool, unit: str | None) -> None:
     """Unmount the file system of VOLUME, take it off its loop device, flush and stop serving."""
-    from volcrypt.cli.handover import is_restarting, leave
+    from volcrypt.cli.handover import is_restarting, leave, stop_file_systems
     from volcrypt.operations.attachments import detach_volume
     from volcrypt.operations.mounts import find_served
 
-    if unit is not None and is_restarting(unit):
-        served = find_served(session.home, volume)
-        if served is not None and served.kept:
+    served = None if unit is None else find_served(session.home, volume)
+    if unit is not None and served is not None:
+        if served.kept and is_restarting(unit):
             leave(served.pid)
             session.show(
                 {"VolumeId": served.volume_id},
                 lambda: print(f"{volume} ({served.volume_id}) is left to the next process"),
             )
             return
+        stop_file_systems(Path(served.mount_directory))
     volume_id = detach_volume(
         session.home,
         volume,
