@@ -146,7 +146,7 @@ def test_every_name_that_help_shows_is_completed() -> None:
     """A metavar that is new has to be decided on: it is in the table, or known to take no name."""
     free = {
         "F|-", "FILE", "FILE|-", "FILE|DEVICE", "PATH", "R", "TIME", "N", "O", "H", "HEX", "URL",
-        "ID", "TYPE", "HOST:PORT", "HOST:PORT|PATH", "HOST:PORT|PATH|-", "NAME",
+        "ID", "TYPE", "UNIT", "HOST:PORT", "HOST:PORT|PATH", "HOST:PORT|PATH|-", "NAME",
         "SIGNER:NUMBER:DIGEST", "s3|kms[:KEY]|customer:FILE", "SIZE", "COMMAND",
     }  # fmt: skip
     seen: set[str] = set()
