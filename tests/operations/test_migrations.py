@@ -5,10 +5,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.planes import data_plane
 from volcrypt.errors import (
     IntegrityError,
+    InvalidArgumentError,
     MountError,
     RollbackError,
     TryAgainError,
@@ -40,7 +42,9 @@ from volcrypt.operations.mounts import (
     socket_path,
     unmount_volume,
 )
+from volcrypt.operations.online import abort_migration
 from volcrypt.operations.records import load_record
+from volcrypt.operations.status import read_status
 from volcrypt.operations.volume_deletion import delete_volume
 from volcrypt.operations.volumes import create_volume
 from volcrypt.operations.workflows import stale_cursors
@@ -326,3 +330,45 @@ def test_a_record_that_does_not_hold_keeps_the_volume_shut(made: Migrated) -> No
         made.mount()
     with pytest.raises((IntegrityError, RollbackError)):
         capture(made.home, made.record)
+    assert any("is not the current version" in text for text in read_status(made.home).warnings)
+    abort_migration(made.home, "data")
+    assert not (made.directory / "data.next").exists()
+    assert read_status(made.home).workflows == []
+    made.mount()
+    assert made.read(CHUNK_BYTES, len(TEXT)) == TEXT
+
+
+@pytest.mark.parametrize("is_renamed", [False, True])
+def test_what_is_decided_goes_on_without_its_record(encrypted: Migrated, is_renamed: bool) -> None:
+    encrypted.save()
+    encrypted.begin_and_copy()
+    encrypted.verify_and_prepare()
+    decided = encrypted.decide()
+    if is_renamed:
+        finish_rename(encrypted.directory)
+    encrypted.unmount()
+    for path in encrypted.home.work_path.glob(f"{decided.volume_id}.migration*"):
+        path.unlink()
+    found = encrypted.migration
+    assert found == replace(decided, started_at=found.started_at)
+    with pytest.raises(InvalidArgumentError, match="only the removal of the old data is left"):
+        abort_migration(encrypted.home, "data")
+    encrypted.mount()
+    assert encrypted.read(CHUNK_BYTES, len(TEXT)) == TEXT
+    encrypted.end()
+    assert load_migrations(encrypted.home) == []
+    encrypted.save()
+    assert encrypted.migration.step is MigrationStep.COPY, "nothing is left of the decision"
+
+
+def test_it_is_given_up_when_its_driver_died_before_the_decision(made: Migrated) -> None:
+    made.save()
+    made.begin_and_copy()
+    made.verify_and_prepare()
+    abort_migration(made.home, "data")
+    assert load_migrations(made.home) == []
+    made.write(0, TEXT)
+    capture(made.home, made.record)
+    made.save()
+    made.begin_and_copy()
+    made.verify_and_prepare()

@@ -69,7 +69,7 @@ def encrypt(
 
     Interrupted at any point, the same command goes on where it was.
     """
-    from volcrypt.operations.online import find_migration
+    from volcrypt.operations.online import has_migration
     from volcrypt.snapshot.pace import parse_rate
 
     if dry_run + abort + resume + pause > 1:
@@ -83,7 +83,7 @@ def encrypt(
         rate=None if rate is None else parse_rate(rate),
         resume=resume,
     )
-    is_online = online or find_migration(session.home, volume) is not None
+    is_online = online or has_migration(session.home, volume)
     if pause or (abort and is_online):
         stop_migration(session, volume, abort=abort)
         return

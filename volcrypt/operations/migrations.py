@@ -6,6 +6,11 @@ is the volume, and whoever opens that next gives it the name of the data first (
 Until then the source is the volume, whatever became of the rest.
 
 Who opens the volume meanwhile is told how by `operations.migration_mounts`.
+
+The decision is a row of the register, too (kind `decided`), with all that is not in the volume's
+record and the rest needs. So a record of a migration that was damaged keeps nobody from the
+volume: with the row, the migration goes on without its record; without the row, the source is the
+volume, whatever the files say, and it can be given up.
 """
 
 import hashlib
@@ -16,23 +21,28 @@ from typing import Final
 import msgspec
 
 from volcrypt.durable import remove_durably, write_durably
-from volcrypt.errors import RollbackError
+from volcrypt.errors import FormatError, IntegrityError, RollbackError, TryAgainError
 from volcrypt.formats import migration as migration_format
 from volcrypt.formats.document import MacSeal
 from volcrypt.formats.migration import Migration, MigrationStep, decode_migration, encode_migration
 from volcrypt.formats.volume_record import VolumeRecord, WrappedDataKey, key_source_of
 from volcrypt.formats.write_intents import MIGRATION_BYTES, region_bytes_for
+from volcrypt.geometry import chunk_count
 from volcrypt.kms.clock import host_time
-from volcrypt.kms.register import RegisterEntry
-from volcrypt.names import VolumeId
+from volcrypt.kms.register import DIGEST_BYTES, RegisterEntry
+from volcrypt.names import ID_DIGITS, DataKeyId, VolumeId
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import data_key_id
 from volcrypt.operations.pinned_documents import read_pinned, stage_pinned
-from volcrypt.operations.records import save_records
+from volcrypt.operations.records import load_record, save_records
 from volcrypt.volume.migration_files import finish_rename
 
 KIND: Final = migration_format.KIND
+DECIDED: Final = "decided"
+"""Kind of the row that is there from the decision to the end."""
 _SUFFIX: Final = ".migration"
+_SOURCE_BYTES: Final = DIGEST_BYTES - MIGRATION_BYTES
+_KEY_PREFIX: Final = "dk-"
 
 
 def new_migration(
@@ -56,16 +66,34 @@ def new_migration(
 
 
 def load_migration(home: Home, volume_id: VolumeId) -> Migration | None:
-    """The unfinished migration of a volume, or None. Raises IntegrityError and FormatError."""
+    """The unfinished migration of a volume, or None. Raises IntegrityError and FormatError for a
+    record that is not the current one, unless it is decided: then nothing is needed of it."""
     entry = home.register.get(KIND, volume_id)
     if entry is None:
         return None
     what = f"record of the migration of volume {volume_id}"
-    data = read_pinned(entry, _path(home, volume_id), _staged(home, volume_id), what=what)
-    migration = decode_migration(data, _seal(home, volume_id), what=what)
-    if (migration.volume_id, migration.generation) != (volume_id, entry.counter):
-        raise RollbackError(what)
+    try:
+        data = read_pinned(
+            entry,
+            _path(home, volume_id),
+            _staged(home, volume_id),
+            what=what,
+            hint=f"'volcrypt encrypt {volume_id} --abort' gives it up; the volume is whole",
+        )
+        migration = decode_migration(data, _seal(home, volume_id), what=what)
+        if (migration.volume_id, migration.generation) != (volume_id, entry.counter):
+            raise RollbackError(what)
+    except (IntegrityError, FormatError):
+        decided = home.register.get(DECIDED, volume_id)
+        if decided is None:
+            raise
+        return _without_record(home, entry, decided)
     return migration
+
+
+def is_begun(home: Home, volume_id: VolumeId) -> bool:
+    """Whether there is an unfinished migration of a volume, whatever became of its record."""
+    return home.register.get(KIND, volume_id) is not None
 
 
 def load_migrations(home: Home) -> list[Migration]:
@@ -94,7 +122,11 @@ def save_migration(
         counter=changed.generation,
         digest=hashlib.sha256(data).digest(),
     )
-    save_records(home, put=put, also=[row])
+    also = [row]
+    is_decided = changed.step in (MigrationStep.RENAME, MigrationStep.DESTROY)
+    if is_decided and home.register.get(DECIDED, migration.volume_id) is None:
+        also.append(_decided_row(changed))
+    save_records(home, put=put, also=also)
     write_durably(place, data)
     return changed
 
@@ -112,12 +144,26 @@ def migrated_record(record: VolumeRecord, migration: Migration) -> VolumeRecord:
 
 def forget_migration(home: Home, migration: Migration) -> None:
     """It is done, or will never be; what lies beside the volume's data is the caller's business."""
+    _forget(home, migration.volume_id, migration.generation)
+
+
+def forget_undecided(home: Home, volume_id: VolumeId) -> None:
+    """`forget_migration` of one that will never be, whatever became of its record. The caller is
+    the only one who drives it. Raises TryAgainError when it is decided that it is to be."""
+    entry = home.register.get(KIND, volume_id)
+    if home.register.get(DECIDED, volume_id) is not None:
+        raise TryAgainError(f"the encryption of volume {volume_id} was just decided")
+    if entry is not None:
+        _forget(home, volume_id, entry.counter)
+
+
+def _forget(home: Home, volume_id: VolumeId, generation: int) -> None:
     home.register.apply(
-        delete=[(KIND, migration.volume_id)],
-        expect={(KIND, migration.volume_id): migration.generation},
+        delete=[(KIND, volume_id), (DECIDED, volume_id)],
+        expect={(KIND, volume_id): generation},
     )
-    remove_durably(_staged(home, migration.volume_id))
-    remove_durably(_path(home, migration.volume_id))
+    remove_durably(_staged(home, volume_id))
+    remove_durably(_path(home, volume_id))
 
 
 def settle_rename(home: Home, volume_id: VolumeId) -> bool:
@@ -130,6 +176,44 @@ def settle_rename(home: Home, volume_id: VolumeId) -> bool:
     if migration is None or migration.step is not MigrationStep.RENAME:
         return False
     return finish_rename(home.volumes.path_of(volume_id))
+
+
+def _decided_row(migration: Migration) -> RegisterEntry:
+    """In the place of a digest: which migration, and the number of the source's data key."""
+    source = bytes(_SOURCE_BYTES)
+    if migration.source_key_id is not None:
+        number = int(migration.source_key_id.removeprefix(_KEY_PREFIX), 16)
+        source = b"\1" + number.to_bytes(_SOURCE_BYTES - 1, "big")
+    return RegisterEntry(
+        kind=DECIDED,
+        id=migration.volume_id,
+        name=None,
+        counter=1,
+        digest=migration.migration + source,
+    )
+
+
+def _without_record(home: Home, entry: RegisterEntry, decided: RegisterEntry) -> Migration:
+    """One that is decided, from the register and the volume's record. What was done of its rest is
+    unknown, and may be done twice."""
+    record = load_record(home, entry.id)
+    assert record.wrapped_key is not None, "internal error: decided, and not encrypted"
+    source = decided.digest[MIGRATION_BYTES:]
+    number = int.from_bytes(source[1:], "big")
+    chunks = chunk_count(record.size_bytes)
+    return Migration(
+        volume_id=record.volume_id,
+        generation=entry.counter,
+        step=MigrationStep.RENAME,
+        migration=decided.digest[:MIGRATION_BYTES],
+        size_bytes=record.size_bytes,
+        region_bytes=region_bytes_for(record.size_bytes),
+        source_key_id=DataKeyId(f"{_KEY_PREFIX}{number:0{ID_DIGITS}x}") if source[0] else None,
+        target_key=record.wrapped_key,
+        started_at=int(host_time()),
+        cursor=chunks,
+        verified=chunks,
+    )
 
 
 def _seal(home: Home, volume_id: VolumeId) -> MacSeal:

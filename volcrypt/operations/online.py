@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Final
 
 from volcrypt.errors import (
+    FormatError,
+    IntegrityError,
     InvalidArgumentError,
     TryAgainError,
     VolcryptError,
@@ -45,6 +47,8 @@ from volcrypt.operations.keys import (
 from volcrypt.operations.migration_driver import MigrationDriver
 from volcrypt.operations.migrations import (
     forget_migration,
+    forget_undecided,
+    is_begun,
     load_migration,
     new_migration,
     save_migration,
@@ -110,9 +114,9 @@ class MigrationReport:
     stores_not_read: list[str]
 
 
-def find_migration(home: Home, volume: str) -> Migration | None:
-    """The unfinished migration of a volume given by id or name."""
-    return load_migration(home, VolumeId(find_entry(home, volume).id))
+def has_migration(home: Home, volume: str) -> bool:
+    """Whether a volume given by id or name has an unfinished migration."""
+    return is_begun(home, VolumeId(find_entry(home, volume).id))
 
 
 def migrate_volume(
@@ -233,42 +237,58 @@ def pause_migration(home: Home, volume: str) -> Migration:
     """Have it pause until somebody goes on with it. Raises WorkNotFoundError when there is none,
     InvalidArgumentError when it is past the switch."""
     record, migration = _undecided(home, volume)
-    _ask_to_pause(home, record, migration)
+    _ask_to_pause(home, record)
     with _driving(home, record, patience_seconds=_PATIENCE_SECONDS):
         record, migration = _undecided(home, volume)
+        assert migration is not None, "internal error: paused without a record"
         if migration.paused:
             return migration
         return save_migration(home, migration, paused=True)
 
 
 def abort_migration(home: Home, volume: str) -> VolumeId:
-    """Give it up: the volume is as it was, and in use as it was. Raises as `pause_migration`."""
-    record, migration = _undecided(home, volume)
-    _ask_to_pause(home, record, migration)
+    """Give it up: the volume is as it was, and in use as it was; whatever became of its record.
+    Raises as `pause_migration`."""
+    record, migration = _undecided(home, volume, is_given_up=True)
+    _ask_to_pause(home, record)
     directory = home.volumes.path_of(record.volume_id)
     with _driving(home, record, patience_seconds=_PATIENCE_SECONDS):
-        record, migration = _undecided(home, volume)
+        record, migration = _undecided(home, volume, is_given_up=True)
         if current_owner(directory) is None:
             with hold_volume(directory, purpose="encrypt"):
-                forget_migration(home, migration)
+                forget_undecided(home, record.volume_id)
                 remove_files(directory)
         else:
-            # The record first: what is begun after a kill here abandons what it finds.
             with _control(home, record) as control:
-                is_private = control.status().mount_directory == str(_private_point(home, record))
-                forget_migration(home, migration)
-                MigrationControl(control).abandon(migration.migration)
+                status = control.status()
+                going_on = None if status.migration is None else status.migration.migration
+                if going_on is not None:
+                    # Whoever drove it may have been killed between prepare and the decision.
+                    MigrationControl(control).withdraw(going_on)
+                # The record first: what is begun after a kill here abandons what it finds.
+                forget_undecided(home, record.volume_id)
+                if going_on is not None:
+                    MigrationControl(control).abandon(going_on)
             remove_files(directory)
-            if is_private:
+            if status.mount_directory == str(_private_point(home, record)):
                 _end_private(home, record)
-        with suppress(VolcryptError, OSError):
-            forget_count(home, migration.target_key)
+        if migration is not None:
+            with suppress(VolcryptError, OSError):
+                forget_count(home, migration.target_key)
     return record.volume_id
 
 
-def _undecided(home: Home, volume: str) -> tuple[VolumeRecord, Migration]:
+def _undecided(
+    home: Home, volume: str, *, is_given_up: bool = False
+) -> tuple[VolumeRecord, Migration | None]:
+    """One that is not past the switch; None for one `is_given_up` whose record is damaged."""
     record = load_record(home, volume)
-    migration = load_migration(home, record.volume_id)
+    try:
+        migration = load_migration(home, record.volume_id)
+    except (IntegrityError, FormatError):
+        if not is_given_up:
+            raise
+        return record, None  # a decided one needs no record
     if migration is None:
         if home.register.get(WORKFLOW, record.volume_id) is not None:
             raise InvalidArgumentError(
@@ -284,11 +304,13 @@ def _undecided(home: Home, volume: str) -> tuple[VolumeRecord, Migration]:
     return record, migration
 
 
-def _ask_to_pause(home: Home, record: VolumeRecord, migration: Migration) -> None:
+def _ask_to_pause(home: Home, record: VolumeRecord) -> None:
     """Whoever drives it stops soon; nobody may be there."""
     if current_owner(home.volumes.path_of(record.volume_id)) is not None:
         with suppress(VolcryptError), _control(home, record) as control:
-            MigrationControl(control).pause(migration.migration)
+            state = control.status().migration
+            if state is not None:
+                MigrationControl(control).pause(state.migration)
 
 
 def check_can_migrate(home: Home, record: VolumeRecord, *, rekeys: bool) -> None:

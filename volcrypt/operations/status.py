@@ -13,14 +13,15 @@ from volcrypt.formats.manifest import Manifest
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.kms.clock import host_time
 from volcrypt.kms.messages.keys import ListKeysRequest
-from volcrypt.names import SnapshotId
+from volcrypt.names import SnapshotId, VolumeId
 from volcrypt.operations.attachments import device_name, private_mount_point
 from volcrypt.operations.freeze_notes import freeze_warnings
 from volcrypt.operations.home import Home
 from volcrypt.operations.import_cursors import unfinished_imports
 from volcrypt.operations.jobs import Job, load_jobs
 from volcrypt.operations.key_states import TroubledKey, troubled_keys
-from volcrypt.operations.migrations import load_migrations
+from volcrypt.operations.migrations import KIND as MIGRATIONS
+from volcrypt.operations.migrations import load_migration
 from volcrypt.operations.mounts import is_mount_of
 from volcrypt.operations.records import load_records, nominal_data_path
 from volcrypt.operations.snapshot_lookup import is_completed, list_snapshots
@@ -28,7 +29,8 @@ from volcrypt.operations.space import space_warnings
 from volcrypt.operations.stores import LOCAL_STORE, check_log_is_whole, find_local_store
 from volcrypt.operations.uses import InUse, owner_of, uses_of
 from volcrypt.operations.volume_settings import SettingsView, view_settings
-from volcrypt.operations.workflows import load_workflows
+from volcrypt.operations.workflows import KIND as WORKFLOWS
+from volcrypt.operations.workflows import load_workflow
 from volcrypt.operations.write_budget import budget_warnings
 from volcrypt.volume.mountpoint import mounts
 
@@ -118,6 +120,8 @@ def read_status(home: Home) -> Status:
         settings = view_settings(home)
     except VolcryptError as error:
         damaged += [str(error)] if str(error) not in damaged else []
+    unfinished, unreadable = _unfinished(home)
+    damaged += unreadable
     in_use = uses_of(home, records)
     space = os.statvfs(home.path)
     warnings = damaged + problems + freeze_warnings(home.runtime)
@@ -158,10 +162,7 @@ def read_status(home: Home) -> Status:
         snapshots=len(manifests) + len(damaged_snapshots),
         unencrypted_snapshots=sum(not manifest.is_encrypted for manifest in manifests),
         in_use=in_use,
-        workflows=[
-            *((w.source_id, w.step.value) for w in load_workflows(home)),
-            *((m.volume_id, m.step.value) for m in load_migrations(home)),
-        ],
+        workflows=unfinished,
         imports=[
             (volume_id, None, None)
             if isinstance(cursor, VolcryptError)
@@ -173,6 +174,23 @@ def read_status(home: Home) -> Status:
         free_bytes=space.f_bavail * space.f_frsize,
         warnings=warnings,
     )
+
+
+def _unfinished(home: Home) -> tuple[list[tuple[str, str]], list[str]]:
+    """Encryptions that were begun, with their next step, and what is wrong with others."""
+    found: list[tuple[str, str]] = []
+    damaged: list[str] = []
+    for kind, load in ((WORKFLOWS, load_workflow), (MIGRATIONS, load_migration)):
+        for entry in home.register.entries(kind):
+            volume_id = VolumeId(entry.id)
+            try:
+                each = load(home, volume_id)
+            except (FormatError, IntegrityError) as error:
+                damaged.append(f"{error}; {error.hint}" if error.hint else str(error))
+                continue
+            if each is not None:
+                found.append((volume_id, each.step.value))
+    return found, damaged
 
 
 def count_keys(home: Home) -> int:
