@@ -514,8 +514,8 @@ class TestDevices:
         here = f"the process that serves it at {point}"
         assert here in second.fails(4, *mount, tmp_path / "empty")
         assert here in second.fails(4, *attach)
-        assert "is not empty" in second.fails(1, *mount, tmp_path / "full")
-        assert "does not exist" in second.fails(1, *attach, "--mount", tmp_path / "none")
+        assert "is not empty" in second.fails(2, *mount, tmp_path / "full")
+        assert "does not exist" in second.fails(2, *attach, "--mount", tmp_path / "none")
         assert "is not a rate" in second.fails(2, *attach, "--fill-rate", "none")
         second.fails(2, *attach, "--mkfs", "ext4", "--read-only")
         second.run("volume", "create", "--size=1MiB", "--name", f"{name}-part1")

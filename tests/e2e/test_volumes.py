@@ -240,7 +240,9 @@ def test_attach_under_a_service_manager_hands_over_to_the_process_that_serves(
         message = manager.recv(4096).decode().splitlines()
     assert done.stderr == b""
     pid = command.json("status")["InUse"][0]["Pid"]
-    assert message == [f"MAINPID={pid}", "READY=1"]
+    assert message[:2] == [f"MAINPID={pid}", "READY=1"]
+    assert message[2].startswith("STATUS=data is attached as /dev/volcrypt/data (/dev/loop")
+    assert len(message) == 3
     command.run("detach", "data")
 
 

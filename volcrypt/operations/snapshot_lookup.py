@@ -19,6 +19,7 @@ from volcrypt.errors import (
     SnapshotFailedError,
     SnapshotNotFoundError,
     SnapshotPendingError,
+    StoreNotFoundError,
     VolcryptError,
 )
 from volcrypt.formats.manifest import Manifest
@@ -159,7 +160,8 @@ def load_snapshot(home: Home, snapshot: str) -> Manifest:
     for name, store in open_stores(home):
         if isinstance(store, VolcryptError):
             if name == LOCAL_STORE:
-                store.hint = store.hint or "snapshots in other stores can be used by their id"
+                if store.hint is None or isinstance(store, StoreNotFoundError):
+                    store.hint = "snapshots in other stores can be used by their id"
                 raise store  # what has the name there is what would be meant
             unread.append(store)
             continue
