@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from email.utils import formatdate
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -43,7 +42,7 @@ from volcrypt.wire.engine import Engine
 from volcrypt.wire.flood import FloodGuard
 from volcrypt.wire.home_messages import SOCKET_NAME
 from volcrypt.wire.home_socket import HomeSocket
-from volcrypt.wire.http import MAX_CONNECTIONS, REQUEST_SECONDS, BoundedProtocol, make_config
+from volcrypt.wire.http import MAX_CONNECTIONS, REQUEST_SECONDS, BoundedProtocol, make_config, tick
 from volcrypt.wire.listener import (
     DEFAULT_LISTEN,
     Listener,
@@ -279,11 +278,7 @@ class Daemon:
 
     async def _tick(self) -> None:
         """The Date header, and connections that keep us waiting."""
-        self._state.default_headers = [(b"date", formatdate(time.time(), usegmt=True).encode())]
-        now = asyncio.get_running_loop().time()
-        for connection in list(self._state.connections):
-            if isinstance(connection, BoundedProtocol):
-                connection.sweep(now)
+        tick(self._state)
         if self._figures is not None:
             self._figures.tick()
 

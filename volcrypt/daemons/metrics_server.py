@@ -8,10 +8,8 @@ HTTP leaves it as little as the KMS's own. Few connections are taken, and each m
 import asyncio
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from email.utils import formatdate
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -22,7 +20,7 @@ from uvicorn.server import ServerState
 from volcrypt.daemons.notify import notify
 from volcrypt.daemons.openmetrics import Families, MetricsApp
 from volcrypt.errors import VolcryptError
-from volcrypt.wire.http import BoundedProtocol, make_config
+from volcrypt.wire.http import BoundedProtocol, make_config, tick
 from volcrypt.wire.listener import Listener, listen_tcp, listen_unix
 
 MAX_CONNECTIONS: Final = 16
@@ -78,11 +76,7 @@ class MetricsServer:
 
     def tick(self) -> None:
         """Once a second: the Date header, and connections that keep us waiting."""
-        self._state.default_headers = [(b"date", formatdate(time.time(), usegmt=True).encode())]
-        now = asyncio.get_running_loop().time()
-        for connection in list(self._state.connections):
-            if isinstance(connection, BoundedProtocol):
-                connection.sweep(now)
+        tick(self._state)
 
     async def stop(self) -> None:
         """Finish what was begun; what takes too long is cut off."""

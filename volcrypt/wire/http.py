@@ -17,7 +17,9 @@ What is refused here is counted as a request of nobody, and never logged.
 import asyncio
 import itertools
 import logging
+import time
 from collections.abc import Callable
+from email.utils import formatdate
 from typing import Any, Final
 from uuid import uuid4
 
@@ -212,6 +214,16 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _address(self) -> str:
         return self.client[0] if self.client else "localhost"
+
+
+def tick(state: ServerState) -> None:
+    """To be called once a second on the loop: the Date header, and connections that keep us
+    waiting."""
+    state.default_headers = [(b"date", formatdate(time.time(), usegmt=True).encode())]
+    now = asyncio.get_running_loop().time()
+    for connection in list(state.connections):
+        if isinstance(connection, BoundedProtocol):
+            connection.sweep(now)
 
 
 def make_config(app: Any) -> Config:
