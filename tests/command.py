@@ -39,11 +39,13 @@ class Command:
     def try_run(
         self, *arguments: str | Path, stdin: bytes = b"", prefix: tuple[str, ...] = ()
     ) -> subprocess.CompletedProcess[str]:
-        """Run to the end, whatever the exit code; `prefix` is a program to run it under."""
+        """Run to the end, whatever the exit code; `prefix` is a program to run it under. Under
+        strace, that is the end of all that the command left behind."""
         arguments = on_data_plane(*arguments)
         text = stdin.decode(errors="surrogateescape")
-        if self._forked and not prefix:
-            return FORKER.run(["--home", *map(str, (self.home, *arguments))], stdin=text)
+        if self._forked and prefix[:1] in {(), ("strace",)}:
+            words = ["--home", *map(str, (self.home, *arguments))]
+            return FORKER.run(words, stdin=text, strace=prefix[1:])
         return subprocess.run(
             [*prefix, VOLCRYPT, "--home", self.home, *arguments],
             check=False,

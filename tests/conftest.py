@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cryptsetup import CHEAP_PROGRAM
 from tests.faulty_proxy import FaultyProxy
 from tests.file_system import DisposableFileSystem, disposable_file_system
 from tests.forked import FORKER
@@ -33,6 +34,17 @@ def ext4(tmp_path: Path) -> Iterator[DisposableFileSystem]:
     """A small ext4 that can lose its power, for tests to which the kind does not matter."""
     with disposable_file_system(tmp_path) as made:
         yield made
+
+
+@pytest.fixture
+def cheap_keyslots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands export headers whose passphrase costs nothing to try: with cryptsetup's own defaults
+    each costs seconds of all processors."""
+    program = tmp_path / "cheap" / "cryptsetup"
+    program.parent.mkdir()
+    program.write_text(CHEAP_PROGRAM)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,6 +12,12 @@ HEADER_BYTES = 16 * 2**20
 PASSPHRASE = b"open"
 LUKS2 = ["--type=luks2", "--cipher=aes-xts-plain64", "--key-size=512", "--sector-size=4096"]
 CHEAP_PBKDF = ["--pbkdf=pbkdf2", "--pbkdf-force-iterations=1000"]
+REAL_PROGRAM = "/usr/sbin/cryptsetup"
+CHEAP_PROGRAM = f"""#!/bin/sh
+# The real one, but that what it formats is opened in no time.
+case " $* " in *" luksFormat "*) set -- "$@" {" ".join(CHEAP_PBKDF)} ;; esac
+exec {REAL_PROGRAM} "$@"
+"""
 OFFLINE = ["--force-offline-reencrypt", "--resilience=none"]
 UNPRIVILEGED = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
 
@@ -26,7 +32,7 @@ def run_cryptsetup(directory: Path, *arguments: str, header: str | None = "heade
         "mount -t tmpfs -o mode=0777 tmpfs /run && mkdir -m 0777 /run/cryptsetup"
         ' && mount --bind "$0" /mnt && cd /mnt && exec "$@"'
     )
-    command = ["cryptsetup", "--batch-mode", "--key-file=passphrase"]
+    command = [REAL_PROGRAM, "--batch-mode", "--key-file=passphrase"]
     if header is not None:
         command.append(f"--header={header}")
     done = subprocess.run(

@@ -16,7 +16,8 @@ import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,13 @@ class Forker:
     def __init__(self) -> None:
         self._idle: list[subprocess.Popen[bytes]] = []
 
-    def run(self, arguments: Sequence[str], *, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """As `subprocess.run` with the output captured, in this process's environment."""
+    def run(
+        self, arguments: Sequence[str], *, stdin: str = "", strace: Sequence[str] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        """As `subprocess.run` with the output captured, in this process's environment.
+
+        `strace` are options under which that looks on, from the first thing that the command does
+        to the end of all that it leaves behind."""
         with tempfile.TemporaryDirectory() as directory:
             files = [os.path.join(directory, name) for name in ("in", "out", "err")]
             Path(files[0]).write_bytes(stdin.encode(errors="surrogateescape"))
@@ -42,6 +48,7 @@ class Forker:
                     "environment": dict(os.environ),
                     "directory": os.getcwd(),
                     "files": files,
+                    "strace": list(strace),
                 }
             )
             out, err = (Path(name).read_text(errors="surrogateescape") for name in files[1:])
@@ -93,11 +100,31 @@ def _serve() -> None:
     gc.freeze()
     for line in sys.stdin.buffer:
         request = json.loads(line)
+        may_begin, begin = os.pipe()
         child = os.fork()
         if child == 0:
+            os.close(begin)
+            os.read(may_begin, 1)
+            os.close(may_begin)
             _become(request)
-        _, status = os.waitpid(child, 0)
+        os.close(may_begin)
+        with _traced(child, request["strace"]) if request["strace"] else nullcontext():
+            os.close(begin)
+            _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+@contextmanager
+def _traced(pid: int, options: list[str]) -> Iterator[None]:
+    """Under strace until it and all that it began have ended."""
+    process = subprocess.Popen(
+        ["strace", "-p", str(pid), *options], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    assert process.stderr is not None
+    first = process.stderr.readline()
+    assert b"attached" in first, first
+    yield
+    process.communicate()
 
 
 def _import_everything() -> None:

@@ -28,6 +28,7 @@ def homes(tmp_path: Path) -> Iterator[tuple[Command, Command]]:
         yield first, second
 
 
+@pytest.mark.usefixtures("cheap_keyslots")
 def test_growing_and_exporting_keep_the_copy(
     homes: tuple[Command, Command], tmp_path: Path
 ) -> None:

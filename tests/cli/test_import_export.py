@@ -117,7 +117,7 @@ def test_an_interrupted_import(command: Command, image: Path, tmp_path: Path) ->
     """`status` names it, the same command goes on, or --abort ends it."""
     inject = f"inject=preadv,preadv2:signal=KILL:when={SIZE // CHUNK_BYTES // 2}"
     only = ("-P", str(image), "-e", "trace=preadv,preadv2", "-e", inject)
-    strace = ("strace", "-f", "-qq", "-o", "/dev/null", *only)
+    strace = ("strace", "-f", "-o", "/dev/null", *only)
     again = ("volume", "import", image, "--name", "data")
     assert Command(command.home).try_run(*again, prefix=strace).returncode in (-9, 137)
     (unfinished,) = command.json("status")["Imports"]
@@ -172,7 +172,7 @@ def test_a_device(command: Command, image: Path, tmp_path: Path) -> None:
     with loop_device(image) as device:
         inject = f"inject=preadv,preadv2:signal=KILL:when={SIZE // CHUNK_BYTES // 2}"
         only = ("-P", str(device), "-e", "trace=preadv,preadv2", "-e", inject)
-        strace = ("strace", "-f", "-qq", "-o", "/dev/null", *only)
+        strace = ("strace", "-f", "-o", "/dev/null", *only)
         again = ("volume", "import", device, "--name", "data")
         assert Command(command.home).try_run(*again, prefix=strace).returncode in (-9, 137)
         (unfinished,) = command.json("status")["Imports"]
@@ -294,7 +294,7 @@ def test_a_killed_export_leaves_nothing(
     target = directory / "out"
     export = ("volume", "export", "--yes", "data", target)
     log = tmp_path / "log"
-    seen = ("strace", "-f", "-qq", "-o", str(log), "-e", f"trace={call}")
+    seen = ("strace", "-f", "-o", str(log), "-e", f"trace={call}")
     done = Command(command.home).try_run(*export, prefix=seen)
     assert done.returncode == 0, done.stderr
     target.unlink()
@@ -302,7 +302,7 @@ def test_a_killed_export_leaves_nothing(
     # The last calls are those on the image.
     for when in range(max(1, number - 1), number + 1):
         inject = f"inject={call}:signal=KILL:when={when}"
-        killing = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject)
+        killing = ("strace", "-f", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject)
         done = Command(command.home).try_run(*export, prefix=killing)
         assert done.returncode in (-9, 137)
         # The signal comes when the call is over: a link is whole.

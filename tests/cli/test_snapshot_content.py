@@ -177,7 +177,7 @@ def test_units_of_a_volume_that_cannot_be_read_are_left_out(
     """Every third read of the data file fails: that of chunk 1, then single units of it."""
     target = tmp_path / "out"
     inject = "inject=preadv,preadv2:error=EIO:when=2+3"
-    strace = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=preadv,preadv2", "-e", inject)
+    strace = ("strace", "-f", "-o", "/dev/null", "-e", "trace=preadv,preadv2", "-e", inject)
     broken = Command(command.home)
     done = broken.try_run("volume", "export", "--yes", "data", target, prefix=strace)
     assert done.returncode != 0

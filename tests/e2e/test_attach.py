@@ -436,7 +436,7 @@ def test_nothing_is_left_when_a_system_call_fails(
     command.run("volume", "import", partitioned(tmp_path / "image"), "--name", name)
     failed = 0
     for number in range(1, 100):
-        prefix = ("strace", "-qq", "-o", "/dev/null", "-e", f"trace={call}")
+        prefix = ("strace", "-o", "/dev/null", "-e", f"trace={call}")
         inject = ("-e", f"inject={call}:error=EIO:when={number}")
         done = Command(command.home).try_run("attach", name, prefix=(*prefix, *inject))
         if done.returncode == 0:

@@ -116,6 +116,7 @@ def test_volumes_with_a_copy_of_their_record(observed: Observed, tmp_path: Path)
     assert observed.run("volume", "delete", "elsewhere", "--keep-data") == []
 
 
+@pytest.mark.usefixtures("cheap_keyslots")
 def test_exported_headers(observed: Observed, tmp_path: Path) -> None:
     (tmp_path / "word").write_text("correct horse")
     word = ("--passphrase-file", tmp_path / "word")

@@ -300,6 +300,18 @@ def command(tmp_path: Path) -> Iterator[Command]:
         yield made
 
 
+def test_its_passphrase_costs_time_and_memory_to_guess(command: Command, tmp_path: Path) -> None:
+    command.run("volume", "create", "--size", "1MiB", "--name", "data")
+    word = ["--passphrase-file", str(tmp_path / "word")]
+    command.run("volume", "export-header", "data", tmp_path / "header", *word)
+    dump = ["cryptsetup", "luksDump", str(tmp_path / "header")]
+    shown = subprocess.run(dump, check=True, capture_output=True, text=True).stdout
+    assert re.search(r"PBKDF: +argon2id", shown)
+    (kibibytes,) = re.findall(r"Memory: +(\d+)", shown)
+    assert int(kibibytes) >= 64 * 1024
+
+
+@pytest.mark.usefixtures("cheap_keyslots")
 def test_on_the_command_line(command: Command, tmp_path: Path) -> None:
     command.run("volume", "create", "--size", "1MiB", "--name", "data")
     word = ["--passphrase-file", str(tmp_path / "word")]
@@ -328,6 +340,7 @@ def test_on_the_command_line(command: Command, tmp_path: Path) -> None:
     assert plaintext == bytes(2**20)
 
 
+@pytest.mark.usefixtures("cheap_keyslots")
 def test_it_needs_its_own_permission_and_is_on_record(command: Command, tmp_path: Path) -> None:
     key = command.run("kms", "create-key")
     arn = command.json("kms", "describe-key", "--key-id", key)["KeyMetadata"]["Arn"]

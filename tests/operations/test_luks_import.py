@@ -169,6 +169,7 @@ def test_what_was_never_written_reads_zeros(scene: Scene, tmp_path: Path) -> Non
     assert found == PLAINTEXT[:8192] + bytes(2**20 - 8192) + PLAINTEXT[2**20 :]
 
 
+@pytest.mark.usefixtures("cheap_keyslots")
 def test_an_exported_header_comes_back(scene: Scene, tmp_path: Path) -> None:
     (tmp_path / "image").write_bytes(PLAINTEXT)
     (tmp_path / "secret").write_bytes(b"correct horse\n")
