@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -171,9 +172,17 @@ class Started:
     """A command that runs beside the test."""
 
     def __init__(self, arguments: list[str]) -> None:
-        self._process = subprocess.Popen(
-            arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        self._process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=self._errors)
+
+    @property
+    def said(self) -> str:
+        """Standard error so far."""
+        return os.pread(self._errors.fileno(), 2**20, 0).decode(errors="replace")
+
+    def interrupt(self) -> None:
+        """As `systemctl stop` and `kill` do."""
+        self._process.terminate()
 
     def wait_for(self, seconds: float) -> int | None:
         """Its exit code, or None when it still runs after so long."""
@@ -185,6 +194,7 @@ class Started:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
+        self._errors.close()
 
 
 @contextmanager

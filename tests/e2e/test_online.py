@@ -215,9 +215,14 @@ def test_it_pauses_goes_on_and_is_given_up(command: Command, tmp_path: Path, poi
     with Writer(point / "volume", model):
         with running(command) as begun:
             assert "a command that encrypts it" in command.fails(4, "encrypt", "data", "--resume")
+            (unfinished,) = command.json("status")["Workflows"]
+            assert (unfinished["Name"], unfinished["Running"]) == ("data", True)
             command.run("encrypt", "data", "--pause")
             assert begun.wait_for(30) == 7
-        assert command.json("status")["Workflows"][0]["NextStep"] == "copy"
+            assert "encryption of volume data is paused" in begun.said
+        (unfinished,) = command.json("status")["Workflows"]
+        assert (unfinished["NextStep"], unfinished["Paused"]) == ("copy", True)
+        assert "'volcrypt encrypt data --resume' goes on" in command.run("status")
         assert "unfinished encryption" in command.fails(4, "volume", "grow", "data", "--size=1GiB")
         command.run("encrypt", "data", "--abort")
     assert files(command) == {"data"}
@@ -225,13 +230,40 @@ def test_it_pauses_goes_on_and_is_given_up(command: Command, tmp_path: Path, poi
     assert command.json("volume", "show", "data")["Encrypted"] is False
     assert (point / "volume").read_bytes() == model
     with Writer(point / "volume", model):
-        with running(command):
-            command.run("encrypt", "data", "--pause")
-        command.run("encrypt", "data", "--resume")
+        with running(command) as begun:
+            command.run("encrypt", "data", "--abort")
+            assert begun.wait_for(30) == 1
+            assert "is given up with --abort" in begun.said
+        with running(command) as begun:
+            begun.interrupt()
+            assert begun.wait_for(30) == 130
+            assert "the same command goes on" in begun.said
+        assert command.json("encrypt", "data", "--resume")["Runs"] == 2
+    assert list(command.runtime.glob("vol-*.driver")) == []
     command.run("unmount", "data")
     assert not holds_plaintext(command)
     command.run("volume", "export", "--yes", "data", tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == model
+
+
+def test_an_interrupted_one_leaves_no_mount_of_its_own(command: Command, tmp_path: Path) -> None:
+    make(command, tmp_path, "--unencrypted")
+    with running(command) as begun:
+        (used,) = command.json("status")["InUse"]
+        assert used["MountPoint"].endswith(".work"), "the control"
+        begun.interrupt()
+        assert begun.wait_for(30) == 130
+    assert command.json("status")["InUse"] == []
+    assert list(command.runtime.glob("vol-*.work")) == []
+    with running(command):  # and killed
+        wait_until(
+            lambda: (
+                [each["MountPoint"] for each in command.json("status")["InUse"]] not in ([], [None])
+            )
+        )
+    command.run("encrypt", "data", "--abort")
+    assert command.json("status")["InUse"] == []
+    assert list(command.runtime.glob("vol-*.*")) == []
 
 
 def test_whoever_serves_it_is_killed(command: Command, tmp_path: Path, point: Path) -> None:

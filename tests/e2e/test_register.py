@@ -106,6 +106,13 @@ def point(tmp_path: Path) -> Path:
     return tmp_path / "point"
 
 
+def wait_until(is_there: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not is_there():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.02)
+
+
 def write(command: Command, volume: str, point: Path, content: bytes, offset: int = 0) -> None:
     command.run("mount", volume, point)
     with open(point / "volume", "r+b", buffering=0) as file:
@@ -163,6 +170,36 @@ class TestFiles:
         assert (again["Size"], again["Freshness"]) == (2 * SIZE, "compared with the record here")
         first.run("volume", "check", "orders")
         assert read(first, "orders", tmp_path) == read(second, "orders", tmp_path)
+
+    def test_a_new_data_key_is_taken_over_when_it_is_whole(
+        self, homes: TwoHomes, tmp_path: Path, point: Path
+    ) -> None:
+        first, second, path = homes.first, homes.second, tmp_path / "data"
+        content = os.urandom(SIZE)
+        first.run("volume", "create", "--size", str(SIZE), "--data", path, "--name", "orders")
+        write(first, "orders", point, content)
+        second.run("volume", "register", "--data", path)
+        begun = first.start("rekey", "orders", "--rate", "1MiB")
+        try:
+            wait_until(lambda: bool(list(tmp_path.glob("data.vol-*.next"))))
+            first.run("encrypt", "orders", "--pause")
+            assert begun.wait_for(30) == 7
+        finally:
+            begun.kill()
+        for command in (
+            ["mount", "orders", str(point)],
+            ["volume", "register", "--data", str(path)],
+        ):
+            said = second.fails(4, *command)
+            assert "another home, which gives it a new data key" in said
+            assert "there finishes that; if that home is lost, remove the file" in said
+        first.run("rekey", "orders")
+        copy = (tmp_path / "data.volcrypt").read_bytes()
+        assert "another home has changed" in second.fails(6, "mount", "orders", point)
+        assert (tmp_path / "data.volcrypt").read_bytes() == copy
+        second.run("volume", "register", "--data", path)
+        assert read(second, "orders", tmp_path) == content
+        assert {each.name for each in tmp_path.glob("data*")} == {"data", "data.volcrypt"}
 
     def test_both_at_once_are_refused_on_one_host(
         self, homes: TwoHomes, tmp_path: Path, point: Path

@@ -1,5 +1,6 @@
 """The files of a migration: killed before each call that changes something, and gone on with."""
 
+import errno
 import os
 import re
 import subprocess
@@ -106,6 +107,53 @@ def test_what_an_earlier_migration_left_is_destroyed_first(directory: Path) -> N
         assert finish_rename(directory)
         assert not older.read().strip(b"\0")
     assert content(directory) == {"data": TARGET, "data.old": SOURCE}
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_data_elsewhere_has_its_files_beside_it(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    data = tmp_path / "elsewhere" / "disk"
+    data.parent.mkdir()
+    data.write_bytes(SOURCE)
+    make_files(directory, HEADER, data=data)
+    following, old = (data.with_name(f"disk.volume.{end}") for end in ("next", "old"))
+    assert {path.name for path in data.parent.iterdir()} == {"disk", following.name}
+    following.write_bytes(TARGET)
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", rename_once(os.rename))
+            with pytest.raises(PermissionError):
+                finish_rename(directory, data=data)
+        assert not data.exists(), "the control: it was interrupted in between"
+    assert finish_rename(directory, data=data)
+    assert (data.read_bytes(), old.read_bytes()) == (TARGET, SOURCE)
+    assert not finish_rename(directory, data=data)
+    destroy_old(directory, data=data)
+    assert list(data.parent.iterdir()) == [data]
+    # What lies in the volume's own directory is another's business.
+    assert content(directory) == {"data": SOURCE, "data.next": TARGET}
+    make_files(directory, HEADER, data=data)
+    remove_files(directory, data=data)
+    assert list(data.parent.iterdir()) == [data]
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise PermissionError(errno.EPERM, "no hard links here")
+
+
+def rename_once(real: Callable[[Path, Path], None]) -> Callable[[Path, Path], None]:
+    """The second one is refused."""
+    calls: list[Path] = []
+
+    def rename(source: Path, target: Path) -> None:
+        calls.append(source)
+        if len(calls) > 1:
+            refuse()
+        real(source, target)
+
+    return rename
 
 
 def run(directory: Path, *prefix: str) -> int:

@@ -113,7 +113,11 @@ class SnapshotCounts(Shape, frozen=True):
 
 class NextStep(Shape, frozen=True):
     volume_id: str
+    name: str | None
+    rekeys: bool
     next_step: str
+    running: bool
+    paused: bool
 
 
 class UnfinishedImport(Shape, frozen=True):
@@ -500,6 +504,8 @@ class Migration(Shape, frozen=True):
     writes: WriteTimes | None
     old_data: list[OldData]
     freed_bytes: int
+    runs: int
+    started_at: str
     seconds: float
     steps: list[StepTime]
     plain_snapshots_left: list[str]

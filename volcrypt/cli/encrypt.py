@@ -107,6 +107,9 @@ def encrypt(
     help="Key id, ARN, alias or alias ARN [default: the key that VOLUME is under].",
 )
 @click.option("--rate", metavar="R", help="Bytes a second to move at most, like 50MiB.")
+@click.option(
+    "--dry-run", is_flag=True, help="Only say what would be done, and how long it may take."
+)
 @opening_key_option
 @pass_session
 def rekey(
@@ -114,6 +117,7 @@ def rekey(
     volume: str,
     kms_key_id: str | None,
     rate: str | None,
+    dry_run: bool,
     customer_key_file: Path | None,
 ) -> None:
     """Give VOLUME, which may be in use, a new data key, under another KMS key if need be.
@@ -126,7 +130,12 @@ def rekey(
     from volcrypt.snapshot.pace import parse_rate
 
     give_key(session, customer_key_file)
-    run = _Run(session=session, volume=volume, rate=None if rate is None else parse_rate(rate))
+    run = _Run(
+        session=session,
+        volume=volume,
+        dry_run=dry_run,
+        rate=None if rate is None else parse_rate(rate),
+    )
     run.online(None if kms_key_id is None else KeyChoice(kms_key=kms_key_id), rekeys=True)
 
 
@@ -144,6 +153,7 @@ class _Run:
 
     def offline(self, choice: "KeyChoice") -> None:
         from volcrypt.cli.encrypt_view import show_report
+        from volcrypt.operations.background import stoppable
         from volcrypt.operations.encrypt import encrypt_volume, plan_of_encryption
 
         home = self.session.home
@@ -158,42 +168,53 @@ class _Run:
                 )
             )
             return
-        report = encrypt_volume(
-            home,
-            self.volume,
-            choice=choice,
-            keep_old=self.keep_old,
-            delete_plain_snapshots=self.delete_plain_snapshots,
-            progress=self.session.progress(),
-            rate=self.rate,
-            only_resume=self.resume,
-            announce=self._announce,
-        )
+        with stoppable():
+            report = encrypt_volume(
+                home,
+                self.volume,
+                choice=choice,
+                keep_old=self.keep_old,
+                delete_plain_snapshots=self.delete_plain_snapshots,
+                progress=self.session.progress(),
+                rate=self.rate,
+                only_resume=self.resume,
+                announce=self._announce,
+            )
         show_report(self.session, report)
 
     def online(self, choice: "KeyChoice | None", *, rekeys: bool) -> None:
         from volcrypt.cli.encrypt_view import show_migration
         from volcrypt.cli.mounts import watching_of
+        from volcrypt.operations.background import stoppable
         from volcrypt.operations.online import migrate_volume, plan_of_migration
         from volcrypt.volume.launch import spawn_daemon
 
         home = self.session.home
         if self.dry_run:
-            self._show_plan(plan_of_migration(home, self.volume, choice=choice, rekeys=rekeys))
+            self._show_plan(
+                plan_of_migration(
+                    home,
+                    self.volume,
+                    choice=choice,
+                    rekeys=rekeys,
+                    delete_plain_snapshots=self.delete_plain_snapshots,
+                )
+            )
             return
-        report = migrate_volume(
-            home,
-            self.volume,
-            choice=choice,
-            rekeys=rekeys,
-            launch=spawn_daemon,
-            watching=watching_of(self.session, "fence"),
-            progress=self.session.progress(),
-            rate=self.rate,
-            delete_plain_snapshots=self.delete_plain_snapshots,
-            only_resume=self.resume,
-            announce=self._announce,
-        )
+        with stoppable():
+            report = migrate_volume(
+                home,
+                self.volume,
+                choice=choice,
+                rekeys=rekeys,
+                launch=spawn_daemon,
+                watching=watching_of(self.session, "fence"),
+                progress=self.session.progress(),
+                rate=self.rate,
+                delete_plain_snapshots=self.delete_plain_snapshots,
+                only_resume=self.resume,
+                announce=self._announce,
+            )
         show_migration(self.session, report)
 
     def abort(self) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from volcrypt.cli.session import JsonValue, Session, print_fields
+from volcrypt.cli.text import iso_time
 from volcrypt.geometry import CHUNK_BYTES, format_size
 
 if TYPE_CHECKING:
@@ -86,8 +87,10 @@ def print_plan(plan: "EncryptionPlan", stream: "TextIO") -> None:
     name = plan.record.name or plan.record.volume_id
     begin = "" if plan.resumes_at is None else f", from step {plan.resumes_at} on"
     key = plan.kms_key or "a customer-provided key"
+    amount = f"({most}{format_size(plan.data_bytes)} of data)"
     lines = [
-        f"encrypts {name} ({most}{format_size(plan.data_bytes)} of data) under {key}{begin}:",
+        (f"encrypts {name} {amount}" if plan.is_plain else f"gives {name} {amount} a new data key")
+        + f" under {key}{begin}:",
         *(
             f"  {number}. {each.what}"
             + (f", about {_duration(each.seconds)}" if each.seconds else "")
@@ -181,7 +184,8 @@ def show_report(session: Session, report: "EncryptionReport") -> None:
 
 def show_migration(session: Session, report: "MigrationReport") -> None:
     """The report of a volume that stayed what it is, under a new data key."""
-    times = report.times
+    times, steps = report.times, report.step_seconds
+    copying = steps.get("copy")
     document = {
         "VolumeId": report.volume_id,
         "Name": report.name,
@@ -202,6 +206,8 @@ def show_migration(session: Session, report: "MigrationReport") -> None:
         },
         "OldData": old_data_documents(report.old_data),
         "FreedBytes": report.freed_bytes,
+        "Runs": report.runs,
+        "StartedAt": iso_time(report.started_at),
         "Seconds": report.seconds,
         "Steps": [
             {"Step": step, "Seconds": seconds} for step, seconds in report.step_seconds.items()
@@ -217,14 +223,20 @@ def show_migration(session: Session, report: "MigrationReport") -> None:
                 "encrypted volume": f"{report.volume_id} ({report.name or 'no name'})",
                 "key": report.kms_key_arn or "customer-provided",
                 "data key": report.data_key_id,
-                "copied": f"{format_size(report.copied_bytes)}, read back from the medium",
+                "copied": f"{format_size(report.copied_bytes)}"
+                + (
+                    f" at {format_size(int(report.copied_bytes / copying))}/s"
+                    if copying and report.copied_bytes
+                    else ""
+                )
+                + "; compared with what was read back from the medium",
                 "worst stall of a write": "nobody wrote"
                 if times is None or not times.writes
                 else f"{times.worst_us / 1000:.1f} ms (half took {times.p50_us / 1000:.1f} ms at "
                 f"most, 99 % {times.p99_us / 1000:.1f} ms; {times.writes} writes)",
-                "time": f"{report.seconds:.1f} s ("
-                + ", ".join(f"{step} {took:.1f}" for step, took in report.step_seconds.items())
-                + ")",
+                "time": f"{report.seconds:.1f} s"
+                + (f" in {report.runs} runs" if report.runs > 1 else "")
+                + f" ({', '.join(f'{step} {took:.1f}' for step, took in steps.items())})",
             }
         )
         print("\n".join(_old_lines(report.old_data)))

@@ -28,7 +28,7 @@ from volcrypt.geometry import format_size
 from volcrypt.settings import DEFAULT_ACCOUNT, DEFAULT_REGION, runtime_root
 
 if TYPE_CHECKING:
-    from volcrypt.operations.status import Status
+    from volcrypt.operations.status import Status, UnfinishedEncryption
 
 PIN_KEPT_WARNING = (
     "the keys are in a SoftHSM token in this home, with the PIN beside it: that protects volumes "
@@ -198,7 +198,15 @@ def _document(found: "Status", warnings: list[str]) -> JsonValue:
             for item in found.in_use
         ],
         "Workflows": [
-            {"VolumeId": source_id, "NextStep": step} for source_id, step in found.workflows
+            {
+                "VolumeId": each.volume_id,
+                "Name": each.name,
+                "Rekeys": each.rekeys,
+                "NextStep": each.step,
+                "Running": each.is_running,
+                "Paused": each.is_paused,
+            }
+            for each in found.workflows
         ],
         "Imports": [
             {"VolumeId": volume_id, "Source": source, "NextStep": step}
@@ -268,13 +276,22 @@ def _print(found: "Status", warnings: list[str]) -> None:
         )
     for job in found.failed:
         print(f"\nsnapshot {job.snapshot_id} was not completed: {job.reason}")
-    for source_id, step in found.workflows:
-        print(
-            f"\nencryption of {source_id} is unfinished; next step: {step}; "
-            f"'volcrypt encrypt {source_id} --resume' goes on with it"
-        )
+    for each in found.workflows:
+        print(f"\n{_unfinished_text(each)}")
     for volume_id, source, next_step in found.imports:
         way = f"next step: {next_step}" if next_step else "its cursor is damaged: give it up"
         print(f"\nimport of {source or '-'} into {volume_id} is unfinished; {way}")
     for warning in warnings:
         print(f"\nnote: {warning}")
+
+
+def _unfinished_text(each: "UnfinishedEncryption") -> str:
+    name = each.name or each.volume_id
+    what = f"{'rekeying' if each.rekeys else 'encryption'} of {name} ({each.volume_id})"
+    if each.is_running:
+        return f"{what} is at work: {each.step}"
+    state = "paused" if each.is_paused else "unfinished"
+    return (
+        f"{what} is {state}; next step: {each.step}; "
+        f"'volcrypt encrypt {name} --resume' goes on with it"
+    )

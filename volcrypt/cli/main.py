@@ -96,7 +96,7 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         return _fail(error.format_message(), _usage_hint(error), Exit.USAGE)
     except (click.exceptions.Abort, KeyboardInterrupt):
-        resumable = {"encrypt", "copy", "import"} & set(arguments)
+        resumable = {"encrypt", "rekey", "copy", "import"} & set(arguments)
         hint = "the same command goes on where this one stopped" if resumable else None
         return _fail("interrupted", hint, Exit.INTERRUPTED)
     except VolcryptError as error:

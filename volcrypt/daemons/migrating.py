@@ -38,12 +38,12 @@ from volcrypt.volume.device import Device
 from volcrypt.volume.launch import Assignment, MigrationAssignment
 from volcrypt.volume.medium import Medium
 from volcrypt.volume.migration import MigratingVolume, Mode, first_data
-from volcrypt.volume.migration_files import NEXT_FILE, void_intents
+from volcrypt.volume.migration_files import names_of, void_intents
 from volcrypt.volume.migrator import Migrator
 from volcrypt.volume.ownership import PlaneData
 from volcrypt.volume.volume import Volume
 from volcrypt.volume.write_counter import WriteCounter
-from volcrypt.volume.write_intents import INTENTS_FILE, WriteIntents
+from volcrypt.volume.write_intents import WriteIntents
 
 if TYPE_CHECKING:
     from volcrypt.volume.control_server import Migrations
@@ -129,6 +129,7 @@ class Migrating:
     ) -> None:
         self._assignment = assignment
         self._directory = Path(assignment.volume_directory)
+        self._names = names_of(self._directory, Path(assignment.data_path))
         self._served = served
         self._device = device
         self._changes = changes
@@ -197,7 +198,7 @@ class Migrating:
                 with _told("the new data of the volume"):
                     # The last of it may still be on its way.
                     await session.migrator.settle()
-                    medium = Medium(self._directory / NEXT_FILE, key)
+                    medium = Medium(self._names.following, key)
                     try:
                         session.verified = await session.migrator.verify_to(
                             chunks.start, stop, medium, rate_bytes=rate_bytes
@@ -353,7 +354,7 @@ class Migrating:
         with ExitStack() as undo:
             target_data = self._open_target()
             undo.callback(target_data.close)
-            intents_file = DataFile.open(self._directory / INTENTS_FILE, header.file_bytes)
+            intents_file = DataFile.open(self._names.intents, header.file_bytes)
             undo.callback(intents_file.close)
             intents = WriteIntents.open(intents_file, header)
             written = None
@@ -377,7 +378,7 @@ class Migrating:
 
     def _open_target(self) -> DataFile:
         return DataFile.open(
-            self._directory / NEXT_FILE,
+            self._names.following,
             self._device.size_bytes,
             keeps_room=self._assignment.preallocated,
         )

@@ -44,7 +44,10 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     `source_key_id` is the data key of the source, None when that is unencrypted; `target_key` the
     target's. `migration` is in the header of the write intents too. Chunks before `cursor` are on
     both sides, those before `verified` were compared. `rate_bytes` a second at most, None for as
-    fast as can be; `paused`: until somebody says so.
+    fast as can be; `paused`: until somebody says so. `delete_plain_snapshots` at the end.
+
+    For the report, over all `runs` of the command: `copied_bytes`, what each step took in `seconds`
+    (what a killed run did since it last saved is not in them), and `worst_us`, the longest write.
     """
 
     volume_id: VolumeId
@@ -60,6 +63,11 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     verified: int = 0
     rate_bytes: int | None = None
     paused: bool = False
+    delete_plain_snapshots: bool = False
+    runs: int = 1
+    copied_bytes: int = 0
+    seconds: dict[str, float] = {}
+    worst_us: int = 0
 
     @property
     def intents(self) -> IntentsHeader:
@@ -99,6 +107,7 @@ def decode_migration(data: bytes, verifier: Verifier, *, what: str) -> Migration
             or migration.verified == chunks
         )
         and (migration.rate_bytes is None or migration.rate_bytes > 0)
+        and min(migration.runs - 1, migration.copied_bytes, migration.worst_us) >= 0
     ):
         raise MalformedError(what, "its values contradict each other")
     return migration

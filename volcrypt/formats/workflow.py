@@ -50,8 +50,8 @@ class Workflow(
 
     `old_path` is where the old data lies, with `in_place` a block device that the new data goes to
     as well. For the report: `data_bytes` of chunks that are not all zeros were converted,
-    `content_digest` is their `ContentDigest`, `seconds` is what each step took, of the run that
-    ended it.
+    `content_digest` is their `ContentDigest`, `seconds` is what each step took, of all runs, but
+    for what a kill ended.
     """
 
     source_id: VolumeId

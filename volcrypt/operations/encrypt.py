@@ -22,8 +22,8 @@ snapshot would be lost with the old volume.
 """
 
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from volcrypt.durable import remove_durably
 from volcrypt.errors import (
     InvalidArgumentError,
     TryAgainError,
+    VolcryptError,
     VolumeInUseError,
     VolumeNotFoundError,
     WorkNotFoundError,
@@ -49,6 +50,7 @@ from volcrypt.operations.keys import (
     rebind_key,
     resolve_key,
     snapshot_context,
+    try_key,
     unwrap_key,
     volume_context,
 )
@@ -67,6 +69,7 @@ from volcrypt.operations.workflows import (
     check_none_running,
     copy_cursor_path,
     forget_workflow,
+    load_workflow,
     load_workflows,
     save_workflow,
 )
@@ -78,7 +81,7 @@ from volcrypt.volume.owner import hold_volume
 class EncryptionReport:
     """What was done. `kms_key_arn` is None under a customer-provided key. `data_bytes` of chunks
     that are not all zeros were converted, and `content_digest` is their `ContentDigest`;
-    `step_seconds` by step, of the runs that ended them, `seconds` of this run."""
+    `step_seconds` by step, and `seconds` of all, are of all runs, but for what a kill ended."""
 
     volume_id: VolumeId
     name: str | None
@@ -168,11 +171,27 @@ def encrypt_volume(
             announce(plan)
             expected = {each.step: each.seconds for each in plan.steps}
         stages = Stages(progress, expected, rate=rate)
+        before = sum(workflow.seconds.values())
         while workflow.step is not Step.DESTROY:
             stages.enter(workflow.step.value)
-            workflow = STEPS[workflow.step](home, workflow, stages)
+            with _counted(home, workflow, stages):
+                workflow = STEPS[workflow.step](home, workflow, stages)
         stages.enter(workflow.step.value)
-        return _destroy(home, workflow, stages, started)
+        with _counted(home, workflow, stages):
+            return _destroy(home, workflow, stages, started - before)
+
+
+@contextmanager
+def _counted(home: Home, workflow: Workflow, stages: Stages) -> Iterator[None]:
+    """What a step takes counts also when it is interrupted, unless by a kill."""
+    try:
+        yield
+    except BaseException:
+        with suppress(VolcryptError, OSError):
+            current = load_workflow(home, workflow.source_id)
+            if current is not None and current.step is workflow.step:
+                save_workflow(home, current, seconds=stages.seconds(current))
+        raise
 
 
 def plan_of_encryption(
@@ -184,8 +203,8 @@ def plan_of_encryption(
     delete_plain_snapshots: bool,
     only_resume: bool = False,
 ) -> EncryptionPlan:
-    """What `encrypt_volume` would do now; makes nothing. Raises as that does, but for the KMS's
-    refusals, which are found when the data key is made."""
+    """What `encrypt_volume` would do now; makes nothing. Raises as that does, the KMS's refusals
+    too, as far as they can be had without a data key."""
     workflow, source_id = _find(
         home,
         volume,
@@ -201,6 +220,8 @@ def plan_of_encryption(
         )
     if workflow is not None:
         keep_old, delete_plain_snapshots = workflow.keep_old, workflow.delete_plain_snapshots
+    else:
+        try_key(home, choice, volume_context(source_id))
     return _plan(
         home, source_id, workflow, choice, keep_old, delete_plain_snapshots=delete_plain_snapshots
     )

@@ -86,7 +86,7 @@ class EncryptionPlan:
     for a device, which does not tell. `kms_key` as it was named, None for a customer-provided one.
     Rates are in bytes a second, None where there was nothing to measure. `target` is the directory,
     or the device, that the new data goes to. `resumes_at`: what is left of an unfinished run is
-    planned."""
+    planned. `is_plain`: the old data is not encrypted."""
 
     record: VolumeRecord
     kms_key: str | None
@@ -102,6 +102,7 @@ class EncryptionPlan:
     plain_snapshots: list[SnapshotId]
     stores_not_read: list[str]
     deletes_snapshots: bool
+    is_plain: bool = True
 
     @property
     def seconds(self) -> float:
@@ -197,9 +198,18 @@ _MIGRATION: Final = (
 
 
 def plan_migration(
-    home: Home, record: VolumeRecord, *, migration: Migration | None, key: str | None
+    home: Home,
+    record: VolumeRecord,
+    *,
+    migration: Migration | None,
+    key: str | None,
+    delete_plain_snapshots: bool = False,
 ) -> EncryptionPlan:
     """Of a volume that stays in use, or what is left of that."""
+    is_plain = not record.is_encrypted
+    if migration is not None:
+        is_plain = migration.source_key_id is None
+        delete_plain_snapshots = delete_plain_snapshots or migration.delete_plain_snapshots
     path = data_path(home, record)
     with DataFile.open(path, record.size_bytes, read_only=True) as data:
         data_bytes = sum(chunk_range(i, record.size_bytes).length for i in data.candidate_chunks())
@@ -224,16 +234,15 @@ def plan_migration(
             _planned(step, what, (reads * data_bytes, writes * data_bytes), rates)
             for step, what, reads, writes in _MIGRATION[first:]
         ],
-        rooms=[] if is_copied else [_room(home.path, needed)],
+        rooms=[] if is_copied else [_room(path.parent, needed)],
         target=path.parent,
         destroyed=[old_data("the old data", path, DISCARDED)],
         plain_snapshots=[
-            each.snapshot_id
-            for each in found
-            if each.wrapped_key is None and not record.is_encrypted
+            each.snapshot_id for each in found if each.wrapped_key is None and is_plain
         ],
         stores_not_read=unread,
-        deletes_snapshots=False,
+        deletes_snapshots=delete_plain_snapshots,
+        is_plain=is_plain,
     )
 
 

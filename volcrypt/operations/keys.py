@@ -62,6 +62,7 @@ from volcrypt.crypto.data_key import DATA_KEY_BYTES, DataKey
 from volcrypt.errors import (
     AccessDeniedError,
     CustomerKeyMissingError,
+    DryRunSucceededError,
     IntegrityError,
     InvalidArgumentError,
     KeyGoneError,
@@ -148,6 +149,27 @@ def choose_key(
     if choice.customer_key is not None:
         return _wrap_new_key(home, choice.customer_key)
     return generate_key(home, choice.kms_key, context) if choice.encrypted else None
+
+
+def try_key(home: Home, choice: KeyChoice, context: dict[str, str]) -> None:
+    """Raises what `choose_key`, and then the use of what it gave, would raise; makes nothing."""
+    check_encryption(home, choice)
+    if choice.customer_key is not None or not choice.encrypted:
+        return
+    key = choice.kms_key or home.default_kms_key
+    with (
+        explaining_denial(home, "GenerateDataKeyWithoutPlaintext", key),
+        suppress(DryRunSucceededError),
+    ):
+        home.kms.perform(
+            home.volume_service,
+            GenerateDataKeyWithoutPlaintextRequest(
+                key_id=key,
+                number_of_bytes=DATA_KEY_BYTES,
+                encryption_context=context,
+                dry_run=True,
+            ),
+        )
 
 
 def default_choice(home: Home) -> KeyChoice | None:

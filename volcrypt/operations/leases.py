@@ -40,7 +40,7 @@ from volcrypt.kms.register import RegisterEntry
 from volcrypt.names import StoreId, VolumeId
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import data_key_id, unwrap_key
-from volcrypt.operations.migrations import settle_rename
+from volcrypt.operations.migrations import check_not_elsewhere, settle_rename
 from volcrypt.operations.records import data_path, load_record
 from volcrypt.operations.stores import (
     LOCAL_STORE,
@@ -88,6 +88,7 @@ def held_volume(home: Home, record: VolumeRecord, *, purpose: str) -> Iterator[N
             raise TryAgainError(
                 f"volume {record.name or record.volume_id} was just encrypted under a new data key"
             )
+        check_not_elsewhere(home, current)
         yield
         if lease is not None:
             _try_to_give_back(home, record, lease)

@@ -26,19 +26,25 @@ from volcrypt.operations.home import Home
 from volcrypt.operations.keys import unwrap_key
 from volcrypt.operations.migration_mounts import order_of
 from volcrypt.operations.migrations import (
-    forget_migration,
     load_migration,
     migrated_record,
     save_migration,
 )
 from volcrypt.operations.mount_grants import move_grant
-from volcrypt.operations.records import load_record
+from volcrypt.operations.record_copies import record_copies
+from volcrypt.operations.records import load_record, nominal_data_path
 from volcrypt.operations.stages import Stages
 from volcrypt.operations.watching import Watching
 from volcrypt.volume.control import ControlClient
 from volcrypt.volume.control_messages import MigrationState
 from volcrypt.volume.control_migration import MigrationControl
-from volcrypt.volume.migration_files import Destroyed, destroy_old, finish_rename, make_files
+from volcrypt.volume.migration_files import (
+    Destroyed,
+    destroy_old,
+    finish_rename,
+    make_files,
+    names_of,
+)
 from volcrypt.volume.owner import current_owner
 
 PIECES: Final = 64
@@ -52,6 +58,11 @@ _WAIT_SECONDS: Final = 0.5
 
 class PausedError(TryAgainError):
     """Somebody had the migration pause."""
+
+
+def what_it_is(migration: Migration) -> str:
+    """For messages."""
+    return "encryption" if migration.source_key_id is None else "rekeying"
 
 
 class MigrationDriver:
@@ -73,12 +84,16 @@ class MigrationDriver:
         self._rate = rate
         self._sleep = sleep
         self._directory: Final = home.volumes.path_of(record.volume_id)
+        self._data: Final = nominal_data_path(home, record)
         self._name: Final = record.name or record.volume_id
         self._chunks = chunk_count(migration.size_bytes)
         self.migration = migration
         self.state: MigrationState | None = None
         """Where it was last, as the process that serves says."""
-        self.seconds: dict[str, float] = {}
+        self._step: tuple[str, float] | None = None
+        self._seconds_before = dict(migration.seconds)
+        self._copied_before = migration.copied_bytes
+        self.runs: Final = migration.runs + 1 if migration.generation else 1
 
     @property
     def is_decided(self) -> bool:
@@ -89,12 +104,15 @@ class MigrationDriver:
         """Have the process serve both sides: go on with what it does, or from the beginning."""
         found = control.status().migration
         migration = self.migration
+        if found is not None and found.migration == migration.migration:
+            # What it says is in what was saved, as far as that goes.
+            self._copied_before = max(0, migration.copied_bytes - found.copied_bytes)
         if found is None or found.migration != migration.migration:
             # As growing does: the size stays what it is from the record on.
             with self._home.exclusive():
                 self._begin_anew()
-        elif migration.paused or migration.rate_bytes != self._rate:
-            self._save(paused=False, rate_bytes=self._rate)
+        else:
+            self.save(paused=False, rate_bytes=self._rate)
         order = order_of(self._home, self._record, migration, watching)
         with unwrap_key(self._home, migration.target_key) as key:
             self.state = MigrationControl(control).begin(order, key)
@@ -103,10 +121,15 @@ class MigrationDriver:
         current = load_record(self._home, self._record.volume_id)
         if current.size_bytes != self.migration.size_bytes:
             raise TryAgainError(f"volume {self._name} was just grown")
-        self._save(
+        self.save(
             step=MigrationStep.COPY, cursor=0, verified=0, rate_bytes=self._rate, paused=False
         )
-        make_files(self._directory, self.migration.intents, preallocate=current.preallocated)
+        make_files(
+            self._directory,
+            self.migration.intents,
+            data=self._data,
+            preallocate=current.preallocated,
+        )
 
     def run(self, control: ControlClient) -> None:
         """From `begin` to the decision. Raises PausedError, and as `MigrationControl`."""
@@ -128,9 +151,9 @@ class MigrationDriver:
             )
             done = self.state.durable
             if done != self.migration.cursor and done < self._chunks:
-                self._save(cursor=done)
+                self.save(cursor=done)
             self._stages.advance(done * CHUNK_BYTES)
-        self._save(step=MigrationStep.VERIFY, cursor=self._chunks)
+        self.save(step=MigrationStep.VERIFY, cursor=self._chunks)
 
     def _verify(self, calls: MigrationControl) -> None:
         self._stages.begin("comparing with what is in use", self._chunks * CHUNK_BYTES)
@@ -148,7 +171,7 @@ class MigrationDriver:
                     continue
                 self._use(state, calls, done=max(done, state.verified))
                 done = max(done, state.verified)
-                self._save(verified=done)
+                self.save(verified=done)
                 self._stages.advance(done * CHUNK_BYTES)
 
     def _decide(self, calls: MigrationControl) -> None:
@@ -163,10 +186,12 @@ class MigrationDriver:
                 self._sleep(_WAIT_SECONDS)
                 self._catch_up(calls)
         try:
+            # What was removed by hand must not become the volume.
+            names_of(self._directory, self._data).following.stat()
             record = load_record(self._home, self._record.volume_id)
             self.migration = save_migration(
                 self._home,
-                self.migration,
+                self._with_figures(),
                 put=[migrated_record(record, self.migration)],
                 step=MigrationStep.RENAME,
             )
@@ -178,21 +203,27 @@ class MigrationDriver:
             self.migration = known
 
     def finish(self, control: ControlClient | None) -> Destroyed:
-        """From the decision to the end; `control` is None where nobody serves the volume."""
-        finish_rename(self._directory)
+        """From the decision to the destruction of the old data; `control` is None where nobody
+        serves the volume. The caller forgets the migration. Raises KmsError where other homes have
+        to know the new key."""
+        finish_rename(self._directory, data=self._data)
         if control is not None:
             self._switch(control)
         if self.migration.step is MigrationStep.RENAME:
-            self._save(step=MigrationStep.DESTROY)
+            self.save(step=MigrationStep.DESTROY)
+        record = load_record(self._home, self._record.volume_id)
         if control is not None:
-            move_grant(self._home, load_record(self._home, self._record.volume_id))
-        began = time.monotonic()
-        self._stages.enter(MigrationStep.DESTROY.value)
+            move_grant(self._home, record)
+        # Until the old data is gone other homes see that something is going on.
+        with record_copies(self._home, record) as copies:
+            copies.refresh(record)
+        destroyed: list[Destroyed] = []
+        self._timed(MigrationStep.DESTROY.value, lambda: destroyed.append(self._destroy()))
+        return destroyed[0]
+
+    def _destroy(self) -> Destroyed:
         self._stages.begin("removing the old data", self.migration.size_bytes)
-        destroyed = destroy_old(self._directory, progress=self._stages.advance)
-        forget_migration(self._home, self.migration)
-        self.seconds[MigrationStep.DESTROY.value] = time.monotonic() - began
-        return destroyed
+        return destroy_old(self._directory, data=self._data, progress=self._stages.advance)
 
     def _switch(self, control: ControlClient) -> None:
         try:
@@ -213,13 +244,13 @@ class MigrationDriver:
         self.state = state
         if state.paused:
             if done is not None:
-                self._save(verified=done, paused=True)
+                self.save(verified=done, paused=True)
             elif self.migration.step is MigrationStep.COPY:
-                self._save(cursor=min(state.durable, self._chunks), paused=True)
+                self.save(cursor=min(state.durable, self._chunks), paused=True)
             else:
-                self._save(paused=True)
+                self.save(paused=True)
             raise PausedError(
-                f"the encryption of volume {self._name} is paused",
+                f"the {what_it_is(self.migration)} of volume {self._name} is paused",
                 hint=f"'volcrypt encrypt {self._name} --resume' goes on with it",
             )
 
@@ -229,14 +260,43 @@ class MigrationDriver:
             piece = min(piece, max(1, self._rate * PIECE_SECONDS // CHUNK_BYTES))
         return piece
 
-    def _save(self, **changes: object) -> None:
-        changed = msgspec.structs.replace(self.migration, **changes)
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What the steps took so far, of all runs."""
+        if self._step is None:
+            return self._seconds_before
+        step, began = self._step
+        took = self._seconds_before.get(step, 0.0) + time.monotonic() - began
+        return {**self._seconds_before, step: round(took, 3)}
+
+    @property
+    def copied_bytes(self) -> int:
+        """By all runs; what was copied again counts again."""
+        return self._copied_before + (0 if self.state is None else self.state.copied_bytes)
+
+    @property
+    def worst_us(self) -> int:
+        """The longest that a write took, of all runs."""
+        return max(self.migration.worst_us, 0 if self.state is None else self.state.worst_us)
+
+    def save(self, **changes: object) -> None:
+        """Write down where it is, with what is known for the report."""
+        changed = msgspec.structs.replace(self._with_figures(), **changes)
         self.migration = save_migration(self._home, changed)
+
+    def _with_figures(self) -> Migration:
+        return msgspec.structs.replace(
+            self.migration,
+            runs=self.runs,
+            seconds=self.seconds,
+            copied_bytes=self.copied_bytes,
+            worst_us=self.worst_us,
+        )
 
     def _timed(self, step: str, work: Callable[[], None]) -> None:
         self._stages.enter(step)
-        began = time.monotonic()
+        self._step = (step, time.monotonic())
         try:
             work()
         finally:
-            self.seconds[step] = round(time.monotonic() - began, 3)
+            self._seconds_before, self._step = self.seconds, None

@@ -14,6 +14,7 @@ volume, whatever the files say, and it can be given up.
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -21,7 +22,13 @@ from typing import Final
 import msgspec
 
 from volcrypt.durable import remove_durably, write_durably
-from volcrypt.errors import FormatError, IntegrityError, RollbackError, TryAgainError
+from volcrypt.errors import (
+    FormatError,
+    IntegrityError,
+    RollbackError,
+    TryAgainError,
+    VolumeInUseError,
+)
 from volcrypt.formats import migration as migration_format
 from volcrypt.formats.document import MacSeal
 from volcrypt.formats.migration import Migration, MigrationStep, decode_migration, encode_migration
@@ -34,19 +41,27 @@ from volcrypt.names import ID_DIGITS, DataKeyId, VolumeId
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import data_key_id
 from volcrypt.operations.pinned_documents import read_pinned, stage_pinned
-from volcrypt.operations.records import load_record, save_records
-from volcrypt.volume.migration_files import finish_rename
+from volcrypt.operations.records import load_record, nominal_data_path, save_records
+from volcrypt.volume.migration_files import finish_rename, names_of, remove_files
+from volcrypt.volume.write_intents import INTENTS_FILE
 
 KIND: Final = migration_format.KIND
 DECIDED: Final = "decided"
 """Kind of the row that is there from the decision to the end."""
 _SUFFIX: Final = ".migration"
 _SOURCE_BYTES: Final = DIGEST_BYTES - MIGRATION_BYTES
+_HAS_KEY: Final = 1
+_DELETES: Final = 2
 _KEY_PREFIX: Final = "dk-"
 
 
 def new_migration(
-    home: Home, record: VolumeRecord, target_key: WrappedDataKey, *, rate_bytes: int | None = None
+    home: Home,
+    record: VolumeRecord,
+    target_key: WrappedDataKey,
+    *,
+    rate_bytes: int | None = None,
+    delete_plain_snapshots: bool = False,
 ) -> Migration:
     """Of a volume that becomes one under `target_key`; nothing is saved."""
     # A register's id has nine random bytes.
@@ -62,6 +77,7 @@ def new_migration(
         target_key=target_key,
         started_at=int(host_time()),
         rate_bytes=rate_bytes,
+        delete_plain_snapshots=delete_plain_snapshots and not record.is_encrypted,
     )
 
 
@@ -168,22 +184,50 @@ def _forget(home: Home, volume_id: VolumeId, generation: int) -> None:
 
 def settle_rename(home: Home, volume_id: VolumeId) -> bool:
     """Where it is decided that the target is the volume: give it the name of the data, unless it
-    has that. Whether something was left to do. The caller holds the volume, which nobody serves.
+    has that. Whether something was left to do. The caller holds the volume, which nobody serves;
+    files of a migration that was given up go.
 
     Raises IntegrityError and FormatError, and RecordMissingError when the target is nowhere.
     """
     migration = load_migration(home, volume_id)
+    directory = home.volumes.path_of(volume_id)
+    if migration is None and (directory / INTENTS_FILE).exists():
+        remove_files(directory, data=nominal_data_path(home, load_record(home, volume_id)))
     if migration is None or migration.step is not MigrationStep.RENAME:
         return False
-    return finish_rename(home.volumes.path_of(volume_id))
+    record = load_record(home, volume_id)
+    return finish_rename(directory, data=nominal_data_path(home, record))
+
+
+def check_not_elsewhere(home: Home, record: VolumeRecord) -> None:
+    """Raises VolumeInUseError while another home gives the volume a new data key, whose data lies
+    where both find it. The caller has called `settle_rename`."""
+    if record.data_path is None or record.device is not None or not record.is_encrypted:
+        return
+    if home.register.get(KIND, record.volume_id) is not None:
+        return
+    names = names_of(home.volumes.path_of(record.volume_id), Path(record.data_path))
+    found = next((path for path in (names.following, names.old) if os.path.lexists(path)), None)
+    if found is not None:
+        finish = f"'volcrypt rekey {record.volume_id}' there finishes that"
+        raise VolumeInUseError(
+            record.name or record.volume_id,
+            f"another home, which gives it a new data key (its file is {found})",
+            hint=f"{finish}; if that home is lost, remove the file"
+            if found == names.following
+            else finish,
+        )
 
 
 def _decided_row(migration: Migration) -> RegisterEntry:
-    """In the place of a digest: which migration, and the number of the source's data key."""
-    source = bytes(_SOURCE_BYTES)
+    """In the place of a digest: which migration, and the number of the source's data key; of one
+    without a key, whether its plain snapshots are to go."""
+    source = bytes([_DELETES if migration.delete_plain_snapshots else 0]).ljust(
+        _SOURCE_BYTES, b"\0"
+    )
     if migration.source_key_id is not None:
         number = int(migration.source_key_id.removeprefix(_KEY_PREFIX), 16)
-        source = b"\1" + number.to_bytes(_SOURCE_BYTES - 1, "big")
+        source = bytes([_HAS_KEY]) + number.to_bytes(_SOURCE_BYTES - 1, "big")
     return RegisterEntry(
         kind=DECIDED,
         id=migration.volume_id,
@@ -208,11 +252,14 @@ def _without_record(home: Home, entry: RegisterEntry, decided: RegisterEntry) ->
         migration=decided.digest[:MIGRATION_BYTES],
         size_bytes=record.size_bytes,
         region_bytes=region_bytes_for(record.size_bytes),
-        source_key_id=DataKeyId(f"{_KEY_PREFIX}{number:0{ID_DIGITS}x}") if source[0] else None,
+        source_key_id=DataKeyId(f"{_KEY_PREFIX}{number:0{ID_DIGITS}x}")
+        if source[0] == _HAS_KEY
+        else None,
         target_key=record.wrapped_key,
         started_at=int(host_time()),
         cursor=chunks,
         verified=chunks,
+        delete_plain_snapshots=source[0] == _DELETES,
     )
 
 

@@ -32,7 +32,7 @@ from volcrypt.operations.lazy_volumes import (
 )
 from volcrypt.operations.leases import known_epoch, release_lease, serving_lease
 from volcrypt.operations.migration_mounts import continued
-from volcrypt.operations.migrations import settle_rename
+from volcrypt.operations.migrations import check_not_elsewhere, settle_rename
 from volcrypt.operations.mount_grants import retire_grant, serving_key
 from volcrypt.operations.record_copies import record_copies
 from volcrypt.operations.records import KIND, data_path, find_entry, load_record, present_path
@@ -137,6 +137,7 @@ def mount_volume(
         if record.volume_id != volume_id:
             raise TryAgainError(f"volume {volume} was just replaced")
         workflows.check_may_be_served(home, volume_id, volume)
+        check_not_elsewhere(home, record)
         check_discarding(home, record, discards, data_plane=data_plane)
         check_source_key(home, record.wrapped_key, f"volume {volume}")
         DataFile.open(data_path(home, record), record.size_bytes, read_only=True).close()

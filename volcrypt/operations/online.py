@@ -1,22 +1,17 @@
 """Encryption of a volume that stays in use, and of an encrypted one under another data key.
 
-Id, mount and loop device stay; the data moves to a new file beside the old one, under a new data
-key, while the process that serves the volume goes on (`migration_driver`). A volume that nobody
-serves is served for that time, at a place of its own where nobody looks.
+Id, mount and loop device stay; the data moves to a new file beside the old one, in the home or
+where it is (`volume.migration_files`), under a new data key, while the process that serves the
+volume goes on (`migration_driver`). A volume that nobody serves is served for that time
+(`private_mounts`). One command drives at a time (`driver_lock`).
 
-    volumes/ID/data         the source, the volume until the decision
-    volumes/ID/data.next    the target
-    RUNTIME/ID.driver       locked by who drives it
-    RUNTIME/ID.work         where a volume is mounted for this alone
+Not on a block device: there is no second one, and within it no way back to the source.
 """
 
-import fcntl
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from volcrypt.errors import (
@@ -25,14 +20,13 @@ from volcrypt.errors import (
     InvalidArgumentError,
     TryAgainError,
     VolcryptError,
-    VolumeInUseError,
     WorkNotFoundError,
 )
-from volcrypt.file_lock import locked_within
 from volcrypt.formats.migration import Migration, MigrationStep
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.names import DataKeyId, SnapshotId, VolumeId
 from volcrypt.operations.destruction import DISCARDED, OldData, old_data
+from volcrypt.operations.driver_lock import DriverLock, driving, stopped
 from volcrypt.operations.encrypt_plan import EncryptionPlan, plan_migration
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import (
@@ -41,10 +35,11 @@ from volcrypt.operations.keys import (
     choose_key,
     is_under_customer_key,
     resolve_key,
+    try_key,
     unwrap_key,
     volume_context,
 )
-from volcrypt.operations.migration_driver import MigrationDriver
+from volcrypt.operations.migration_driver import MigrationDriver, PausedError, what_it_is
 from volcrypt.operations.migrations import (
     forget_migration,
     forget_undecided,
@@ -53,31 +48,31 @@ from volcrypt.operations.migrations import (
     new_migration,
     save_migration,
 )
-from volcrypt.operations.mounts import (
-    Launch,
-    check_free,
-    mount_volume,
-    socket_path,
-    unmount_volume,
-)
+from volcrypt.operations.mounts import Launch
+from volcrypt.operations.private_mounts import control_of, end_private, is_private, served
 from volcrypt.operations.progress import Progress
-from volcrypt.operations.records import find_entry, load_record
+from volcrypt.operations.records import find_entry, load_record, nominal_data_path
 from volcrypt.operations.snapshot_deletion import purge_snapshots
 from volcrypt.operations.snapshot_lookup import snapshots_of_volume
 from volcrypt.operations.stages import Stages
 from volcrypt.operations.watching import Watching
 from volcrypt.operations.workflows import KIND as WORKFLOW
-from volcrypt.operations.workflows import check_may_be_served, check_none_running
+from volcrypt.operations.workflows import check_none_running
 from volcrypt.operations.write_budget import forget_count
 from volcrypt.volume.control import ControlClient
-from volcrypt.volume.control_messages import StatusAnswer
 from volcrypt.volume.control_migration import MigrationControl
-from volcrypt.volume.directory import DATA_FILE
-from volcrypt.volume.migration_files import remove_files
+from volcrypt.volume.migration_files import Destroyed, remove_files
 from volcrypt.volume.owner import current_owner, hold_volume
 
-_PATIENCE_SECONDS: Final = 60.0
+_BY_COPY: Final = (
+    "'volcrypt snapshot create', 'snapshot copy --kms-key-id K', and 'volume create --snapshot-id' "
+    "make a new volume of it under another data key"
+)
 _ZEROED: Final = "overwritten with zeros and unlinked (its file system cannot discard)"
+
+
+class GivenUpError(VolcryptError):
+    """Somebody gave up what this command was doing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +88,10 @@ class WriteTimes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MigrationReport:
-    """What was done. `was_served`: by a mount of its own, which is as it was. `times` is None where
-    nothing is known of this run; `copied_bytes` are this run's, `seconds` too."""
+    """What was done, by all `runs` of the command together: `seconds` is what they took, without
+    the time between them, `copied_bytes` what they copied, twice what was copied again.
+    `was_served`: by a mount of its own, which is as it was. `times` is None where no write is known
+    of; the worst is of all runs, the others of who served the volume last."""
 
     volume_id: VolumeId
     name: str | None
@@ -107,6 +104,8 @@ class MigrationReport:
     times: WriteTimes | None
     freed_bytes: int
     old_data: list[OldData]
+    runs: int
+    started_at: int
     seconds: float
     step_seconds: dict[str, float]
     plain_snapshots_left: list[SnapshotId]
@@ -143,7 +142,7 @@ def migrate_volume(
     """
     started = time.monotonic()
     record = load_record(home, volume)
-    with _driving(home, record):
+    with driving(home, record) as lock:
         record = load_record(home, record.volume_id)
         migration = load_migration(home, record.volume_id)
         if migration is None:
@@ -152,43 +151,38 @@ def migrate_volume(
             check_can_migrate(home, record, rekeys=rekeys)
         else:
             _check_same_wishes(home, migration, volume, choice)
+            if delete_plain_snapshots and not migration.delete_plain_snapshots:
+                migration = save_migration(home, migration, delete_plain_snapshots=True)
         plan = plan_migration(
-            home, record, migration=migration, key=_key_name(home, record, choice, migration)
+            home,
+            record,
+            migration=migration,
+            key=_key_name(home, record, choice, migration),
+            delete_plain_snapshots=delete_plain_snapshots,
         ).held_to(rate)
         if migration is None:
             plan.check_room()
         announce(plan)
-        is_fresh = migration is None
         if migration is None:
             wished = choice or KeyChoice(kms_key=_own_key(record))
             wrapped = choose_key(home, wished, volume_context(record.volume_id))
             assert wrapped is not None, "internal error: an encryption without a key"
             # Whoever may not decrypt with the key learns it now.
             unwrap_key(home, wrapped).wipe()
-            migration = new_migration(home, record, wrapped, rate_bytes=rate)
+            migration = new_migration(
+                home,
+                record,
+                wrapped,
+                rate_bytes=rate,
+                delete_plain_snapshots=delete_plain_snapshots,
+            )
+        before = sum(migration.seconds.values())
         stages = Stages(progress, {each.step: each.seconds for each in plan.steps})
         driver = MigrationDriver(home, record, migration, stages, rate=rate)
         was_served = current_owner(home.volumes.path_of(record.volume_id)) is not None
-        if driver.is_decided and not was_served:
-            with hold_volume(home.volumes.path_of(record.volume_id), purpose="encrypt"):
-                destroyed = driver.finish(None)
-        else:
-            with _served(home, record, launch) as status:
-                watched = watching if status.checks else None
-                with _control(home, record) as control:
-                    if not driver.is_decided:
-                        _begin(home, driver, control, watched, is_fresh=is_fresh)
-                        driver.run(control)
-                    destroyed = driver.finish(control)
-        method = DISCARDED if destroyed.punched else _ZEROED
-        left: list[SnapshotId] = []
-        deleted: list[SnapshotId] = []
-        unread: list[str] = []
-        if migration.source_key_id is None:
-            left, deleted, unread = _plain_snapshots(
-                home, record.volume_id, delete=delete_plain_snapshots
-            )
-        state = driver.state
+        destroyed = _drive(home, driver, record, lock, launch=launch, watching=watching)
+        left, deleted, unread = _plain_snapshots(home, driver.migration)
+        forget_migration(home, driver.migration)
         return MigrationReport(
             volume_id=record.volume_id,
             name=record.name,
@@ -197,20 +191,19 @@ def migrate_volume(
             old_data_key_id=migration.source_key_id,
             kms_key_arn=migration.target_key.kms_key_arn,
             data_key_id=migration.target_key.data_key_id,
-            copied_bytes=0 if state is None else state.copied_bytes,
-            times=None
-            if state is None
-            else WriteTimes(
-                writes=state.writes,
-                p50_us=state.p50_us,
-                p99_us=state.p99_us,
-                worst_us=state.worst_us,
-            ),
+            copied_bytes=driver.copied_bytes,
+            times=_times(driver),
             freed_bytes=destroyed.freed_bytes,
             old_data=[
-                old_data("the old data", home.volumes.path_of(record.volume_id) / DATA_FILE, method)
+                old_data(
+                    "the old data",
+                    nominal_data_path(home, record),
+                    DISCARDED if destroyed.punched else _ZEROED,
+                )
             ],
-            seconds=time.monotonic() - started,
+            runs=driver.runs,
+            started_at=migration.started_at,
+            seconds=before + time.monotonic() - started,
             step_seconds=driver.seconds,
             plain_snapshots_left=left,
             plain_snapshots_deleted=deleted,
@@ -218,18 +211,77 @@ def migrate_volume(
         )
 
 
+def _drive(
+    home: Home,
+    driver: MigrationDriver,
+    record: VolumeRecord,
+    lock: DriverLock,
+    *,
+    launch: Launch,
+    watching: Watching,
+) -> Destroyed:
+    """From where it is to the destruction of the old data. Raises GivenUpError, and as
+    `migrate_volume`."""
+    directory = home.volumes.path_of(record.volume_id)
+    if driver.is_decided and current_owner(directory) is None:
+        with hold_volume(directory, purpose="encrypt"):
+            return driver.finish(None)
+    is_fresh = not driver.migration.generation
+    with served(home, record, launch) as status, control_of(home, record) as control:
+        if not driver.is_decided:
+            try:
+                _begin(home, driver, control, watching if status.checks else None, is_fresh)
+                driver.run(control)
+            except PausedError as error:
+                if not lock.is_given_up:
+                    raise
+                raise GivenUpError(
+                    f"the {what_it_is(driver.migration)} of volume "
+                    f"{record.name or record.volume_id} is given up with --abort: the volume is as "
+                    "it was"
+                ) from error
+        return driver.finish(control)
+
+
+def _times(driver: MigrationDriver) -> WriteTimes | None:
+    state = driver.state
+    if state is None:
+        return None
+    return WriteTimes(
+        writes=state.writes,
+        p50_us=state.p50_us,
+        p99_us=state.p99_us,
+        worst_us=driver.worst_us,
+    )
+
+
 def plan_of_migration(
-    home: Home, volume: str, *, choice: KeyChoice | None, rekeys: bool
+    home: Home,
+    volume: str,
+    *,
+    choice: KeyChoice | None,
+    rekeys: bool,
+    delete_plain_snapshots: bool = False,
 ) -> EncryptionPlan:
-    """What `migrate_volume` would do now; makes nothing."""
+    """What `migrate_volume` would do now; makes nothing. Raises as that does, the KMS's refusals
+    too."""
     record = load_record(home, volume)
     migration = load_migration(home, record.volume_id)
     if migration is None:
         check_can_migrate(home, record, rekeys=rekeys)
+        try_key(
+            home,
+            choice or KeyChoice(kms_key=_own_key(record)),
+            volume_context(record.volume_id),
+        )
     else:
         _check_same_wishes(home, migration, volume, choice)
     return plan_migration(
-        home, record, migration=migration, key=_key_name(home, record, choice, migration)
+        home,
+        record,
+        migration=migration,
+        key=_key_name(home, record, choice, migration),
+        delete_plain_snapshots=delete_plain_snapshots,
     )
 
 
@@ -237,8 +289,7 @@ def pause_migration(home: Home, volume: str) -> Migration:
     """Have it pause until somebody goes on with it. Raises WorkNotFoundError when there is none,
     InvalidArgumentError when it is past the switch."""
     record, migration = _undecided(home, volume)
-    _ask_to_pause(home, record)
-    with _driving(home, record, patience_seconds=_PATIENCE_SECONDS):
+    with stopped(home, record, lambda: _ask_to_pause(home, record)):
         record, migration = _undecided(home, volume)
         assert migration is not None, "internal error: paused without a record"
         if migration.paused:
@@ -250,16 +301,16 @@ def abort_migration(home: Home, volume: str) -> VolumeId:
     """Give it up: the volume is as it was, and in use as it was; whatever became of its record.
     Raises as `pause_migration`."""
     record, migration = _undecided(home, volume, is_given_up=True)
-    _ask_to_pause(home, record)
-    directory = home.volumes.path_of(record.volume_id)
-    with _driving(home, record, patience_seconds=_PATIENCE_SECONDS):
+    directory, data = home.volumes.path_of(record.volume_id), nominal_data_path(home, record)
+    with stopped(home, record, lambda: _ask_to_pause(home, record), gives_up=True):
         record, migration = _undecided(home, volume, is_given_up=True)
         if current_owner(directory) is None:
             with hold_volume(directory, purpose="encrypt"):
+                # Before the record: what lies beside data elsewhere is then nobody's.
+                remove_files(directory, data=data)
                 forget_undecided(home, record.volume_id)
-                remove_files(directory)
         else:
-            with _control(home, record) as control:
+            with control_of(home, record) as control:
                 status = control.status()
                 going_on = None if status.migration is None else status.migration.migration
                 if going_on is not None:
@@ -269,9 +320,9 @@ def abort_migration(home: Home, volume: str) -> VolumeId:
                 forget_undecided(home, record.volume_id)
                 if going_on is not None:
                     MigrationControl(control).abandon(going_on)
-            remove_files(directory)
-            if status.mount_directory == str(_private_point(home, record)):
-                _end_private(home, record)
+            remove_files(directory, data=data)
+            if is_private(home, status):
+                end_private(home, record)
         if migration is not None:
             with suppress(VolcryptError, OSError):
                 forget_count(home, migration.target_key)
@@ -307,7 +358,7 @@ def _undecided(
 def _ask_to_pause(home: Home, record: VolumeRecord) -> None:
     """Whoever drives it stops soon; nobody may be there."""
     if current_owner(home.volumes.path_of(record.volume_id)) is not None:
-        with suppress(VolcryptError), _control(home, record) as control:
+        with suppress(VolcryptError), control_of(home, record) as control:
             state = control.status().migration
             if state is not None:
                 MigrationControl(control).pause(state.migration)
@@ -325,12 +376,18 @@ def check_can_migrate(home: Home, record: VolumeRecord, *, rekeys: bool) -> None
             f"volume {name} is encrypted already",
             hint=f"'volcrypt rekey {name}' gives it another key",
         )
-    if record.data_path is not None:
+    if record.device is not None:
         raise InvalidArgumentError(
-            f"the data of volume {name} is not in the home but at {record.data_path}",
-            hint=f"detach it; then 'volcrypt encrypt {name}' leaves the data there"
+            f"the data of volume {name} is on the device {record.data_path}, which has no room for "
+            "a second one",
+            hint=f"unmount or detach it; then 'volcrypt encrypt {name}' leaves it on the device"
             if not rekeys
-            else "snapshot it, copy the snapshot with a key, and make a volume from the copy",
+            else _BY_COPY,
+        )
+    if record.lease is not None:
+        raise InvalidArgumentError(
+            f"other hosts can take volume {name} over, which do not know its new data key",
+            hint=_BY_COPY,
         )
     check_none_running(home, record.volume_id, name)
 
@@ -386,10 +443,11 @@ def _begin(
     driver: MigrationDriver,
     control: ControlClient,
     watching: Watching | None,
-    *,
     is_fresh: bool,
 ) -> None:
     """What was never begun leaves nothing."""
+    record = load_record(home, driver.migration.volume_id)
+    directory, data = home.volumes.path_of(record.volume_id), nominal_data_path(home, record)
     try:
         driver.begin(control, watching)
     except BaseException:
@@ -397,86 +455,29 @@ def _begin(
             with suppress(VolcryptError, OSError):
                 forget_migration(home, driver.migration)
                 MigrationControl(control).abandon(driver.migration.migration)
-                remove_files(home.volumes.path_of(driver.migration.volume_id))
+                remove_files(directory, data=data)
         raise
 
 
 def _plain_snapshots(
-    home: Home, volume_id: VolumeId, *, delete: bool
+    home: Home, migration: Migration
 ) -> tuple[list[SnapshotId], list[SnapshotId], list[str]]:
-    """Unencrypted snapshots that are left, that were deleted, and stores that did not answer."""
-    found, unread = snapshots_of_volume(home, volume_id)
+    """Unencrypted snapshots that are left, that were deleted, and stores that did not answer.
+    Raises TryAgainError when one of these may have some that are to go."""
+    if migration.source_key_id is not None:
+        return [], [], []
+    found, unread = snapshots_of_volume(home, migration.volume_id)
+    if unread and migration.delete_plain_snapshots:
+        raise TryAgainError(
+            f"unencrypted snapshots cannot be looked for in {', '.join(unread)}",
+            hint="the volume is encrypted; the same command deletes them when they answer",
+        )
     plain = [each for each in found if each.wrapped_key is None]
     ids = [each.snapshot_id for each in plain]
-    if not delete or not plain:
+    if not migration.delete_plain_snapshots or not plain:
         return ids, [], unread
     purge_snapshots(home, [], plain)
     return [], ids, unread
-
-
-@contextmanager
-def _driving(home: Home, record: VolumeRecord, *, patience_seconds: float = 0.0) -> Iterator[None]:
-    """Nobody else drives the migration of this volume. Raises VolumeInUseError."""
-    path = home.runtime / f"{record.volume_id}.driver"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        if not locked_within(descriptor, fcntl.LOCK_EX, patience_seconds):
-            name = record.name or record.volume_id
-            raise VolumeInUseError(
-                name,
-                "a command that encrypts it",
-                hint=f"'volcrypt encrypt {name} --pause' stops it",
-            )
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _private_point(home: Home, record: VolumeRecord) -> Path:
-    return home.runtime / f"{record.volume_id}.work"
-
-
-@contextmanager
-def _served(home: Home, record: VolumeRecord, launch: Launch) -> Iterator[StatusAnswer]:
-    """A volume that is served: as it is in use, or for this block, where nobody looks."""
-    name = record.name or record.volume_id
-    owner = current_owner(home.volumes.path_of(record.volume_id))
-    if owner is None:
-        check_may_be_served(home, record.volume_id, name)
-        point = _private_point(home, record)
-        point.mkdir(mode=0o700, exist_ok=True)
-        given = list(home.customer_keys)
-        if not is_under_customer_key(record.wrapped_key):
-            home.customer_keys.clear()  # they are for the target, and not to open this
-        try:
-            mount_volume(home, record.volume_id, point, read_only=False, launch=launch)
-        finally:
-            home.customer_keys[:] = given
-    elif owner.purpose != "mount" or not owner.is_local:
-        check_free(home, record.volume_id, name)
-    with _control(home, record) as control:
-        status = control.status()
-    if status.read_only:
-        raise TryAgainError(
-            f"volume {name} is mounted read-only", hint=f"volcrypt unmount {name}, and mount it"
-        )
-    try:
-        yield status
-    finally:
-        if status.mount_directory == str(_private_point(home, record)):
-            _end_private(home, record)
-
-
-def _end_private(home: Home, record: VolumeRecord) -> None:
-    with suppress(VolcryptError, OSError):
-        unmount_volume(home, record.volume_id)
-        _private_point(home, record).rmdir()
-
-
-def _control(home: Home, record: VolumeRecord) -> ControlClient:
-    return ControlClient(
-        socket_path(home, record.volume_id), volume=record.name or record.volume_id
-    )
 
 
 def migration_warning(home: Home, volume_id: VolumeId) -> str | None:

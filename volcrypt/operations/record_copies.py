@@ -148,22 +148,23 @@ class RecordCopies:
         if self._place is None or self._seal is None:
             return True
         what = f"copy of the record of volume {record.volume_id}"
+        data = None
         try:
             data = self._place.read()
             if data is None:
                 return False
             copy = decode_record_copy(data, self._seal, what=what)
-        except (FormatError, SealError):
+        except FormatError:
+            return False
+        except SealError:
+            if data is not None:
+                _check_claim(data, record, what, self._place.location)
             return False
         if portable(copy) == portable(record):
             return True
         if copy.counter < record.counter or copy.volume_id != record.volume_id:
             return False
-        raise IntegrityError(
-            f"another home has changed volume {record.name or record.volume_id}: its record there "
-            f"has number {copy.counter}, here {record.counter}",
-            hint=f"'volcrypt volume register' takes the newer record from {self._place.location}",
-        )
+        raise _changed_elsewhere(record, copy, self._place.location)
 
     def write(self, record: VolumeRecord) -> None:
         """Durable on return."""
@@ -176,6 +177,32 @@ class RecordCopies:
         if not self.check(record):
             with suppress(OSError, NoSpaceError, ObjectStoreError):
                 self.write(record)
+
+
+def _check_claim(data: bytes, record: VolumeRecord, what: str, location: str) -> None:
+    """One that another data key sealed is damaged, or of a home that gave the volume a new one: who
+    went on here would write under the old one. Only the claim tells; `register` finds out."""
+    try:
+        claimed = RecordCopy(data, what=what).claimed
+    except FormatError:
+        return
+    key, other = record.wrapped_key, claimed.wrapped_key
+    if (
+        claimed.volume_id == record.volume_id
+        and claimed.counter > record.counter
+        and key is not None
+        and other is not None
+        and key.data_key_id != other.data_key_id
+    ):
+        raise _changed_elsewhere(record, claimed, location)
+
+
+def _changed_elsewhere(record: VolumeRecord, copy: VolumeRecord, location: str) -> IntegrityError:
+    return IntegrityError(
+        f"another home has changed volume {record.name or record.volume_id}: its record there "
+        f"has number {copy.counter}, here {record.counter}",
+        hint=f"'volcrypt volume register' takes the newer record from {location}",
+    )
 
 
 @contextmanager

@@ -37,11 +37,13 @@ from volcrypt.names import VolumeId
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import check_source_key, resolve_key, volume_context
 from volcrypt.operations.leftovers import remove_leftovers
+from volcrypt.operations.migrations import check_not_elsewhere
 from volcrypt.operations.placement import Placement, check_unused
 from volcrypt.operations.record_copies import copy_beside, copy_place, copy_seal
 from volcrypt.operations.records import KIND, adopt_record, data_path, load_record
 from volcrypt.operations.stores import open_store, store_names
 from volcrypt.operations.volumes import check_name_is_free
+from volcrypt.operations.workflows import check_none_running
 from volcrypt.snapshot.layout import record_name
 from volcrypt.volume.block_device import identity_of, is_block_device
 from volcrypt.volume.datafile import DataFile
@@ -219,6 +221,7 @@ def _located(home: Home, copied: VolumeRecord, data: Path, *, force: bool) -> Vo
         device=placement.device_identity,
         account=home.account,
     )
+    check_not_elsewhere(home, located)
     DataFile.open(data_path(home, located), located.size_bytes, read_only=True).close()
     return located
 
@@ -258,6 +261,7 @@ def _register_again(
 ) -> VolumeRecord:
     directory = home.volumes.path_of(known.volume_id)
     with home.exclusive(), hold_volume(directory, purpose="register"):
+        check_none_running(home, known.volume_id, known.name or known.volume_id)
         record = msgspec.structs.replace(
             _located(home, copied, data, force=force), name=name or known.name
         )

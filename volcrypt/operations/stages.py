@@ -55,9 +55,9 @@ class Stages:
         self._entered = self._clock()
 
     def seconds(self, workflow: Workflow) -> dict[str, float]:
-        """What the steps took, with the one that is at work."""
-        took = round(self._clock() - self._entered, 3)
-        return {**workflow.seconds, workflow.step.value: took}
+        """What the steps took, with the one that is at work, of all runs."""
+        took = workflow.seconds.get(workflow.step.value, 0.0) + self._clock() - self._entered
+        return {**workflow.seconds, workflow.step.value: round(took, 3)}
 
     def begin(self, step: str, total_bytes: int | None) -> None:
         self._total, self._done = total_bytes, 0

@@ -10,11 +10,13 @@ from volcrypt.errors import (
     VolcryptError,
 )
 from volcrypt.formats.manifest import Manifest
+from volcrypt.formats.migration import Migration
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.kms.clock import host_time
 from volcrypt.kms.messages.keys import ListKeysRequest
 from volcrypt.names import SnapshotId, VolumeId
 from volcrypt.operations.attachments import device_name, private_mount_point
+from volcrypt.operations.driver_lock import is_driven
 from volcrypt.operations.freeze_notes import freeze_warnings
 from volcrypt.operations.home import Home
 from volcrypt.operations.import_cursors import unfinished_imports
@@ -36,8 +38,21 @@ from volcrypt.volume.mountpoint import mounts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnfinishedEncryption:
+    """An encryption or rekeying that was begun, and `step`, what is next. `is_running`: a command
+    is at work on it; if none is, somebody may have had it pause."""
+
+    volume_id: str
+    name: str | None
+    step: str
+    rekeys: bool
+    is_running: bool
+    is_paused: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """A home at a glance. `workflows` are (source volume, next step), `imports` (volume to be, its
+    """A home at a glance. `imports` are (volume to be, its
     source and next step; None where the cursor cannot be read); `keys` is None for who may
     not list them, and where the KMS cannot tell. `troubled_keys` are of volumes, and of those that
     the caller may describe. `pending` are the snapshots that are being made, `failed` those that
@@ -55,7 +70,7 @@ class Status:
     snapshots: int
     unencrypted_snapshots: int
     in_use: list[InUse]
-    workflows: list[tuple[str, str]]
+    workflows: list["UnfinishedEncryption"]
     imports: list[tuple[str, str | None, str | None]]
     pending: list[Job]
     failed: list[Job]
@@ -120,7 +135,7 @@ def read_status(home: Home) -> Status:
         settings = view_settings(home)
     except VolcryptError as error:
         damaged += [str(error)] if str(error) not in damaged else []
-    unfinished, unreadable = _unfinished(home)
+    unfinished, unreadable = _unfinished(home, {each.volume_id: each.name for each in records})
     damaged += unreadable
     in_use = uses_of(home, records)
     space = os.statvfs(home.path)
@@ -176,9 +191,11 @@ def read_status(home: Home) -> Status:
     )
 
 
-def _unfinished(home: Home) -> tuple[list[tuple[str, str]], list[str]]:
-    """Encryptions that were begun, with their next step, and what is wrong with others."""
-    found: list[tuple[str, str]] = []
+def _unfinished(
+    home: Home, names: dict[VolumeId, str | None]
+) -> tuple[list[UnfinishedEncryption], list[str]]:
+    """Encryptions that were begun, and what is wrong with others."""
+    found: list[UnfinishedEncryption] = []
     damaged: list[str] = []
     for kind, load in ((WORKFLOWS, load_workflow), (MIGRATIONS, load_migration)):
         for entry in home.register.entries(kind):
@@ -188,8 +205,22 @@ def _unfinished(home: Home) -> tuple[list[tuple[str, str]], list[str]]:
             except (FormatError, IntegrityError) as error:
                 damaged.append(f"{error}; {error.hint}" if error.hint else str(error))
                 continue
-            if each is not None:
-                found.append((volume_id, each.step.value))
+            if each is None:
+                continue
+            owner = owner_of(home, volume_id)
+            migration = each if isinstance(each, Migration) else None
+            found.append(
+                UnfinishedEncryption(
+                    volume_id=volume_id,
+                    name=names.get(volume_id),
+                    step=each.step.value,
+                    rekeys=migration is not None and migration.source_key_id is not None,
+                    is_running=is_driven(home, volume_id)
+                    if migration is not None
+                    else owner is not None and owner.purpose == "encrypt",
+                    is_paused=migration is not None and migration.paused,
+                )
+            )
     return found, damaged
 
 

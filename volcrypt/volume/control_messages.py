@@ -117,8 +117,8 @@ class ThawedRequest(_Document, frozen=True, tag="thawed"):
 
 
 class MigrationOrder(_Document, frozen=True, tag="begin-migration"):
-    """Move the volume to `data.next` beside its record, whose write intents lie there too, or go on
-    with that. `migration` and `region_bytes` are in the header of those, `count_path` counts what
+    """Move the volume to a new file beside its data (`volume.migration_files`), or go on with that.
+    `migration` and `region_bytes` are in the header of those, `count_path` counts what
     is encrypted under the new key, `watch` is what a watcher asks from the switch on."""
 
     migration: bytes

@@ -1,9 +1,12 @@
-"""The files of a migration, in the directory of its volume, and how they change their names.
+"""The files of a migration, and how they change their names.
 
     data         the source; after the decision, the target
     data.next    the target, until it is `data`
     data.old     the source after the decision, until it is destroyed
     intents      `volcrypt.volume.write_intents`
+
+They lie in the directory of the volume. Where the data is in a file PATH elsewhere, the new one is
+beside it, on the same file system: `PATH.VOLUME-ID.next`, `PATH.VOLUME-ID.old`; the intents stay.
 
 Each function here may be killed anywhere, or lose the power, and be called again: it then goes on.
 The source is never without a name, so what is destroyed can be found and destroyed for good.
@@ -11,11 +14,18 @@ The source is never without a name, so what is destroyed can be found and destro
     finish_rename    data        link data data.old     data, data.old    rename      data.old
                      data.next   ->                     data.next         ->          data
     destroy_old      data.old    a hole, synced; then unlinked
+
+Where a file system has no hard links the source is renamed: then `data` is nowhere for a moment,
+and after a kill until the next call.
+
+`directory` is the volume's, whose name is its id, and `data` where the data is, None: there.
 """
 
+import errno
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -32,6 +42,7 @@ from volcrypt.volume.write_intents import INTENTS_FILE, WriteIntents
 NEXT_FILE: Final = "data.next"
 OLD_FILE: Final = "data.old"
 _PIECE_BYTES: Final = 2**30
+_NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,12 +55,54 @@ class Destroyed:
     seconds: float
 
 
-def make_files(directory: Path, intents: IntentsHeader, *, preallocate: bool = False) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MigrationNames:
+    """Where the files of one migration lie."""
+
+    data: Path
+    following: Path
+    old: Path
+    intents: Path
+
+    def sync(self) -> None:
+        """All names are durable."""
+        sync_directory(self.data.parent)
+        if self.intents.parent != self.data.parent:
+            sync_directory(self.intents.parent)
+
+
+def names_of(directory: Path, data: Path | None = None) -> MigrationNames:
+    """Where the files of a migration lie, or would."""
+    intents = directory / INTENTS_FILE
+    if data is None or data == directory / DATA_FILE:
+        return MigrationNames(
+            data=directory / DATA_FILE,
+            following=directory / NEXT_FILE,
+            old=directory / OLD_FILE,
+            intents=intents,
+        )
+    beside = f"{data.name}.{directory.name}"
+    return MigrationNames(
+        data=data,
+        following=data.with_name(f"{beside}.next"),
+        old=data.with_name(f"{beside}.old"),
+        intents=intents,
+    )
+
+
+def make_files(
+    directory: Path,
+    intents: IntentsHeader,
+    *,
+    data: Path | None = None,
+    preallocate: bool = False,
+) -> None:
     """A new target, and write intents that are all clear; durable on return. What lies there is of
     no migration any more. Raises NoSpaceError."""
-    remove_files(directory)
-    DataFile.create(directory / NEXT_FILE, intents.size_bytes, preallocate=preallocate).close()
-    with DataFile.create(directory / INTENTS_FILE, intents.file_bytes) as file:
+    names = names_of(directory, data)
+    remove_files(directory, data=data)
+    DataFile.create(names.following, intents.size_bytes, preallocate=preallocate).close()
+    with DataFile.create(names.intents, intents.file_bytes) as file:
         WriteIntents.create(file, intents)
 
 
@@ -61,43 +114,56 @@ def void_intents(directory: Path) -> None:
     sync_directory(directory)
 
 
-def remove_files(directory: Path) -> None:
-    """The target and the intents of a migration that was abandoned. Durable on return."""
-    for name in (INTENTS_FILE, NEXT_FILE):
-        (directory / name).unlink(missing_ok=True)
+def remove_files(directory: Path, *, data: Path | None = None) -> None:
+    """The target and the intents of a migration that was abandoned. Durable on return. The intents
+    go last: while they are there, what else is there is known to be this home's."""
+    names = names_of(directory, data)
+    with suppress(FileNotFoundError):
+        names.following.unlink()
+        sync_directory(names.data.parent)
+    names.intents.unlink(missing_ok=True)
     sync_directory(directory)
 
 
-def finish_rename(directory: Path) -> bool:
+def finish_rename(directory: Path, *, data: Path | None = None) -> bool:
     """It is decided that the target is the volume: have it called so, durably. Whether something
     was left to do. Raises RecordMissingError when the target is nowhere."""
-    data, following, old = (directory / name for name in (DATA_FILE, NEXT_FILE, OLD_FILE))
-    if not following.exists():
-        if not data.exists():
-            raise RecordMissingError(f"data file {data}")
+    names = names_of(directory, data)
+    place = names.data.parent
+    if not names.following.exists():
+        if not names.data.exists():
+            raise RecordMissingError(f"data file {names.data}")
         # Whoever did this may have been cut off before it was durable.
-        sync_directory(directory)
+        sync_directory(place)
         return False
-    if old.exists() and data.exists() and not old.samefile(data):
-        _destroy(old)  # what an earlier migration left
-    if data.exists() and not old.exists():
-        os.link(data, old, follow_symlinks=False)
-        sync_directory(directory)
-    os.rename(following, data)
-    sync_directory(directory)
+    if names.old.exists() and names.data.exists() and not names.old.samefile(names.data):
+        _destroy(names.old)  # what an earlier migration left
+    if names.data.exists() and not names.old.exists():
+        try:
+            os.link(names.data, names.old, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            os.rename(names.data, names.old)
+        sync_directory(place)
+    os.rename(names.following, names.data)
+    sync_directory(place)
     return True
 
 
 def destroy_old(
-    directory: Path, *, progress: Callable[[int], None] = lambda _done: None
+    directory: Path,
+    *,
+    data: Path | None = None,
+    progress: Callable[[int], None] = lambda _done: None,
 ) -> Destroyed:
     """Destroy the source after the decision: its content first, durably, and then its name. Nothing
     there: it is done. `progress` hears of bytes. Raises OSError."""
-    old = directory / OLD_FILE
+    names = names_of(directory, data)
     started = time.monotonic()
-    freed, punched = _destroy(old, progress) if old.exists() else (0, True)
-    (directory / INTENTS_FILE).unlink(missing_ok=True)
-    sync_directory(directory)
+    freed, punched = _destroy(names.old, progress) if names.old.exists() else (0, True)
+    names.intents.unlink(missing_ok=True)
+    names.sync()
     return Destroyed(freed_bytes=freed, punched=punched, seconds=time.monotonic() - started)
 
 
