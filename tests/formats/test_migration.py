@@ -48,6 +48,7 @@ def test_golden_file() -> None:
     figures = msgspec.structs.replace(
         MIGRATION,
         delete_plain_snapshots=True,
+        volume_record=b"volcrypt volume 1\n{}\n",
         runs=3,
         copied_bytes=9 * 2**22,
         seconds={"copy": 12.5},

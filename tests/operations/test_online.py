@@ -13,6 +13,7 @@ from volcrypt.errors import (
     InvalidArgumentError,
     KeyDisabledError,
     KeyNotFoundError,
+    RollbackError,
     VolcryptError,
     VolumeInUseError,
 )
@@ -33,6 +34,7 @@ from volcrypt.operations.online import (
 from volcrypt.operations.placement import Placement
 from volcrypt.operations.progress import SILENT, Progress
 from volcrypt.operations.records import load_record
+from volcrypt.operations.registration import CopySource, register_volume
 from volcrypt.operations.snapshot_lookup import list_snapshots
 from volcrypt.operations.watching import Watching
 from volcrypt.volume.launch import spawn_daemon
@@ -56,6 +58,12 @@ def migrate(
         progress=progress,
         delete_plain_snapshots=deletes,
     )
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
 
 
 def unfinished(home: Home) -> Migration:
@@ -101,6 +109,43 @@ def test_data_elsewhere_stays_there_under_its_name(home: Home, tmp_path: Path) -
     assert load_record(home, "data").data_path == str(place)
     assert plaintext(home, tmp_path / "out") == image
     assert is_as_before(home)
+    # A damaged record is taken from its copy.
+    damage(home.volumes.path_of(volume_id) / "record")
+    with pytest.raises(RollbackError):
+        load_record(home, "data")
+    register_volume(home, place, CopySource())
+    assert plaintext(home, tmp_path / "out") == image
+
+
+def test_a_damaged_record_of_the_volume_is_put_back(home: Home, tmp_path: Path) -> None:
+    record = make(home)
+    path = home.volumes.path_of(record.volume_id) / "record"
+    image = (path.parent / "data").read_bytes()
+    before = path.read_bytes()
+    damage(path)
+    with pytest.raises(RollbackError) as caught:
+        migrate(home)
+    assert f"put {path} back from a copy of the home" in str(caught.value.hint)
+    path.write_bytes(before)
+    with pytest.raises(StoppedError):
+        migrate(home, Stops("copying"))
+    damage(path)
+    with pytest.raises(RollbackError) as caught:
+        load_record(home, "data")
+    assert "'--abort', puts it back" in str(caught.value.hint)
+    abort_migration(home, "data")
+    assert path.read_bytes() == before
+    with pytest.raises(StoppedError):
+        migrate(home, Stops("removing"))
+    damage(path)
+    migrate(home)
+    assert load_record(home, "data").is_encrypted
+    assert plaintext(home, tmp_path / "out") == image
+    damage(path)
+    # An older one, though it was once true, is none.
+    path.write_bytes(before)
+    with pytest.raises(RollbackError):
+        migrate(home, rekeys=True)
 
 
 def test_what_a_device_has_cannot_move_within_it(home: Home, device: Path) -> None:

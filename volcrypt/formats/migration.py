@@ -45,6 +45,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     target's. `migration` is in the header of the write intents too. Chunks before `cursor` are on
     both sides, those before `verified` were compared. `rate_bytes` a second at most, None for as
     fast as can be; `paused`: until somebody says so. `delete_plain_snapshots` at the end.
+    `volume_record` is the volume's current record, should that be damaged.
 
     For the report, over all `runs` of the command: `copied_bytes`, what each step took in `seconds`
     (what a killed run did since it last saved is not in them), and `worst_us`, the longest write.
@@ -64,6 +65,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     rate_bytes: int | None = None
     paused: bool = False
     delete_plain_snapshots: bool = False
+    volume_record: bytes = b""
     runs: int = 1
     copied_bytes: int = 0
     seconds: dict[str, float] = {}

@@ -32,7 +32,12 @@ from volcrypt.errors import (
 from volcrypt.formats import migration as migration_format
 from volcrypt.formats.document import MacSeal
 from volcrypt.formats.migration import Migration, MigrationStep, decode_migration, encode_migration
-from volcrypt.formats.volume_record import VolumeRecord, WrappedDataKey, key_source_of
+from volcrypt.formats.volume_record import (
+    VolumeRecord,
+    WrappedDataKey,
+    encode_volume_record,
+    key_source_of,
+)
 from volcrypt.formats.write_intents import MIGRATION_BYTES, region_bytes_for
 from volcrypt.geometry import chunk_count
 from volcrypt.kms.clock import host_time
@@ -41,7 +46,12 @@ from volcrypt.names import ID_DIGITS, DataKeyId, VolumeId
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import data_key_id
 from volcrypt.operations.pinned_documents import read_pinned, stage_pinned
-from volcrypt.operations.records import load_record, nominal_data_path, save_records
+from volcrypt.operations.records import (
+    find_entry,
+    load_record,
+    nominal_data_path,
+    save_records,
+)
 from volcrypt.volume.migration_files import finish_rename, names_of, remove_files
 from volcrypt.volume.write_intents import INTENTS_FILE
 
@@ -78,6 +88,7 @@ def new_migration(
         started_at=int(host_time()),
         rate_bytes=rate_bytes,
         delete_plain_snapshots=delete_plain_snapshots and not record.is_encrypted,
+        volume_record=encode_volume_record(record, home.record_seal(record.volume_id)),
     )
 
 
@@ -107,6 +118,25 @@ def load_migration(home: Home, volume_id: VolumeId) -> Migration | None:
     return migration
 
 
+def load_migrated_record(home: Home, volume: str) -> VolumeRecord:
+    """As `load_record`; a damaged one of a volume that is migrated is put back first, from what the
+    migration knows, if that is what the register names."""
+    try:
+        return load_record(home, volume)
+    except (IntegrityError, FormatError):
+        entry = find_entry(home, volume)
+        volume_id = VolumeId(entry.id)
+        try:
+            migration = load_migration(home, volume_id)
+        except (IntegrityError, FormatError):
+            migration = None
+        if migration is None or hashlib.sha256(migration.volume_record).digest() != entry.digest:
+            raise
+        home.volumes.stage_record(volume_id, migration.volume_record)
+        home.volumes.promote_record(volume_id)
+        return load_record(home, volume)
+
+
 def is_begun(home: Home, volume_id: VolumeId) -> bool:
     """Whether there is an unfinished migration of a volume, whatever became of its record."""
     return home.register.get(KIND, volume_id) is not None
@@ -128,6 +158,9 @@ def save_migration(
     """Make a changed record current, in one transaction with `put`; returns it with its new
     generation. Raises as `records.save_records`: TryAgainError when somebody else was faster."""
     changed = msgspec.structs.replace(migration, generation=migration.generation + 1, **changes)
+    for record in put:
+        sealed = encode_volume_record(record, home.record_seal(record.volume_id))
+        changed = msgspec.structs.replace(changed, volume_record=sealed)
     data = encode_migration(changed, _seal(home, migration.volume_id))
     place, staged = _path(home, migration.volume_id), _staged(home, migration.volume_id)
     stage_pinned(home.register.get(KIND, migration.volume_id), place, staged, data)
@@ -260,6 +293,7 @@ def _without_record(home: Home, entry: RegisterEntry, decided: RegisterEntry) ->
         cursor=chunks,
         verified=chunks,
         delete_plain_snapshots=source[0] == _DELETES,
+        volume_record=encode_volume_record(record, home.record_seal(record.volume_id)),
     )
 
 

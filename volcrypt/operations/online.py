@@ -44,6 +44,7 @@ from volcrypt.operations.migrations import (
     forget_migration,
     forget_undecided,
     is_begun,
+    load_migrated_record,
     load_migration,
     new_migration,
     save_migration,
@@ -141,7 +142,7 @@ def migrate_volume(
     is not what it should be, MountError when the process that serves ended.
     """
     started = time.monotonic()
-    record = load_record(home, volume)
+    record = load_migrated_record(home, volume)
     with driving(home, record) as lock:
         record = load_record(home, record.volume_id)
         migration = load_migration(home, record.volume_id)
@@ -265,7 +266,7 @@ def plan_of_migration(
 ) -> EncryptionPlan:
     """What `migrate_volume` would do now; makes nothing. Raises as that does, the KMS's refusals
     too."""
-    record = load_record(home, volume)
+    record = load_migrated_record(home, volume)
     migration = load_migration(home, record.volume_id)
     if migration is None:
         check_can_migrate(home, record, rekeys=rekeys)
@@ -333,7 +334,7 @@ def _undecided(
     home: Home, volume: str, *, is_given_up: bool = False
 ) -> tuple[VolumeRecord, Migration | None]:
     """One that is not past the switch; None for one `is_given_up` whose record is damaged."""
-    record = load_record(home, volume)
+    record = load_migrated_record(home, volume)
     try:
         migration = load_migration(home, record.volume_id)
     except (IntegrityError, FormatError):

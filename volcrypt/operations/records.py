@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Final
 
 from volcrypt.errors import RecordMissingError, RollbackError, VolcryptError, VolumeNotFoundError
+from volcrypt.formats.migration import KIND as MIGRATION
 from volcrypt.formats.volume_record import (
     VolumeRecord,
     decode_volume_record,
@@ -22,7 +23,7 @@ from volcrypt.kms.register import RegisterEntry
 from volcrypt.names import VolumeId, is_volume_id
 from volcrypt.operations.home import Home
 from volcrypt.volume.block_device import find_device
-from volcrypt.volume.directory import DATA_FILE
+from volcrypt.volume.directory import DATA_FILE, RECORD_FILES
 from volcrypt.volume.present_file import PRESENT_FILE
 
 KIND: Final = "volume"
@@ -85,13 +86,27 @@ def _load_entry(home: Home, entry: RegisterEntry) -> VolumeRecord:
     while True:
         try:
             return _load_current(home, entry)
-        except (RollbackError, RecordMissingError):
+        except (RollbackError, RecordMissingError) as error:
             newer = home.register.get(KIND, entry.id)
             if newer is None:
                 raise VolumeNotFoundError(entry.id) from None
             if newer == entry:
+                error.hint = _way_out(home, entry)
                 raise
             entry = newer
+
+
+def _way_out(home: Home, entry: RegisterEntry) -> str:
+    """What helps when a record is not what it was."""
+    if home.register.get(MIGRATION, entry.id) is not None:
+        return (
+            f"'volcrypt encrypt {entry.id} --resume', or '--abort', puts it back: its unfinished "
+            "encryption knows it"
+        )
+    return (
+        f"put {home.volumes.path_of(VolumeId(entry.id)) / RECORD_FILES[0]} back from a copy of the "
+        "home; who has the volume open goes on, and its data can be read there until then"
+    )
 
 
 def _load_current(home: Home, entry: RegisterEntry) -> VolumeRecord:

@@ -23,6 +23,7 @@ import msgspec
 from volcrypt.durable import read_file, remove_durably, write_durably
 from volcrypt.errors import (
     AccessDeniedError,
+    FormatError,
     IntegrityError,
     InvalidArgumentError,
     ObjectNotFoundError,
@@ -108,7 +109,13 @@ def register_volume(
     entry = home.register.get(KIND, copied.volume_id)
     if entry is None:
         return Registered(record=_register_new(home, copied, data, name, force), known_counter=None)
-    known = load_record(home, copied.volume_id)
+    try:
+        known = load_record(home, copied.volume_id)
+    except (IntegrityError, FormatError):
+        if copied.counter < entry.counter:
+            raise
+        # Damaged here, and this is the one that it was, or newer.
+        known = msgspec.structs.replace(copied, counter=entry.counter, name=entry.name)
     if portable(copied) != portable(known) and copied.counter <= known.counter:
         raise RollbackError(
             what, hint=f"volume {known.name or known.volume_id} is registered here, and newer"
