@@ -234,10 +234,8 @@ def test_it_pauses_goes_on_and_is_given_up(command: Command, tmp_path: Path, poi
             command.run("encrypt", "data", "--abort")
             assert begun.wait_for(30) == 1
             assert "is given up with --abort" in begun.said
-        with running(command) as begun:
-            begun.interrupt()
-            assert begun.wait_for(30) == 130
-            assert "the same command goes on" in begun.said
+        with running(command):
+            command.run("encrypt", "data", "--pause")
         assert command.json("encrypt", "data", "--resume")["Runs"] == 2
     assert list(command.runtime.glob("vol-*.driver")) == []
     command.run("unmount", "data")
@@ -253,6 +251,7 @@ def test_an_interrupted_one_leaves_no_mount_of_its_own(command: Command, tmp_pat
         assert used["MountPoint"].endswith(".work"), "the control"
         begun.interrupt()
         assert begun.wait_for(30) == 130
+        assert "the same command goes on" in begun.said
     assert command.json("status")["InUse"] == []
     assert list(command.runtime.glob("vol-*.work")) == []
     with running(command):  # and killed

@@ -6,11 +6,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.operations.test_encrypt import MARK, StoppedError, Stops, device, make, plaintext
 from tests.snapshots import create_snapshot
 from volcrypt.errors import (
     InvalidArgumentError,
+    InvalidStateError,
     KeyDisabledError,
     KeyNotFoundError,
     RollbackError,
@@ -18,12 +20,17 @@ from volcrypt.errors import (
     VolumeInUseError,
 )
 from volcrypt.formats.migration import Migration
-from volcrypt.kms.messages.keys import CreateKeyRequest, DisableKeyRequest
+from volcrypt.kms.messages.deletion import ScheduleKeyDeletionRequest
+from volcrypt.kms.messages.keys import (
+    CreateKeyRequest,
+    DisableKeyRequest,
+)
 from volcrypt.operations.destruction import DISCARDED
 from volcrypt.operations.driver_lock import driving, is_driven, stopped
 from volcrypt.operations.encrypt import plan_of_encryption
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import KeyChoice
+from volcrypt.operations.migration_keys import new_key, try_new_key
 from volcrypt.operations.migrations import load_migration
 from volcrypt.operations.online import (
     MigrationReport,
@@ -36,6 +43,7 @@ from volcrypt.operations.progress import SILENT, Progress
 from volcrypt.operations.records import load_record
 from volcrypt.operations.registration import CopySource, register_volume
 from volcrypt.operations.snapshot_lookup import list_snapshots
+from volcrypt.operations.volumes import create_volume
 from volcrypt.operations.watching import Watching
 from volcrypt.volume.launch import spawn_daemon
 from volcrypt.volume.mountpoint import FS_TYPE, mounts
@@ -200,6 +208,21 @@ def test_a_key_that_cannot_be_used_is_told_by_the_plan(home: Home) -> None:
             with pytest.raises(error):
                 plan(KeyChoice(kms_key=name))
         assert plan(KeyChoice()) is not None, "the control"
+    volume = load_record(home, "data")
+    lost = create_volume(home, size_bytes=4096, name="lost", choice=KeyChoice())
+    assert lost.wrapped_key is not None
+    disabled = replace(lost, wrapped_key=replace(lost.wrapped_key, kms_key_arn=key))
+    for work in (try_new_key, new_key):
+        with pytest.raises(KeyDisabledError) as caught:
+            work(home, disabled, None)
+        assert caught.value.hint == "'volcrypt rekey lost --kms-key-id K' puts it under another key"
+        with pytest.raises(KeyDisabledError) as caught:
+            work(home, volume, KeyChoice(kms_key=key))
+        assert caught.value.hint == "enable it with 'volcrypt kms enable-key'"
+    home.kms.perform(home.caller, ScheduleKeyDeletionRequest(key_id=key))
+    with pytest.raises(InvalidStateError) as pending:
+        new_key(home, volume, KeyChoice(kms_key=key))
+    assert f"cancel-key-deletion --key-id {key}'" in str(pending.value.hint)
 
 
 def test_one_drives_and_another_stops_it(home: Home) -> None:

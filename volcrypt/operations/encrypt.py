@@ -258,7 +258,10 @@ def _find(
     if only_resume:
         raise WorkNotFoundError(f"there is no unfinished encryption of {volume}")
     if record.is_encrypted:
-        raise InvalidArgumentError(f"volume {volume} is encrypted already")
+        raise InvalidArgumentError(
+            f"volume {volume} is encrypted already",
+            hint=f"'volcrypt rekey {volume}' gives it another key",
+        )
     try:
         check_free(home, record.volume_id, volume)
     except VolumeInUseError as error:

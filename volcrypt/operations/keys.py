@@ -65,6 +65,7 @@ from volcrypt.errors import (
     DryRunSucceededError,
     IntegrityError,
     InvalidArgumentError,
+    InvalidStateError,
     KeyGoneError,
     KeyNotFoundError,
     WrongCustomerKeyError,
@@ -268,7 +269,8 @@ def make_data_key(response: DecryptResponse) -> DataKey:
 
 @contextmanager
 def explaining_denial(home: Home, action: str, key: str | None) -> Iterator[None]:
-    """A refusal by the KMS in the block says who needs what, beside the KMS's own reason."""
+    """A refusal by the KMS in the block says who needs what, or what helps, beside the KMS's own
+    reason."""
     try:
         yield
     except AccessDeniedError as error:
@@ -278,6 +280,13 @@ def explaining_denial(home: Home, action: str, key: str | None) -> Iterator[None
             f"{who} needs kms:{action} on {named}; "
             f"'volcrypt kms get-key-policy --key-id {named}' shows who has it"
         )
+        raise
+    except InvalidStateError as error:
+        if error.hint is None and "pending deletion" in str(error):
+            error.hint = (
+                f"'volcrypt kms cancel-key-deletion --key-id {key or home.default_kms_key}', and "
+                "then 'kms enable-key', bring it back"
+            )
         raise
 
 

@@ -29,17 +29,14 @@ from volcrypt.operations.destruction import DISCARDED, OldData, old_data
 from volcrypt.operations.driver_lock import DriverLock, driving, stopped
 from volcrypt.operations.encrypt_plan import EncryptionPlan, plan_migration
 from volcrypt.operations.home import Home
-from volcrypt.operations.keys import (
-    KeyChoice,
-    check_source_key,
-    choose_key,
-    is_under_customer_key,
-    resolve_key,
-    try_key,
-    unwrap_key,
-    volume_context,
-)
+from volcrypt.operations.keys import KeyChoice
 from volcrypt.operations.migration_driver import MigrationDriver, PausedError, what_it_is
+from volcrypt.operations.migration_keys import (
+    check_same_wishes,
+    key_name,
+    new_key,
+    try_new_key,
+)
 from volcrypt.operations.migrations import (
     forget_migration,
     forget_undecided,
@@ -150,26 +147,24 @@ def migrate_volume(
             if only_resume:
                 raise WorkNotFoundError(f"there is no unfinished encryption of {volume}")
             check_can_migrate(home, record, rekeys=rekeys)
+            # Whoever may not use the key learns it now, and not below a plan.
+            wrapped = new_key(home, record, choice)
         else:
-            _check_same_wishes(home, migration, volume, choice)
+            wrapped = migration.target_key
+            check_same_wishes(home, migration, volume, choice)
             if delete_plain_snapshots and not migration.delete_plain_snapshots:
                 migration = save_migration(home, migration, delete_plain_snapshots=True)
         plan = plan_migration(
             home,
             record,
             migration=migration,
-            key=_key_name(home, record, choice, migration),
+            key=key_name(home, record, choice, migration),
             delete_plain_snapshots=delete_plain_snapshots,
         ).held_to(rate)
         if migration is None:
             plan.check_room()
         announce(plan)
         if migration is None:
-            wished = choice or KeyChoice(kms_key=_own_key(record))
-            wrapped = choose_key(home, wished, volume_context(record.volume_id))
-            assert wrapped is not None, "internal error: an encryption without a key"
-            # Whoever may not decrypt with the key learns it now.
-            unwrap_key(home, wrapped).wipe()
             migration = new_migration(
                 home,
                 record,
@@ -270,18 +265,14 @@ def plan_of_migration(
     migration = load_migration(home, record.volume_id)
     if migration is None:
         check_can_migrate(home, record, rekeys=rekeys)
-        try_key(
-            home,
-            choice or KeyChoice(kms_key=_own_key(record)),
-            volume_context(record.volume_id),
-        )
+        try_new_key(home, record, choice)
     else:
-        _check_same_wishes(home, migration, volume, choice)
+        check_same_wishes(home, migration, volume, choice)
     return plan_migration(
         home,
         record,
         migration=migration,
-        key=_key_name(home, record, choice, migration),
+        key=key_name(home, record, choice, migration),
         delete_plain_snapshots=delete_plain_snapshots,
     )
 
@@ -391,52 +382,6 @@ def check_can_migrate(home: Home, record: VolumeRecord, *, rekeys: bool) -> None
             hint=_BY_COPY,
         )
     check_none_running(home, record.volume_id, name)
-
-
-def _check_same_wishes(
-    home: Home, migration: Migration, volume: str, choice: KeyChoice | None
-) -> None:
-    if migration.step in (MigrationStep.COPY, MigrationStep.VERIFY) and is_under_customer_key(
-        migration.target_key
-    ):
-        check_source_key(
-            home,
-            migration.target_key,
-            f"the unfinished encryption of {volume}",
-            choice=choice,
-        )
-    arn = migration.target_key.kms_key_arn
-    if choice is None or (choice.kms_key is None and choice.customer_key is None):
-        return
-    if (choice.kms_key is not None and resolve_key(home, choice.kms_key) != arn) or (
-        choice.customer_key is not None and arn is not None
-    ):
-        raise InvalidArgumentError(
-            f"the unfinished encryption of {volume} was begun under "
-            f"{arn or 'a customer-provided key'}",
-            hint=f"'volcrypt encrypt {volume} --resume' finishes it, --abort gives it up",
-        )
-
-
-def _own_key(record: VolumeRecord) -> str:
-    wrapped = record.wrapped_key
-    if wrapped is None or wrapped.kms_key_arn is None:
-        raise InvalidArgumentError(
-            f"volume {record.name or record.volume_id} is under a customer-provided key",
-            hint="--kms-key-id says under which KMS key it is to be",
-        )
-    return wrapped.kms_key_arn
-
-
-def _key_name(
-    home: Home, record: VolumeRecord, choice: KeyChoice | None, migration: Migration | None
-) -> str | None:
-    """What the plan calls the key; None for a customer-provided one."""
-    if migration is not None:
-        return migration.target_key.kms_key_arn
-    if choice is None:
-        return _own_key(record)
-    return None if choice.customer_key is not None else choice.kms_key or home.default_kms_key
 
 
 def _begin(
