@@ -3,19 +3,23 @@
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 @contextmanager
-def strace(pid: int, *expressions: str, log: Path = Path("/dev/null")) -> Iterator[None]:
-    """All threads of the process, from here to the end of the context, or until it has died.
+def strace(
+    pid: int, *expressions: str, log: Path = Path("/dev/null"), paths: Collection[Path] = ()
+) -> Iterator[None]:
+    """All threads of the process, from here to the end of the context, or until it has died; of
+    its calls those that concern `paths`, where there are some.
 
     `expressions` are what strace takes with -e. Of `when=N` in an injection strace counts for each
     thread by itself, from here. One that kills has killed before the context ends.
     """
     options = [part for expression in expressions for part in ("-e", expression)]
+    options += [part for path in paths for part in ("-P", str(path))]
     process = subprocess.Popen(
         ["strace", "-f", "-p", str(pid), "-o", str(log), *options],
         stdin=subprocess.DEVNULL,
@@ -47,3 +51,11 @@ def calls_in(log: Path, *names: str) -> list[str]:
     """Names of the calls in a log, those of `names`, in the order in which they were made."""
     pattern = rf"^\d+ +(?:\d+\.\d+ +)?({'|'.join(names)})\("
     return re.findall(pattern, log.read_text(), re.MULTILINE)
+
+
+def calls_by_thread(log: Path) -> dict[str, list[str]]:
+    """Names of all calls in a log, in order, of each thread."""
+    found: dict[str, list[str]] = {}
+    for thread, call in re.findall(r"^(\d+) +([a-z0-9_]+)\(", log.read_text(), re.MULTILINE):
+        found.setdefault(thread, []).append(call)
+    return found

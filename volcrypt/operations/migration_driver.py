@@ -206,7 +206,11 @@ class MigrationDriver:
         """From the decision to the destruction of the old data; `control` is None where nobody
         serves the volume. The caller forgets the migration. Raises KmsError where other homes have
         to know the new key."""
-        finish_rename(self._directory, data=self._data)
+        finish_rename(
+            self._directory,
+            data=self._data,
+            keeps_old=self.migration.step is MigrationStep.RENAME,
+        )
         if control is not None:
             self._switch(control)
         if self.migration.step is MigrationStep.RENAME:

@@ -52,8 +52,7 @@ from volcrypt.operations.records import (
     nominal_data_path,
     save_records,
 )
-from volcrypt.volume.migration_files import finish_rename, names_of, remove_files
-from volcrypt.volume.write_intents import INTENTS_FILE
+from volcrypt.volume.migration_files import finish_rename, has_files, names_of, remove_files
 
 KIND: Final = migration_format.KIND
 DECIDED: Final = "decided"
@@ -217,19 +216,25 @@ def _forget(home: Home, volume_id: VolumeId, generation: int) -> None:
 
 def settle_rename(home: Home, volume_id: VolumeId) -> bool:
     """Where it is decided that the target is the volume: give it the name of the data, unless it
-    has that. Whether something was left to do. The caller holds the volume, which nobody serves;
-    files of a migration that was given up go.
+    has that; where there is no migration, remove what one left. Whether a name was left to give.
+    The caller holds the volume, which nobody serves.
 
     Raises IntegrityError and FormatError, and RecordMissingError when the target is nowhere.
     """
     migration = load_migration(home, volume_id)
     directory = home.volumes.path_of(volume_id)
-    if migration is None and (directory / INTENTS_FILE).exists():
-        remove_files(directory, data=nominal_data_path(home, load_record(home, volume_id)))
-    if migration is None or migration.step is not MigrationStep.RENAME:
+    if migration is None:
+        if has_files(directory):  # who gave it up was killed
+            remove_files(directory, data=nominal_data_path(home, load_record(home, volume_id)))
         return False
-    record = load_record(home, volume_id)
-    return finish_rename(directory, data=nominal_data_path(home, record))
+    if migration.step not in (MigrationStep.RENAME, MigrationStep.DESTROY):
+        return False
+    # Also when that was done: a disk that lied about its syncs may have lost it.
+    return finish_rename(
+        directory,
+        data=nominal_data_path(home, load_record(home, volume_id)),
+        keeps_old=migration.step is MigrationStep.RENAME,
+    )
 
 
 def check_not_elsewhere(home: Home, record: VolumeRecord) -> None:
@@ -278,10 +283,12 @@ def _without_record(home: Home, entry: RegisterEntry, decided: RegisterEntry) ->
     source = decided.digest[MIGRATION_BYTES:]
     number = int.from_bytes(source[1:], "big")
     chunks = chunk_count(record.size_bytes)
+    names = names_of(home.volumes.path_of(record.volume_id), nominal_data_path(home, record))
+    is_left = names.following.exists() or names.old.exists()
     return Migration(
         volume_id=record.volume_id,
         generation=entry.counter,
-        step=MigrationStep.RENAME,
+        step=MigrationStep.RENAME if is_left else MigrationStep.DESTROY,
         migration=decided.digest[:MIGRATION_BYTES],
         size_bytes=record.size_bytes,
         region_bytes=region_bytes_for(record.size_bytes),

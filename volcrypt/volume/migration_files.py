@@ -114,6 +114,11 @@ def void_intents(directory: Path) -> None:
     sync_directory(directory)
 
 
+def has_files(directory: Path) -> bool:
+    """Whether there is a target in the volume's directory, or intents, under their first names."""
+    return any((directory / name).exists() for name in (INTENTS_FILE, NEXT_FILE))
+
+
 def remove_files(directory: Path, *, data: Path | None = None) -> None:
     """The target and the intents of a migration that was abandoned. Durable on return. The intents
     go last: while they are there, what else is there is known to be this home's."""
@@ -125,14 +130,17 @@ def remove_files(directory: Path, *, data: Path | None = None) -> None:
     sync_directory(directory)
 
 
-def finish_rename(directory: Path, *, data: Path | None = None) -> bool:
+def finish_rename(directory: Path, *, data: Path | None = None, keeps_old: bool = False) -> bool:
     """It is decided that the target is the volume: have it called so, durably. Whether something
-    was left to do. Raises RecordMissingError when the target is nowhere."""
+    was left to do. `keeps_old`: the source was not destroyed yet. Raises RecordMissingError when
+    the target is nowhere: the source must not be taken for it, nor be destroyed."""
     names = names_of(directory, data)
     place = names.data.parent
     if not names.following.exists():
         if not names.data.exists():
             raise RecordMissingError(f"data file {names.data}")
+        if _is_source(names) or (keeps_old and not names.old.exists()):
+            raise RecordMissingError(f"data file {names.following}", hint=_source_is_there(names))
         # Whoever did this may have been cut off before it was durable.
         sync_directory(place)
         return False
@@ -158,13 +166,25 @@ def destroy_old(
     progress: Callable[[int], None] = lambda _done: None,
 ) -> Destroyed:
     """Destroy the source after the decision: its content first, durably, and then its name. Nothing
-    there: it is done. `progress` hears of bytes. Raises OSError."""
+    there: it is done. `progress` hears of bytes. Raises OSError, and RecordMissingError when the
+    source is still called the volume's data."""
     names = names_of(directory, data)
+    if _is_source(names):
+        raise RecordMissingError(f"data file {names.following}", hint=_source_is_there(names))
     started = time.monotonic()
     freed, punched = _destroy(names.old, progress) if names.old.exists() else (0, True)
     names.intents.unlink(missing_ok=True)
     names.sync()
     return Destroyed(freed_bytes=freed, punched=punched, seconds=time.monotonic() - started)
+
+
+def _is_source(names: MigrationNames) -> bool:
+    """Whether what is called the volume's data is the source."""
+    return names.old.exists() and names.data.exists() and names.old.samefile(names.data)
+
+
+def _source_is_there(names: MigrationNames) -> str:
+    return f"'{names.data.name}' beside it is what the volume was before; keep a copy of that"
 
 
 def _destroy(path: Path, progress: Callable[[int], None] = lambda _done: None) -> tuple[int, bool]:
