@@ -7,13 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.kms.policies import ALICE, KEY, allow, decide, deny, when
+from tests.kms.policies import ALICE, KEY, allow, decide, deny, forget_parsed, when
 from volcrypt.errors import MalformedPolicyError
 from volcrypt.kms.conditions import parse_condition
 from volcrypt.kms.patterns import KnownFacts
 
 YES, NO = True, False
 ROLE = "arn:aws:iam::000000000000:role/ops/deployer"
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    """Nothing is remembered of an earlier test."""
+    forget_parsed()
 
 
 def holds(

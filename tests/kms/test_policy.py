@@ -26,6 +26,7 @@ from tests.kms.policies import (
     decide_without_key,
     deny,
     deny_all_but,
+    forget_parsed,
     when,
 )
 from volcrypt.kms.policy import decide_on_key, default_policy, service_managed_policy
@@ -34,6 +35,13 @@ from volcrypt.kms.policy_document import PolicyKind, parse_policy
 EBS = "ec2.us-east-1.amazonaws.com"
 YES, NO = True, False
 NOTHING: list[Statement] = []
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    """Nothing is remembered of an earlier test."""
+    forget_parsed()
+
 
 # Who asks for what | what the key policy says | what the identity policy says | the answer
 WHO_MAY = {
