@@ -18,4 +18,9 @@ EXPLAINED: Final[dict[str, dict[str, str]]] = {
         "or not 0 < manifest.size_bytes <= MAX_VOLUME_BYTES -> "
         "or not 1 < manifest.size_bytes <= MAX_VOLUME_BYTES": "a byte is no whole data unit",
     },
+    "volcrypt/kms/policy_document.py": {
+        "count += 1 -> count = 1": "only asked whether it is 0",
+        "count += 1 -> count -= 1": "only asked whether it is 0",
+        "count += 1 -> count += 2": "only asked whether it is 0",
+    },
 }

@@ -113,6 +113,7 @@ def test_statements_that_are_not_understood(members: dict[str, Any]) -> None:
         ({"CanonicalUser": "79a59d"}, INVALID),
         ({"Service": "*"}, INVALID),
         ({"Federated": "*"}, INVALID),
+        ({"Federated": ""}, INVALID),
         ({"Users": "*"}, INVALID),
     ],
 )
@@ -391,6 +392,11 @@ def test_actions_and_resources_fit_or_do_not() -> None:
     ]
     assert given.resources.match(KEY_ARN, facts)
     assert not given.resources.match(KEY_ARN.upper(), facts)
+    named = only(allow(ROOT, Resource="arn:aws:kms:*:*:key/${aws:username}")).resources
+    assert named is not None
+    of_alice = KnownFacts({"aws:username": ("alice",)})
+    assert named.match("arn:aws:kms:us-east-1:0:key/alice", of_alice)
+    assert not named.match("arn:aws:kms:us-east-1:0:key/bob", of_alice)
 
 
 def test_a_document_is_parsed_once() -> None:
