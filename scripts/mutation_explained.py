@@ -18,7 +18,23 @@ EXPLAINED: Final[dict[str, dict[str, str]]] = {
         "or not 0 < manifest.size_bytes <= MAX_VOLUME_BYTES -> "
         "or not 1 < manifest.size_bytes <= MAX_VOLUME_BYTES": "a byte is no whole data unit",
     },
+    "volcrypt/kms/policy.py": {
+        "document = parse_policy(key_policy, PolicyKind.KEY) -> "
+        "document = parse_policy(key_policy, None)": "what is no identity policy is a key policy",
+        "return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() -> "
+        "return msgspec.json.format(msgspec.json.encode(document)).decode()": "two is the default",
+    },
     "volcrypt/kms/policy_document.py": {
+        "return Pattern.parse(text, variables=False, ignore_case=True) -> "
+        "return Pattern.parse(text, variables=None, ignore_case=True)": "asked whether it holds",
+        "return Pattern.parse(text, variables=False, ignore_case=True) -> "
+        "return Pattern.parse(text, variables=True, ignore_case=True)": "no action has a $",
+        "return Pattern.parse(text, variables=False) -> "
+        "return Pattern.parse(text, variables=None)": "asked whether it holds",
+        "return Pattern.parse(text, variables=False) -> "
+        "return Pattern.parse(text, variables=True)": "the text is a star",
+        'raise ValueError("a member stands twice in one object") -> '
+        "raise ValueError(None)": "nobody is shown this text",
         "count += 1 -> count = 1": "only asked whether it is 0",
         "count += 1 -> count -= 1": "only asked whether it is 0",
         "count += 1 -> count += 2": "only asked whether it is 0",

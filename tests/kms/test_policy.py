@@ -256,8 +256,12 @@ def test_what_an_identity_policy_could_still_give() -> None:
     ):
         decision = decide(who, "Decrypt", key_policy=key_policy, identity=identity)
         assert decision.is_left_to_identity is is_left
-    assert decide_without_key(ALICE, "CreateKey", identity=[]).is_left_to_identity
-    assert not decide_without_key(ALICE, "CreateKey", identity=[deny()]).is_left_to_identity
+    left = decide_without_key(ALICE, "CreateKey", identity=[])
+    assert left.reason == "because no identity-based policy allows the kms:CreateKey action"
+    assert left.is_left_to_identity
+    denied = decide_without_key(ALICE, "CreateKey", identity=[deny()])
+    assert denied.reason == "with an explicit deny in an identity-based policy"
+    assert not denied.is_left_to_identity
 
 
 def test_an_allowed_request_has_no_reason() -> None:

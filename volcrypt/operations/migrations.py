@@ -216,6 +216,11 @@ def _without_record(home: Home, entry: RegisterEntry, decided: RegisterEntry) ->
     )
 
 
+def driver_lock(home: Home, volume_id: VolumeId) -> Path:
+    """Locked by who drives the migration; there from the first one to the end of the volume."""
+    return home.runtime / f"{volume_id}.driver"
+
+
 def _seal(home: Home, volume_id: VolumeId) -> MacSeal:
     return MacSeal(home.vault.derive_home_key(b"volcrypt migration\0" + volume_id.encode()))
 

@@ -46,6 +46,7 @@ from volcrypt.operations.keys import (
 )
 from volcrypt.operations.migration_driver import MigrationDriver
 from volcrypt.operations.migrations import (
+    driver_lock,
     forget_migration,
     forget_undecided,
     is_begun,
@@ -417,7 +418,7 @@ def _plain_snapshots(
 @contextmanager
 def _driving(home: Home, record: VolumeRecord, *, patience_seconds: float = 0.0) -> Iterator[None]:
     """Nobody else drives the migration of this volume. Raises VolumeInUseError."""
-    path = home.runtime / f"{record.volume_id}.driver"
+    path = driver_lock(home, record.volume_id)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         if not locked_within(descriptor, fcntl.LOCK_EX, patience_seconds):

@@ -12,6 +12,7 @@ from volcrypt.operations import workflows
 from volcrypt.operations.home import Home
 from volcrypt.operations.lazy_volumes import release_pin
 from volcrypt.operations.leases import held_volume, release_lease
+from volcrypt.operations.migrations import driver_lock
 from volcrypt.operations.mount_grants import retire_grant
 from volcrypt.operations.placement import remove_data
 from volcrypt.operations.record_copies import remove_copy
@@ -90,6 +91,7 @@ def delete_volume(home: Home, volume: str, *, keep_data: bool = False) -> Delete
                     remove_copy(home, record)
             remove_data(home, volume_id)
         home.volumes.remove(volume_id)
+        driver_lock(home, volume_id).unlink(missing_ok=True)
     if source is not None:
         # numpy, for those alone that need it
         from volcrypt.operations.snapshot_deletion import make_up_for_sweep
