@@ -39,4 +39,31 @@ EXPLAINED: Final[dict[str, dict[str, str]]] = {
         "count += 1 -> count -= 1": "only asked whether it is 0",
         "count += 1 -> count += 2": "only asked whether it is 0",
     },
+    "volcrypt/kms/patterns.py": {
+        "end = 0 -> end = None": "a slice from the beginning, either way",
+        "if len(parts) < _ARN_PARTS and parts[-1][-1:] == [_STAR]: -> "
+        "if len(parts) <= _ARN_PARTS and parts[-1][-1:] == [_STAR]:": "none are missing then",
+    },
+    "volcrypt/chunk_set.py": {
+        "first_whole, last_whole = -(-chunks.start // 8), chunks.stop // 8 -> "
+        "first_whole, last_whole = -(-chunks.start // 8), chunks.stop // 9": "slower, bit by bit",
+        "if first_whole < last_whole: -> if first_whole <= last_whole:": "an empty slice",
+        "*range(chunks.start, min(first_whole * 8, chunks.stop)), -> "
+        "*range(chunks.start, min(first_whole * 9, chunks.stop)),": "bits that are set already",
+        "if first + len(flags) > start: -> if first + len(flags) >= start:": "nothing is left then",
+        "for start, stop in edges.reshape(-1, 2).tolist(): -> "
+        "for start, stop in edges.reshape(-2, 2).tolist():": "any negative number means the rest",
+        'int.from_bytes(self._bits[at : at + _BLOCK_BYTES].tobytes(), "little").bit_count() -> '
+        "int.from_bytes(self._bits[at : at + _BLOCK_BYTES].tobytes(), ).bit_count()": (
+            "bits are counted in any order"
+        ),
+    },
+    "volcrypt/kms/conditions.py": {
+        "raise ValueError(text) -> raise ValueError(None)": "nobody is shown this text",
+        "raise ValueError(text) from error -> raise ValueError(None) from error": (
+            "nobody is shown this text"
+        ),
+        "network = ipaddress.ip_network(text, strict=False) -> "
+        "network = ipaddress.ip_network(text, strict=None)": "only asked whether it holds",
+    },
 }
