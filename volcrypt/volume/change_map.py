@@ -125,7 +125,7 @@ class ChangeMap:
         The caller owns the volume. Raises OSError when even an old map cannot be removed: then
         nothing may be written.
         """
-        data_descriptor = os.open(data_path, os.O_RDONLY | os.O_CLOEXEC)
+        data_descriptor = os.open(data_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             data_status = os.fstat(data_descriptor)
             identity = live_identity(volume_id, size_bytes, data_status)
@@ -253,7 +253,7 @@ class ChangeMap:
         Raises OSError, and then nothing has changed.
         """
         assert self._capture is None, "internal error: a capture is running"
-        descriptor = os.open(data_path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(data_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             identity = live_identity(self._volume_id, self._size_bytes, os.fstat(descriptor))
             live = LiveMap.make(self._live_path, identity, self._size_bytes, clean=None)
