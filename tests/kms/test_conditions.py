@@ -68,6 +68,7 @@ ONE_VALUE: list[tuple[str, object, str, bool]] = [
     ("StringNotLike", "a*", "b", YES),
     ("BinaryEquals", "YWJj", "YWJj", YES),
     ("BinaryEquals", "YWJj", "YW\nJj", NO),
+    ("BinaryEquals", "YWJj", "\u00fc", NO),
     ("IpAddress", "10.1.2.3/8", "10.9.9.9", YES),
     ("NumericEquals", 7, "7.0", YES),
     ("NumericEquals", "7", "8", NO),
