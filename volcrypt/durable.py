@@ -39,9 +39,10 @@ def held_directory(path: Path, *, follow: bool = False) -> Iterator[int]:
     try:
         descriptor = os.open(path, flags)
     except NotADirectoryError as error:
-        if path.is_symlink():
-            raise MalformedError(str(path), "a link in the place of a directory") from error
-        raise
+        if follow:
+            raise
+        # Not looked at once more: it may be another by now.
+        raise MalformedError(str(path), "a link or file in the place of a directory") from error
     try:
         yield descriptor
     finally:

@@ -104,7 +104,7 @@ def damage(path: Path, action: str) -> None:
         case "flip":
             with path.open("r+b") as file:
                 file.seek(len(right) // 2)
-                file.write(bytes([right[len(right) // 2] ^ 4]))
+                file.write(bytes([right[len(right) // 2] ^ 4]) if right else b"\4")
         case "cut":
             os.truncate(path, len(right) // 2)
         case "delete":
@@ -147,7 +147,7 @@ def test_a_mounted_volume(used: Used, name: str, action: str, says: str) -> None
     (pid,) = used.command.processes()
     assert used.write(0, RIGHT[:UNIT])
     path = used.volume / name
-    if not path.exists():
+    if not path.exists():  # the clean change map, while the volume is mounted
         path.touch()
     damage(path, action)
 

@@ -76,7 +76,7 @@ def test_the_directory_of_a_volume(place: Place) -> None:
 
 @pytest.mark.soak
 def test_the_directory_of_a_volume_for_long(place: Place) -> None:
-    race_for_directory(place, rounds=40)
+    race_for_directory(place, rounds=20)
 
 
 def race_for_directory(place: Place, *, rounds: int) -> None:
@@ -102,14 +102,14 @@ def race_for_directory(place: Place, *, rounds: int) -> None:
 def check_control(place: Place, seen: Watched) -> None:
     """An open without protection loses the race."""
     end = time.monotonic() + 30
-    while not (events := seen.events()):
+    while not any(event.startswith("record ") for event in seen.events()):
         assert time.monotonic() < end, "never won"
         (place.volume / "record").read_bytes()
-    assert any(event.startswith("record ") for event in events)
 
 
 def check_untouched(seen: Watched) -> None:
-    assert seen.events() == set()
+    """The directory itself may have been opened, to be synced; nothing in it was."""
+    assert seen.events() <= {". 0x40000020", ". 0x40000010"}
 
 
 @pytest.mark.soak
@@ -121,6 +121,7 @@ def test_a_file_of_a_volume_for_long(place: Place, name: str) -> None:
 def race_for_file(place: Place, name: str, *, rounds: int) -> None:
     place.command.run("mount", "data", place.point)
     place.command.run("unmount", "data")
+    (place.volume / name).touch()  # no snapshot yet, so no clean change map
     copied(place.volume / name, place.outside)
     place.link.symlink_to(place.outside / name)
     with watched(place.outside) as seen:
