@@ -62,11 +62,8 @@ class ProductKeys(ProductSnapshots):
         """A grant for the user, or none any more."""
         key = self.key(which)
         if key.grant is not None:
-            self.of_key(
-                key, "revoke-grant", "--grant-id", key.grant, codes=self.unless(key, "Pending")
-            )
-            if key.state != "Pending":
-                key.grant = None
+            self.of_key(key, "revoke-grant", "--grant-id", key.grant, codes=self.unless(key))
+            key.grant = None
             return
         done = self.of_key(
             key,
@@ -95,7 +92,7 @@ class ProductKeys(ProductSnapshots):
         done = self.of_key(
             key,
             *("put-key-policy", "--policy-name", "default", "--policy", f"file://{policy}"),
-            codes=self.unless(key, "Pending"),
+            codes=self.unless(key),
         )
         if done.code == DONE:
             key.is_denied = is_denied
