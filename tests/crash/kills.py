@@ -40,6 +40,21 @@ def points_of(command: Command, *arguments: str, log: Path) -> list[Point]:
     return [Point(call, number) for call in most for number in range(1, most[call] + 1)]
 
 
+def points_in_order(command: Command, *arguments: str, log: Path) -> list[Point]:
+    """The points of the command's busiest thread, in the order in which it comes to them; runs it
+    once, to its end."""
+    points_of(command, *arguments, log=log)
+    calls = re.findall(rf"^(\d+) +({CALLS.replace(',', '|')})\(", log.read_text(), re.MULTILINE)
+    ((busiest, _),) = Counter(thread for thread, _ in calls).most_common(1)
+    seen: Counter[str] = Counter()
+    points = []
+    for thread, call in calls:
+        if thread == busiest:
+            seen[call] += 1
+            points.append(Point(call, seen[call]))
+    return points
+
+
 def run_killed(
     command: Command, point: Point, *arguments: str
 ) -> "subprocess.CompletedProcess[str]":
