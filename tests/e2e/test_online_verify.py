@@ -308,7 +308,7 @@ def play_kept(scene: Scene, *, rounds: int, seed: int) -> dict[str, int]:
                     seen["server killed"] += 1
                     if dice.random() < 0.5:
                         driver.kill()
-                    assert driver.wait_for(60) != 0
+                    assert driver.wait_for(60) is not None
                 if not scene.starts_again():
                     seen["ended at the switch"] += 1
                     fio.kill()
