@@ -47,3 +47,11 @@ def calls_in(log: Path, *names: str) -> list[str]:
     """Names of the calls in a log, those of `names`, in the order in which they were made."""
     pattern = rf"^\d+ +(?:\d+\.\d+ +)?({'|'.join(names)})\("
     return re.findall(pattern, log.read_text(), re.MULTILINE)
+
+
+def calls_by_thread(log: Path) -> dict[str, list[str]]:
+    """Names of all calls in a log, in order, of each thread."""
+    found: dict[str, list[str]] = {}
+    for thread, call in re.findall(r"^(\d+) +([a-z0-9_]+)\(", log.read_text(), re.MULTILINE):
+        found.setdefault(thread, []).append(call)
+    return found

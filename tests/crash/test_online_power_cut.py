@@ -6,92 +6,21 @@ under the process that serves and under the writer. What is read after the cut s
 flips at a later switch. The control drops the syncs of who serves, and must lose something.
 """
 
-import os
 import random
 import subprocess
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Self
 
 import pytest
 
 from tests.command import Command, disposable_home, kill_and_wait
 from tests.crash.kills import Point, points_in_order, run_killed
+from tests.crash.writer import Writer
 from tests.file_system import DisposableFileSystem, disposable_file_system
 from tests.strace import injection, strace
 
 SIZE = 4 * 2**20
-SECTOR = 512
-
-
-class Writer:
-    """Writes at random places of a file, and syncs now and then, until the file is dead; knows what
-    each sector may be after a cut."""
-
-    def __init__(self, path: Path, content: bytes) -> None:
-        self.settled = bytearray(content)
-        self.syncs = 0
-        self._path = path
-        self._open: dict[int, set[bytes]] = {}
-        self._is_done = threading.Event()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._is_done.set()
-        self._thread.join(60)
-        assert not self._thread.is_alive()
-        if self._error is not None:
-            raise self._error
-
-    def await_syncs(self, count: int) -> None:
-        deadline = time.monotonic() + 60
-        while self.syncs < count:
-            assert self._thread.is_alive()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-
-    def _run(self) -> None:
-        dice = random.Random(self._path.stat().st_ino)
-        writes = 0
-        current = bytearray(self.settled)
-        try:
-            with open(self._path, "r+b", buffering=0) as file:
-                while not self._is_done.is_set():
-                    count = dice.choice([1, 8, 8, 8, 40])
-                    first = dice.randrange(SIZE // SECTOR - count)
-                    if count % 8 == 0:  # as file systems do: what the data plane takes
-                        first -= first % 8
-                    writes += 1
-                    data = (b"%15d\n" % writes) * 32
-                    for sector in range(first, first + count):
-                        at = sector * SECTOR
-                        before = bytes(current[at : at + SECTOR])
-                        self._open.setdefault(sector, {before}).add(data)
-                        current[at : at + SECTOR] = data
-                    os.pwrite(file.fileno(), data * count, first * SECTOR)
-                    if dice.random() < 0.2:
-                        os.fsync(file.fileno())
-                        self.settled[:] = current
-                        self._open.clear()
-                        self.syncs += 1
-        except OSError:
-            pass  # the power is gone
-        except BaseException as error:
-            self._error = error
-
-    def check(self, found: bytes) -> None:
-        for sector in range(SIZE // SECTOR):
-            at = sector * SECTOR
-            allowed = self._open.get(sector, {bytes(self.settled[at : at + SECTOR])})
-            assert found[at : at + SECTOR] in allowed, f"sector {sector}"
 
 
 class Scene:
