@@ -1,5 +1,6 @@
 """Migrations of volumes of a home: their records, what a mount makes of them, and snapshots."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from volcrypt.errors import (
     IntegrityError,
     InvalidArgumentError,
     MountError,
+    RecordMissingError,
     RollbackError,
     TryAgainError,
     VolcryptError,
@@ -336,6 +338,32 @@ def test_a_record_that_does_not_hold_keeps_the_volume_shut(made: Migrated) -> No
     assert read_status(made.home).workflows == []
     made.mount()
     assert made.read(CHUNK_BYTES, len(TEXT)) == TEXT
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_names_that_a_disk_lost_are_made_again_or_keep_the_volume_shut(
+    made: Migrated, is_lost: bool
+) -> None:
+    """The record is further than the names, though those were synced before it."""
+    made.save()
+    made.begin_and_copy()
+    made.verify_and_prepare()
+    made.decide()
+    made.unmount()
+    finish_rename(made.directory)
+    save_migration(made.home, made.migration, step=MigrationStep.DESTROY)
+    (made.directory / "data").rename(made.directory / "data.next")
+    (made.directory / "data.old").rename(made.directory / "data")
+    if is_lost:
+        os.link(made.directory / "data", made.directory / "data.old")
+        (made.directory / "data.next").unlink()
+        with pytest.raises(RecordMissingError, match=r"data\.next"):
+            made.mount()
+        assert TEXT in (made.directory / "data").read_bytes()
+        return
+    made.mount()
+    assert made.read(CHUNK_BYTES, len(TEXT)) == TEXT
+    made.unmount()
 
 
 @pytest.mark.parametrize("is_renamed", [False, True])

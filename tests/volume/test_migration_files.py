@@ -83,9 +83,9 @@ def test_they_are_new_and_clear(directory: Path) -> None:
 
 
 def test_names_change_and_the_source_is_destroyed(directory: Path) -> None:
-    assert finish_rename(directory)
+    assert finish_rename(directory, keeps_old=True)
     assert content(directory) == {"data": TARGET, "data.old": SOURCE}
-    assert not finish_rename(directory)
+    assert not finish_rename(directory, keeps_old=True)
     with (directory / "data.old").open("rb") as old:
         seen: list[int] = []
         destroyed = destroy_old(directory, progress=seen.append)
@@ -106,6 +106,23 @@ def test_what_an_earlier_migration_left_is_destroyed_first(directory: Path) -> N
         assert finish_rename(directory)
         assert not older.read().strip(b"\0")
     assert content(directory) == {"data": TARGET, "data.old": SOURCE}
+
+
+@pytest.mark.parametrize("has_old_name", [False, True])
+def test_a_target_that_vanished_costs_nobody_the_source(
+    directory: Path, has_old_name: bool
+) -> None:
+    """A disk that lost it, or somebody who took it away, between the decision and the names."""
+    (directory / "data.next").unlink()
+    if has_old_name:
+        os.link(directory / "data", directory / "data.old")
+        with pytest.raises(RecordMissingError, match=r"data\.next"):
+            finish_rename(directory)
+        with pytest.raises(RecordMissingError, match=r"data\.next"):
+            destroy_old(directory)
+    with pytest.raises(RecordMissingError, match=r"data\.next"):
+        finish_rename(directory, keeps_old=True)
+    assert content(directory)["data"] == SOURCE
 
 
 def run(directory: Path, *prefix: str) -> int:

@@ -179,7 +179,7 @@ class MigrationDriver:
 
     def finish(self, control: ControlClient | None) -> Destroyed:
         """From the decision to the end; `control` is None where nobody serves the volume."""
-        finish_rename(self._directory)
+        finish_rename(self._directory, keeps_old=self.migration.step is MigrationStep.RENAME)
         if control is not None:
             self._switch(control)
         if self.migration.step is MigrationStep.RENAME:

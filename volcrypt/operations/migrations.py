@@ -35,7 +35,7 @@ from volcrypt.operations.home import Home
 from volcrypt.operations.keys import data_key_id
 from volcrypt.operations.pinned_documents import read_pinned, stage_pinned
 from volcrypt.operations.records import load_record, save_records
-from volcrypt.volume.migration_files import finish_rename
+from volcrypt.volume.migration_files import NEXT_FILE, OLD_FILE, finish_rename
 
 KIND: Final = migration_format.KIND
 DECIDED: Final = "decided"
@@ -173,9 +173,12 @@ def settle_rename(home: Home, volume_id: VolumeId) -> bool:
     Raises IntegrityError and FormatError, and RecordMissingError when the target is nowhere.
     """
     migration = load_migration(home, volume_id)
-    if migration is None or migration.step is not MigrationStep.RENAME:
+    if migration is None or migration.step not in (MigrationStep.RENAME, MigrationStep.DESTROY):
         return False
-    return finish_rename(home.volumes.path_of(volume_id))
+    # Also when that was done: a disk that lied about its syncs may have lost it.
+    return finish_rename(
+        home.volumes.path_of(volume_id), keeps_old=migration.step is MigrationStep.RENAME
+    )
 
 
 def _decided_row(migration: Migration) -> RegisterEntry:
@@ -201,10 +204,12 @@ def _without_record(home: Home, entry: RegisterEntry, decided: RegisterEntry) ->
     source = decided.digest[MIGRATION_BYTES:]
     number = int.from_bytes(source[1:], "big")
     chunks = chunk_count(record.size_bytes)
+    directory = home.volumes.path_of(record.volume_id)
+    is_left = any((directory / name).exists() for name in (NEXT_FILE, OLD_FILE))
     return Migration(
         volume_id=record.volume_id,
         generation=entry.counter,
-        step=MigrationStep.RENAME,
+        step=MigrationStep.RENAME if is_left else MigrationStep.DESTROY,
         migration=decided.digest[:MIGRATION_BYTES],
         size_bytes=record.size_bytes,
         region_bytes=region_bytes_for(record.size_bytes),

@@ -32,6 +32,7 @@ from volcrypt.volume.write_intents import INTENTS_FILE, WriteIntents
 NEXT_FILE: Final = "data.next"
 OLD_FILE: Final = "data.old"
 _PIECE_BYTES: Final = 2**30
+_SOURCE_IS_THERE: Final = "'data' beside it is what the volume was before; keep a copy of that"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,13 +69,16 @@ def remove_files(directory: Path) -> None:
     sync_directory(directory)
 
 
-def finish_rename(directory: Path) -> bool:
+def finish_rename(directory: Path, *, keeps_old: bool = False) -> bool:
     """It is decided that the target is the volume: have it called so, durably. Whether something
-    was left to do. Raises RecordMissingError when the target is nowhere."""
+    was left to do. `keeps_old`: the source was not destroyed yet. Raises RecordMissingError when
+    the target is nowhere: the source must not be taken for it, nor be destroyed."""
     data, following, old = (directory / name for name in (DATA_FILE, NEXT_FILE, OLD_FILE))
     if not following.exists():
         if not data.exists():
             raise RecordMissingError(f"data file {data}")
+        if (old.exists() and old.samefile(data)) or (keeps_old and not old.exists()):
+            raise RecordMissingError(f"data file {following}", hint=_SOURCE_IS_THERE)
         # Whoever did this may have been cut off before it was durable.
         sync_directory(directory)
         return False
@@ -92,8 +96,11 @@ def destroy_old(
     directory: Path, *, progress: Callable[[int], None] = lambda _done: None
 ) -> Destroyed:
     """Destroy the source after the decision: its content first, durably, and then its name. Nothing
-    there: it is done. `progress` hears of bytes. Raises OSError."""
-    old = directory / OLD_FILE
+    there: it is done. `progress` hears of bytes. Raises OSError, and RecordMissingError when the
+    source is still called the volume's data."""
+    old, data = directory / OLD_FILE, directory / DATA_FILE
+    if old.exists() and data.exists() and old.samefile(data):
+        raise RecordMissingError(f"data file {directory / NEXT_FILE}", hint=_SOURCE_IS_THERE)
     started = time.monotonic()
     freed, punched = _destroy(old, progress) if old.exists() else (0, True)
     (directory / INTENTS_FILE).unlink(missing_ok=True)
