@@ -3,19 +3,23 @@
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 @contextmanager
-def strace(pid: int, *expressions: str, log: Path = Path("/dev/null")) -> Iterator[None]:
-    """All threads of the process, from here to the end of the context, or until it has died.
+def strace(
+    pid: int, *expressions: str, log: Path = Path("/dev/null"), paths: Collection[Path] = ()
+) -> Iterator[None]:
+    """All threads of the process, from here to the end of the context, or until it has died; of
+    its calls those that concern `paths`, where there are some.
 
     `expressions` are what strace takes with -e. Of `when=N` in an injection strace counts for each
     thread by itself, from here. One that kills has killed before the context ends.
     """
     options = [part for expression in expressions for part in ("-e", expression)]
+    options += [part for path in paths for part in ("-P", str(path))]
     process = subprocess.Popen(
         ["strace", "-f", "-p", str(pid), "-o", str(log), *options],
         stdin=subprocess.DEVNULL,

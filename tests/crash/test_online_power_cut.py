@@ -132,6 +132,7 @@ def switch_of(points: list[Point]) -> int:
 
 
 def test_the_power_goes_when_it_was_just_decided(tmp_path: Path) -> None:
+    """And the control: who serves is told that its syncs were done, and loses what it was given."""
     with scene_on("ext4", tmp_path) as scene:
         scene.create()
         points = points_in_order(scene.command, "rekey", "data", log=tmp_path / "log")
@@ -140,13 +141,6 @@ def test_the_power_goes_when_it_was_just_decided(tmp_path: Path) -> None:
         assert scene.command.json("status")["Workflows"][0]["NextStep"] == "rename"
         scene.finish("rekey", "data")
         scene.check_next_mount()
-        scene.command.run("unmount", "data")
-
-
-def test_the_control_loses_what_is_not_synced(tmp_path: Path) -> None:
-    """Who serves is told that its syncs were done; the power goes soon after the switch."""
-    with scene_on("ext4", tmp_path) as scene:
-        scene.create()
         with (
             Writer(scene.file, scene.content) as writer,
             strace(scene.pid, *injection("fsync,fdatasync,syncfs", "retval=0")),
