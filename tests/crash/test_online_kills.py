@@ -107,6 +107,9 @@ class Scene:
             self.command.run(*self.request)
         assert self.file.read_bytes() == self.content
         assert self.command.json("volume", "show", "data")["Encrypted"]
+        self.check_nothing_is_left()
+
+    def check_nothing_is_left(self) -> None:
         status = self.command.json("status")
         assert status["Workflows"] == []
         assert status["Volumes"]["Damaged"] == []
@@ -179,8 +182,11 @@ def server_points(scene: Scene) -> list[Point]:
     return [Point(call, number) for call in most for number in range(1, most[call] + 1)]
 
 
-def test_who_serves_is_killed_as_it_copies(command: Command, tmp_path: Path) -> None:
+def test_who_serves_is_killed_as_it_begins_and_copies(command: Command, tmp_path: Path) -> None:
+    """What was never begun leaves nothing."""
     scene = Scene(command, tmp_path, "rekey")
+    assert scene.kill_server(Point("openat", 1))
+    scene.check_nothing_is_left()
     assert kill_all(scene, [Point("pwrite64", 2)], scene.kill_server).total() == 1
 
 

@@ -244,11 +244,12 @@ def wait_until(is_there: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
+def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
     """With a process beside it that ends mounts that nobody serves, when a test hangs: what waits
     in the kernel cannot be killed."""
     with disposable_home(tmp_path / "home") as command:
-        waits = f"sleep {HANGING_SECONDS}; umount --force {command.runtime}/*.mnt"
+        is_long = request.node.get_closest_marker("soak") is not None
+        waits = f"sleep {HANGING_SECONDS * (10 if is_long else 1)}; umount --force {command.runtime}/*.mnt"
         guard = subprocess.Popen(["sh", "-c", waits], start_new_session=True)
         try:
             command.run("init")

@@ -340,6 +340,21 @@ def test_a_record_that_does_not_hold_keeps_the_volume_shut(made: Migrated) -> No
     assert made.read(CHUNK_BYTES, len(TEXT)) == TEXT
 
 
+def test_what_was_given_up_by_somebody_who_was_killed_goes_with_the_next_mount(
+    made: Migrated,
+) -> None:
+    made.save()
+    made.begin_and_copy()
+    forget_migration(made.home, made.migration)
+    assert (made.directory / "data.next").exists()
+    made.unmount()
+    made.mount()
+    assert not (made.directory / "data.next").exists()
+    assert not (made.directory / "intents").exists()
+    assert made.read(CHUNK_BYTES, len(TEXT)) == TEXT
+    made.unmount()
+
+
 @pytest.mark.parametrize("is_lost", [False, True])
 def test_names_that_a_disk_lost_are_made_again_or_keep_the_volume_shut(
     made: Migrated, is_lost: bool

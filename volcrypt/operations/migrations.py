@@ -35,7 +35,13 @@ from volcrypt.operations.home import Home
 from volcrypt.operations.keys import data_key_id
 from volcrypt.operations.pinned_documents import read_pinned, stage_pinned
 from volcrypt.operations.records import load_record, save_records
-from volcrypt.volume.migration_files import NEXT_FILE, OLD_FILE, finish_rename
+from volcrypt.volume.migration_files import (
+    NEXT_FILE,
+    OLD_FILE,
+    finish_rename,
+    has_files,
+    remove_files,
+)
 
 KIND: Final = migration_format.KIND
 DECIDED: Final = "decided"
@@ -168,12 +174,17 @@ def _forget(home: Home, volume_id: VolumeId, generation: int) -> None:
 
 def settle_rename(home: Home, volume_id: VolumeId) -> bool:
     """Where it is decided that the target is the volume: give it the name of the data, unless it
-    has that. Whether something was left to do. The caller holds the volume, which nobody serves.
+    has that; where there is no migration, remove what one left. Whether a name was left to give.
+    The caller holds the volume, which nobody serves.
 
     Raises IntegrityError and FormatError, and RecordMissingError when the target is nowhere.
     """
     migration = load_migration(home, volume_id)
-    if migration is None or migration.step not in (MigrationStep.RENAME, MigrationStep.DESTROY):
+    if migration is None:
+        if has_files(home.volumes.path_of(volume_id)):
+            remove_files(home.volumes.path_of(volume_id))  # who gave it up was killed
+        return False
+    if migration.step not in (MigrationStep.RENAME, MigrationStep.DESTROY):
         return False
     # Also when that was done: a disk that lied about its syncs may have lost it.
     return finish_rename(

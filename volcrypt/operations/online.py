@@ -397,7 +397,8 @@ def _begin(
         if is_fresh and driver.migration.generation:
             with suppress(VolcryptError, OSError):
                 forget_migration(home, driver.migration)
-                MigrationControl(control).abandon(driver.migration.migration)
+                with suppress(VolcryptError, OSError):  # who served it may be dead
+                    MigrationControl(control).abandon(driver.migration.migration)
                 remove_files(home.volumes.path_of(driver.migration.volume_id))
         raise
 

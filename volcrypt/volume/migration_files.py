@@ -62,6 +62,11 @@ def void_intents(directory: Path) -> None:
     sync_directory(directory)
 
 
+def has_files(directory: Path) -> bool:
+    """Whether there is a target, or intents, under their first names."""
+    return any((directory / name).exists() for name in (INTENTS_FILE, NEXT_FILE))
+
+
 def remove_files(directory: Path) -> None:
     """The target and the intents of a migration that was abandoned. Durable on return."""
     for name in (INTENTS_FILE, NEXT_FILE):
