@@ -6,6 +6,7 @@ from scripts.mutant import mutant
 from scripts.mutant_list_import import IMPORTING
 from scripts.mutant_list_migration import MIGRATING
 from scripts.mutant_list_plane import PLANE
+from scripts.mutant_list_product import PRODUCT
 from scripts.mutant_list_store import BUCKETS, STORE
 
 DATA, VOLUME, DEVICE = (f"volcrypt/volume/{n}.py" for n in ("datafile", "volume", "device"))
@@ -382,4 +383,5 @@ MUTANTS: Final = [
     *STORE,
     *BUCKETS,
     *IMPORTING,
+    *PRODUCT,
 ]

@@ -34,7 +34,7 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "volcrypt/kms/grants.py": ("tests/kms/test_grants.py",),
     "volcrypt/kms/lifecycle.py": ("tests/kms/test_lifecycle.py",),
     "volcrypt/kms/patterns.py": ("tests/kms/test_policy.py", "tests/kms/test_conditions.py"),
-    "volcrypt/kms/policy.py": ("tests/kms/test_policy.py",),
+    "volcrypt/kms/policy.py": ("tests/kms/test_policy.py", "tests/kms/test_conditions.py"),
     "volcrypt/kms/policy_document.py": ("tests/kms/test_policy_document.py",),
     "volcrypt/snapshot/plan.py": ("tests/snapshot/test_plan.py",),
 }

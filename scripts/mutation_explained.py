@@ -18,4 +18,52 @@ EXPLAINED: Final[dict[str, dict[str, str]]] = {
         "or not 0 < manifest.size_bytes <= MAX_VOLUME_BYTES -> "
         "or not 1 < manifest.size_bytes <= MAX_VOLUME_BYTES": "a byte is no whole data unit",
     },
+    "volcrypt/kms/policy.py": {
+        "document = parse_policy(key_policy, PolicyKind.KEY) -> "
+        "document = parse_policy(key_policy, None)": "what is no identity policy is a key policy",
+        "return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() -> "
+        "return msgspec.json.format(msgspec.json.encode(document)).decode()": "two is the default",
+    },
+    "volcrypt/kms/policy_document.py": {
+        "return Pattern.parse(text, variables=False, ignore_case=True) -> "
+        "return Pattern.parse(text, variables=None, ignore_case=True)": "asked whether it holds",
+        "return Pattern.parse(text, variables=False, ignore_case=True) -> "
+        "return Pattern.parse(text, variables=True, ignore_case=True)": "no action has a $",
+        "return Pattern.parse(text, variables=False) -> "
+        "return Pattern.parse(text, variables=None)": "asked whether it holds",
+        "return Pattern.parse(text, variables=False) -> "
+        "return Pattern.parse(text, variables=True)": "the text is a star",
+        'raise ValueError("a member stands twice in one object") -> '
+        "raise ValueError(None)": "nobody is shown this text",
+        "count += 1 -> count = 1": "only asked whether it is 0",
+        "count += 1 -> count -= 1": "only asked whether it is 0",
+        "count += 1 -> count += 2": "only asked whether it is 0",
+    },
+    "volcrypt/kms/patterns.py": {
+        "end = 0 -> end = None": "a slice from the beginning, either way",
+        "if len(parts) < _ARN_PARTS and parts[-1][-1:] == [_STAR]: -> "
+        "if len(parts) <= _ARN_PARTS and parts[-1][-1:] == [_STAR]:": "none are missing then",
+    },
+    "volcrypt/chunk_set.py": {
+        "first_whole, last_whole = -(-chunks.start // 8), chunks.stop // 8 -> "
+        "first_whole, last_whole = -(-chunks.start // 8), chunks.stop // 9": "slower, bit by bit",
+        "if first_whole < last_whole: -> if first_whole <= last_whole:": "an empty slice",
+        "*range(chunks.start, min(first_whole * 8, chunks.stop)), -> "
+        "*range(chunks.start, min(first_whole * 9, chunks.stop)),": "bits that are set already",
+        "if first + len(flags) > start: -> if first + len(flags) >= start:": "nothing is left then",
+        "for start, stop in edges.reshape(-1, 2).tolist(): -> "
+        "for start, stop in edges.reshape(-2, 2).tolist():": "any negative number means the rest",
+        'int.from_bytes(self._bits[at : at + _BLOCK_BYTES].tobytes(), "little").bit_count() -> '
+        "int.from_bytes(self._bits[at : at + _BLOCK_BYTES].tobytes(), ).bit_count()": (
+            "bits are counted in any order"
+        ),
+    },
+    "volcrypt/kms/conditions.py": {
+        "raise ValueError(text) -> raise ValueError(None)": "nobody is shown this text",
+        "raise ValueError(text) from error -> raise ValueError(None) from error": (
+            "nobody is shown this text"
+        ),
+        "network = ipaddress.ip_network(text, strict=False) -> "
+        "network = ipaddress.ip_network(text, strict=None)": "only asked whether it holds",
+    },
 }

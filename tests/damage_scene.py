@@ -31,11 +31,11 @@ MIB = 2**20
 SIZE = 2 * MIB
 
 
-class _StoppedError(Exception):
+class StoppedError(Exception):
     pass
 
 
-class _Stop:
+class StopWhen:
     """A progress that ends the work when a step has done so much."""
 
     def __init__(self, step: str, done_bytes: int) -> None:
@@ -46,7 +46,7 @@ class _Stop:
 
     def advance(self, done_bytes: int) -> None:
         if self._is_now and done_bytes >= self._done_bytes:
-            raise _StoppedError
+            raise StoppedError
 
 
 class Scene:
@@ -186,8 +186,8 @@ class Scene:
         try:
             with Home(self.command.home, runtime_root()) as home:
                 for step, work in works.items():
-                    with suppress(_StoppedError):
-                        work(home, _Stop(step, CHUNK_BYTES + 1))
+                    with suppress(StoppedError):
+                        work(home, StopWhen(step, CHUNK_BYTES + 1))
         finally:
             import_run.CURSOR_BYTES, import_run.CURSOR_PARTS = kept  # type: ignore[misc]
 

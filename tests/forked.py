@@ -21,6 +21,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from tests.storage_calls import TROUBLE, meet_trouble
+
 TIMEOUT_SECONDS = 120
 IMPATIENT = "VOLCRYPT_TESTS_IMPATIENT"
 """A variable of the environment: commands give stores up that fail after two tries and a second."""
@@ -155,6 +157,8 @@ def _become(request: dict[str, Any]) -> None:
 
     from volcrypt.cli.main import main
 
+    if TROUBLE in os.environ:
+        meet_trouble(os.environ[TROUBLE])
     sys.argv = ["volcrypt", *request["arguments"]]
     main()
 

@@ -63,6 +63,56 @@ def test_a_set_is_read_from_any_place_on(choice: tuple[int, set[int]], start: in
     assert list(ChunkSet(count, members).starting_at(start)) == expected
 
 
+@given(chosen(), st.integers(0, 65_600), st.integers(0, 60))
+def test_a_run_is_added_as_its_chunks_are(
+    choice: tuple[int, set[int]], start: int, length: int
+) -> None:
+    count, members = choice
+    run = range(min(start, count), min(start + length, count))
+    chunks = ChunkSet(count, members)
+    chunks.add_run(run)
+    assert set(chunks) == members | set(run)
+
+
+@pytest.mark.parametrize("run", [range(0), range(11), range(3, 5), range(8, 11), range(11, 11)])
+def test_runs_to_either_end(run: range) -> None:
+    chunks = ChunkSet(11, [9])
+    chunks.add_run(run)
+    assert set(chunks) == {9, *run}
+
+
+@pytest.mark.parametrize("run", [range(0, 8, 2), range(-1, 3), range(5, 12), range(5, 3)])
+def test_what_is_no_run_of_the_chunks(run: range) -> None:
+    with pytest.raises(AssertionError, match="internal error"):
+        ChunkSet(11).add_run(run)
+
+
+@given(st.integers(1, 40), st.sets(st.integers(0, 39)), st.sets(st.integers(0, 39)))
+def test_what_is_clear_elsewhere_is_added(count: int, members: set[int], others: set[int]) -> None:
+    everything = set(range(count))
+    chunks = ChunkSet(count, members & everything)
+    list(chunks.add_others(ChunkSet(count, others & everything).packed()))
+    assert list(chunks) == sorted((members | (everything - others)) & everything)
+
+
+def test_others_are_added_in_steps() -> None:
+    """A MiB of bits each; what is there stays."""
+    count = 2**24 + 5
+    chunks = ChunkSet(count, [7])
+    filled = ChunkSet(count)
+    filled.add_run(range(count))
+    filled.remove_from(count - 3)
+    steps = chunks.add_others(filled.packed())
+    next(steps)
+    next(steps)
+    assert list(chunks) == [7]
+    next(steps)
+    assert list(chunks) == [7, count - 3, count - 2, count - 1]
+    assert next(steps, "over") == "over"
+    with pytest.raises(AssertionError, match="another volume"):
+        next(chunks.add_others(bytes(3)))
+
+
 @given(chosen(), st.integers(0, 65_700))
 def test_what_is_behind_a_point_can_be_removed(choice: tuple[int, set[int]], first: int) -> None:
     count, members = choice

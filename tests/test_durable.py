@@ -125,8 +125,9 @@ def test_other_errors_pass() -> None:
         raise PermissionError(errno.EPERM, "no")
 
 
-STEPS = ["open", "fsync", "replace", "open", "fsync"]
-"""What `write_durably` does, in order; a file that is renamed before it is synced may be empty."""
+STEPS = ["open", "open", "fsync", "replace", "fsync"]
+"""What `write_durably` does, in order: directory, file, ...; one renamed before it is synced may be
+empty."""
 
 KILLED_WRITER = """
 import os, signal, sys

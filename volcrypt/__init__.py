@@ -5,4 +5,4 @@ place where keys, volumes and snapshots meet); `kms`, `volume` and `snapshot` do
 other; all of them stand on `formats` (bytes on disk), `crypto`, `geometry`, `names`, `errors`.
 """
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"

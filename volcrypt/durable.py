@@ -7,10 +7,16 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from volcrypt.errors import MalformedError, NoSpaceError
+
+_MAX_LINKS: Final = 40
+"""As the kernel follows."""
+
+OTHERS_LINK: Final = "a link of another user leads there"
 
 
 @contextmanager
@@ -24,12 +30,79 @@ def no_space_named(what: Path) -> Iterator[None]:
         raise
 
 
-def open_regular(path: Path, flags: int, *, mode: int = 0o600) -> int:
+@contextmanager
+def held_directory(path: Path, *, follow: bool = False) -> Iterator[int]:
+    """A directory, held by a descriptor: what is done by that is done there, whatever becomes of
+    the name meanwhile. Raises MalformedError for a symlink, unless `follow` says that it may be one
+    (of a user's choice); FileNotFoundError and other OSErrors as they come."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    try:
+        descriptor = os.open(path, flags)
+    except NotADirectoryError as error:
+        if follow:
+            raise
+        # Not looked at once more: it may be another by now.
+        raise MalformedError(str(path), "a link or file in the place of a directory") from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def open_real_directory(path: Path) -> int:
+    """An O_PATH descriptor of the directory at an absolute path without links. Raises
+    NotADirectoryError for a link anywhere in it, and other OSErrors."""
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open("/", flags)
+    for part in path.parts[1:]:
+        try:
+            below = os.open(part, flags, dir_fd=descriptor)
+        finally:
+            os.close(descriptor)
+        descriptor = below
+    return descriptor
+
+
+def canonical(path: Path) -> Path:
+    """The path without links. Raises OSErrors as `Path.resolve(strict=True)` does; PermissionError
+    for a link that is neither root's nor this user's: whoever may put one there may exchange it for
+    one that leads elsewhere at any moment."""
+    left = [*reversed(path.absolute().parts[1:])]
+    found: list[str] = []
+    links = 0
+    while left:
+        part = left.pop()
+        if part == "..":
+            del found[-1:]
+            continue
+        descriptor = os.open(Path("/", *found, part), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISLNK(status.st_mode):
+                found.append(part)
+                continue
+            if status.st_uid not in (0, os.geteuid()):
+                raise PermissionError(errno.EACCES, OTHERS_LINK, str(path))
+            target = Path(os.readlink("", dir_fd=descriptor))
+        finally:
+            os.close(descriptor)
+        links += 1
+        if links > _MAX_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+        if target.is_absolute():
+            found.clear()
+        left += reversed([each for each in target.parts if each != "/"])
+    return Path("/", *found)
+
+
+def open_regular(path: Path, flags: int, *, mode: int = 0o600, follow: bool = False) -> int:
     """The descriptor of a regular file. Raises MalformedError for a pipe, a device, a symlink, ...,
-    and never waits for one; FileNotFoundError and other OSErrors as they come."""
+    and never waits for one; FileNotFoundError and other OSErrors as they come. Its directory may be
+    a symlink only if `follow` says so."""
     flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        descriptor = os.open(path, flags, mode)
+        with held_directory(path.parent, follow=follow) as directory:
+            descriptor = os.open(path.name, flags, mode, dir_fd=directory)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
             raise MalformedError(str(path), "not a regular file") from error
@@ -40,14 +113,14 @@ def open_regular(path: Path, flags: int, *, mode: int = 0o600) -> int:
     return descriptor
 
 
-def read_file(path: Path, *, limit_bytes: int) -> bytes:
+def read_file(path: Path, *, limit_bytes: int, follow: bool = False) -> bytes:
     """The content of a regular file of ours, of at most so many bytes.
 
     Whoever can write to storage can put something else in its place: what never ends (a pipe, a
     device), what leads elsewhere (a symlink), or more than memory holds. Raises MalformedError for
-    those, FileNotFoundError and other OSErrors as they come.
+    those, FileNotFoundError and other OSErrors as they come. `follow` as in `open_regular`.
     """
-    descriptor = open_regular(path, os.O_RDONLY)
+    descriptor = open_regular(path, os.O_RDONLY, follow=follow)
     with os.fdopen(descriptor, "rb") as file:
         if os.fstat(descriptor).st_size > limit_bytes:
             raise MalformedError(str(path), f"larger than {limit_bytes} bytes")
@@ -63,28 +136,33 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Replace `path` by a file that holds `data`, durably. Raises NoSpaceError.
+def write_durably(path: Path, data: bytes, *, mode: int = 0o600, follow: bool = False) -> None:
+    """Replace `path` by a file that holds `data`, durably. Raises NoSpaceError, and MalformedError
+    where its directory is a symlink, unless `follow` says that it may be one.
 
     One writer at a time per path: the temporary name is fixed, so that a kill leaves at most one
     leftover, which the next write replaces.
     """
-    temporary = _temporary(path)
-    with no_space_named(path):
+    temporary = _temporary(path).name
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    with no_space_named(path), held_directory(path.parent, follow=follow) as directory:
         try:
-            temporary.unlink(missing_ok=True)
-            descriptor = os.open(
-                temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode
-            )
+            _unlink(temporary, directory)
+            descriptor = os.open(temporary, flags, mode, dir_fd=directory)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            os.replace(temporary, path.name, src_dir_fd=directory, dst_dir_fd=directory)
         except OSError:
-            temporary.unlink(missing_ok=True)
+            _unlink(temporary, directory)
             raise
-        sync_directory(path.parent)
+        os.fsync(directory)
+
+
+def _unlink(name: str, directory: int) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=directory)
 
 
 def make_directory_durably(path: Path, *, mode: int = 0o700) -> None:
@@ -120,12 +198,13 @@ def overwrite_descriptor(descriptor: int) -> None:
     os.fsync(descriptor)
 
 
-def remove_durably(path: Path) -> None:
+def remove_durably(path: Path, *, follow: bool = False) -> None:
     """Unlink `path` if it is there, with what a killed `write_durably` left of it; afterwards it
-    does not come back by a power cut."""
-    _temporary(path).unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
-    sync_directory(path.parent)
+    does not come back by a power cut. Raises MalformedError as `write_durably`."""
+    with held_directory(path.parent, follow=follow) as directory:
+        _unlink(_temporary(path).name, directory)
+        _unlink(path.name, directory)
+        os.fsync(directory)
 
 
 def _temporary(path: Path) -> Path:

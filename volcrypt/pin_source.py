@@ -60,7 +60,7 @@ def check_pin_file(path: Path) -> None:
 def _pin_from_file(path: Path) -> bytearray:
     check_pin_file(path)
     try:
-        pin = bytearray(read_file(path, limit_bytes=MAX_SECRET_BYTES))
+        pin = bytearray(read_file(path, limit_bytes=MAX_SECRET_BYTES, follow=True))
     except (OSError, MalformedError) as error:
         raise ConfigurationError(f"cannot read pin_file {path}") from error
     return _checked(strip_line_end(pin), f"pin_file {path}")

@@ -148,7 +148,7 @@ def read_settings(home: Path) -> Settings:
     names all problems of the file with their lines."""
     path = home / CONFIG_FILE
     try:
-        data = bytes(read_file(path, limit_bytes=MAX_BYTES))
+        data = bytes(read_file(path, limit_bytes=MAX_BYTES, follow=True))
     except (FileNotFoundError, NotADirectoryError):
         return Settings()
     except OSError as error:
@@ -318,7 +318,7 @@ def profile_of(settings: Settings, name: str) -> Profile:
 
 def _is_tmpfs(directory: str) -> bool:
     try:
-        mounts = Path("/proc/self/mounts").read_text(errors="replace").splitlines()
+        lines = Path("/proc/self/mounts").read_bytes().split(b"\n")  # no other character ends one
     except OSError:
         return False
-    return any(line.split(" ")[1:3] == [directory, "tmpfs"] for line in mounts)
+    return any(line.split(b" ")[1:3] == [directory.encode(), b"tmpfs"] for line in lines)

@@ -89,6 +89,11 @@ def test_nothing_is_said_of_homes_that_are_broken(tmp_path: Path, words: tuple[s
     (broken / "volumes/vol-1").mkdir(parents=True)
     (broken / "volumes/vol-1/record").write_bytes(b"\xff{")
     (broken / "volumes/vol-2").symlink_to("/dev/zero")
+    for number, content in enumerate((b"nothing", b'{"a":' * 9000, b"[" * 9000), start=3):
+        (broken / f"volumes/vol-{number}").mkdir()
+        (broken / f"volumes/vol-{number}/record").write_bytes(content)
+    (broken / "volumes/vol-9").mkdir()
+    os.mkfifo(broken / "volumes/vol-9/record")
     (broken / "kms/catalog.sqlite3").write_bytes(b"no database")
     (broken / "config.toml").write_text("[")
     assert not any("error" in each for each in suggested(broken, *words))

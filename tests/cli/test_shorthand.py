@@ -52,6 +52,7 @@ def test_readings(text: str, meaning: Any) -> None:
         "a=b}",
         "{a=b",
         "a={b={b={b={b={b={b={b={b={b={b=",
+        '["a"], "b": ["c"]',
     ],
 )
 def test_what_has_no_reading_is_refused(text: str) -> None:
@@ -94,7 +95,9 @@ def test_times(text: str, seconds: float) -> None:
     assert read_time(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "tomorrow", "nan", "inf", "-1e3", "2026-13-01"])
+@pytest.mark.parametrize(
+    "text", ["", "tomorrow", "nan", "inf", "-1e3", "2026-13-01", "9" * 400, "1" * 5000]
+)
 def test_what_is_no_time(text: str) -> None:
     with pytest.raises(InvalidArgumentError):
         read_time(text)

@@ -28,7 +28,7 @@ from volcrypt.kms.messages.data import EncryptRequest
 from volcrypt.kms.messages.keys import CreateKeyRequest, DisableKeyRequest, ListKeysRequest
 from volcrypt.kms.register import RegisterEntry
 
-CALLS: Final = "write,pwrite64,fdatasync,fsync,ftruncate,rename,unlink,openat"
+CALLS: Final = "write,pwrite64,fdatasync,fsync,ftruncate,rename,renameat,unlink,unlinkat,openat"
 
 
 def work(home: Path, old_key: str, *, synced: bool = True) -> Iterator[str]:

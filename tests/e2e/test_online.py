@@ -193,6 +193,18 @@ def test_a_volume_that_nobody_uses_is_encrypted_in_its_place_and_gets_another_ke
     assert "is not encrypted" in command.fails(2, "rekey", "plain")
 
 
+def test_nothing_is_left_of_a_volume_that_was_deleted(command: Command, point: Path) -> None:
+    """Who makes many and deletes them again fills no tmpfs."""
+    command.run("volume", "create", "--size", "1MiB", "--unencrypted", "--name", "data")
+    command.run("mount", "data", point)
+    command.run("encrypt", "data", "--online")
+    volume_id = command.json("volume", "show", "data")["VolumeId"]
+    command.run("unmount", "data")
+    assert list(command.runtime.glob(f"{volume_id}*")), "the control"
+    command.run("volume", "delete", "--yes", "data")
+    assert list(command.runtime.glob(f"{volume_id}*")) == []
+
+
 def test_a_volume_whose_key_is_lost_is_saved_by_who_has_it_open(
     command: Command, tmp_path: Path, point: Path
 ) -> None:

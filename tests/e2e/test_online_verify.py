@@ -51,7 +51,7 @@ class Fio:
         jobs += ["--name=cached", *every, "--bsrange=512-128k", "--invalidate=1"]
         self._files = [point / f"{name}.0.0" for name in ("direct", "cached")]
         self._process = subprocess.Popen(
-            ["fio", "--output-format=json", f"--output={output}", *jobs],
+            ["fio", "--thread", "--output-format=json", f"--output={output}", *jobs],
             cwd=output.parent,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -172,7 +172,13 @@ class Scene:
 
     def clear(self) -> None:
         """After the end of the mount; whoever held files there has ended."""
-        subprocess.run(["umount", self.point], check=False, capture_output=True)
+        unmounting = ["umount", str(self.point)]
+        wait_until(
+            lambda: (
+                not os.path.ismount(self.point)
+                or subprocess.run(unmounting, check=False, capture_output=True).returncode == 0
+            )
+        )
         self.command.try_run("detach", self.name)
 
     @property
@@ -249,7 +255,8 @@ def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
     in the kernel cannot be killed."""
     with disposable_home(tmp_path / "home") as command:
         is_long = request.node.get_closest_marker("soak") is not None
-        waits = f"sleep {HANGING_SECONDS * (10 if is_long else 1)}; umount --force {command.runtime}/*.mnt"
+        seconds = HANGING_SECONDS * (10 if is_long else 1)
+        waits = f"sleep {seconds}; umount --force {command.runtime}/*.mnt"
         guard = subprocess.Popen(["sh", "-c", waits], start_new_session=True)
         try:
             command.run("init")

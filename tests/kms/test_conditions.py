@@ -7,13 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.kms.policies import ALICE, KEY, allow, decide, deny, when
+from tests.kms.policies import ALICE, KEY, allow, decide, deny, forget_parsed, when
 from volcrypt.errors import MalformedPolicyError
-from volcrypt.kms.conditions import parse_condition
-from volcrypt.kms.patterns import KnownFacts
+from volcrypt.kms.conditions import Condition, Quantifier, parse_condition
+from volcrypt.kms.patterns import KnownFacts, Pattern
 
 YES, NO = True, False
 ROLE = "arn:aws:iam::000000000000:role/ops/deployer"
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    """Nothing is remembered of an earlier test."""
+    forget_parsed()
 
 
 def holds(
@@ -33,6 +39,13 @@ ONE_VALUE: list[tuple[str, object, str, bool]] = [
     ("StringEquals", "a*", "ab", NO),
     ("StringEquals", "a*", "a*", YES),
     ("StringEquals", True, "true", YES),
+    ("StringEquals", False, "false", YES),
+    ("StringLike", "a?b*c", "a\nb\nc", YES),
+    ("ArnLike", "arn:aws:sts::1:a:b:*", "arn:aws:sts::1:a:b:c", YES),
+    ("ArnLike", "arn:aws:sts::1:a:b:d*", "arn:aws:sts::1:a:b:c", NO),
+    ("ArnLike", "arn:aws:sts::1:*:c", "arn:aws:sts::1:a:b:c", YES),
+    ("ArnLike", "arn:aws:kms:eu-*", "arn:aws:kms:eu-west-1:1:key/k", YES),
+    ("ArnLike", "arn:aws:kms:eu-*", "arn:aws:kms:us-east-1:1:key/k", NO),
     ("StringEquals", 7, "7", YES),
     ("StringNotEquals", "a", "a", NO),
     ("StringNotEquals", "a", "A", YES),
@@ -55,6 +68,7 @@ ONE_VALUE: list[tuple[str, object, str, bool]] = [
     ("StringNotLike", "a*", "b", YES),
     ("BinaryEquals", "YWJj", "YWJj", YES),
     ("BinaryEquals", "YWJj", "YW\nJj", NO),
+    ("BinaryEquals", "YWJj", "\u00fc", NO),
     ("IpAddress", "10.1.2.3/8", "10.9.9.9", YES),
     ("NumericEquals", 7, "7.0", YES),
     ("NumericEquals", "7", "8", NO),
@@ -213,6 +227,8 @@ VARIABLES: list[tuple[str, str, str, bool]] = [
     ("StringLike", "a${b", "a${b", YES),
     ("ArnLike", "arn:aws:iam::*:user/${aws:username}", ALICE, YES),
     ("Bool", "${aws:absent, 'true'}", "true", YES),
+    ("Bool", "${*}", "true", NO),
+    ("Bool", "${aws:absent, 'true'}*", "true", NO),
 ]
 
 
@@ -276,6 +292,43 @@ def test_what_is_no_condition_is_malformed(operator: str, value: Any) -> None:
         parse_condition(operator, "k", value, variables=True)
 
 
+@pytest.mark.parametrize(
+    ("operator", "value", "message"),
+    [
+        ("Null", "maybe", "the condition operator Null takes true or false"),
+        ("StringMatches", "a", "there is no condition operator StringMatches"),
+        (
+            "NumericEquals",
+            "seven",
+            "the condition operator NumericEquals does not take the value of k",
+        ),
+        ("StringEquals", None, "the value of a condition is neither text, number nor boolean"),
+    ],
+)
+def test_what_is_said_of_a_condition_that_is_none(operator: str, value: Any, message: str) -> None:
+    with pytest.raises(MalformedPolicyError) as raised:
+        parse_condition(operator, "k", value, variables=True)
+    assert str(raised.value) == message
+
+
+def test_null_asks_for_nothing_else() -> None:
+    assert parse_condition("Null", "K", [True, "FALSE"], variables=True) == Condition(
+        key="k",
+        quantifier=Quantifier.ONE,
+        tests=(),
+        is_negated=False,
+        if_exists=False,
+        wants_missing=frozenset({True, False}),
+    )
+
+
+def test_a_flag_that_another_key_has() -> None:
+    condition = parse_condition("Bool", "k", "${a:flag}", variables=True)
+    for flag, answer in (("true", YES), ("false", NO)):
+        facts = KnownFacts({"k": ("true",), "a:flag": (flag,)})
+        assert condition.holds(facts, denies=False) is answer
+
+
 def test_every_condition_of_a_statement_must_hold() -> None:
     both = when("StringEquals", "a:b", "1") | when("NumericLessThan", "a:c", "5")
     for one, two, answer in (("1", "4", YES), ("2", "4", NO), ("1", "6", NO)):
@@ -323,3 +376,9 @@ def test_a_time_without_a_zone_is_utc_wherever_the_host_is(monkeypatch: pytest.M
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def test_a_pattern_minds_case_unless_it_is_told_not_to() -> None:
+    assert not Pattern.parse("A", variables=False).matches("a")
+    assert Pattern.parse("A", variables=False, ignore_case=True).matches("a")
+    assert KnownFacts({}).get("a") == ()

@@ -1,5 +1,6 @@
 """What policies let whom do: a table to be read aloud, and what holds for all of them."""
 
+import json
 import random
 from typing import Any
 
@@ -26,14 +27,30 @@ from tests.kms.policies import (
     decide_without_key,
     deny,
     deny_all_but,
+    forget_parsed,
     when,
 )
-from volcrypt.kms.policy import decide_on_key, default_policy, service_managed_policy
+from volcrypt.kms.policy import (
+    ALLOWED,
+    Decision,
+    decide_on_key,
+    default_policy,
+    refuse_unknown_principal,
+    refuse_unseen,
+    service_managed_policy,
+)
 from volcrypt.kms.policy_document import PolicyKind, parse_policy
 
 EBS = "ec2.us-east-1.amazonaws.com"
 YES, NO = True, False
 NOTHING: list[Statement] = []
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    """Nothing is remembered of an earlier test."""
+    forget_parsed()
+
 
 # Who asks for what | what the key policy says | what the identity policy says | the answer
 WHO_MAY = {
@@ -227,6 +244,41 @@ def test_a_grant_helps_where_nothing_was_said_and_not_against_a_deny() -> None:
     assert decide(ALICE, "Decrypt", key_policy=[allow(ROOT)], identity=[deny()]).is_final
 
 
+def test_what_an_identity_policy_could_still_give() -> None:
+    """`is_left_to_identity`: for who may tell the user what to ask for."""
+    for who, key_policy, identity, is_left in (
+        (ALICE, [allow(ROOT)], NOTHING, YES),
+        (CAROL, [allow(CAROL)], NOTHING, YES),
+        (ALICE, [allow(BOB)], [allow()], NO),
+        (ALICE, [allow(ROOT), deny("*")], NOTHING, NO),
+        (ALICE, [allow(ROOT)], [deny()], NO),
+        (CAROL, [allow(ROOT)], NOTHING, NO),
+    ):
+        decision = decide(who, "Decrypt", key_policy=key_policy, identity=identity)
+        assert decision.is_left_to_identity is is_left
+    left = decide_without_key(ALICE, "CreateKey", identity=[])
+    assert left.reason == "because no identity-based policy allows the kms:CreateKey action"
+    assert left.is_left_to_identity
+    denied = decide_without_key(ALICE, "CreateKey", identity=[deny()])
+    assert denied.reason == "with an explicit deny in an identity-based policy"
+    assert not denied.is_left_to_identity
+
+
+def test_an_allowed_request_has_no_reason() -> None:
+    assert decide(ALICE, "Decrypt", key_policy=[allow(ALICE)]) == Decision(allowed=True)
+    assert Decision(allowed=True, reason="", is_final=True, is_left_to_identity=False) == ALLOWED
+
+
+def test_a_principal_that_does_not_exist() -> None:
+    """Of this account it hears what any of its principals does, of another one nothing."""
+    here = refuse_unknown_principal(ask(ALICE, "Decrypt"))
+    assert here == Decision(
+        allowed=False, reason=NO_IDENTITY, is_final=False, is_left_to_identity=True
+    )
+    unseen = Decision(allowed=False, reason=UNSEEN, is_final=True)
+    assert refuse_unknown_principal(ask(CAROL, "Decrypt")) == refuse_unseen() == unseen
+
+
 # ---------------------------------------------------------------- the documents of volcrypt
 
 
@@ -237,6 +289,56 @@ def test_the_default_policy_leaves_it_to_the_account() -> None:
     assert not statement.principals.anyone
     assert '"Sid": "Enable IAM User Permissions"' in default_policy(HOME)
     assert '"Id": "key-default-1"' in default_policy(HOME)
+
+
+def test_the_documents_are_those_of_aws() -> None:
+    """To the letter, but for the service."""
+    assert json.loads(default_policy(HOME)) == {
+        "Version": "2012-10-17",
+        "Id": "key-default-1",
+        "Statement": [
+            {
+                "Sid": "Enable IAM User Permissions",
+                "Effect": "Allow",
+                "Principal": {"AWS": ROOT},
+                "Action": "kms:*",
+                "Resource": "*",
+            }
+        ],
+    }
+    assert json.loads(service_managed_policy(HOME, "us-east-1")) == {
+        "Version": "2012-10-17",
+        "Id": "auto-ebs-2",
+        "Statement": [
+            {
+                "Sid": "Allow access through EBS for all principals in the account that are "
+                "authorized to use EBS",
+                "Effect": "Allow",
+                "Principal": {"AWS": "*"},
+                "Action": [
+                    "kms:Encrypt",
+                    "kms:Decrypt",
+                    "kms:ReEncrypt*",
+                    "kms:GenerateDataKey*",
+                    "kms:CreateGrant",
+                    "kms:DescribeKey",
+                ],
+                "Resource": "*",
+                "Condition": {"StringEquals": {"kms:CallerAccount": HOME, "kms:ViaService": EBS}},
+            },
+            {
+                "Sid": "Allow direct access to key metadata to the account",
+                "Effect": "Allow",
+                "Principal": {"AWS": ROOT},
+                "Action": ["kms:Describe*", "kms:Get*", "kms:List*", "kms:RevokeGrant"],
+                "Resource": "*",
+            },
+        ],
+    }
+
+
+def test_policies_are_indented_as_those_of_aws() -> None:
+    assert default_policy(HOME).startswith('{\n  "Version": "2012-10-17",\n  "Id"')
 
 
 def managed(who: str, action: str, *, via: str | None = EBS, caller: str = HOME) -> bool:

@@ -316,3 +316,9 @@ def test_json_that_is_read() -> None:
         "KeyId": "k",
         "EncryptionContext": {"a": "b"},
     }
+
+
+def test_half_a_surrogate_pair_names_no_member() -> None:
+    members = parse_json(b'{"KeyId": "alias/a", "\\ud800": 1}')
+    with pytest.raises(UnsupportedOperationError, match="the member of that name"):
+        decode_request(OPERATIONS["DescribeKey"].request, members)

@@ -24,6 +24,7 @@ from volcrypt.errors import (
     VolumeInUseError,
     WorkNotFoundError,
 )
+from volcrypt.formats.import_cursor import KIND
 from volcrypt.geometry import CHUNK_BYTES, UNIT_BYTES, ByteRange
 from volcrypt.names import VolumeId
 from volcrypt.operations import image_sources, images, import_run
@@ -39,6 +40,7 @@ from volcrypt.operations.volume_deletion import delete_volume
 from volcrypt.operations.volume_export import export_volume
 from volcrypt.operations.volume_settings import set_encryption_by_default
 from volcrypt.operations.volumes import create_volume
+from volcrypt.settings import runtime_root
 from volcrypt.volume.owner import hold_volume
 
 SIZE = 32 * CHUNK_BYTES
@@ -342,6 +344,44 @@ def test_an_edited_a_foreign_and_an_older_cursor(home: Home, image: Path) -> Non
     assert run(home, other, name="other").was_resumed
     write_durably(path, current)  # the control
     assert run(home, image).was_resumed
+
+
+@pytest.mark.parametrize("forgets", [True, False])
+def test_a_disk_that_fills_up_when_the_register_knows(
+    home: Home, image: Path, content: bytes, monkeypatch: pytest.MonkeyPatch, forgets: bool
+) -> None:
+    """The same command goes on when there is room, also if the register was to forget the import
+    and could not."""
+    replace, sync = os.replace, os.fdatasync
+    is_full = False
+
+    def replace_while_there_is_room(source: Path, target: Path) -> None:
+        nonlocal is_full
+        if forgets and str(target).endswith(".import"):
+            is_full = True
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        replace(source, target)
+        is_full = is_full or str(target).endswith(".import.next")
+
+    def sync_while_there_is_room(descriptor: int) -> None:
+        kind = os.readlink(f"/proc/self/fd/{descriptor}")
+        if is_full and not forgets and "/kms/" in kind:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace_while_there_is_room)
+        patch.setattr(os, "fdatasync", sync_while_there_is_room)
+        with pytest.raises((VolcryptError, OSError)):
+            run(home, image)
+        assert is_full
+    allocated = [path.stat().st_blocks for path in home.volumes.path.glob("*/data")]
+    assert allocated == ([] if forgets else [0])
+    home.__exit__(None, None, None)
+    with Home(home.path, runtime_root()) as later:
+        assert len(later.register.entries(KIND)) == (0 if forgets else 1)
+        run(later, image)
+        check_whole(later, content)
 
 
 def test_a_cursor_that_is_gone_is_given_up(home: Home, image: Path) -> None:

@@ -224,7 +224,14 @@ def test_numbers_that_no_lease_has(epoch: int, store: SnapshotStore) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["leases/x", "leases/{v}/1", "leases/{v}/00000001.x", "leases/{v}/0000000x", "leases/{v}/"],
+    [
+        "leases/x",
+        "leases/{v}/1",
+        "leases/{v}/" + "1" * 5000,
+        "leases/{v}/00000001.x",
+        "leases/{v}/0000000x",
+        "leases/{v}/",
+    ],
 )
 def test_names_that_no_lease_has(name: str) -> None:
     assert parse_lease_name(VOLUME_ID, name.format(v=VOLUME_ID)) is None

@@ -21,6 +21,7 @@ from volcrypt.volume.mountpoint import (
     check_mount_point,
     liveness,
     mount_at,
+    mounts,
     parse_mountinfo,
     remove_dead_mount,
     remove_dead_mounts_of,
@@ -168,3 +169,20 @@ def test_mountinfo_is_parsed_with_its_escapes() -> None:
     first, second = parse_mountinfo(text)
     assert (first.mount_point, first.device, first.fs_type) == ("/sys", "0:23", "sysfs")
     assert (second.mount_point, second.source) == ("/mnt/a b\\c", "vol-1")
+
+
+@pytest.mark.parametrize("character", ["\x0c", "\r", "\x1c", "\x85", "\u2028", "\udcff"])
+def test_whoever_chooses_the_name_of_a_mount_point_chooses_no_line(
+    tmp_path: Path, character: str
+) -> None:
+    """None of these is escaped by the kernel, and `str.splitlines` splits at most of them."""
+    forged = "1 2 0:99 / ## rw - fuse.volcrypt vol-0 rw".replace("/", "")
+    point = tmp_path / f"a{character}{forged}"
+    point.mkdir()
+    before = mounts()
+    with tmpfs(point):
+        (found,) = [mount for mount in mounts() if mount not in before]
+        assert (found.mount_point, found.fs_type) == (str(point), "tmpfs")
+        assert mount_at(point) == found
+        assert "rw" in found.options
+    assert mount_at(point) is None

@@ -70,6 +70,23 @@ def test_control_a_race_is_found(tmp_path: Path) -> None:
     assert "data race" in done.stderr
 
 
+def test_control_a_bad_shift_and_a_bad_access_are_found(tmp_path: Path) -> None:
+    """At the beginning of each request."""
+    text = (PLANE / "ownership.c").read_text()
+    before, begin, after = text.partition("bool plane_begin(")
+    arguments, opening, body = after.partition("\n{\n")
+    planted = (
+        "    volatile int places = 40;\n    places = 1 << places;\n"
+        "    volatile char *one = malloc(1);\n    one[places & 1] = one[1];\n"
+    )
+    broken = tmp_path / "ownership.c"
+    broken.write_text(f"#include <stdlib.h>\n{before}{begin}{arguments}{opening}{planted}{body}")
+    done = run(build(tmp_path, "address,undefined", broken=broken), 1)
+    assert done.returncode != 0
+    assert "shift exponent 40 is too large" in done.stderr
+    assert "AddressSanitizer: heap-buffer-overflow" in done.stderr
+
+
 def test_control_a_lane_that_does_not_wait_for_its_helper_is_found(tmp_path: Path) -> None:
     text = (PLANE / "helper.c").read_text()
     for wait in ("helper->joined == lane)\n        pthread_cond_wait", "SPINS = 1000"):

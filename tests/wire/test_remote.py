@@ -1,5 +1,6 @@
 """The client of another KMS, against a daemon of ours and against moto's server."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from volcrypt.errors import (
     InvalidSignatureError,
     KeyDisabledError,
     KeyNotFoundError,
+    KmsInternalError,
     TryAgainError,
     VolcryptError,
 )
@@ -29,7 +31,8 @@ from volcrypt.kms.messages.data import (
     ReEncryptRequest,
 )
 from volcrypt.kms.messages.keys import CreateKeyRequest, DescribeKeyRequest, DisableKeyRequest
-from volcrypt.wire.remote import RemoteEndpoint, RemoteKms
+from volcrypt.wire.home_client import response_type
+from volcrypt.wire.remote import RemoteEndpoint, RemoteKms, decode_response
 
 CONTEXT = {"volcrypt:volume-id": "vol-1"}
 
@@ -166,3 +169,10 @@ def test_a_named_profile(daemon: Served, tmp_path: Path, monkeypatch: pytest.Mon
 def test_every_failure_is_one_of_ours(daemon: Served) -> None:
     with pytest.raises(VolcryptError):
         remote(daemon.url).perform(ROOT, DescribeKeyRequest(key_id=""))
+
+
+@pytest.mark.parametrize("inner", ['{"a":' * 500 + "1" + "}" * 500, '{"\\ud800": 1}'])
+def test_an_answer_that_is_no_answer(inner: str) -> None:
+    members = json.loads(f'{{"KeyMetadata": {inner}}}')
+    with pytest.raises(KmsInternalError, match="strange answer"):
+        decode_response(members, response_type(DescribeKeyRequest))

@@ -26,7 +26,10 @@ def parse_structure(text: str) -> Any:
     SerializationError."""
     if _JSON.match(text):
         # In an object, so that the rules for requests (no name twice, a bound on length) hold.
-        return parse_json(b'{"value":' + text.encode(errors="surrogateescape") + b"}")["value"]
+        found = parse_json(b'{"value":' + text.encode(errors="surrogateescape") + b"}")
+        if len(found) > 1:
+            raise InvalidArgumentError(f"something follows the JSON in {text!r}")
+        return found["value"]
     return _Parser(text).pairs(end="")
 
 

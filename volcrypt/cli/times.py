@@ -9,7 +9,9 @@ def read_time(text: str) -> float:
     """Seconds since 1970-01-01 UTC, from such a number or an ISO 8601 time; UTC where it does not
     say otherwise."""
     try:
-        return float(text) if text.isascii() and _is_number(text) else _from_iso(text)
+        seconds = float(text) if text.isascii() and _is_number(text) else _from_iso(text)
+        datetime.fromtimestamp(seconds, UTC)  # of a year that there is
+        return seconds
     except (ValueError, OverflowError):
         raise InvalidArgumentError(
             f"{text!r} is no time", hint="like 2026-01-31T12:00:00Z, or seconds since 1970"

@@ -19,7 +19,7 @@ from volcrypt.operations.freeze_notes import freeze_warnings
 from volcrypt.operations.kms_user import kms_has_own_user
 from volcrypt.volume.device_links import DEVICE_DIRECTORY, false_links
 from volcrypt.volume.directory import VolumeDirectory
-from volcrypt.volume.mountpoint import FS_TYPE, Liveness, Mount, liveness
+from volcrypt.volume.mountpoint import FS_TYPE, Liveness, Mount, lines_of, liveness
 from volcrypt.volume.owner import current_owner
 from volcrypt.volume.space import space_warning
 
@@ -88,7 +88,7 @@ def check_runtime(host: Host, root: Path) -> Iterator[Finding]:
 def _file_system_of(host: Host, path: Path) -> str | None:
     real = str(path.resolve())
     best, kind = "", None
-    for line in (host.text("/proc/self/mounts") or "").splitlines():
+    for line in lines_of(host.text("/proc/self/mounts") or ""):
         _, point, found, *_ = line.split(" ")
         is_above = real == point or real.startswith(f"{point.rstrip('/')}/")
         if is_above and len(point) >= len(best):

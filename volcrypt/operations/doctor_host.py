@@ -54,7 +54,7 @@ class Host:
     def text(self, path: str) -> str | None:
         """What a file of /proc or /sys says; None where it is not there or not for us."""
         try:
-            return self.path(path).read_text(errors="replace")
+            return self.path(path).read_bytes().decode(errors="replace")  # "\r" ends no line
         except OSError:
             return None
 

@@ -118,7 +118,7 @@ def _complaint(note: FreezeNote, code: int | None) -> str:
 
 def _notes(runtime: Path) -> Iterator[tuple[Path, FreezeNote]]:
     for path in sorted(runtime.glob(_PATTERN)):
-        with suppress(OSError, VolcryptError, msgspec.DecodeError, UnicodeDecodeError):
+        with suppress(OSError, VolcryptError, msgspec.DecodeError, ValueError, RecursionError):
             descriptor = open_regular(path, os.O_RDONLY)
             try:
                 # One of another user would have us, who may be root, thaw what he names.

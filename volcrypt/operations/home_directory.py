@@ -79,7 +79,7 @@ def init_home(
     with locked_file(path / "lock", what=f"home {path}"):
         create_kms(path / "kms", runtime, account=account, region=region, pin=pin)
         document = HomeDocument(home_id=secrets.token_hex(8), account=account, region=region)
-        write_durably(path / "home", msgspec.json.encode(document) + b"\n")
+        write_durably(path / "home", msgspec.json.encode(document) + b"\n", follow=True)
     return True
 
 
@@ -112,14 +112,14 @@ def read_home_document(path: Path) -> HomeDocument:
     FormatError."""
     what = f"{path / 'home'}"
     try:
-        data = read_file(path / "home", limit_bytes=2**16)
+        data = read_file(path / "home", limit_bytes=2**16, follow=True)
     except (FileNotFoundError, NotADirectoryError):
         raise HomeNotInitialisedError(str(path)) from None
     except PermissionError as error:
         raise ConfigurationError(f"no permission to read {what}") from error
     try:
         document = msgspec.json.decode(data, type=HomeDocument)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedError(what, "truncated or damaged") from error
     if document.version != VERSION:
         raise UnsupportedVersionError(what, document.version, VERSION)
@@ -130,7 +130,7 @@ def read_home_document(path: Path) -> HomeDocument:
 def locked_file(path: Path, *, what: str, shared: bool = False) -> Iterator[None]:
     """Hold a lock file, which is made where there is none. Raises TryAgainError after half a
     minute."""
-    descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
+    descriptor = open_regular(path, os.O_RDWR | os.O_CREAT, follow=True)
     try:
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         if not locked_within(descriptor, kind, LOCK_PATIENCE_SECONDS):

@@ -105,7 +105,7 @@ def restore_home(
     key = chunk_key(secret(header), header_bytes)
     if (path / _HOME).exists():
         # Complete: an earlier call was killed before its last step.
-        remove_durably(path / MARKER)
+        remove_durably(path / MARKER, follow=True)
         return RestoreReport(path=path, header=header, file_count=0)
     made = [each for each in (path, *path.absolute().parents) if not each.exists()]
     try:
@@ -113,7 +113,8 @@ def restore_home(
             path.parent.mkdir(parents=True, exist_ok=True)
             make_directory_durably(path)
             if not (path / MARKER).exists():
-                write_durably(path / MARKER, _KEPT if (path / _CONFIG).exists() else b"")
+                kept = _KEPT if (path / _CONFIG).exists() else b""
+                write_durably(path / MARKER, kept, follow=True)
             _clear(path)
             count = _extract(
                 source, path, header_bytes, key, is_by_passphrase=header.passphrase is not None
@@ -125,7 +126,7 @@ def restore_home(
             for directory in made:
                 directory.rmdir()
         raise
-    remove_durably(path / MARKER)
+    remove_durably(path / MARKER, follow=True)
     return RestoreReport(path=path, header=header, file_count=count)
 
 
@@ -164,7 +165,7 @@ def _extract(source: Path, path: Path, header: bytes, key: bytes, *, is_by_passp
         raise IntegrityError(f"{what}: {', '.join(sorted(_NEEDED - names))} is not in it")
     for directory, _, _ in os.walk(path):
         sync_directory(Path(directory))
-    write_durably(path / _HOME, document)
+    write_durably(path / _HOME, document, follow=True)
     return len(names)
 
 

@@ -32,6 +32,7 @@ from volcrypt.formats.luks2 import (
 from volcrypt.geometry import UNIT_BYTES, ByteRange, align_to_units
 from volcrypt.volume.block_device import identity_of, is_block_device, lasting_name
 from volcrypt.volume.cryptsetup import open_volume_key
+from volcrypt.volume.mountpoint import mounts
 
 _SYS_BLOCK: Final = Path("/sys/block")
 
@@ -190,10 +191,8 @@ def _is_mounted_read_only(device: Path) -> bool:
     """Whether file systems are on it, and none takes writes."""
     number = device.stat().st_rdev
     wanted = f"{os.major(number)}:{os.minor(number)}"
-    with open("/proc/self/mountinfo") as file:
-        mounts = [line.split() for line in file]
     # Of the file system itself, not of one of the places that it is mounted at.
-    options = [mount[-1].split(",") for mount in mounts if mount[2] == wanted]
+    options = [mount.options for mount in mounts() if mount.device == wanted]
     return bool(options) and all("ro" in each for each in options)
 
 

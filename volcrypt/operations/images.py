@@ -13,6 +13,7 @@ given up (`abort_import`); after all others nothing is left. Until it is finishe
 record, so nothing can open it.
 """
 
+import os
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -61,6 +62,7 @@ from volcrypt.operations.leftovers import remove_leftovers
 from volcrypt.operations.progress import Progress
 from volcrypt.operations.volumes import check_name_is_free
 from volcrypt.operations.write_budget import forget_count
+from volcrypt.volume.directory import DATA_FILE
 from volcrypt.volume.owner import hold_volume
 
 
@@ -194,10 +196,18 @@ def _check_same(
 
 
 def _give_up(home: Home, cursor: ImportCursor) -> None:
-    """Remove all that was made. The caller owns the volume."""
+    """Remove all that was made. The caller owns the volume, and has an error to raise."""
     forget_count(home, cursor.wrapped_key)
     try:
-        if cursor.generation > 0:
-            forget_import(home, cursor.volume_id)
-    finally:  # on a full disk the register may refuse, and this is what makes room
+        # Also of an import that was never begun, as far as we know: a save that failed may have
+        # come as far as the register.
+        forget_import(home, cursor.volume_id)
+    except (VolcryptError, OSError):
+        # The register refuses, on a full disk or after an error. What it names stays, and the same
+        # command goes on with it; the room that the data took is given back.
+        with suppress(FileNotFoundError):
+            path = home.volumes.path_of(cursor.volume_id) / DATA_FILE
+            os.truncate(path, 0)
+            os.truncate(path, cursor.size_bytes)
+    else:
         home.volumes.remove(cursor.volume_id)

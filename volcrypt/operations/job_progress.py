@@ -76,7 +76,7 @@ def read_progress(home: Home, snapshot_id: SnapshotId) -> JobProgress | None:
     try:
         with open(progress_path(home, snapshot_id), "rb") as file:
             return msgspec.json.decode(file.read(_MAX_BYTES), type=JobProgress)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

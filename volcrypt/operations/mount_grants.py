@@ -227,7 +227,7 @@ def _noted(home: Home, volume_id: VolumeId) -> MountGrant | None:
     path = _path(home, volume_id)
     try:
         return msgspec.json.decode(read_file(path, limit_bytes=_MAX_NOTE_BYTES), type=MountGrant)
-    except (msgspec.DecodeError, UnicodeDecodeError, MalformedError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, MalformedError):
         remove_durably(path)
         return None
 

@@ -69,15 +69,15 @@ class FileCopy:
 
     def read(self) -> bytes | None:
         try:
-            return read_file(self.path, limit_bytes=MAX_DOCUMENT_BYTES)
+            return read_file(self.path, limit_bytes=MAX_DOCUMENT_BYTES, follow=True)
         except FileNotFoundError:
             return None
 
     def write(self, data: bytes) -> None:
-        write_durably(self.path, data)
+        write_durably(self.path, data, follow=True)
 
     def remove(self) -> None:
-        remove_durably(self.path)
+        remove_durably(self.path, follow=True)
 
 
 class StoreCopy:

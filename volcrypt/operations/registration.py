@@ -153,7 +153,9 @@ def _read_copy(home: Home, data: Path, source: CopySource) -> tuple[RecordCopy, 
         path = copy_beside(data)
     what = f"copy of a record {path}"
     try:
-        return RecordCopy(read_file(path, limit_bytes=MAX_DOCUMENT_BYTES), what=what), what
+        return RecordCopy(
+            read_file(path, limit_bytes=MAX_DOCUMENT_BYTES, follow=True), what=what
+        ), what
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InvalidArgumentError(
             f"there is no copy of a volume record at {path}",

@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from volcrypt.durable import read_file
+from volcrypt.errors import MalformedError
 from volcrypt.kms.database import unverified_ids
 
 _MAX_ITEMS: Final = 2000
@@ -68,10 +70,9 @@ def _bodies(paths: Iterable[Path]) -> list[dict[str, Any]]:
     """The JSON in sealed documents, which stands in a line of its own."""
     found = []
     for path in sorted(paths)[:_MAX_ITEMS]:
-        with suppress(OSError, ValueError):
-            with open(path, "rb") as file:
-                lines = file.read(_MAX_BYTES).split(b"\n")
-            body = json.loads(next(line for line in lines if line.startswith(b"{")))
+        with suppress(OSError, ValueError, RecursionError, MalformedError):
+            lines = read_file(path, limit_bytes=_MAX_BYTES).split(b"\n")
+            body = json.loads(next((line for line in lines if line.startswith(b"{")), b""))
             if isinstance(body, dict):
                 found.append(body)
     return found

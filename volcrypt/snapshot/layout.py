@@ -153,7 +153,7 @@ def parse_lease_name(volume: VolumeId, name: str) -> LeaseName | None:
     """None for a name that no lease of this volume has."""
     is_release = name.endswith(_RELEASED)
     digits = name.removesuffix(_RELEASED).rpartition("/")[2]
-    if not (digits.isascii() and digits.isdigit()):
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
         return None
     expected = lease_release_name if is_release else lease_name
     return LeaseName(int(digits), is_release) if expected(volume, int(digits)) == name else None

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from volcrypt.durable import no_space_named
+from volcrypt.durable import held_directory, no_space_named
 from volcrypt.errors import (
     IntegrityError,
     InvalidArgumentError,
@@ -22,6 +22,7 @@ from volcrypt.errors import (
     VolumeInUseError,
 )
 from volcrypt.geometry import UNIT_BYTES, format_size
+from volcrypt.names import is_volume_id
 from volcrypt.volume.block_device import check_room, zero_out
 
 UNSUPPORTED: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV})
@@ -135,13 +136,16 @@ def extend(path: Path, size_bytes: int, new_bytes: int, *, preallocate: bool = F
 def open_data(path: Path, flags: int) -> tuple[int, bool]:
     """A descriptor, and whether it is of a block device."""
     try:
-        # Not through a link: who can write to storage could lead us, with a key, elsewhere.
-        kind = os.lstat(path).st_mode
-        if stat.S_ISLNK(kind):
-            raise IntegrityError(f"data file {path} is a link, it was put in its place")
-        if not (stat.S_ISREG(kind) or stat.S_ISBLK(kind)):
-            raise InvalidArgumentError(f"{path} is neither a file nor a block device")
-        return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW), stat.S_ISBLK(kind)
+        # Not through a link: who can write to storage could lead us, with a key, elsewhere. That
+        # goes for the directory as well where it is a volume's own, not one that a user named.
+        with held_directory(path.parent, follow=not is_volume_id(path.parent.name)) as place:
+            kind = os.lstat(path.name, dir_fd=place).st_mode
+            if stat.S_ISLNK(kind):
+                raise IntegrityError(f"data file {path} is a link, it was put in its place")
+            if not (stat.S_ISREG(kind) or stat.S_ISBLK(kind)):
+                raise InvalidArgumentError(f"{path} is neither a file nor a block device")
+            flags |= os.O_CLOEXEC | os.O_NOFOLLOW
+            return os.open(path.name, flags, dir_fd=place), stat.S_ISBLK(kind)
     except FileNotFoundError as error:
         raise RecordMissingError(f"data file {path}") from error
     except PermissionError as error:

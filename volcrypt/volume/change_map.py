@@ -60,6 +60,7 @@ from volcrypt.formats.change_map import ParentPoint, encode_change_map
 from volcrypt.formats.document import MacSeal
 from volcrypt.geometry import chunk_count
 from volcrypt.names import VolumeId
+from volcrypt.volume.allocation import open_data
 from volcrypt.volume.clean_map import read_clean
 from volcrypt.volume.live_map import (
     CAPTURING,
@@ -125,7 +126,7 @@ class ChangeMap:
         The caller owns the volume. Raises OSError when even an old map cannot be removed: then
         nothing may be written.
         """
-        data_descriptor = os.open(data_path, os.O_RDONLY | os.O_CLOEXEC)
+        data_descriptor = open_data(data_path, os.O_RDONLY)[0]
         try:
             data_status = os.fstat(data_descriptor)
             identity = live_identity(volume_id, size_bytes, data_status)
@@ -253,7 +254,7 @@ class ChangeMap:
         Raises OSError, and then nothing has changed.
         """
         assert self._capture is None, "internal error: a capture is running"
-        descriptor = os.open(data_path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(data_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             identity = live_identity(self._volume_id, self._size_bytes, os.fstat(descriptor))
             live = LiveMap.make(self._live_path, identity, self._size_bytes, clean=None)

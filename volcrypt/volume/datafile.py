@@ -25,7 +25,7 @@ from typing import Final, Self
 
 from typing_extensions import Buffer
 
-from volcrypt.durable import no_space_named, sync_directory
+from volcrypt.durable import held_directory, no_space_named, sync_directory
 from volcrypt.errors import (
     IntegrityError,
     InvalidArgumentError,
@@ -34,6 +34,7 @@ from volcrypt.errors import (
     VolumeInUseError,
 )
 from volcrypt.geometry import CHUNK_BYTES, ByteRange, chunk_range, chunks_of
+from volcrypt.names import is_volume_id
 from volcrypt.volume.allocation import check_length, deallocate, open_data, reserve, too_large
 
 # The page cache keeps what one call writes in one piece (a large folio), and ext4 goes through all
@@ -73,10 +74,10 @@ class DataFile:
         large a file, NoSpaceError; after an error nothing is left.
         """
         try:
-            with no_space_named(path):
-                descriptor = os.open(
-                    path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-                )
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+            follow = not is_volume_id(path.parent.name)
+            with no_space_named(path), held_directory(path.parent, follow=follow) as place:
+                descriptor = os.open(path.name, flags, 0o600, dir_fd=place)
         except FileExistsError as error:
             raise InvalidArgumentError(f"{path} exists already") from error
         except PermissionError as error:

@@ -22,11 +22,17 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from volcrypt.durable import make_directory_durably, read_file, sync_directory, write_durably
+from volcrypt.durable import (
+    held_directory,
+    make_directory_durably,
+    read_file,
+    sync_directory,
+    write_durably,
+)
 from volcrypt.errors import FormatError, RecordMissingError, RollbackError
 from volcrypt.formats.document import MAX_DOCUMENT_BYTES
 from volcrypt.names import VolumeId, is_volume_id
@@ -84,9 +90,8 @@ class VolumeDirectory:
         None staged: somebody who read it was quicker. Raises RecordMissingError when there is
         no record either.
         """
-        directory = self.path_of(volume_id)
         try:
-            with _locked(directory):
+            with _locked(self.path_of(volume_id)) as directory:
                 _promote(directory)
         except FileNotFoundError as error:
             raise RecordMissingError(f"the record of {volume_id}") from error
@@ -98,13 +103,13 @@ class VolumeDirectory:
         """
         directory = self.path_of(volume_id)
         try:
-            with _locked(directory):
+            with _locked(directory) as held:
                 record = _read_if_there(directory / _RECORD)
                 if record is not None and hashlib.sha256(record).digest() == digest:
                     return record
                 staged = _read_if_there(directory / _STAGED)
                 if staged is not None and hashlib.sha256(staged).digest() == digest:
-                    _promote(directory)
+                    _promote(held)
                     return staged
         except FileNotFoundError as error:
             raise RecordMissingError(f"volume {volume_id}") from error
@@ -117,17 +122,12 @@ class VolumeDirectory:
 
         Stopped anywhere, it can be called again; nothing there is no error.
         """
-        directory = self.path_of(volume_id)
-        if not directory.is_dir():
+        try:
+            with held_directory(self.path_of(volume_id)) as directory:
+                _empty(directory)
+        except FileNotFoundError:
             return
-        (directory / DATA_FILE).unlink(missing_ok=True)
-        sync_directory(directory)
-        # The owner file last: until then the lock of whoever removes keeps others away. Before it
-        # what says to keep the data: a record without it would have somebody remove that.
-        last = {KEEP_DATA_FILE: 1, OWNER_FILE: 2}
-        for entry in sorted(directory.iterdir(), key=lambda entry: last.get(entry.name, 0)):
-            entry.unlink(missing_ok=True)
-        directory.rmdir()
+        self.path_of(volume_id).rmdir()
         sync_directory(self.path)
 
     def leftovers(self, known: set[VolumeId]) -> list[VolumeId]:
@@ -142,6 +142,19 @@ class VolumeDirectory:
         ]
 
 
+def _empty(directory: int) -> None:
+    """Remove all that is in the directory of a volume."""
+    with suppress(FileNotFoundError):
+        os.unlink(DATA_FILE, dir_fd=directory)
+    os.fsync(directory)
+    # The owner file last: until then the lock of whoever removes keeps others away. Before it
+    # what says to keep the data: a record without it would have somebody remove that.
+    last = {KEEP_DATA_FILE: 1, OWNER_FILE: 2}
+    for name in sorted(os.listdir(directory), key=lambda name: last.get(name, 0)):
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=directory)
+
+
 def _is_free(directory: Path) -> bool:
     try:
         return current_owner(directory) is None
@@ -149,13 +162,13 @@ def _is_free(directory: Path) -> bool:
         return False
 
 
-def _promote(directory: Path) -> None:
+def _promote(directory: int) -> None:
     try:
-        os.replace(directory / _STAGED, directory / _RECORD)
+        os.replace(_STAGED, _RECORD, src_dir_fd=directory, dst_dir_fd=directory)
     except FileNotFoundError:
-        os.stat(directory / _RECORD)
+        os.stat(_RECORD, dir_fd=directory)
         return
-    sync_directory(directory)
+    os.fsync(directory)
 
 
 def _read_if_there(path: Path) -> bytes | None:
@@ -166,10 +179,8 @@ def _read_if_there(path: Path) -> bytes | None:
 
 
 @contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+def _locked(path: Path) -> Iterator[int]:
+    """The directory, held. Raises MalformedError for a link in its place."""
+    with held_directory(path) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+        yield descriptor

@@ -170,7 +170,7 @@ def read_facts(facts: int) -> tuple[KeptMount, FenceNote | None]:
             raise UnsupportedVersionError(what, version, VERSION)
         mount = msgspec.json.decode(first, type=KeptMount)
         fence = msgspec.json.decode(rest.splitlines()[0], type=FenceNote) if rest else None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedError(what, "it does not parse") from error
     if min(len(mount.init_request), len(mount.init_reply)) < 36:
         raise MalformedError(what, "the agreement with the kernel is too short")

@@ -239,7 +239,7 @@ def receive_assignment(channel: socket.socket) -> Received:
         raise MalformedError("assignment", "too long")
     try:
         assignment = msgspec.json.decode(_receive_exactly(channel, length), type=Assignment)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedError("assignment", "it does not parse") from error
     data_key = None
     if assignment.has_data_key:

@@ -44,6 +44,7 @@ import numpy.typing as npt
 from volcrypt.formats.change_map import ParentPoint
 from volcrypt.geometry import CHUNK_BYTES, chunk_count
 from volcrypt.names import VolumeId
+from volcrypt.volume.mountpoint import mounts
 
 _PAGE: Final = 4096
 _IDENTITY: Final = struct.Struct("<8sI4x32sQQQ36s")
@@ -315,8 +316,4 @@ def _is_in_memory(descriptor: int) -> bool:
     """Whether an open file lies on tmpfs."""
     device = os.fstat(descriptor).st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields, _, kind = line.partition(" - ")
-        if fields.split(" ")[2] == wanted:
-            return kind.split(" ")[0] == "tmpfs"
-    return False
+    return next((m.fs_type == "tmpfs" for m in mounts() if m.device == wanted), False)

@@ -13,6 +13,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
+from volcrypt.durable import open_real_directory
 from volcrypt.errors import ComponentMissingError, MountError
 from volcrypt.volume.mountpoint import FS_TYPE
 
@@ -26,12 +27,19 @@ def mount_connection(directory: Path, *, source: str, read_only: bool) -> int:
     which nothing was read yet. `source` is what mount(8) shows. Raises MountError with the reason.
     """
     if os.geteuid() == 0:
+        try:
+            place = open_real_directory(directory)
+        except OSError as error:
+            raise MountError(f"cannot mount at {directory}: {error.strerror}") from error
         descriptor = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         try:
-            number = _mount(descriptor, directory, source, read_only=read_only)
+            # By name it could be a link of somebody who may write beside it.
+            number = _mount(descriptor, f"/proc/self/fd/{place}", source, read_only=read_only)
         except BaseException:
             os.close(descriptor)
             raise
+        finally:
+            os.close(place)
         if number == 0:
             return descriptor
         os.close(descriptor)
@@ -40,7 +48,7 @@ def mount_connection(directory: Path, *, source: str, read_only: bool) -> int:
     return _fusermount(directory, source, read_only=read_only)
 
 
-def _mount(descriptor: int, directory: Path, source: str, *, read_only: bool) -> int:
+def _mount(descriptor: int, directory: str, source: str, *, read_only: bool) -> int:
     try:
         mode = stat.S_IFMT(os.stat(directory).st_mode)
     except OSError as error:

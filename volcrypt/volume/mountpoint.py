@@ -20,6 +20,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
+from volcrypt.durable import OTHERS_LINK, canonical
 from volcrypt.errors import (
     ComponentMissingError,
     MountError,
@@ -44,12 +45,14 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
-    """One line of mountinfo; `device` is `major:minor`."""
+    """One line of mountinfo; `device` is `major:minor`. `options` are those of the file system, not
+    of this place."""
 
     mount_point: str
     device: str
     fs_type: str
     source: str
+    options: frozenset[str]
 
 
 class Liveness(Enum):
@@ -62,12 +65,23 @@ class Liveness(Enum):
 
 def mounts() -> list[Mount]:
     """What is mounted in this mount namespace; the last at a mount point is the one on top."""
-    return parse_mountinfo(Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
+    return parse_mountinfo(read_mountinfo())
+
+
+def read_mountinfo() -> str:
+    """Its text, to the byte: read as a text file, a carriage return in a name would end a line."""
+    return os.fsdecode(Path("/proc/self/mountinfo").read_bytes())
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of a file of the kernel. It escapes a newline in a name, and no other character
+    that `str.splitlines` takes for the end of a line: whoever may mount chooses such names."""
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def parse_mountinfo(text: str) -> list[Mount]:
     found = []
-    for line in text.splitlines():
+    for line in lines_of(text):
         before, _, after = line.partition(" - ")
         fields, tail = before.split(" "), after.split(" ")
         found.append(
@@ -76,6 +90,7 @@ def parse_mountinfo(text: str) -> list[Mount]:
                 device=fields[2],
                 fs_type=tail[0],
                 source=_unescape(tail[1]),
+                options=frozenset(tail[2].split(",")),
             )
         )
     return found
@@ -94,9 +109,11 @@ def check_mount_point(directory: Path) -> Path:
     """
     # The last component may be a dead mount, so only its parent is resolved.
     try:
-        directory = directory.parent.resolve(strict=True) / directory.name
+        directory = canonical(directory.parent) / directory.name
     except OSError as error:
-        raise _unusable(directory, "does not exist") from error
+        is_theirs = error.strerror == OTHERS_LINK
+        problem = f"cannot be used: {OTHERS_LINK}" if is_theirs else "does not exist"
+        raise _unusable(directory, problem) from error
     mount = mount_at(directory)
     if mount is not None:
         if mount.fs_type != FS_TYPE or liveness(directory) is not Liveness.DEAD:
@@ -106,7 +123,7 @@ def check_mount_point(directory: Path) -> Path:
             )
         remove_dead_mount(directory)
     try:
-        directory = directory.resolve(strict=True)
+        directory = canonical(directory)
         if os.listdir(directory):
             raise _unusable(directory, "is not empty")
     except FileNotFoundError as error:
@@ -114,6 +131,8 @@ def check_mount_point(directory: Path) -> Path:
     except NotADirectoryError as error:
         raise _unusable(directory, "is not a directory") from error
     except PermissionError as error:
+        if error.strerror == OTHERS_LINK:
+            raise _unusable(directory, f"cannot be used: {OTHERS_LINK}") from error
         raise PrivilegeError(f"mount point {directory} cannot be opened by this user") from error
     except OSError as error:
         raise _unusable(directory, f"cannot be used: {error.strerror}") from error

@@ -31,7 +31,7 @@ from typing import Final, Self
 
 import msgspec
 
-from volcrypt.durable import no_space_named, sync_directory
+from volcrypt.durable import held_directory, no_space_named, sync_directory
 from volcrypt.errors import BadMagicError, MalformedError, VolumeInUseError, VolumeNotFoundError
 from volcrypt.geometry import SECTOR_BYTES
 
@@ -155,9 +155,7 @@ def current_owner(directory: Path) -> OwnerRecord | None:
     Raises FormatError when the record cannot be read.
     """
     try:
-        descriptor = os.open(
-            directory / OWNER_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        )
+        descriptor = _open_in(directory, os.O_RDONLY)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -175,13 +173,20 @@ def is_kept(directory: Path) -> bool:
     Raises FormatError when the record cannot be read.
     """
     try:
-        descriptor = os.open(directory / OWNER_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
+        descriptor = _open_in(directory, os.O_RDONLY)
+    except (OSError, MalformedError):
         return False
     try:
         return not _try_flock(descriptor) and current_owner(directory) is None
     finally:
         os.close(descriptor)
+
+
+def _open_in(directory: Path, flags: int) -> int:
+    """The owner file, in the directory itself and not where a link in its place leads."""
+    flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    with held_directory(directory) as held:
+        return os.open(OWNER_FILE, flags, 0o600, dir_fd=held)
 
 
 def _take_lock(directory: Path) -> int:
@@ -196,11 +201,7 @@ def _take_lock(directory: Path) -> int:
     for _ in range(_ATTEMPTS):
         try:
             with no_space_named(path):
-                descriptor = os.open(
-                    path,
-                    os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK,
-                    0o600,
-                )
+                descriptor = _open_in(directory, os.O_RDWR | os.O_CREAT)
         except FileNotFoundError as error:
             raise VolumeNotFoundError(directory.name) from error
         except OSError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from volcrypt.volume.block_device import SYSFS
-from volcrypt.volume.mountpoint import parse_mountinfo
+from volcrypt.volume.mountpoint import parse_mountinfo, read_mountinfo
 
 _COPIES_ON_WRITE: Final = frozenset({"btrfs", "zfs", "bcachefs", "nilfs2", "f2fs"})
 _REMOTE: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "virtiofs", "glusterfs"})
@@ -74,24 +74,24 @@ def medium_of(path: Path, *, mountinfo: str | None = None, sysfs: Path = SYSFS) 
             status.st_rdev, sysfs, file_system=None, mount_point=None, options=frozenset()
         )
     if mountinfo is None:
-        mountinfo = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+        mountinfo = read_mountinfo()
     real = os.path.realpath(path)
+    mounted = parse_mountinfo(mountinfo)
     best: tuple[int, int] | None = None
-    for number, mount in enumerate(parse_mountinfo(mountinfo)):
+    for number, mount in enumerate(mounted):
         if Path(real).is_relative_to(mount.mount_point):
             best = max(best or (0, 0), (len(mount.mount_point), number))
     if best is None:
         return _medium(
             status.st_dev, sysfs, file_system=None, mount_point=None, options=frozenset()
         )
-    mount = parse_mountinfo(mountinfo)[best[1]]
-    options = mountinfo.splitlines()[best[1]].rpartition(" - ")[2].split(" ")[-1].split(",")
+    mount = mounted[best[1]]
     return _medium(
         status.st_dev,
         sysfs,
         file_system=mount.fs_type,
         mount_point=mount.mount_point,
-        options=frozenset(options),
+        options=mount.options,
         source=mount.source,
     )
 

@@ -154,7 +154,7 @@ def decode_response(members: Mapping[str, Any], wanted: type[A]) -> A:
     is an empty text, a no or zero. Raises KmsInternalError for an answer that makes no sense."""
     try:
         return msgspec.convert(_plain(dict(members), wanted), wanted)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError, RecursionError) as error:
         raise KmsInternalError(f"the KMS gave a strange answer: {error}") from None
 
 

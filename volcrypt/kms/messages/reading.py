@@ -69,7 +69,7 @@ def read_request(request_type: type[Request[A]], members: Mapping[str, Any]) -> 
     """
     try:
         return msgspec.convert(members, request_type)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeEncodeError):  # half a surrogate pair in a name
         pass
     draft = _read_message(request_type, members)
     check_members(draft)
