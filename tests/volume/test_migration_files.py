@@ -113,8 +113,9 @@ def test_what_an_earlier_migration_left_is_destroyed_first(directory: Path) -> N
 def test_data_elsewhere_has_its_files_beside_it(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
 ) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "elsewhere").symlink_to("other")  # as an administrator may have it
     data = tmp_path / "elsewhere" / "disk"
-    data.parent.mkdir()
     data.write_bytes(SOURCE)
     make_files(directory, HEADER, data=data)
     following, old = (data.with_name(f"disk.volume.{end}") for end in ("next", "old"))

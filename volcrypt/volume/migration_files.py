@@ -145,7 +145,7 @@ def finish_rename(directory: Path, *, data: Path | None = None, keeps_old: bool 
         sync_directory(place)
         return False
     if names.old.exists() and names.data.exists() and not names.old.samefile(names.data):
-        _destroy(names.old)  # what an earlier migration left
+        _destroy(names.old, follow=names.data.parent != directory)  # what an earlier migration left
     if names.data.exists() and not names.old.exists():
         try:
             os.link(names.data, names.old, follow_symlinks=False)
@@ -172,7 +172,9 @@ def destroy_old(
     if _is_source(names):
         raise RecordMissingError(f"data file {names.following}", hint=_source_is_there(names))
     started = time.monotonic()
-    freed, punched = _destroy(names.old, progress) if names.old.exists() else (0, True)
+    freed, punched = (0, True)
+    if names.old.exists():
+        freed, punched = _destroy(names.old, progress, follow=names.data.parent != directory)
     names.intents.unlink(missing_ok=True)
     names.sync()
     return Destroyed(freed_bytes=freed, punched=punched, seconds=time.monotonic() - started)
@@ -187,9 +189,11 @@ def _source_is_there(names: MigrationNames) -> str:
     return f"'{names.data.name}' beside it is what the volume was before; keep a copy of that"
 
 
-def _destroy(path: Path, progress: Callable[[int], None] = lambda _done: None) -> tuple[int, bool]:
-    """What room it had, and whether that was punched out."""
-    descriptor = open_regular(path, os.O_RDWR)
+def _destroy(
+    path: Path, progress: Callable[[int], None] = lambda _done: None, *, follow: bool
+) -> tuple[int, bool]:
+    """What room it had, and whether that was punched out. `follow`: a user named its directory."""
+    descriptor = open_regular(path, os.O_RDWR, follow=follow)
     try:
         status = os.fstat(descriptor)
         punched = _empty(descriptor, status.st_size, progress)
