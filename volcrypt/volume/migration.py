@@ -46,6 +46,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from typing_extensions import Buffer
 
+from volcrypt.crypto.xts import is_zero
 from volcrypt.errors import (
     IntegrityError,
     NoSpaceError,
@@ -135,7 +136,10 @@ class MigratingVolume:
             intents.regions_of(ByteRange(0, min(cursor * CHUNK_BYTES, self.size_bytes)))
         ).intersection(intents.set_regions())
         self._repairing: range = range(0)
-        self._buffer = memoryview(mmap.mmap(-1, CHUNK_BYTES))
+        # A bytearray is compared at memory's speed, a memoryview byte by byte (5 ms a chunk); what
+        # is read past the page cache lies on a page boundary.
+        self._bytes = bytearray(CHUNK_BYTES)
+        self._buffer = memoryview(self._bytes)
         self._compared = memoryview(mmap.mmap(-1, CHUNK_BYTES))
 
     @property
@@ -287,7 +291,9 @@ class MigratingVolume:
         try:
             self.source.read_into(extent.offset, expected)
             medium.read_into(extent.offset, found)
-            if expected != found:
+            # What lies behind a short chunk is the same.
+            self._buffer[extent.length :] = self._compared[extent.length :]
+            if self._bytes != self._compared:
                 raise IntegrityError(
                     f"chunk {chunk} of the encrypted data is not what it should be"
                 )
@@ -382,9 +388,8 @@ class MigratingVolume:
         extent = chunk_range(chunk, self.size_bytes)
         data = self._buffer[: extent.length]
         self.source.read_into(extent.offset, data)
-        zeros = data == _ZEROS[: extent.length]
         try:
-            if zeros and self._reads_zeros(extent):
+            if is_zero(data) and self._reads_zeros(extent):
                 return
             self.target.write(extent.offset, data)
         except Exception as error:
@@ -395,7 +400,7 @@ class MigratingVolume:
     def _reads_zeros(self, extent: ByteRange) -> bool:
         found = self._compared[: extent.length]
         self.target.read_into(extent.offset, found)
-        return found == _ZEROS[: extent.length]
+        return is_zero(found)
 
     def _give_up(self, error: Exception) -> None:
         with self._lock:
