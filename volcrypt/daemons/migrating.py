@@ -407,6 +407,7 @@ class Migrating:
             cursor=cursor,
             next_data=first_data(self._served.data, target_data),
             has_room_to_give=not self._assignment.preallocated,
+            begin_write_back=target_data.begin_write_back,
         )
 
     async def _open_again(self, session: _Session) -> None:

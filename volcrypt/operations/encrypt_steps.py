@@ -167,11 +167,13 @@ def _verify(home: Home, workflow: Workflow, stages: Stages) -> Workflow:
         new_data.drop_cache()
         count = sum(1 for _ in _chunks_with_data(original, new_data))
         stages.begin("comparing with the original", count * CHUNK_BYTES)
+        # Kept: a new one for each chunk would have its pages made each time.
+        buffer = memoryview(bytearray(CHUNK_BYTES))
         for done, index in enumerate(_chunks_with_data(original, new_data), start=1):
             extent = chunk_range(index, target.size_bytes)
             if extent.end <= workflow.verified_bytes:
                 continue
-            piece = memoryview(bytearray(extent.length))
+            piece = buffer[: extent.length]
             new.read_into(extent.offset, piece)
             if not original.has(index, piece):
                 raise VerificationError(
@@ -189,7 +191,7 @@ def _verify(home: Home, workflow: Workflow, stages: Stages) -> Workflow:
 
 
 class _Original(Protocol):
-    """What the new volume has to be."""
+    """What the new volume has to be; for one thread."""
 
     def candidate_chunks(self) -> Iterable[int]: ...
     def has(self, index: int, piece: memoryview) -> bool: ...
@@ -201,12 +203,15 @@ class _OldVolume:
     def __init__(self, volume: Volume, data: DataFile) -> None:
         self._volume = volume
         self._data = data
+        # A bytearray is compared at memory's speed, a memoryview byte by byte.
+        self._found = bytearray(CHUNK_BYTES)
         self.candidate_chunks = data.candidate_chunks
 
     def has(self, index: int, piece: memoryview) -> bool:
-        found = bytearray(len(piece))
-        self._volume.read_into(chunk_range(index, self._data.size_bytes).offset, found)
-        return found == piece
+        if len(piece) != len(self._found):
+            self._found = bytearray(len(piece))
+        self._volume.read_into(chunk_range(index, self._data.size_bytes).offset, self._found)
+        return self._found == piece
 
 
 class _Stored:

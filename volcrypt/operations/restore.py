@@ -175,10 +175,15 @@ class _Sink:
     def write_chunk(self, index: int, data: Buffer) -> None:
         # The last chunk of the snapshot may be shorter than that of the volume.
         offset = chunk_range(index, self._data.size_bytes).offset
-        present = bytearray(memoryview(data).nbytes)
-        self._data.read_into(offset, present)
-        if present != data:
-            self._data.write(offset, data)
+        length = memoryview(data).nbytes
+        # A hole is not right: chunks of zeros are not written at all.
+        if self._data.next_data(offset, offset + length) < offset + length:
+            present = bytearray(length)
+            self._data.read_into(offset, present)
+            if present == data:
+                return
+        self._data.write(offset, data)
+        self._data.begin_write_back(offset, length)
 
     def sync(self) -> None:
         self._data.sync()

@@ -33,6 +33,9 @@ _KEEP_SIZE: Final = 1
 _PUNCH_HOLE: Final = 2
 _ZERO_RANGE: Final = 16
 
+# linux/fs.h
+_SYNC_WRITE: Final = 2
+
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -47,6 +50,14 @@ def deallocate(descriptor: int, offset: int, length: int, *, keeps_room: bool) -
         number = ctypes.get_errno()
         if number != errno.EINTR:
             raise OSError(number, os.strerror(number))
+
+
+def begin_write_back(descriptor: int, offset: int, length: int) -> None:
+    """Have the kernel begin to write out a range of an open file or block device, and do not wait:
+    the next sync finds less to do. It promises nothing, and no error is lost to that sync."""
+    _libc.sync_file_range(
+        descriptor, ctypes.c_int64(offset), ctypes.c_int64(length), ctypes.c_uint(_SYNC_WRITE)
+    )
 
 
 def can_deallocate(path: Path) -> bool:

@@ -35,7 +35,14 @@ from volcrypt.errors import (
 )
 from volcrypt.geometry import CHUNK_BYTES, ByteRange, chunk_range, chunks_of
 from volcrypt.names import is_volume_id
-from volcrypt.volume.allocation import check_length, deallocate, open_data, reserve, too_large
+from volcrypt.volume.allocation import (
+    begin_write_back,
+    check_length,
+    deallocate,
+    open_data,
+    reserve,
+    too_large,
+)
 
 # The page cache keeps what one call writes in one piece (a large folio), and ext4 goes through all
 # blocks of a piece for each later write to any of them: 40 us of 4 KiB in 1 MiB, 11 us here.
@@ -220,6 +227,10 @@ class DataFile:
             except BaseException:
                 self._failed = True
                 raise
+
+    def begin_write_back(self, offset: int, length: int) -> None:
+        """For who writes a lot and syncs later: the medium need not wait until then."""
+        begin_write_back(self._descriptor, offset, length)
 
     def grow(self, size_bytes: int) -> None:
         """Serve more of what is there, since it was extended. Raises IntegrityError."""

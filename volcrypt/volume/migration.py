@@ -109,10 +109,13 @@ class MigratingVolume:
         cursor: int,
         next_data: Callable[[int], int] = lambda chunk: chunk,
         has_room_to_give: bool = True,
+        begin_write_back: Callable[[int, int], None] = lambda _offset, _length: None,
     ) -> None:
         """`cursor`: up to which chunk everything was copied and settled before. `next_data` gives
         the first chunk from a given one on that may hold something on either side, at most how
-        many there are. `has_room_to_give`: the target takes room as it is written."""
+        many there are. `has_room_to_give`: the target takes room as it is written.
+        `begin_write_back` is told of bytes at an offset of the target that were copied, so that a
+        settle has less to wait for."""
         assert source.size_bytes == target.size_bytes, "internal error: sides of different sizes"
         self.size_bytes = source.size_bytes
         self.read_only = source.read_only
@@ -129,6 +132,7 @@ class MigratingVolume:
         self._intents = intents
         self._next_data = next_data
         self._has_room_to_give = has_room_to_give
+        self._begin_write_back = begin_write_back
         self._lock = threading.Lock()
         self._closed = False
         # Regions to be copied again, and what is left of the one that is being copied.
@@ -392,6 +396,7 @@ class MigratingVolume:
             if is_zero(data) and self._reads_zeros(extent):
                 return
             self.target.write(extent.offset, data)
+            self._begin_write_back(extent.offset, extent.length)
         except Exception as error:
             self._give_up(error)
             raise
