@@ -130,13 +130,19 @@ class Migrator:
                 if not self._volume.is_copied:
                     raise TryAgainError("there is something left to be copied")
                 # While nobody writes there; what is written later has been on both sides.
-                chunk = await self._run(partial(self._volume.next_compared, first))
-                if chunk == first:
-                    await self._run(partial(self._volume.verify, chunk, medium))
+                chunk = await self._run(partial(self._compare, first, medium))
             if chunk == first:
                 await pace.spend(CHUNK_BYTES)
             first = min(max(chunk, first + 1), run.stop)
         return first
+
+    def _compare(self, first: int, medium: ComparedSide) -> int:
+        """The first chunk from `first` on that holds anything; if that is `first`, it was compared.
+        In one thread's turn: for a small chunk another one costs as much as the comparison."""
+        chunk = self._volume.next_compared(first)
+        if chunk == first:
+            self._volume.verify(chunk, medium)
+        return chunk
 
     async def prepare(self) -> None:
         """Have both sides take whatever is acknowledged from now on, and what was before.
