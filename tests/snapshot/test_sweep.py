@@ -72,6 +72,25 @@ async def test_what_another_snapshot_has_too_survives(objects: MemoryObjects, ho
     assert stored(objects) == 0
 
 
+async def test_much_garbage_goes_and_a_failure_is_heard_of(
+    objects: MemoryObjects, host: Host
+) -> None:
+    """More than is deleted at once, by several threads."""
+    volume = MemoryChunks(SIZE)
+    for index in range(150):
+        volume.fill(index, index + 1)
+    await host.snapshot(1, volume)
+    host.delete(1)
+    objects.writes_until_failure = 40
+    with pytest.raises(ObjectStoreError):
+        sweep(host.store)
+    left = stored(objects)
+    assert 0 < left < 152, "the control"
+    objects.writes_until_failure = None
+    assert sweep(host.store).object_count == left
+    assert stored(objects) == 0
+
+
 async def test_what_a_killed_snapshot_left_goes(objects: MemoryObjects, host: Host) -> None:
     await host.store_volume(1, volume_of(1, 2, 3))
     sweep(host.store)

@@ -54,6 +54,15 @@ def read(data: DataFile, offset: int, length: int) -> bytes:
     return bytes(buffer)
 
 
+def test_write_back_that_is_begun_changes_nothing(data: DataFile) -> None:
+    data.write(CHUNK_BYTES, b"data" * 1024)
+    for offset, length in ((CHUNK_BYTES, 4096), (0, SIZE), (SIZE, 2**40)):
+        data.begin_write_back(offset, length)
+    assert read(data, CHUNK_BYTES, 4096) == b"data" * 1024
+    assert list(data.candidate_chunks()) == [1]
+    data.sync()
+
+
 class TestCreate:
     def test_sparse_private_and_of_full_size(self, tmp_path: Path) -> None:
         with DataFile.create(tmp_path / "data", 2**30) as data:

@@ -245,6 +245,37 @@ def test_verification_reads_the_target_with_a_key_of_its_own(bed: Bed) -> None:
             bed.volume.verify(1, strange)
 
 
+def test_verification_sees_each_byte_of_a_short_chunk(bed: Bed) -> None:
+    """Also after a whole one, whose bytes lie behind it in the buffers."""
+    bed.volume.write(0, b"\1" * SIZE)
+    bed.copy()
+    medium = bed.open_target()
+    for chunk in (3, 4, 3):
+        bed.volume.verify(chunk, medium)
+    for place in (4 * CHUNK_BYTES, SIZE - 1):
+        bed.target_data.content[place] ^= 1
+        with pytest.raises(IntegrityError, match="chunk 4"):
+            bed.volume.verify(4, medium)
+        bed.target_data.content[place] ^= 1
+    bed.volume.verify(4, medium)
+
+
+def test_what_is_copied_is_written_out_at_once(bed: Bed) -> None:
+    begun: list[tuple[int, int]] = []
+    bed.source.write(CHUNK_BYTES, b"data")
+    bed.source.write(4 * CHUNK_BYTES, b"data")
+    volume = MigratingVolume(
+        bed.source,
+        bed.target,
+        bed.intents,
+        cursor=0,
+        begin_write_back=lambda offset, length: begun.append((offset, length)),
+    )
+    while chunks := volume.next_work():
+        volume.work(chunks)
+    assert begun == [(CHUNK_BYTES, CHUNK_BYTES), (4 * CHUNK_BYTES, UNIT_BYTES)]
+
+
 def test_it_ends_as_the_target_or_as_the_source(bed: Bed) -> None:
     bed.copy()
     bed.volume.prepare()
