@@ -6,8 +6,11 @@ import subprocess
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from tests.command import Command
+
+AnyPoint = TypeVar("AnyPoint")
 
 CALLS = (
     "write,pwrite64,pwritev,ftruncate,fallocate,fsync,fdatasync,syncfs,rename,renameat,renameat2,"
@@ -74,7 +77,7 @@ def kill_at(command: Command, point: Point, *arguments: str) -> bool:
     return killed
 
 
-def spread(points: list[Point], count: int) -> list[Point]:
+def spread(points: list[AnyPoint], count: int) -> list[AnyPoint]:
     """`count` of the points, evenly spread, with both ends."""
     if len(points) <= count:
         return points
