@@ -16,6 +16,7 @@ from volcrypt.durable import (
     make_directory_durably,
     no_space_named,
     overwrite,
+    read_fully,
     remove_durably,
     sync_directory,
     write_durably,
@@ -243,3 +244,17 @@ def test_overwriting_leaves_the_size_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(path)
     with pytest.raises(OSError, match="symbolic links"):
         overwrite(tmp_path / "link")
+
+
+def test_a_short_read_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    content = bytes(range(200))
+    path.write_bytes(content)
+    real = os.pread
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        monkeypatch.setattr(os, "pread", lambda file, count, at: real(file, min(count, 7), at))
+        for length, offset in ((0, 0), (1, 3), (7, 0), (100, 50), (200, 0), (300, 0), (9, 200)):
+            assert read_fully(descriptor, length, offset) == content[offset : offset + length]
+    finally:
+        os.close(descriptor)

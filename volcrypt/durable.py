@@ -211,6 +211,19 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.new")
 
 
+def read_fully(descriptor: int, length: int, offset: int) -> bytes:
+    """`length` bytes from `offset`, fewer where the file ends before; a short read is continued."""
+    found = os.pread(descriptor, length, offset)
+    if len(found) == length or not found:
+        return found
+    pieces = [found]
+    length, offset = length - len(found), offset + len(found)
+    while length and (found := os.pread(descriptor, length, offset)):
+        pieces.append(found)
+        length, offset = length - len(found), offset + len(found)
+    return b"".join(pieces)
+
+
 def write_fully(descriptor: int, data: bytes | bytearray | memoryview, offset: int) -> None:
     """All of `data` at `offset`; a short write is continued."""
     view = memoryview(data)

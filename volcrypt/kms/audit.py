@@ -37,7 +37,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from volcrypt.durable import make_directory_durably, no_space_named, open_regular, sync_directory
+from volcrypt.durable import (
+    make_directory_durably,
+    no_space_named,
+    open_regular,
+    read_fully,
+    sync_directory,
+)
 from volcrypt.errors import (
     AuditChainError,
     FormatError,
@@ -210,7 +216,7 @@ class AuditLog:
             start = max(0, head.end - window)
             # It must come from the medium, not from pages that a failed sync left.
             os.posix_fadvise(descriptor, start, 0, os.POSIX_FADV_DONTNEED)
-            data = os.pread(descriptor, head.end - start, start)
+            data = read_fully(descriptor, head.end - start, start)
             _, newline, line = data.removesuffix(b"\n").rpartition(b"\n")
             if newline or start == 0:
                 break
@@ -236,7 +242,7 @@ class AuditLog:
             self._is_checked = True
         if size == head.end:
             return head, ()
-        tail = os.pread(descriptor, size - head.end, head.end)
+        tail = read_fully(descriptor, size - head.end, head.end)
         found, end = head, head.end
         records: list[AuditRecord] = []
         lines = tail.split(b"\n")[:-1]

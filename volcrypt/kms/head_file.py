@@ -16,7 +16,7 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.constant_time import bytes_eq
 
-from volcrypt.durable import no_space_named, write_durably
+from volcrypt.durable import no_space_named, read_fully, write_durably, write_fully
 from volcrypt.errors import (
     FormatError,
     IntegrityError,
@@ -111,9 +111,7 @@ class HeadFile:
             slot = encode_slot(head, self._seal)
             try:
                 with no_space_named(self._path):
-                    written = os.pwrite(self._open(), slot, head.offset)
-                if written != SLOT_BYTES:
-                    raise OSError(errno.EIO, "a slot was written in part")
+                    write_fully(self._open(), slot, head.offset)
                 os.fdatasync(self._open())
             except OSError as error:
                 self._has_failed = True
@@ -124,7 +122,7 @@ class HeadFile:
     def _read_bytes(self) -> bytes:
         try:
             # One byte more than there should be, so that a longer file is noticed.
-            return os.pread(self._open(), FILE_BYTES + 1, 0)
+            return read_fully(self._open(), FILE_BYTES + 1, 0)
         except OSError as error:
             self._has_failed = True
             raise KmsInternalError(f"audit head {self._path} cannot be read") from error

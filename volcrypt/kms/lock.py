@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from volcrypt.durable import open_regular
+from volcrypt.durable import open_regular, read_fully, write_fully
 from volcrypt.errors import TryAgainError
 from volcrypt.file_lock import locked_within
 
@@ -72,7 +72,7 @@ def held_home(
                 f"{patience_seconds:g} s"
             )
         if exclusive:
-            os.pwrite(descriptor, f"volcrypt kms serve (process {os.getpid()})\n".encode(), 0)
+            write_fully(descriptor, f"volcrypt kms serve (process {os.getpid()})\n".encode(), 0)
         try:
             yield
         finally:
@@ -99,7 +99,7 @@ def is_served(path: Path) -> bool:
 
 def _held_by_server(path: Path, descriptor: int) -> TryAgainError:
     # A server that begins holds the lock for a moment before it has written who it is.
-    name = os.pread(descriptor, _MAX_HOLDER_BYTES, 0).decode(errors="replace").strip()
+    name = read_fully(descriptor, _MAX_HOLDER_BYTES, 0).decode(errors="replace").strip()
     return TryAgainError(
         f"home {path.parent.parent} is held by {name or 'a server that is starting'}",
         hint="use that server, or stop it",

@@ -4,7 +4,6 @@ Built from the bottom up (mount, loop device, link, file system) and taken down 
 was built is taken down again when a later step fails.
 """
 
-import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from volcrypt.crypto.xts import is_zero
+from volcrypt.durable import read_fully
 from volcrypt.errors import (
     ComponentMissingError,
     InvalidArgumentError,
@@ -24,7 +24,7 @@ from volcrypt.errors import (
     VolumeNotFoundError,
 )
 from volcrypt.formats.volume_record import VolumeRecord
-from volcrypt.geometry import CHUNK_BYTES, chunk_range
+from volcrypt.geometry import chunk_range
 from volcrypt.names import VolumeId
 from volcrypt.operations.discarding import check_discarding
 from volcrypt.operations.file_systems import run_program
@@ -344,15 +344,13 @@ def _mount_hint(
 
 def holds_data(path: Path, size_bytes: int, plaintext: Path) -> bool:
     """Whether anything but zeros is in a mounted volume; only what was ever written is read."""
-    buffer = bytearray(CHUNK_BYTES)
     with (
         DataFile.open(path, size_bytes, read_only=True) as data,
         open(plaintext, "rb", buffering=0) as file,
     ):
         for index in data.candidate_chunks():
             extent = chunk_range(index, size_bytes)
-            view = memoryview(buffer)[: extent.length]
-            if os.preadv(file.fileno(), [view], extent.offset) and not is_zero(view):
+            if not is_zero(read_fully(file.fileno(), extent.length, extent.offset)):
                 return True
     return False
 

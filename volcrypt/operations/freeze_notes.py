@@ -20,7 +20,7 @@ from typing import Final, Self
 
 import msgspec
 
-from volcrypt.durable import no_space_named, open_regular
+from volcrypt.durable import no_space_named, open_regular, read_fully
 from volcrypt.errors import VolcryptError
 from volcrypt.volume.lease_time import boot_seconds
 from volcrypt.volume.mountpoint import mounts
@@ -124,7 +124,7 @@ def _notes(runtime: Path) -> Iterator[tuple[Path, FreezeNote]]:
                 # One of another user would have us, who may be root, thaw what he names.
                 if os.fstat(descriptor).st_uid != os.geteuid():
                     continue
-                data = os.read(descriptor, _MAX_BYTES)
+                data = read_fully(descriptor, _MAX_BYTES, 0)
             finally:
                 os.close(descriptor)
             yield path, msgspec.json.decode(data, type=FreezeNote)

@@ -3,7 +3,6 @@
 `operations.jobs` says what the files are and mean.
 """
 
-import errno
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from volcrypt.durable import (
     no_space_named,
     remove_durably,
     sync_directory,
+    write_fully,
 )
 from volcrypt.errors import NameTakenError, NoSpaceError, TryAgainError
 from volcrypt.formats.job import JobKind, JobRecord, encode_job
@@ -77,8 +77,7 @@ class HeldJob:
             try:
                 assert try_lock(descriptor, fcntl.LOCK_EX), "internal error: a new file is locked"
                 data = encode_job(self.record)
-                if os.write(descriptor, data) != len(data):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                write_fully(descriptor, data, 0)
                 os.fsync(descriptor)
                 os.replace(temporary, self._path)
                 sync_directory(self._path.parent)

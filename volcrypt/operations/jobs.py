@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from volcrypt.durable import open_regular, remove_durably
+from volcrypt.durable import open_regular, read_fully, remove_durably
 from volcrypt.errors import (
     FormatError,
     SnapshotFailedError,
@@ -137,7 +137,7 @@ def _look(home: Home, snapshot_id: SnapshotId) -> Job | None:
             return Job(snapshot_id=snapshot_id, record=None, reason=str(error))
         try:
             is_held = not try_lock(descriptor, fcntl.LOCK_SH)
-            data = os.pread(descriptor, _MAX_BYTES, 0)
+            data = read_fully(descriptor, _MAX_BYTES, 0)
             if not _is_at(path, descriptor):
                 continue  # replaced, or removed, just now
         finally:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from volcrypt.crypto.xts import is_zero
+from volcrypt.durable import read_fully
 from volcrypt.errors import (
     ComponentMissingError,
     IntegrityError,
@@ -212,7 +213,7 @@ def find_data(descriptor: int, size_bytes: int) -> int | None:
     looks = [(0, _LOOK_BYTES), (max(0, size_bytes - _LOOK_BYTES), _LOOK_BYTES)]
     looks += [(offset, UNIT_BYTES) for offset in range(0, size_bytes, step)]
     for offset, length in looks:
-        found = os.pread(descriptor, min(length, size_bytes - offset), offset)
+        found = read_fully(descriptor, min(length, size_bytes - offset), offset)
         if not is_zero(found):
             return offset + next(index for index, byte in enumerate(found) if byte)
     return None

@@ -31,7 +31,13 @@ from typing import Final, Self
 
 import msgspec
 
-from volcrypt.durable import held_directory, no_space_named, sync_directory
+from volcrypt.durable import (
+    held_directory,
+    no_space_named,
+    read_fully,
+    sync_directory,
+    write_fully,
+)
 from volcrypt.errors import BadMagicError, MalformedError, VolumeInUseError, VolumeNotFoundError
 from volcrypt.geometry import SECTOR_BYTES
 
@@ -257,7 +263,7 @@ def _is_still_at(path: Path, descriptor: int) -> bool:
 def _write_sector(descriptor: int, content: bytes) -> None:
     assert len(content) < SECTOR_BYTES, "internal error: an owner record is one sector"
     sector = content.ljust(SECTOR_BYTES - 1) + b"\n"
-    assert os.pwrite(descriptor, sector, 0) == SECTOR_BYTES, "internal error: a short write"
+    write_fully(descriptor, sector, 0)
     os.fsync(descriptor)
 
 
@@ -269,7 +275,7 @@ def _read_record(descriptor: int, directory: Path) -> OwnerRecord | None:
     what = f"owner record of {directory.name}"
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         raise MalformedError(what, "not a regular file")
-    content = os.pread(descriptor, SECTOR_BYTES + 1, 0).strip(b" \n\0")
+    content = read_fully(descriptor, SECTOR_BYTES + 1, 0).strip(b" \n\0")
     if not content:
         return None
     if not content.startswith(_MAGIC):

@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final
 
-from volcrypt.durable import no_space_named, open_regular, sync_directory, write_fully
+from volcrypt.durable import no_space_named, open_regular, read_fully, sync_directory, write_fully
 from volcrypt.errors import FormatError, IntegrityError, RecordMissingError
 from volcrypt.formats.bit_sectors import SECTOR_BITMAP_BYTES
 from volcrypt.formats.present_map import (
@@ -67,7 +67,7 @@ def create_present_map(path: Path, header: PresentHeader) -> None:
         descriptor = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             os.posix_fallocate(descriptor, 0, header.file_bytes)
-            os.pwrite(descriptor, encode_header(header), 0)
+            write_fully(descriptor, encode_header(header), 0)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -97,7 +97,7 @@ def open_checked(path: Path, what: str, flags: int) -> tuple[int, PresentHeader]
             "none, the data is whole: volcrypt volume check VOLUME --assume-whole",
         ) from error
     try:
-        return descriptor, decode_header(os.pread(descriptor, SECTOR_BYTES, 0), what=what)
+        return descriptor, decode_header(read_fully(descriptor, SECTOR_BYTES, 0), what=what)
     except BaseException:
         os.close(descriptor)
         raise
@@ -109,7 +109,7 @@ def read_bits(descriptor: int, header: PresentHeader, *, what: str) -> bytearray
         bits = bytearray(b"\xff" * (header.sector_count * SECTOR_BITMAP_BYTES))
         _clear_padding(bits, header.chunk_count)
         return bits
-    data = os.pread(descriptor, header.file_bytes - SECTOR_BYTES + 1, SECTOR_BYTES)
+    data = read_fully(descriptor, header.file_bytes - SECTOR_BYTES + 1, SECTOR_BYTES)
     return decode_sectors(header, data, what=what)
 
 

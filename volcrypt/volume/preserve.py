@@ -29,7 +29,7 @@ from typing_extensions import Buffer
 
 from volcrypt.crypto.digest import DigestAlgorithm
 from volcrypt.crypto.xts import is_zero
-from volcrypt.durable import no_space_named, write_fully
+from volcrypt.durable import no_space_named, read_fully, write_fully
 from volcrypt.errors import IntegrityError
 from volcrypt.geometry import CHUNK_BYTES, ByteRange, chunk_count, chunk_range
 
@@ -100,7 +100,7 @@ class PreservedChunks:
             mark = _mark_of(view)
             if not is_zero(view):
                 self._write(extent.offset, view)
-            os.pwrite(self._descriptors[0], mark, chunk * MARK_BYTES)
+            write_fully(self._descriptors[0], mark, chunk * MARK_BYTES)
         finally:
             self._buffers.append(buffer)
 
@@ -154,7 +154,7 @@ class PreservedReader:
                 raise IntegrityError(f"what chunk {chunk} held before it was written to is lost")
 
     def _mark(self, chunk: int) -> bytes:
-        return os.pread(self._descriptors[0], MARK_BYTES, chunk * MARK_BYTES)
+        return read_fully(self._descriptors[0], MARK_BYTES, chunk * MARK_BYTES)
 
     def _read(self, offset: int, view: memoryview) -> None:
         """Holes read zeros, and so does what is behind the end of a segment."""

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from volcrypt.durable import open_regular, sync_directory
+from volcrypt.durable import open_regular, read_fully, sync_directory, write_fully
 from volcrypt.errors import FormatError
 from volcrypt.formats.write_count import WriteCount, decode_write_count, encode_write_count
 from volcrypt.geometry import SECTOR_BYTES, format_size
@@ -151,7 +151,7 @@ def _locked(path: Path) -> Iterator[int]:
 
 
 def _read(descriptor: int, path: Path) -> int:
-    data = os.pread(descriptor, SECTOR_BYTES + 1, 0)
+    data = read_fully(descriptor, SECTOR_BYTES + 1, 0)
     if not data:
         return 0  # it was made, and its maker killed before anything was written
     try:
@@ -163,7 +163,6 @@ def _read(descriptor: int, path: Path) -> int:
 
 def _write(descriptor: int, path: Path, written_bytes: int) -> int:
     count = WriteCount(data_key_id=DataKeyId(path.name), written_bytes=max(0, written_bytes))
-    if os.pwrite(descriptor, encode_write_count(count), 0) != SECTOR_BYTES:
-        raise OSError(f"{path} was written in part")
+    write_fully(descriptor, encode_write_count(count), 0)
     os.fdatasync(descriptor)
     return count.written_bytes
