@@ -4,6 +4,8 @@ import logging
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +13,7 @@ import trio
 
 from volcrypt.geometry import SECTOR_BYTES
 from volcrypt.volume.space import space_warning
+from volcrypt.volume.thread_start import in_thread
 
 _LOOK_SECONDS: Final = 5
 _LOOKS_UNTIL_NEW: Final = 60
@@ -26,10 +29,12 @@ async def watch_space(data_path: Path, size_of: Callable[[], int]) -> None:
     """
     quiet_looks = _LOOKS_UNTIL_NEW
     while True:
-        # The file system may be a remote one that hangs.
-        warning = await trio.to_thread.run_sync(
-            _warning_of, data_path, size_of(), abandon_on_cancel=True
-        )
+        warning = None
+        with suppress(OSError):  # no thread just now: who serves is not to end for that
+            # The file system may be a remote one that hangs.
+            warning = await in_thread(
+                partial(_warning_of, data_path, size_of()), abandon_on_cancel=True
+            )
         if warning is None:
             quiet_looks += 1
         else:

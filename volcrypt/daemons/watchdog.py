@@ -14,6 +14,7 @@ import trio
 
 from volcrypt.daemons.notify import notify
 from volcrypt.errors import MountError
+from volcrypt.volume.thread_start import in_thread
 
 _READS_PER_PERIOD: Final = 3
 _PATIENCE_SECONDS: Final = 10
@@ -48,7 +49,7 @@ class Watchdog:
             async with self._reading:
                 with suppress(OSError, MountError):
                     # A read that never returns must not keep the process from ending.
-                    await trio.to_thread.run_sync(self._read, abandon_on_cancel=True)
+                    await in_thread(self._read, abandon_on_cancel=True)
                 notify("WATCHDOG=1")
             await trio.sleep(period / _READS_PER_PERIOD)
 

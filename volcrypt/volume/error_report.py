@@ -1,8 +1,12 @@
 """Errors of `volcrypt.errors` on their way from one process to another, as part of a JSON document.
 
 What arrives is the same class with the same message, hint and plain fields, so that the edge that
-shows it needs no second table. Anything else is a bug of the sender and arrives as VolumeError.
+shows it needs no second table. An error of the system arrives as VolumeError with what its number
+means; anything else is a bug of the sender, and does with its kind.
 """
+
+import errno
+import os
 
 import msgspec
 
@@ -22,6 +26,11 @@ class ErrorReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @classmethod
     def of(cls, error: Exception) -> "ErrorReport":
+        if isinstance(error, OSError | MemoryError):
+            number = getattr(error, "errno", None) or (
+                errno.ENOMEM if isinstance(error, MemoryError) else errno.EIO
+            )
+            return cls(kind="VolumeError", message=f"the system's answer: {os.strerror(number)}")
         if not isinstance(error, VolcryptError):
             # The message of a foreign exception may hold anything; its kind is enough to find it.
             return cls(kind="VolumeError", message=f"internal error: {type(error).__name__}")

@@ -13,6 +13,7 @@ from typing import TypeVar
 import trio
 
 from volcrypt.errors import VolcryptError
+from volcrypt.volume.thread_start import in_thread
 
 Result = TypeVar("Result")
 
@@ -44,7 +45,7 @@ class RequestThreads:
         let_go: list[Callable[[], None]] = []
         is_left = is_working = False
 
-        def in_thread() -> Result:
+        def counted() -> Result:
             nonlocal is_working
             with self._lock:
                 if is_left:
@@ -61,9 +62,7 @@ class RequestThreads:
 
         with self._scope(shield=True):
             try:
-                return await trio.to_thread.run_sync(
-                    in_thread, abandon_on_cancel=True, limiter=self._limiter
-                )
+                return await in_thread(counted, abandon_on_cancel=True, limiter=self._limiter)
             except trio.Cancelled:
                 with self._lock:
                     is_left = True

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from volcrypt.volume.write_counter import WriteCounter
 
 LANE_BYTES: Final = 1024 * 1024
+_ZEROS: Final = bytes(UNIT_BYTES)
 """The largest piece that is encrypted and written at once; what FUSE sends at most."""
 
 
@@ -350,7 +351,9 @@ class Volume:
     def _wipe(lane: Lane) -> None:
         lane.cipher.wipe()
         # The buffer holds ciphertext after a write, and plaintext after a partial read.
-        lane.buffer[:] = bytes(LANE_BYTES)
+        # In pieces: where memory is at an end this is what must not fail.
+        for start in range(0, LANE_BYTES, UNIT_BYTES):
+            lane.buffer[start : start + UNIT_BYTES] = _ZEROS
 
 
 def _partial_units(extent: ByteRange) -> Iterator[int]:
