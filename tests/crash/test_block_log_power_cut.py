@@ -71,7 +71,7 @@ def cut_everywhere(disk: LoggedDisk, notes: Notes, directory: Path, *, quick: bo
     torn = [dice.randrange(acknowledged[0], disk.entries() + 1) for _ in range(between)]
     for point, cut in disk.cuts(torn, dice):
         look(cut, notes, point, directory)
-    print(f"{len(at_once)} cuts at flushes and acknowledgements, {len(torn)} torn ones")
+    print(f"{disk.kind} {disk.logger}: {len(at_once)} cuts, and {len(torn)} torn ones")
 
 
 def test_what_was_acknowledged_survives_a_cut_at_any_write(tmp_path: Path) -> None:
