@@ -1,5 +1,5 @@
-"""Power cuts under imports and exports on a real ext4: what a cursor covers is there, an exported
-image is whole; with controls that do not sync, and lose."""
+"""Power cuts under imports and exports on a real ext4 and XFS: what a cursor covers is there, an
+exported image is whole; with controls that do not sync, and lose."""
 
 import os
 import random
@@ -57,13 +57,18 @@ class Scene:
         )
 
 
+@pytest.fixture(params=["ext4", "xfs"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> Iterator[Scene]:
     monkeypatch.setattr(import_run, "CURSOR_BYTES", 1)
     monkeypatch.setattr(import_run, "CURSOR_PARTS", 8)
     (tmp_path / "image").write_bytes(random.Random(4).randbytes(SIZE))
     os.makedirs(tmp_path / "disk")
-    with disposable_file_system(tmp_path / "disk", size_bytes=2**26) as disk:
+    with disposable_file_system(tmp_path / "disk", kind=kind, size_bytes=2**26) as disk:
         scene = Scene(disk, tmp_path / "image")
         with disposable_home(scene.home_path):
             init_home(
@@ -89,17 +94,17 @@ def dropped(_: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "method", "error"), [(Volume, "flush", VerificationError), (ImportLog, "sync", None)]
+    ("part", "method", "error"), [(Volume, "flush", VerificationError), (ImportLog, "sync", None)]
 )
 def test_the_control(
     scene: Scene,
     monkeypatch: pytest.MonkeyPatch,
-    kind: type,
+    part: type,
     method: str,
     error: type[VolcryptError] | None,
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(kind, method, dropped)
+        patch.setattr(part, method, dropped)
         scene.interrupt()
     with scene.home() as home, pytest.raises(error or VolcryptError):
         scene.run(home)

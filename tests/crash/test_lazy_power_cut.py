@@ -1,5 +1,5 @@
-"""Power cuts under lazy volumes on a real ext4: what was acknowledged is not fetched over, and what
-was not durable is fetched again; with controls that break the order, and lose."""
+"""Power cuts under lazy volumes on a real ext4 and XFS: what was acknowledged is not fetched over,
+and what was not durable is fetched again; with controls that break the order, and lose."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -32,9 +32,12 @@ ROOT = bytes(range(32))
 WRITTEN = b"acknowledged" * 50
 
 
-@pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DisposableFileSystem]:
-    with disposable_file_system(tmp_path_factory.mktemp("lazy"), size_bytes=2**26) as made:
+@pytest.fixture(scope="module", params=["ext4", "xfs"])
+def disk(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[DisposableFileSystem]:
+    place = tmp_path_factory.mktemp("lazy")
+    with disposable_file_system(place, kind=request.param, size_bytes=2**26) as made:
         yield made
 
 

@@ -1,10 +1,9 @@
-"""A power cut under a store on a real ext4: what was committed survives it.
+"""A power cut under a store on a real ext4 and XFS: what was committed survives it.
 
-`xfs_io -x -c shutdown` drops everything that the file system was not asked to write. The control is
-the same store without its syncs, and must lose something: else the test would see nothing.
+The control is the same store without its syncs, and must lose something: else the test would see
+nothing.
 """
 
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import trio
 from tests.fakes.chunks import MemoryChunks
 from tests.fakes.objects import UnsyncedObjects
 from tests.fakes.snapshots import Host, create_store, open_store, restore, snapshot_id
+from tests.file_system import DisposableFileSystem, disposable_file_system
 from volcrypt.errors import VolcryptError
 from volcrypt.formats.copy_cursor import CopyCursor
 from volcrypt.formats.document import MacSeal
@@ -30,40 +30,10 @@ from volcrypt.snapshot.verify import verify
 SIZE = 1100 * CHUNK_BYTES
 
 
-class Disk:
-    """An ext4 in a file, mounted; `power_cut` drops what was not written and mounts it again."""
-
-    def __init__(self, directory: Path) -> None:
-        self._image = directory / "image"
-        self.mount_point = directory / "mount"
-        self.mount_point.mkdir()
-        with self._image.open("wb") as file:
-            file.truncate(256 * 2**20)
-        subprocess.run(["mkfs.ext4", "-q", "-F", self._image], check=True)
-
-    def mount(self) -> None:
-        subprocess.run(["mount", "-o", "loop", self._image, self.mount_point], check=True)
-
-    def unmount(self) -> None:
-        subprocess.run(["umount", self.mount_point], check=True)
-
-    def power_cut(self) -> None:
-        subprocess.run(["xfs_io", "-x", "-c", "shutdown", self.mount_point], check=True)
-        self.unmount()
-        self.mount()
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    for program in ("xfs_io", "mkfs.ext4", "mount"):
-        assert shutil.which(program), f"{program} is missing: run scripts/setup --test"
-    disk = Disk(tmp_path)
-    disk.mount()
-    try:
-        yield disk
-    finally:
-        # Lazily: a test that failed may hold files open. The loop device goes with the mount.
-        subprocess.run(["umount", "--lazy", disk.mount_point], check=True)
+@pytest.fixture(params=["ext4", "xfs"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DisposableFileSystem]:
+    with disposable_file_system(tmp_path, kind=request.param, size_bytes=2**26) as made:
+        yield made
 
 
 def volume_of(seed: int) -> MemoryChunks:
@@ -73,14 +43,14 @@ def volume_of(seed: int) -> MemoryChunks:
     return volume
 
 
-def test_a_committed_snapshot_survives_a_power_cut(disk: Disk) -> None:
-    path = disk.mount_point / "store"
+def test_a_committed_snapshot_survives_a_power_cut(disk: DisposableFileSystem) -> None:
+    path = disk.directory / "store"
     volume = volume_of(1)
     with LocalObjects.create(path) as objects:
         host = Host(create_store(objects))
         parent = trio.run(host.snapshot, 1, volume)
         objects.put_if_absent("chunks/00/not-synced", bytes(CHUNK_BYTES), batched=True)
-    disk.power_cut()
+    disk.cut_power()
     with LocalObjects(path) as objects:
         host.store = open_store(objects)
         assert verify(host.store, expected_head=host.head).damages == []
@@ -88,7 +58,7 @@ def test_a_committed_snapshot_survives_a_power_cut(disk: Disk) -> None:
         volume.fill(7, 99)
         child = trio.run(lambda: host.snapshot(2, volume, parent=parent.point, changed={7}))
         host.delete(1)
-    disk.power_cut()
+    disk.cut_power()
     with LocalObjects(path) as objects:
         host.store = open_store(objects)
         assert host.store.snapshot_ids() == [snapshot_id(2)]
@@ -96,13 +66,13 @@ def test_a_committed_snapshot_survives_a_power_cut(disk: Disk) -> None:
         assert trio.run(restore, host.store, child) == volume.image()
 
 
-def test_without_syncs_a_power_cut_loses_it(disk: Disk) -> None:
+def test_without_syncs_a_power_cut_loses_it(disk: DisposableFileSystem) -> None:
     """The control."""
-    path = disk.mount_point / "store"
+    path = disk.directory / "store"
     with UnsyncedObjects.create(path) as objects:
         host = Host(create_store(objects))
         trio.run(host.snapshot, 1, volume_of(1))
-    disk.power_cut()
+    disk.cut_power()
     lost = False
     try:
         with LocalObjects(path) as objects:
@@ -112,9 +82,9 @@ def test_without_syncs_a_power_cut_loses_it(disk: Disk) -> None:
     assert lost
 
 
-def test_a_snapshot_that_was_cut_is_made_anew_over_what_is_left(disk: Disk) -> None:
+def test_a_snapshot_that_was_cut_is_made_anew_over_what_is_left(disk: DisposableFileSystem) -> None:
     """Chunks under final names with wrong bytes are replaced, and the result is sound."""
-    path = disk.mount_point / "store"
+    path = disk.directory / "store"
     volume = volume_of(1)
     with LocalObjects.create(path) as objects:
         host = Host(create_store(objects))
@@ -127,7 +97,7 @@ def test_a_snapshot_that_was_cut_is_made_anew_over_what_is_left(disk: Disk) -> N
         for file in sorted(path.glob("pages/*/*"))[:1]:
             file.write_bytes(b"torn")
         subprocess.run(["sync", "-f", path], check=True)
-    disk.power_cut()
+    disk.cut_power()
     with LocalObjects(path) as objects:
         host.store = open_store(objects)
         draft, pin = trio.run(host.store_volume, 2, volume)
@@ -162,13 +132,13 @@ def copy_until(host: Host, source: Manifest, file: CursorFile, *, cursors: int) 
     return host.commit(host.draft(2, SIZE, stored), pin)
 
 
-def test_a_copy_resumes_after_power_cuts(disk: Disk) -> None:
-    path = disk.mount_point / "store"
+def test_a_copy_resumes_after_power_cuts(disk: DisposableFileSystem) -> None:
+    path = disk.directory / "store"
     volume = volume_of(1)
     with LocalObjects.create(path) as objects:
         host = Host(create_store(objects))
         source = trio.run(host.snapshot, 1, volume)
-    file = CursorFile(disk.mount_point / "cursor", MacSeal(bytes(32)))
+    file = CursorFile(disk.directory / "cursor", MacSeal(bytes(32)))
     file.write(host.cursor(source, 2))
     attempts = 0
     copied = None
@@ -177,7 +147,7 @@ def test_a_copy_resumes_after_power_cuts(disk: Disk) -> None:
         with LocalObjects(path) as objects:
             host.store = open_store(objects)
             copied = copy_until(host, source, file, cursors=8)
-        disk.power_cut()
+        disk.cut_power()
     # 21 chunks, a cursor for each: 8, 8, and the rest.
     assert attempts == 3
     with LocalObjects(path) as objects:
