@@ -12,6 +12,7 @@ import pytest
 from tests.fakes.kms import ACCOUNT, NOW, REGION, ROOT, STRANGER
 from tests.key_search import found_in_process, traces
 from tests.softhsm import CLUSTER_PIN, make_cluster
+from tests.strace import injection, strace
 from volcrypt.errors import (
     AccessDeniedError,
     ClusterInUseError,
@@ -307,6 +308,33 @@ def test_a_process_that_dies_takes_nothing_with_it(home: Home, how: signal.Signa
     assert home.decrypt(blob) == b"text"
     assert home.describe(id_).connection_state == "CONNECTED"
     assert home.processes() != [pid]
+
+
+@pytest.mark.parametrize("makes_key", [False, True])
+def test_a_process_that_dies_in_the_middle_of_a_request(home: Home, makes_key: bool) -> None:
+    """It has done what it was asked for, and is killed as it begins to say so."""
+    id_ = home.create()
+    home.connect(id_)
+    home.make_key(id_)
+    blob = home.encrypt()
+    (pid,) = home.processes()
+
+    def ask() -> str:
+        if not makes_key:
+            return home.decrypt(blob).decode()
+        members = {"CustomKeyStoreId": id_, "Origin": "AWS_CLOUDHSM"}
+        made = home.service.call(ROOT, "CreateKey", members)
+        return str(made["KeyMetadata"]["KeyId"])
+
+    with (
+        strace(pid, *injection("write,sendto,sendmsg", "signal=KILL")),
+        pytest.raises(InvalidStateError),
+    ):
+        ask()
+    assert pid not in home.processes()
+    assert home.decrypt(blob) == b"text"
+    answer = ask()
+    assert not makes_key or home.decrypt(home.encrypt(answer)) == b"text"
 
 
 def test_a_module_that_hangs_is_given_up(home: Home) -> None:

@@ -217,6 +217,7 @@ class Daemon:
                     group.create_task(_every(_TICK_SECONDS, self._tick)),
                     group.create_task(_every(SUMMARY_SECONDS, self._summarise)),
                     group.create_task(_every(MAINTENANCE_SECONDS, self._maintain)),
+                    group.create_task(_every(_TICK_SECONDS, self._reopen)),
                 ]
                 ready([listener.url for listener in listeners])
                 _log.info("the KMS is served at %s", ", ".join(each.url for each in listeners))
@@ -290,6 +291,17 @@ class Daemon:
 
     async def _maintain(self) -> None:
         await self._guarded(self._service.maintain)
+
+    async def _reopen(self) -> None:
+        """After an error of the disk nothing is believed until all is read from it again."""
+        if not self._service.has_failed:
+            return
+        try:
+            await self._engine.run(self._service.reopen)
+        except VolcryptError as error:
+            report_bug(error)  # the next turn tries again
+        else:
+            _log.warning("the disk had failed: catalogue and audit log were opened again")
 
     async def _guarded(self, work: Callable[[], None]) -> None:
         try:

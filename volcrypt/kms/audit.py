@@ -98,6 +98,19 @@ class AuditLog:
             os.close(self._open_file[1])
             self._open_file = None
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether an error of the disk has ended its use."""
+        return self._has_failed
+
+    def reopen(self) -> None:
+        """Begin anew after such an error: the next record is written behind what is on the medium,
+        as by a process that has just begun."""
+        self.close()
+        self._own_head = None
+        self._is_checked = False
+        self._has_failed = False
+
     @staticmethod
     def create(directory: Path) -> None:
         """Make the directory of the log, durably."""

@@ -76,6 +76,22 @@ class Catalog:
         with self._mutex:
             self._database.close()
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether an error of the disk has ended the use of the catalogue or its head file."""
+        return self._database.has_failed or self._heads.has_failed
+
+    def reopen(self) -> None:
+        """Begin anew after such an error, with what is on the medium; nothing that was read before
+        is believed. Raises as the constructor does."""
+        with self._mutex:
+            self._heads.reopen()
+            self._indexes.clear()
+            self._database.reopen()
+            self._rows.forget()
+            with self.reading():
+                pass
+
     @staticmethod
     def create(path: Path, *, macs: Macs, items: Sequence[Item]) -> None:
         """Make a catalogue with these items and FIRST_COUNTER; it appears at `path` whole and

@@ -61,6 +61,10 @@ class Database:
         """Open. Raises FormatError for what is no catalogue of ours, IntegrityError for a damaged
         one, NoSpaceError, PrivilegeError, TryAgainError."""
         self._path = path
+        self._open()
+
+    def _open(self) -> None:
+        path = self._path
         self._has_failed = False
         # SQLite follows symlinks, and waits for pipes.
         for part in (path, path.with_name(f"{path.name}-journal")):
@@ -77,6 +81,20 @@ class Database:
     def close(self) -> None:
         with suppress(sqlite3.Error):
             self._connection.close()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether an error of the disk has ended its use."""
+        return self._has_failed
+
+    def reopen(self) -> None:
+        """Begin anew after a failure, outside of a transaction. Raises as the constructor does."""
+        self.close()
+        try:
+            self._open()
+        except BaseException:
+            self._has_failed = True
+            raise
 
     @classmethod
     @contextmanager

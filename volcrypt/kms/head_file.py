@@ -70,6 +70,18 @@ class HeadFile:
             os.close(self._descriptor)
             self._descriptor = None
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether an error of the disk has ended its use."""
+        return self._has_failed
+
+    def reopen(self) -> None:
+        """Begin anew after such an error, with what is on the medium."""
+        with self._mutex:
+            self.close()
+            self._known = None
+            self._has_failed = False
+
     @staticmethod
     def create(path: Path, *, macs: Macs, catalogue: int) -> None:
         """Make the head of a log without records, durably; replaces what an unfinished attempt

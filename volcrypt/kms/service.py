@@ -141,6 +141,18 @@ class KmsService(
                 found = KmsService(parts, shared=self._shared)
             return found
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether an error of the disk has ended the use of catalogue or audit log: every request
+        is refused until `reopen`."""
+        return self._parts.catalog.has_failed or self._parts.audit.has_failed
+
+    def reopen(self) -> None:
+        """Begin anew after such an error, as the next process would; while no request is carried
+        out. Raises what opening the home raises."""
+        self._parts.audit.reopen()
+        self._parts.catalog.reopen()
+
     def derive_home_key(self, info: bytes) -> bytearray:
         """32 bytes for sealing what lies in the home: HMAC-SHA-256 in the HSM under a service-owned
         key. `info` names the purpose and the object; another one gives an unrelated key."""
