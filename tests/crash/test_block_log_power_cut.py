@@ -50,11 +50,12 @@ def work(disk: LoggedDisk, directory: Path, *, prefix: Iterable[str] = ()) -> No
     return [json.loads(line) for line in notes.read_text().splitlines()]
 
 
-def look(cut: Cut, notes: Notes, point: int, directory: Path) -> int:
+def look(cut: Cut, notes: Notes, point: int, directory: Path) -> None:
     """Look at a home after a power cut, as after a reboot."""
     with cut.mounted() as mounted, disposable_home(mounted / "home") as command:
         command.forget_runtime()
-        return check(command.home, [n for n in notes if n["at"] <= point], directory / "scratch")
+        check(command.home, [n for n in notes if n["at"] <= point], directory / "scratch")
+    cut.check()
 
 
 def cut_everywhere(disk: LoggedDisk, notes: Notes, directory: Path, *, quick: bool) -> None:
