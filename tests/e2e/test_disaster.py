@@ -44,6 +44,10 @@ def test_volumes_come_back_on_a_new_machine(tmp_path: Path) -> None:
         shutil.rmtree(old.home)
         shell(f"SNAPSHOT={snapshot} HEAD={head}\n{after}", tmp_path, new.home)
         new.run("volume", "export", "--yes", "orders", tmp_path / "exported")
+        # The new machine keeps snapshots of its own, and has names for them and for older ones.
+        new.run("snapshot", "create", "orders", "--name", "first", "--wait")
+        names = [each["StoreName"] for each in new.json("snapshot", "list")["Snapshots"]]
+        assert sorted(names) == ["archive", "local"]
         assert (tmp_path / "exported").read_bytes() == plain
         # An older backup, or another's, would have been found out.
         later = f"{int(head.partition(':')[0]) + 1000}:{head.partition(':')[2]}"

@@ -30,3 +30,4 @@ def test_a_local_store_that_is_gone_says_what_to_do(home: Home) -> None:
         find_local_store(home)
     assert refused.value.hint is not None
     assert "--store" in refused.value.hint
+    assert any("store create local" in warning for warning in read_status(home).warnings)

@@ -77,23 +77,33 @@ def store() -> None:
 
 @store.command(cls=Command)
 @click.argument("name", metavar="NAME")
-@click.option("--url", required=True, help="s3://BUCKET/PREFIX or file:///DIRECTORY.")
+@click.option("--url", help="s3://BUCKET/PREFIX or file:///DIRECTORY; not for 'local'.")
 @place_options
-@click.option(
-    "--digest", type=click.Choice(["blake3", "sha256"]), default="blake3", show_default=True
-)
+@click.option("--digest", type=click.Choice(["blake3", "sha256"]), help="[default: blake3]")
 @pass_session
 def create(
     session: Session,
     name: str,
-    url: str,
+    url: str | None,
     region: str | None,
     endpoint: str | None,
     sse: str | None,
-    digest: str,
+    digest: str | None,
 ) -> None:
     """Make a store NAME in a bucket that is there, or in a directory. This home can then say who
-    else may write to it."""
+    else may write to it.
+
+    `store create local` makes the home's own store anew where it is lost, as after 'restore' on
+    another machine. Its snapshots are gone from this home's lists. Should it be found, it is not
+    put back: `store trust` joins it under another name.
+    """
+    if name == "local":
+        if any((url, region, endpoint, sse, digest)):
+            raise click.UsageError("'local' is a directory of the home, and takes no options")
+        _recreate_local(session)
+        return
+    if url is None:
+        raise click.UsageError("--url says where the store is to be")
     from volcrypt.crypto.digest import DigestAlgorithm
     from volcrypt.operations.store_admin import create_store
 
@@ -104,8 +114,21 @@ def create(
         region=region,
         endpoint=endpoint,
         encryption=sse,
-        digest=DigestAlgorithm(digest),
+        digest=DigestAlgorithm(digest or "blake3"),
     )
+    session.show_created(made.document.store_id, store_document(made), store_fields(made))
+
+
+def _recreate_local(session: Session) -> None:
+    from volcrypt.operations.store_admin import recreate_local_store
+
+    made, lost = recreate_local_store(session.home)
+    if lost is not None:
+        print(
+            f"note: store {lost.id}, which was lost, is not the local one any more; if it is found:"
+            f" volcrypt store trust NAME --url file:///DIRECTORY --public-key {lost.digest.hex()}",
+            file=sys.stderr,
+        )
     session.show_created(made.document.store_id, store_document(made), store_fields(made))
 
 

@@ -111,7 +111,7 @@ def read_status(home: Home) -> Status:
             ]
             check_log_is_whole(home, store)
     except VolcryptError as error:
-        damaged.append(str(error))
+        damaged.append(f"{error}; {error.hint}" if error.hint else str(error))
     damaged += [f"{snapshot_id}: {error}" for snapshot_id, error in damaged_snapshots.items()]
     keys: int | None = None
     problems: list[str] = []

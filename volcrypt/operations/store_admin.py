@@ -31,6 +31,7 @@ from volcrypt.operations.stores import (
     load_place,
     open_local_store,
     open_store,
+    renew_local_store,
     root_key,
     save_place,
 )
@@ -91,6 +92,13 @@ def create_store(
         store.certify(home_signer(home).public_key, key)
         _register(home, name, store, place)
     return describe_store(home, name)
+
+
+def recreate_local_store(home: Home) -> tuple[StoreDescription, RegisterEntry | None]:
+    """A new local store in place of one that is lost, and what was known of that one. Raises what
+    `renew_local_store` does."""
+    lost = renew_local_store(home)
+    return describe_store(home, LOCAL_STORE), lost
 
 
 def trust_store(

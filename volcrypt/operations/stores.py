@@ -10,7 +10,7 @@ they are needed, so there is no key file to lose or to steal:
     this home's signing key     derive_home_key("volcrypt snapshot signer"): one for each token
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from volcrypt.crypto.digest import DigestAlgorithm
 from volcrypt.durable import make_directory_durably, read_file, write_durably
 from volcrypt.errors import (
+    InvalidArgumentError,
+    NameTakenError,
     NoSpaceError,
     ObjectStoreError,
     RecordMissingError,
@@ -36,6 +38,7 @@ from volcrypt.kms.register import RegisterEntry
 from volcrypt.names import StoreId, make_store_id
 from volcrypt.operations.home import Home
 from volcrypt.operations.store_places import open_objects
+from volcrypt.snapshot import layout
 from volcrypt.snapshot.local import LocalObjects
 from volcrypt.snapshot.log import SignerLog
 from volcrypt.snapshot.objects import ObjectStore
@@ -129,8 +132,63 @@ def _open_local(home: Home, entry: RegisterEntry) -> SnapshotStore:
     try:
         return _pinned(home.closing(LocalObjects(home.stores_path / LOCAL_STORE)), entry)
     except StoreNotFoundError as error:
-        error.hint = "put it back; until then snapshots and copies go elsewhere with --store NAME"
+        error.hint = (
+            f"put it back to {home.stores_path / LOCAL_STORE}; when it is lost, 'volcrypt store "
+            f"create {LOCAL_STORE}' makes a new one; --store NAME goes elsewhere"
+        )
         raise
+
+
+def renew_local_store(home: Home) -> RegisterEntry | None:
+    """A new default store in place of one that is lost; what this home knew of that one, None when
+    there was none. Nothing of it is needed but what is in it: should it be found, any home can join
+    it. Killed on its way, the same call again finishes.
+
+    Raises NameTakenError when the store is there, InvalidArgumentError when anything else is in its
+    place.
+    """
+    path = home.stores_path / LOCAL_STORE
+    with home.exclusive():
+        entry = home.register.find(KIND, LOCAL_STORE)
+        if entry is None:
+            _make_local_store(home)
+            return None
+        if path.exists():
+            with closing(LocalObjects(path)) as objects:
+                _check_lost(home, objects, entry)
+        heads = [
+            (HEAD_KIND, each.id)
+            for each in home.register.entries(HEAD_KIND)
+            if each.id.startswith(f"{entry.id}/")
+        ]
+        _make_local_store(home, lost=entry, forget=heads)
+        return entry
+
+
+def _check_lost(home: Home, objects: LocalObjects, entry: RegisterEntry) -> None:
+    """Raises NameTakenError and InvalidArgumentError, unless nothing is there, or what an earlier
+    call made."""
+    hint = f"move {objects.location} away: nothing that is in it is used"
+    try:
+        document = read_store_document(objects)
+    except StoreNotFoundError:
+        if next(iter(objects.list("")), None) is not None:
+            raise InvalidArgumentError(
+                f"{objects.location} holds what is left of a snapshot store", hint=hint
+            ) from None
+        return
+    except VolcryptError as error:
+        raise InvalidArgumentError(str(error), hint=hint) from error
+    if document.store_id == entry.id:
+        raise NameTakenError("snapshot store", LOCAL_STORE)
+    own = root_key(home, document.store_id).public_key().public_bytes_raw()
+    ours = {layout.STORE, layout.certificate_name(home_signer(home).id)}
+    if document.root_public_key != own or not ours.issuperset(objects.list("")):
+        raise InvalidArgumentError(
+            f"{objects.location} holds another snapshot store",
+            hint=f"move it away, and join it with 'volcrypt store trust NAME --url URL'; then "
+            f"'volcrypt store create {LOCAL_STORE}' goes on",
+        )
 
 
 def known_stores(home: Home) -> list[str]:
@@ -153,7 +211,10 @@ def _pinned(objects: ObjectStore, entry: RegisterEntry) -> SnapshotStore:
     return store
 
 
-def _make_local_store(home: Home) -> RegisterEntry:
+def _make_local_store(
+    home: Home, *, lost: RegisterEntry | None = None, forget: Sequence[tuple[str, str]] = ()
+) -> RegisterEntry:
+    """In place of one that is `lost`; the register forgets that one, and what `forget` names."""
     path = home.stores_path / LOCAL_STORE
     make_directory_durably(path)
     with closing(LocalObjects(path)) as objects:
@@ -176,7 +237,11 @@ def _make_local_store(home: Home) -> RegisterEntry:
     entry = RegisterEntry(
         kind=KIND, id=store_id, name=LOCAL_STORE, counter=1, digest=root_public_key
     )
-    home.register.apply(put=[entry], expect={(KIND, store_id): None})
+    expect: dict[tuple[str, str], int | None] = {(KIND, store_id): None}
+    if lost is not None:
+        forget = [(KIND, lost.id), *forget]
+        expect[KIND, lost.id] = lost.counter
+    home.register.apply(put=[entry], delete=forget, expect=expect)
     return entry
 
 
