@@ -5,8 +5,10 @@ For a warning, or a flag that is missing, see HARDENING in `setup.py`.
 
 import ast
 import re
+import runpy
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,15 +92,33 @@ def flags() -> list[str]:
     raise AssertionError("there is no HARDENING in setup.py")
 
 
-def test_the_flags_check_lengths_and_allow_no_warning(tmp_path: Path) -> None:
+def test_the_flags_check_lengths_and_show_warnings(tmp_path: Path) -> None:
     """What the compiler does not write down in what it makes."""
     assert "__memcpy_chk" in run(
         "readelf", "--dyn-syms", "-W", compiled(tmp_path, CHECKED_COPY, *flags())
     )
-    compiled(tmp_path, UNUSED)
+    compiled(tmp_path, UNUSED, *flags())  # an sdist builds with any compiler
     with pytest.raises(subprocess.CalledProcessError) as raised:
-        compiled(tmp_path, UNUSED, *flags())
+        compiled(tmp_path, UNUSED, *flags(), "-Werror")
     assert "unused parameter" in raised.value.stderr
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_warning_ends_the_build_of_what_is_tested_alone(
+    strict: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `scripts/setup --test` builds, and who builds an sdist does not."""
+    found: list[Any] = []
+    monkeypatch.setattr("setuptools.setup", lambda *, ext_modules: found.extend(ext_modules))
+    monkeypatch.setattr("Cython.Build.cythonize", lambda extensions, **_: extensions)
+    monkeypatch.delenv("VOLCRYPT_STRICT", raising=False)
+    if strict:
+        monkeypatch.setenv("VOLCRYPT_STRICT", "1")
+    runpy.run_path(str(ROOT / "setup.py"))
+    assert ["-Werror" in each.extra_compile_args for each in found] == [strict] * len(MODULES)
+    assert all(set(flags()) <= set(each.extra_compile_args) for each in found)
+    stamp = ROOT / ".venv/volcrypt-built"
+    assert not stamp.exists() or stamp.read_text().endswith("strict\n"), "scripts/setup --test"
 
 
 @pytest.mark.parametrize("name", ["requirements.lock", "requirements-build.lock"])
