@@ -8,6 +8,7 @@ import secrets
 import select
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from volcrypt.names import VolumeId, make_volume_id
 from volcrypt.operations.kept_mounts import adopted_owner
 from volcrypt.volume.control import ControlClient
 from volcrypt.volume.datafile import DataFile
-from volcrypt.volume.kept_mount import NAMES, HandedMount
+from volcrypt.volume.kept_mount import KEPT, HandedMount
 from volcrypt.volume.launch import (
     NO_DISCARDS,
     Assignment,
@@ -100,8 +101,16 @@ class ServedVolume:
         with hold_volume(Path(assignment.volume_directory), purpose="mount") as owner:
             self.pid = spawn_daemon(assignment, self.data_key(), bytearray(self.seal_key), owner)
             owner.let_go()
-        if self.manager is not None:
-            self.manager.wait_until_kept(NAMES if self.manager.has_room else ())
+        if self.manager is not None and self.manager.has_room:
+            self.manager.wait_until_kept(KEPT)
+            self._wait_until_it_knows()
+
+    def _wait_until_it_knows(self) -> None:
+        deadline = time.monotonic() + 30
+        with self.control() as control:
+            while not control.status().kept:
+                assert time.monotonic() < deadline, "it does not know that it is kept"
+                time.sleep(0.01)
 
     def take_over(self) -> None:
         """Go on with the mount that the manager kept."""

@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from volcrypt.volume.kept_mount import KEPT
+
 _READY_SECONDS: Final = 60
 
 
@@ -37,17 +39,30 @@ class ServiceManager:
 
     @property
     def has_room(self) -> bool:
-        return self._max > 0
+        """For all that a volume's process wants to have kept."""
+        return self._max >= len(KEPT)
 
     @property
     def names(self) -> list[str]:
         with self._changed:
+            self._drop()
             return sorted(name for name, _ in self.kept)
+
+    def _drop(self) -> None:
+        """What has hung up, or of which nobody has the other end; as systemd does."""
+        poll = select.poll()
+        for _, descriptor in self.kept:
+            poll.register(descriptor, 0)
+        gone = {descriptor for descriptor, _ in poll.poll(0)}
+        for each in [each for each in self.kept if each[1] in gone]:
+            self.kept.remove(each)
+            os.close(each[1])
 
     def start(self, command: Sequence[str | Path], *, expect_ready: bool = True) -> int:
         """Start the service, and wait until it is ready, or with not `expect_ready` until it has
         failed; its exit code, if it has ended."""
         with self._changed:
+            self._drop()
             kept = list(self.kept)
             self.main_pid = 0
             before = len(self.messages)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from volcrypt.daemons.journal import JournalHandler, is_journal, log_to_journal
+from volcrypt.daemons.journal import JournalHandler, is_journal, log_to_journal, now_under
 
 KEY = "arn:aws:kms:us-east-1:000000000000:key/12345678-1234-1234-1234-123456789012"
 
@@ -175,3 +175,26 @@ def test_which_stream_is_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_journal(writer)
     os.close(reader)
     os.close(writer)
+
+
+def test_several_snapshots_are_each_asked_for(journal: FakeJournal, logger: logging.Logger) -> None:
+    """With fields of one name, as the journal has them."""
+    begun(journal).several = [("VOLCRYPT_SNAPSHOT", "snap-1"), ("VOLCRYPT_SNAPSHOT", "snap-2")]
+    logger.info("completed")
+    journal.socket.settimeout(30)
+    data = journal.socket.recv(2**16)
+    assert data.count(b"VOLCRYPT_SNAPSHOT=snap-") == 2
+
+
+def test_after_a_change_of_keys_it_is_the_new_one(
+    journal: FakeJournal, logger: logging.Logger
+) -> None:
+    begun(journal).fields["VOLCRYPT_KEY"] = KEY
+    logger.info("before")
+    assert journal.next()["VOLCRYPT_KEY"] == KEY, "the control"
+    now_under(KEY.replace("us-east-1", "eu-west-1"))
+    logger.info("after")
+    assert journal.next()["VOLCRYPT_KEY"] == KEY.replace("us-east-1", "eu-west-1")
+    now_under(None)  # a key of the customer's
+    logger.info("and then")
+    assert "VOLCRYPT_KEY" not in journal.next()

@@ -14,7 +14,7 @@ import pytest
 
 from tests.command import VOLCRYPT, Command, disposable_home, kill_and_wait
 from tests.service_manager import ServiceManager, service_manager
-from volcrypt.volume.kept_mount import NAMES
+from volcrypt.volume.kept_mount import KEPT, NAMES
 
 OVERWRITE = """import os, sys
 os.pwrite(disk := os.open(sys.argv[1], os.O_WRONLY), b"n" * 4096, 0)
@@ -60,7 +60,7 @@ def test_a_service_goes_on_with_what_its_last_process_left(
     command.run("volume", "create", "--size", "32MiB", "--name", name)
     start = attach(command, name, "--mkfs", "ext4", "--mount", point)
     manager.start(start)
-    manager.wait_until_kept(NAMES)
+    manager.wait_until_kept(KEPT)
     loop = os.readlink(f"/dev/volcrypt/{name}")
     kill_and_wait(manager.main_pid)
     writer = subprocess.Popen([sys.executable, "-c", WRITE, point / "file"])
@@ -103,7 +103,7 @@ def test_a_migration_and_its_switch_are_gone_on_with(
     command.run("volume", "create", "--size", "16MiB", "--name", name, "--unencrypted")
     start = attach(command, name)
     manager.start(start)
-    manager.wait_until_kept(NAMES)
+    manager.wait_until_kept(KEPT)
     device = Path(os.readlink(f"/dev/volcrypt/{name}"))
     content = os.urandom(2**20) * 16
     device.write_bytes(content)
@@ -136,7 +136,7 @@ def test_a_process_that_ended_at_the_switch_takes_the_mount_with_it(
     """Then nobody knows what it was told of the new data."""
     command.run("volume", "create", "--size", "8MiB", "--name", name)
     manager.start(attach(command, name))
-    manager.wait_until_kept(NAMES)
+    manager.wait_until_kept(KEPT)
     kill_and_wait(manager.main_pid)
     (data,) = command.home.glob("volumes/*/data")
     shutil.copyfile(data, data.with_suffix(".other"))
@@ -151,7 +151,7 @@ def test_a_fenced_volume_is_let_go(command: Command, manager: ServiceManager, na
     key = command.run("kms", "create-key")
     command.run("volume", "create", "--size", "8MiB", "--name", name, "--kms-key-id", key)
     manager.start(attach(command, name, "--on-key-loss", "fence"))
-    manager.wait_until_kept(NAMES)
+    manager.wait_until_kept(KEPT)
     command.run("kms", "disable-key", "--key-id", key)
     (log,) = command.runtime.glob("vol-*.log")
     _until(lambda: "the data key was wiped" in log.read_text())

@@ -55,6 +55,7 @@ def test_a_volume_comes_back(tmp_path: Path) -> None:
         attach_at_every_boot(host)
         the_process_that_serves_may_do_little(host)
         the_timers_find_nothing(host)
+        the_figures_are_served(host)
         stop_under_load(host)
         what_is_not_kept_is_mounted_again(host)
         a_killed_process_is_replaced(host)
@@ -183,6 +184,19 @@ def the_timers_find_nothing(host: BootedHost) -> None:
         assert host.show(timer, "ActiveState") == "active"
 
 
+def the_figures_are_served(host: BootedHost) -> None:
+    """Also by a process that may do nothing, of a home whose keys are another user's."""
+    host.run("systemctl", "start", "volcrypt-metrics.service")
+    read = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9611/metrics').read())"
+    page = host.run("python3", "-c", read).stdout
+    for figure in ("volcrypt_volumes_silent 0.0", "volcrypt_volume_kept{", 'name="orders"'):
+        assert figure in page
+    pid = host.show("volcrypt-metrics", "MainPID")
+    assert "CapEff:\t0000000000000000\n" in host.run("cat", f"/proc/{pid}/status").stdout
+    host.run("systemctl", "stop", "volcrypt-metrics.service")
+    assert host.show("volcrypt-metrics", "Result") == "success"
+
+
 def stop_under_load(host: BootedHost) -> None:
     host.run("systemctl", "stop", VOLUME)
     for unit in ("writer.service", "srv-orders.mount", VOLUME):
@@ -230,7 +244,7 @@ def a_killed_process_is_replaced(host: BootedHost) -> None:
 
 def kept_process(host: BootedHost, *, other_than: str = "0") -> str:
     """Who serves, when systemd keeps the mount, which takes a moment after the first start."""
-    kept = ["4", "active", "running"]
+    kept = ["5", "active", "running"]
     names = ("NFileDescriptorStore", "ActiveState", "SubState")
     host.wait(lambda: host.show(VOLUME, "MainPID") not in (other_than, "0"), "it has a process")
     host.wait(lambda: [host.show(VOLUME, name) for name in names] == kept, "the mount is kept")

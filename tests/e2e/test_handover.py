@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -27,7 +27,7 @@ from volcrypt.daemons.volume import LEFT
 from volcrypt.errors import LostMountError
 from volcrypt.geometry import CHUNK_BYTES, UNIT_BYTES
 from volcrypt.names import VolumeId
-from volcrypt.volume.kept_mount import LEAVE_SIGNAL, NAMES, HandedMount, KeptMount
+from volcrypt.volume.kept_mount import KEPT, LEAVE_SIGNAL, NAMES, HandedMount, KeptMount
 from volcrypt.volume.launch import Discarding
 from volcrypt.volume.loop import attach_loop, detach_loop, loops_of
 from volcrypt.volume.owner import hold_volume
@@ -253,7 +253,7 @@ def test_a_request_that_was_not_answered_is_done_by_the_next_process(
 
 def test_the_end_of_the_service_is_the_end_of_the_mount(volume: ServedVolume) -> None:
     assert volume.manager is not None
-    assert volume.manager.names == sorted(NAMES)
+    assert volume.manager.names == sorted(KEPT)
     with volume.control() as control:
         assert control.status().kept
     assert volume.signal(signal.SIGTERM) == 0
@@ -345,11 +345,33 @@ def test_a_read_only_mount_stays_one(tmp_path: Path, manager: ServiceManager) ->
         volume.unmount()
 
 
-def test_a_manager_without_room_is_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("room", [0, 2, len(KEPT) - 1])
+def test_a_manager_without_room_is_none(tmp_path: Path, room: int) -> None:
+    """It does not say so, and neither mount nor status believe in it."""
     with (
-        service_manager(tmp_path, max_descriptors=0) as manager,
+        service_manager(tmp_path, max_descriptors=room) as manager,
         served_volume(tmp_path / "volume", data_plane="native", manager=manager) as volume,
     ):
         volume.mount()
-        assert manager.names == []
+        wait_for(lambda: "FileDescriptorStoreMax" in volume.log.read_text(), "it is noticed")
+        wait_for(lambda: manager.names == [], "nothing is left there")
+        with volume.control() as control:
+            assert not control.status().kept
         volume.unmount()
+
+
+def test_what_the_manager_drops_is_not_kept(volume: ServedVolume) -> None:
+    """As 'systemctl clean --what=fdstore' has it do."""
+    assert volume.manager is not None
+    with volume.control() as control:
+        assert control.status().kept, "the control"
+        volume.manager.give_up()
+        assert not control.status().kept
+    volume.unmount()
+
+
+def wait_for(is_so: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not is_so():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)

@@ -13,7 +13,7 @@ from tests.command import VOLCRYPT
 
 PROGRAM = textwrap.dedent(
     """
-    import json, os, subprocess, sys, time
+    import atexit, json, os, subprocess, sys, time
     from pathlib import Path
 
     volcrypt, directory = sys.argv[1:]
@@ -35,8 +35,12 @@ PROGRAM = textwrap.dedent(
         Path("/run/machine-id").write_text("0123456789abcdef" * 2 + "\\n")
         mount("--bind", "/run/machine-id", "/etc/machine-id")
     journald = subprocess.Popen(["JOURNALD"], stderr=subprocess.DEVNULL)
+    atexit.register(journald.kill)
     wait_for(Path("/run/systemd/journal/socket").exists, "the journal")
     command = [volcrypt, "--home", directory + "/home"]
+
+    def said(*arguments):
+        return subprocess.run([*command, *arguments], check=True, capture_output=True).stdout
 
     def run(*arguments):
         subprocess.run([*command, *arguments], check=True, stdout=subprocess.DEVNULL)
@@ -46,7 +50,12 @@ PROGRAM = textwrap.dedent(
     # As a service: systemd says which stream is the journal's, and it is not this one.
     os.environ["JOURNAL_STREAM"] = "1:2"
     served = subprocess.Popen([*command, "mount", "orders", directory + "/mnt", "--foreground"])
+    atexit.register(served.terminate)
     wait_for(Path(directory, "mnt", "volume").exists, "the mount")
+    run("snapshot", "create", "orders", "--name", "monday")
+    run("snapshot", "wait", "monday")
+    made = json.loads(said("kms", "create-key", "--json"))["KeyMetadata"]["Arn"]
+    said("rekey", "orders", "--kms-key-id", made)
     served.terminate()
     assert served.wait(60) == 0
     kms = subprocess.Popen([*command, "kms", "serve", "--listen", "127.0.0.1:0"],
@@ -58,12 +67,13 @@ PROGRAM = textwrap.dedent(
     def entries():
         done = subprocess.run(
             ["journalctl", "--directory", "/run/log/journal", "--output", "json",
-             "SYSLOG_IDENTIFIER=volcrypt-volume", "SYSLOG_IDENTIFIER=volcrypt-kms"],
+             "SYSLOG_IDENTIFIER=volcrypt-volume", "SYSLOG_IDENTIFIER=volcrypt-kms",
+             "SYSLOG_IDENTIFIER=volcrypt-snapshot"],
             check=True, capture_output=True, text=True)
         return [json.loads(line) for line in done.stdout.splitlines()]
 
-    wait_for(lambda: len(entries()) >= 4, "the messages")
-    print(json.dumps(entries()))
+    wait_for(lambda: len(entries()) >= 6, "the messages")
+    print(json.dumps([made, entries()]))
     journald.terminate()
     journald.wait(30)
     """
@@ -84,18 +94,32 @@ def test_what_a_volume_and_the_kms_say(tmp_path: Path) -> None:
         env={**os.environ, "VOLCRYPT_HOME": ""},
     )
     assert (done.returncode, done.stderr) == (0, "")
-    entries: list[dict[str, Any]] = json.loads(done.stdout)
+    new_key: str
+    entries: list[dict[str, Any]]
+    new_key, entries = json.loads(done.stdout)
     (volume_id,) = [path.name for path in (tmp_path / "home/volumes").glob("vol-*")]
-    volume = [each for each in entries if each.get("VOLCRYPT_VOLUME") == volume_id]
+    about = [each for each in entries if each.get("VOLCRYPT_VOLUME") == volume_id]
+    volume = [each for each in about if each["SYSLOG_IDENTIFIER"] == "volcrypt-volume"]
     assert [each["MESSAGE"] for each in volume] == [
         f"orders is served at {tmp_path / 'mnt'}",
         "orders is served no more",
     ]
     for each in volume:
         assert each["VOLCRYPT_NAME"] == "orders"
-        assert each["VOLCRYPT_KEY"].startswith("arn:aws:kms:us-east-1:000000000000:key/")
         assert each["PRIORITY"] == "6"
         assert each["CODE_FILE"].endswith("volcrypt/daemons/volume_service.py")
+    first, last = (each["VOLCRYPT_KEY"] for each in volume)
+    assert first.startswith("arn:aws:kms:us-east-1:000000000000:key/")
+    assert first != last == new_key
+    made = [each for each in about if each["SYSLOG_IDENTIFIER"] == "volcrypt-snapshot"]
+    assert [each["MESSAGE"].rpartition(": ")[2] for each in made] == [
+        "the data is on its way",
+        "completed",
+    ]
+    for each in made:
+        assert each["VOLCRYPT_NAME"] == "monday"
+        assert each["VOLCRYPT_SNAPSHOT"].startswith("snap-")
+        assert each["VOLCRYPT_KEY"] == first
     kms = [each["MESSAGE"] for each in entries if each["SYSLOG_IDENTIFIER"] == "volcrypt-kms"]
     assert kms[0].startswith("the KMS is served at http://127.0.0.1:")
     assert kms[1:] == ["the KMS is served no more"]

@@ -1,6 +1,8 @@
 """Snapshots and copies that go on when their command has ended."""
 
+import logging
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 
@@ -12,6 +14,7 @@ from volcrypt.cli.snapshot_view import (
     snapshot_document,
     snapshot_fields,
 )
+from volcrypt.daemons.journal import fields_of_jobs, log_to_journal
 from volcrypt.formats.job import JobRecord
 from volcrypt.formats.manifest import Manifest
 from volcrypt.operations.background import Starter, in_background
@@ -20,6 +23,8 @@ from volcrypt.operations.job_progress import log_path
 from volcrypt.operations.progress import SILENT
 from volcrypt.operations.snapshot_creation import SnapshotRequest, create_snapshots
 from volcrypt.operations.stores import store_names
+
+_log: Final = logging.getLogger(__name__)
 
 
 class _Begun(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,10 +47,20 @@ def begin_snapshots(session: Session, request: SnapshotRequest) -> Sequence[JobR
 
             def begun(jobs: Sequence[JobRecord]) -> None:
                 starter.go_on(_Begun(jobs=jobs), log=log_path(home, jobs[0].snapshot_id))
+                _tell_journal(jobs)
 
             create_snapshots(home, request, progress=SILENT, begun=begun)
+            _log.info("completed")
 
     return msgspec.json.decode(in_background(work), type=_Begun).jobs
+
+
+def _tell_journal(jobs: Sequence[JobRecord]) -> None:
+    """In a service, from when the command has ended, messages of this process go there."""
+    journal = log_to_journal("volcrypt-snapshot")
+    if journal is not None:
+        journal.several = fields_of_jobs(jobs)
+    _log.info("%s: the data is on its way", ", ".join(job.snapshot_id for job in jobs))
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,8 +95,10 @@ def begin_copy(
                     fields=begun_fields(record),
                 )
                 starter.go_on(shown, log=log_path(home, record.snapshot_id))
+                _tell_journal([record])
 
             made = make(home, begun)
+            _log.info("completed")
             if starter.is_waiting:
                 names = store_names(home)
                 starter.finish(

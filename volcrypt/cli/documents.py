@@ -69,6 +69,8 @@ class Check(Shape, frozen=True):
 
 
 class Use(Shape, frozen=True):
+    """`kept`: a crash of its process leaves it mounted, for the next one to take over."""
+
     volume_id: str | None
     snapshot_id: str | None
     name: str | None
@@ -79,6 +81,7 @@ class Use(Shape, frozen=True):
     file_systems: list[str]
     sync_failed: bool
     read_only: bool
+    kept: bool
     writes_wait: bool
     data_plane: str | None
     fast_requests: int

@@ -190,6 +190,7 @@ def _document(found: "Status", warnings: list[str]) -> JsonValue:
                 "Discard": item.discard,
                 "DiscardZeros": item.discard_zeros,
                 "ReadOnly": item.read_only,
+                "Kept": item.kept,
                 "ReadBytes": item.read_bytes,
                 "WrittenBytes": item.written_bytes,
                 **watch_document(item),

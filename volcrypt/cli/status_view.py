@@ -35,6 +35,7 @@ def how_text(item: "InUse") -> str:
         "read-only": item.read_only,
         "discard": item.discard,
         "discard-zeros": item.discard_zeros,
+        "kept": item.kept,
     }
     return ", ".join(word for word, holds in words.items() if word and holds)
 

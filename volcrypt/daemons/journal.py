@@ -12,13 +12,16 @@ it does not take at once is lost, and the next message says how many were, as VO
 import logging
 import os
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from volcrypt.formats.job import JobRecord
 from volcrypt.volume.launch import Assignment
 
 JOURNAL_SOCKET: Final = Path("/run/systemd/journal/socket")
+KEY_FIELD: Final = "VOLCRYPT_KEY"
 PLAIN_FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
 _PRIORITIES: Final = (
     (logging.CRITICAL, 2),
@@ -32,7 +35,8 @@ _KEY_ARN: Final = re.compile(r"arn:[a-z-]+:kms:[a-z0-9-]*:\d{12}:key/[\w-]{1,64}
 
 
 class JournalHandler(logging.Handler):
-    """Sends records to the journal. `fields` go with each of them."""
+    """Sends records to the journal. `fields` go with each of them, and so do `several`, of which
+    there may be more with one name."""
 
     def __init__(self, identifier: str, *, socket_path: Path = JOURNAL_SOCKET) -> None:
         """Raises OSError where there is no journal."""
@@ -41,6 +45,7 @@ class JournalHandler(logging.Handler):
         super().__init__()
         socket_path.stat()
         self.fields: dict[str, str] = {}
+        self.several: list[tuple[str, str]] = []
         self._identifier = identifier
         # Not connected: a journal that was started anew is found again.
         self._transport = JournaldTransport(socket_path, connected=False)
@@ -76,10 +81,10 @@ class JournalHandler(logging.Handler):
         }
         named = _KEY_ARN.search(message)
         if named is not None:
-            pairs["VOLCRYPT_KEY"] = named[0]  # the one that it is about, whatever the volume's is
+            pairs[KEY_FIELD] = named[0]  # the one that it is about, whatever the volume's is
         if self._lost:
             pairs["VOLCRYPT_LOST"] = self._lost
-        return list(pairs.items())
+        return [*pairs.items(), *self.several]
 
 
 def log_to_journal(
@@ -107,6 +112,32 @@ def log_to_journal(
     return journal
 
 
+def fields_of_jobs(jobs: Sequence[JobRecord]) -> list[tuple[str, str]]:
+    """What the messages of a process are about that makes snapshots, or a copy."""
+    found = {
+        (name, value): None
+        for job in jobs
+        for name, value in (
+            ("VOLCRYPT_SNAPSHOT", job.snapshot_id),
+            ("VOLCRYPT_VOLUME", job.volume_id),
+            ("VOLCRYPT_NAME", job.name),
+            (KEY_FIELD, job.kms_key_arn),
+        )
+        if value is not None
+    }
+    return list(found)
+
+
+def now_under(kms_key_arn: str | None) -> None:
+    """What this process serves is under another key from now on: messages say so."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, JournalHandler):
+            if kms_key_arn is None:
+                handler.fields.pop(KEY_FIELD, None)
+            else:
+                handler.fields[KEY_FIELD] = kms_key_arn
+
+
 def is_journal(descriptor: int) -> bool:
     """Whether the descriptor is the stream that systemd connected with the journal."""
     status = os.fstat(descriptor)
@@ -119,6 +150,6 @@ def fields_of(assignment: Assignment) -> dict[str, str]:
         "VOLCRYPT_VOLUME": assignment.volume_id if assignment.snapshot_id is None else None,
         "VOLCRYPT_SNAPSHOT": assignment.snapshot_id,
         "VOLCRYPT_NAME": assignment.name,
-        "VOLCRYPT_KEY": assignment.kms_key_arn,
+        KEY_FIELD: assignment.kms_key_arn,
     }
     return {name: value for name, value in found.items() if value is not None}

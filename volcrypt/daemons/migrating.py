@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from volcrypt.crypto.data_key import DATA_KEY_BYTES, DataKey
+from volcrypt.daemons.journal import now_under
 from volcrypt.daemons.mount_keeper import MountKeeper
 from volcrypt.daemons.watcher import Watcher
 from volcrypt.errors import (
@@ -467,6 +468,7 @@ class Migrating:
         self._served.data, self._served.volume = session.target_data, volume
         self._served.data_key, self._served.written = session.target_key, session.written
         self._served.data_key_id = session.order.target_key_id
+        now_under(session.order.kms_key_arn)
         self._session = None
         session.intents_file.close()
         before.close()

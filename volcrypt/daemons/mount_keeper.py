@@ -2,13 +2,15 @@
 can take it over (`volcrypt.volume.kept_mount`) when this one ends unasked.
 
 It is kept from when the service manager listens to this process, after the first read that worked,
-to the orderly end. Where the kernel cannot send requests
-again, or nobody keeps anything, a mount ends with its process, as ever.
+to the orderly end. Where the kernel cannot send requests again, or nobody keeps anything, a mount
+ends with its process, as ever.
 """
 
 import logging
 import os
+import select
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
@@ -21,8 +23,9 @@ from volcrypt.volume.kept_mount import (
     DATA,
     FACTS,
     FUSE,
-    NAMES,
+    KEPT,
     OWNER,
+    WITNESS,
     HandedMount,
     KeptMount,
     add_fence,
@@ -33,6 +36,13 @@ from volcrypt.volume.launch import Assignment
 from volcrypt.volume.owner import OwnerLock
 
 _HINT: Final = "the mount has ended: detach it, check the file system, and attach it again"
+
+_REFUSAL: Final = (
+    "the mount ends with this process: the service manager keeps too few descriptors of it "
+    "(FileDescriptorStoreMax=8)"
+)
+_REFUSAL_MILLISECONDS: Final = 200
+"""systemd closes what it refuses in a thread of its own."""
 
 _log: Final = logging.getLogger(__name__)
 
@@ -53,6 +63,7 @@ class MountKeeper:
         self._owner = owner
         self._data = data
         self._facts = facts
+        self._witness: int | None = None
         # Whoever keeps and forgets waits for the service manager, in threads.
         self._turn = threading.Lock()
         self._has_ended = False
@@ -93,14 +104,37 @@ class MountKeeper:
 
     @property
     def is_kept(self) -> bool:
-        return self._facts is not None
+        """As far as the service manager lets us know; of what was handed to this process until
+        `keep` has asked."""
+        witness = self._witness
+        return self._facts is not None and (witness is None or not _has_hung_up(witness))
 
     def keep(self, fuse: int, agreement: tuple[bytes, bytes]) -> None:
         """Have the mount with this connection kept, if it is not yet. A service manager that does
         not is no reason not to serve."""
         with self._turn:
-            if not self.is_kept and not self._has_ended:
+            if self._has_ended:
+                return
+            if self._facts is None:
                 self._keep(fuse, agreement)
+            elif self._witness is None:
+                self._confirm(self._facts, {})
+
+    def _confirm(self, facts: int, kept: Mapping[str, int]) -> None:
+        """Have this kept, and a witness after it: was there room for that, there was for all."""
+        self._witness, writer = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._store.keep({**kept, WITNESS: writer})
+        except OSError as error:
+            _log.warning("the mount ends with this process: the service manager: %s", error)
+            self._drop(facts)
+            return
+        finally:
+            os.close(writer)
+        self._facts = facts
+        if _has_hung_up(self._witness, _REFUSAL_MILLISECONDS):
+            _log.warning(_REFUSAL)
+            self._drop(facts)
 
     def _keep(self, fuse: int, agreement: tuple[bytes, bytes]) -> None:
         assignment = self._assignment
@@ -125,14 +159,8 @@ class MountKeeper:
             return
         facts = write_facts(mount)
         kept = {FUSE: fuse, OWNER: self._owner.descriptor, DATA: self._data, FACTS: facts}
-        try:
-            self._store.keep(kept)
-        except OSError as error:
-            _log.warning("the mount ends with this process: the service manager: %s", error)
-            os.close(facts)
-            return
-        self._facts = facts
         self._owner.keep()
+        self._confirm(facts, kept)
 
     def note_fence(self, note: FenceNote) -> None:
         """Whoever takes the mount over is to leave it fenced."""
@@ -165,14 +193,26 @@ class MountKeeper:
             self._forget()
 
     def _forget(self) -> None:
-        if self._facts is None:
-            return
-        os.close(self._facts)
+        if self._facts is not None:
+            self._drop(self._facts)
+
+    def _drop(self, facts: int) -> None:
         self._facts = None
+        os.close(facts)
         self._owner.is_kept = False
         with suppress(OSError):
-            self._store.forgotten(NAMES)
+            self._store.forgotten(KEPT)
+        witness, self._witness = self._witness, None
+        if witness is not None:
+            os.close(witness)
 
     def close(self) -> None:
         """Our copy of the data file."""
         os.close(self._data)
+
+
+def _has_hung_up(reader: int, milliseconds: int = 0) -> bool:
+    """Whether nobody has the other end of a pipe, or gives it up in this time."""
+    poll = select.poll()
+    poll.register(reader, 0)  # POLLHUP alone
+    return bool(poll.poll(milliseconds))

@@ -1,11 +1,15 @@
 """The figures of volumes and snapshots, as a monitoring system reads them."""
 
+from typing import Final
+
 from volcrypt.daemons.openmetrics import Families, Figures
 from volcrypt.formats.job import JobKind
 from volcrypt.operations.metrics import HomeFigures, VolumeFigures
-from volcrypt.volume.control_messages import StatusAnswer
+from volcrypt.volume.control_messages import MigrationState, Phase, StatusAnswer
 from volcrypt.volume.request_stats import LATENCY_BOUNDS
 from volcrypt.volume.write_counter import BUDGET_BYTES
+
+_PHASES: Final[tuple[Phase, ...]] = ("copy", "verify", "prepared")
 
 
 def volume_families(found: HomeFigures) -> Families:
@@ -87,6 +91,8 @@ def _volume(figures: Figures, volume: VolumeFigures) -> None:
             status.lazy.problem is not None,
             volume=label,
         )
+    if status.migration is not None:
+        _migration(figures, label, status.migration)
     if metrics is None:
         return
     if metrics.free_bytes is not None:
@@ -137,11 +143,33 @@ def _volume(figures: Figures, volume: VolumeFigures) -> None:
         )
 
 
+def _migration(figures: Figures, label: str, state: MigrationState) -> None:
+    """Of `encrypt --online` and `rekey`, from their begin to the switch."""
+    for phase in _PHASES:
+        figures.gauge(
+            "volcrypt_volume_migration_phase",
+            "1 for what its encryption or change of data keys is at.",
+            state.phase == phase,
+            volume=label,
+            phase=phase,
+        )
+    for name, help_, value in (
+        ("chunks", "Chunks of 512 KiB that it goes through.", state.chunks),
+        ("copied_chunks", "Those that are under the new key, too.", state.cursor),
+        ("verified_chunks", "Those that were compared in this session.", state.verified),
+        ("paused", "1 while it is paused.", state.paused),
+        ("problem", "1 when it was given up: the command says why.", state.problem is not None),
+        ("longest_write_seconds", "The longest that a write took meanwhile.", state.worst_us / 1e6),
+    ):
+        figures.gauge(f"volcrypt_volume_migration_{name}", help_, value, volume=label)
+
+
 def _states(status: StatusAnswer) -> list[tuple[str, str, float]]:
     return [
         ("fenced", "1 when it was fenced: its key or lease is lost.", status.fenced is not None),
         ("sync_failed", "1 when writes were lost, and none are taken.", status.sync_failed),
         ("writes_wait", "1 while writes wait for its lease.", status.writes_wait),
+        ("kept", "1 when it stays mounted through a crash of its process.", status.kept),
         ("memory_locked", "1 when its key cannot go to swap.", status.memory_locked),
         ("snapshot_running", "1 while a snapshot of it is being taken.", status.capture_running),
         (

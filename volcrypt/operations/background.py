@@ -148,7 +148,9 @@ def _be_the_child(work: Callable[[Starter], None], starter: Starter) -> int:
     except BaseException as error:
         if starter.is_waiting:
             starter.fail(error)
-        elif not isinstance(error, VolcryptError | KeyboardInterrupt):
+        elif isinstance(error, VolcryptError | KeyboardInterrupt):
+            _log.info("failed: %s", describe(error))  # `snapshot list` has it, too
+        else:
             _log.exception("the work in the background failed")
         return 1
     finally:

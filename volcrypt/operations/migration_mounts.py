@@ -72,6 +72,7 @@ def order_of(
         migration=migration.migration,
         region_bytes=migration.region_bytes,
         target_key_id=migration.target_key.data_key_id,
+        kms_key_arn=migration.target_key.kms_key_arn,
         count_path=str(count_path(home, migration.target_key)),
         watch=order_for(home, migrated_record(record, migration), watching),
     )

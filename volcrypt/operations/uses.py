@@ -23,8 +23,8 @@ class InUse:
     """A volume that a process holds, or a snapshot that is mounted; `lazy` while not all of its
     chunks are here. `file_systems`: where those on its loop device are mounted.
     `fast_requests` needed no Python, as `data_plane` "native" makes possible. `discard`,
-    `discard_zeros`: what becomes holes; `read_bytes`
-    and `written_bytes` are None of what nobody answers for."""
+    `discard_zeros`: what becomes holes; `kept`: a crash of the process leaves it mounted;
+    `read_bytes` and `written_bytes` are None of what nobody answers for."""
 
     volume_id: str | None
     name: str | None
@@ -44,6 +44,7 @@ class InUse:
     discard: bool = False
     discard_zeros: bool = False
     read_only: bool = False
+    kept: bool = False
     read_bytes: int | None = None
     written_bytes: int | None = None
 
@@ -103,6 +104,7 @@ def _use_of(
         discard=answer is not None and answer.discard,
         discard_zeros=answer is not None and answer.discard_zeros,
         read_only=answer is not None and answer.read_only,
+        kept=answer is not None and answer.kept,
         read_bytes=None if answer is None else answer.read_bytes,
         written_bytes=None if answer is None else answer.written_bytes,
     )

@@ -119,11 +119,13 @@ class ThawedRequest(_Document, frozen=True, tag="thawed"):
 class MigrationOrder(_Document, frozen=True, tag="begin-migration"):
     """Move the volume to a new file beside its data (`volume.migration_files`), or go on with that.
     `migration` and `region_bytes` are in the header of those, `count_path` counts what
-    is encrypted under the new key, `watch` is what a watcher asks from the switch on."""
+    is encrypted under the new key, whose KMS key is `kms_key_arn`, and `watch` is what a watcher
+    asks from the switch on."""
 
     migration: bytes
     region_bytes: int
     target_key_id: DataKeyId
+    kms_key_arn: str | None = None
     count_path: str | None = None
     watch: WatchOrder | None = None
 

@@ -10,6 +10,9 @@ process of the service:
                      tells each open file once of an error in writing back; what the process that
                      ended was told, and did not live to pass on, is told to this one again
     volcrypt-mount   a file in memory: a line of JSON, KeptMount, and after a fence its FenceNote
+    volcrypt-witness the writing end of a pipe, of which the process has the other end: a service
+                     manager does not say what it has no room for, but closes it. Not handed on:
+                     systemd drops it when that process ends
 
 The kernel sends FUSE_INIT once, so what was agreed then is in KeptMount, and libfuse is told it
 again. Everything else that a process knows of a mount it finds as after any kill, in the change
@@ -42,7 +45,10 @@ FUSE: Final = "volcrypt-fuse"
 OWNER: Final = "volcrypt-owner"
 DATA: Final = "volcrypt-data"
 FACTS: Final = "volcrypt-mount"
+WITNESS: Final = "volcrypt-witness"
 NAMES: Final = (FUSE, OWNER, DATA, FACTS)
+"""What the next process needs."""
+KEPT: Final = (*NAMES, WITNESS)
 
 _MAX_BYTES: Final = 64 * 1024
 _OLDEST_KERNEL: Final = (6, 9)
