@@ -87,7 +87,10 @@ def test_no_file_is_all_defaults(tmp_path: Path) -> None:
         ("profiles.a = 1", "line 1: profiles.a: it is no table"),
         ("[a\n", "line 1, column"),
         ("[kms]\n\nregions = [\n 'A']", "line 3: kms.regions"),
-        ("[mounts]\nkey_check_seconds = 'x'", "line 2: mounts.key_check_seconds: Expected"),
+        (
+            "[mounts]\nkey_check_seconds = 'x'",
+            "line 2: mounts.key_check_seconds: it must be a number, and is a text",
+        ),
         ("[mounts]\n# x\nkey_check_seconds = 31", "line 3: mounts.key_check_seconds: it must"),
         ("[kms]\n[profiles.a]\nprincipel = 'b'", "line 3: profiles.a.principel: there is no such"),
         ("[profiles.a]\nprincipel = 'b'", "did you mean principal?"),
@@ -100,18 +103,22 @@ def test_what_is_refused_is_named(tmp_path: Path, text: str, named: str) -> None
 
 
 def test_all_problems_are_told_with_their_lines(tmp_path: Path) -> None:
+    why = "since a key that is lost is found within 60 s"
     with pytest.raises(ConfigurationError) as raised:
         written(
             tmp_path,
             "[profiles.a]\nregion = 5\nother = 1\n[kms]\naccounts = 1\n"
-            "[kms.clusters.cluster-secondtoken]\nmodule = 'm'\n",
+            "[kms.clusters.cluster-secondtoken]\nmodule = 'm'\n"
+            "[profiles.b]\nkms = 'ftp://x'\n[mounts]\nkey_check_seconds = 0\n",
         )
     assert str(raised.value).partition("config.toml: ")[2].split("; ") == [
-        "line 2: profiles.a.region: Expected `str | null`, got `int`",
+        "line 2: profiles.a.region: it must be a text, and is a number",
         "line 3: profiles.a.other: there is no such option",
         "there are: region, account, principal, kms, credentials, default_kms_key, grantee",
-        "line 5: kms.accounts: Expected `array`, got `int`",
+        "line 5: kms.accounts: it must be a list, and is a number",
         "line 6: kms.clusters.cluster-secondtoken: it lacks token_label",
+        "line 9: profiles.b.kms: 'ftp://x' is not home, aws, https:// or local http://",
+        f"line 11: mounts.key_check_seconds: it must be 1 to 30, {why}",
     ]
 
 

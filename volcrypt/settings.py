@@ -35,9 +35,10 @@ Nothing below the command line reads configuration: it is given plain arguments.
 above is refused: a misspelt line must not silently leave a default in place.
 """
 
+import copy
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, get_args, get_origin
@@ -57,6 +58,17 @@ MAX_TOLD: Final = 10
 """Problems of a file that are told at once."""
 OWN_KMS: Final = "home"
 AWS_KMS: Final = "aws"
+_TYPES: Final = {
+    "str": "a text",
+    "int": "a number",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+    "datetime": "a time",
+    "date": "a date",
+    "time": "a time of day",
+}
 _ACCOUNT: Final = re.compile(r"\d{12}")
 _REGION: Final = re.compile(r"[a-z0-9-]{1,32}")
 _PRINCIPAL: Final = re.compile(r"[\w+=,.@-]{1,64}|arn:aws:(iam|sts)::\d{12}:\S{1,1024}", re.ASCII)
@@ -166,20 +178,36 @@ def read_settings(home: Path) -> Settings:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigurationError(f"{path}: {error}") from error  # with line and column
     problems = list(shape_problems(document, Settings))
-    if not problems:
-        settings = msgspec.convert(document, Settings)
-        problems = list(problems_of(settings))
-        if not problems:
-            return settings
-    told = "; ".join(_located(text, problem) for problem in problems[:MAX_TOLD])
+    settings = None if problems else msgspec.convert(document, Settings)
+    problems += problems_of(settings or _rest(document, problems))
+    if settings is not None and not problems:
+        return settings
+    found = sorted((_located(text, problem) for problem in problems), key=lambda each: each[0])
+    told = "; ".join(line_and_text for _, line_and_text in found[:MAX_TOLD])
     left = len(problems) - MAX_TOLD
     raise ConfigurationError(f"{path}: {told}{f'; and {left} more' if left > 0 else ''}")
+
+
+def _rest(document: dict[str, Any], problems: Sequence["Problem"]) -> Settings:
+    """What the file says beside that which has these problems of shape."""
+    rest = copy.deepcopy(document)
+    for problem in problems:
+        *above, last = problem.path or ("",)
+        table: Any = rest
+        for name in above:
+            table = table.get(name) if isinstance(table, dict) else None
+        if isinstance(table, dict):
+            table.pop(last, None)
+    try:
+        return msgspec.convert(rest, Settings)
+    except msgspec.ValidationError:  # what was taken out is needed there
+        return Settings()
 
 
 def problem_in_file(home: Path, option: tuple[str, ...], text: str) -> ConfigurationError:
     """What else is wrong with an option of the file, which was read, as `read_settings` says it."""
     path = home / CONFIG_FILE
-    located = _located(path.read_text(), Problem(option, text))
+    _, located = _located(path.read_text(), Problem(option, text))
     return ConfigurationError(f"{path}: {located}")
 
 
@@ -191,12 +219,13 @@ class Problem:
     text: str
 
 
-def _located(text: str, problem: Problem) -> str:
+def _located(text: str, problem: Problem) -> tuple[int, str]:
+    """The line, 0 where there is none, and what to say."""
     from volcrypt.formats.toml_lines import line_of
 
     line = line_of(text, problem.path)
     where = "" if line is None else f"line {line}: "
-    return f"{where}{'.'.join(problem.path)}: {problem.text}"
+    return line or 0, f"{where}{'.'.join(problem.path)}: {problem.text}"
 
 
 def shape_problems(
@@ -234,7 +263,16 @@ def _value_problems(value: object, kind: Any, path: tuple[str, ...]) -> Iterator
         try:
             msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
-            yield Problem(path, str(error).partition(" - at")[0])
+            yield Problem(path, _plain(str(error)))
+
+
+def _plain(text: str) -> str:
+    """What a type error says, without names of types."""
+    found = re.match(r"Expected `(\w+)[^`]*`, got `(\w+)`", text)
+    if found is None or not set(found.groups()) <= _TYPES.keys():
+        return text.partition(" - at")[0]
+    wanted, got = (_TYPES[name] for name in found.groups())
+    return f"it must be {wanted}, and is {got}"
 
 
 def problems_of(settings: Settings) -> Iterator[Problem]:

@@ -44,6 +44,11 @@ class HomeNotInitialisedError(ConfigurationError):
 class WrongPinError(ConfigurationError):
     """The PIN is not the token's."""
 
+    hint = (
+        "it is the one that 'volcrypt init' was given or kept: see HOME/kms/pin, pin_file and "
+        "pin_command in HOME/config.toml, and systemd's credential volcrypt.pin"
+    )
+
 
 class PinLockedError(WrongPinError):
     """The token takes no PIN any more: too many wrong ones were tried."""

@@ -68,9 +68,16 @@ def open_store(home: Home, name: str, *, patience: "Patience | None" = None) -> 
         entry = home.register.find(KIND, name)
         if entry is None:
             raise StoreNotFoundError(name)
+        place = load_place(home, name)
         try:
-            objects = home.closing(open_objects(load_place(home, name), patience=patience))
+            objects = home.closing(open_objects(place, patience=patience))
             store = _pinned(objects, entry)
+        except StoreNotFoundError as error:
+            if error.hint is None:
+                error.hint = (
+                    f"{place.url} is where store {name} was: mount what it lies on, or put it back"
+                )
+            raise
         except ObjectStoreError as error:
             store = error  # a command waits for a store that is away once, not at each look
         home.open_stores[name] = store

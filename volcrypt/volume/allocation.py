@@ -158,7 +158,11 @@ def open_data(path: Path, flags: int) -> tuple[int, bool]:
             flags |= os.O_CLOEXEC | os.O_NOFOLLOW
             return os.open(path.name, flags, dir_fd=place), stat.S_ISBLK(kind)
     except FileNotFoundError as error:
-        raise RecordMissingError(f"data file {path}") from error
+        raise RecordMissingError(
+            f"data file {path}",
+            hint="mount what it lies on, or put it back; when it is lost: 'volcrypt volume "
+            "delete', and 'volcrypt volume create --snapshot-id' of its last snapshot",
+        ) from error
     except PermissionError as error:
         raise PrivilegeError(f"no permission to open {path}") from error
     except OSError as error:

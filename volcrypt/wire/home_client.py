@@ -89,7 +89,9 @@ class HomeChannel:
             return answer
         except OSError as error:
             raise TryAgainError(
-                f"the KMS of the home does not answer on {self._path}: {error.strerror or error}"
+                f"the KMS of the home does not answer on {self._path}: {error.strerror or error}",
+                hint="start the process that serves it, as with 'systemctl start "
+                "volcrypt-kms.socket'; 'systemctl status volcrypt-kms' says why it ended",
             ) from error
 
     def _drop(self) -> None:
