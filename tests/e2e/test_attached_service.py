@@ -130,6 +130,34 @@ def test_a_migration_and_its_switch_are_gone_on_with(
     command.run("detach", name)
 
 
+def test_a_volume_under_a_lease_that_is_not_filled_yet_goes_on(
+    command: Command, manager: ServiceManager, name: str, tmp_path: Path
+) -> None:
+    content = os.urandom(4 * 2**20)
+    (tmp_path / "image").write_bytes(content)
+    command.run("store", "create", "shared", "--url", (tmp_path / "store").as_uri())
+    command.run("volume", "import", tmp_path / "image", "--name", "first")
+    command.run("snapshot", "create", "first", "--name", "image", "--wait")
+    create = ("volume", "create", "--snapshot-id", "image", "--name", name, "--lease", "shared")
+    command.run(*create, "--data", tmp_path / "data")
+    start = [*attach(command, name), "--fill-rate", "0"]
+    manager.start(start)
+    manager.wait_until_kept(KEPT)
+    device = Path(os.readlink(f"/dev/volcrypt/{name}"))
+    written = b"n" * 4096
+    subprocess.run([sys.executable, "-c", OVERWRITE, device], check=True)
+    kill_and_wait(manager.main_pid)
+    reader = subprocess.Popen(["sha256sum", device], stdout=subprocess.PIPE, text=True)
+    manager.start(start)
+    wanted = hashlib.sha256(written + content[4096:]).hexdigest()
+    assert reader.communicate(timeout=30)[0].split()[0] == wanted
+    (use,) = command.json("status")["InUse"]
+    assert (use["Kept"], use["WritesWait"], use["Fenced"]) == (True, False, None)
+    assert command.json("volume", "show", name)["Initialization"] is not None, "the control"
+    subprocess.run([sys.executable, "-c", OVERWRITE, device], check=True)
+    command.run("detach", name)
+
+
 def test_a_process_that_ended_at_the_switch_takes_the_mount_with_it(
     command: Command, manager: ServiceManager, name: str
 ) -> None:

@@ -7,9 +7,9 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -18,7 +18,8 @@ import pytest
 
 from tests import disk_load
 from tests.file_system import disposable_file_system, run
-from tests.served_volume import OpenFile, ServedVolume, served_volume
+from tests.file_user import FileUser
+from tests.served_volume import ServedVolume, served_volume
 from tests.service_manager import ServiceManager, service_manager
 from tests.strace import injection, strace
 from volcrypt.daemons.mount_keeper import MountKeeper
@@ -71,41 +72,32 @@ _KEPT: Final = KeptMount(
 
 
 class Later:
-    """Something that may wait in the kernel, in a thread."""
+    """Something that may wait in the kernel, in a process of its own."""
 
     def __init__(self, volume: ServedVolume) -> None:
-        self._file = os.open(volume.file, os.O_RDWR)
-        self.errors: list[OSError] = []
+        self._user = FileUser(volume.file)
+        self._calls: tuple[str, ...] = ()
         self.data = os.urandom(2 * UNIT_BYTES)
         self.found = b""
-        self._thread = threading.Thread()
 
     def start(self, *calls: str) -> None:
-        self._thread = threading.Thread(target=self._do, args=calls, daemon=True)
-        self._thread.start()
-
-    def _do(self, *calls: str) -> None:
-        try:
-            for call in calls:
-                if call == "write":
-                    assert os.pwrite(self._file, self.data, UNIT_BYTES) == len(self.data)
-                elif call == "sync":
-                    os.fsync(self._file)
-                else:
-                    self.found = os.pread(self._file, len(self.data), UNIT_BYTES)
-        except OSError as error:
-            self.errors.append(error)
+        self._calls = calls
+        for call in calls:
+            self._user.begin(call, UNIT_BYTES, length=len(self.data), data=self.data)
 
     def end(self) -> None:
-        """Without an error."""
-        self._thread.join(PATIENCE_SECONDS)
-        assert not self._thread.is_alive(), "it is not answered"
-        os.close(self._file)
-        assert self.errors == []
+        """Raises OSError."""
+        try:
+            for call in self._calls:
+                found = self._user.end()
+                if call == "read":
+                    self.found = found
+        finally:
+            self._user.close()
 
     @property
     def waits(self) -> bool:
-        return self._thread.is_alive()
+        return self._user.waits
 
 
 @contextmanager
@@ -234,7 +226,7 @@ def test_a_file_system_in_use_survives_many_kills_and_upgrades(
 def test_a_request_that_was_not_answered_is_done_by_the_next_process(
     volume: ServedVolume, calls: tuple[str, ...], killing: str
 ) -> None:
-    with OpenFile(volume) as file:
+    with FileUser(volume.file) as file:
         file.write(UNIT_BYTES, b"old" + bytes(2 * UNIT_BYTES - 3))
         file.sync()
     later = Later(volume)
@@ -244,7 +236,7 @@ def test_a_request_that_was_not_answered_is_done_by_the_next_process(
     assert later.waits
     volume.take_over()
     later.end()
-    with OpenFile(volume) as file:
+    with FileUser(volume.file) as file:
         wanted = later.data if "write" in calls else b"old" + bytes(2 * UNIT_BYTES - 3)
         assert file.read(UNIT_BYTES, 2 * UNIT_BYTES) == wanted
         assert "write" in calls or later.found == wanted
@@ -265,15 +257,15 @@ def test_the_end_of_the_service_is_the_end_of_the_mount(volume: ServedVolume) ->
 def test_who_gives_up_ends_what_waits(volume: ServedVolume) -> None:
     """As when a service fails again and again."""
     assert volume.manager is not None
-    with OpenFile(volume) as file:
+    with FileUser(volume.file) as file:
         later = Later(volume)
         volume.signal(signal.SIGKILL)
         later.start("read")
         assert later.waits
         volume.manager.give_up()
-        with pytest.raises(AssertionError):
+        with pytest.raises(OSError, match=r"abort|not connected") as raised:
             later.end()
-        assert later.errors[0].errno in (errno.ECONNABORTED, errno.ENOTCONN)
+        assert raised.value.errno in (errno.ECONNABORTED, errno.ENOTCONN)
         with pytest.raises(OSError, match="not connected"):
             file.read(0, 1)
 
@@ -294,6 +286,63 @@ def test_a_process_that_fails_to_take_over_leaves_all_to_the_next(volume: Served
     later.end()
     assert later.found == later.data
     volume.unmount()
+
+
+def test_two_upgrades_in_a_row(volume: ServedVolume) -> None:
+    with FileUser(volume.file) as file:
+        for turn in range(2):
+            file.write(turn * UNIT_BYTES, bytes([turn + 1]) * UNIT_BYTES)
+            assert volume.signal(LEAVE_SIGNAL) == LEFT
+            volume.take_over()
+        assert volume.manager is not None
+        volume.manager.wait_until_kept(KEPT)  # it asks whether it still is
+        assert file.read(0, 2 * UNIT_BYTES) == b"\1" * UNIT_BYTES + b"\2" * UNIT_BYTES
+    volume.unmount()
+
+
+def test_a_process_that_is_killed_as_it_takes_over(volume: ServedVolume) -> None:
+    """At any moment: what waits is answered by the one that lives."""
+    assert volume.manager is not None
+    with FileUser(volume.file) as file:
+        file.begin("read", length=UNIT_BYTES)
+        file.end()
+    later = Later(volume)
+    volume.signal(signal.SIGKILL)
+    later.start("write", "sync", "read")
+    for seconds in (0.0, 0.05, 0.2, 0.4, 0.6):
+        take_over_and_kill(volume, seconds)
+        assert set(NAMES) <= set(volume.manager.names)
+    volume.take_over()
+    later.end()
+    assert later.found == later.data
+    volume.unmount()
+
+
+def take_over_and_kill(volume: ServedVolume, seconds: float) -> None:
+    """Kill the process that takes over, so long after it has begun."""
+    with ThreadPoolExecutor() as beside:
+        taking = beside.submit(volume.take_over)
+        wait_for(lambda: children() or taking.done(), "it has begun")
+        time.sleep(seconds)
+        for new in children():
+            os.kill(new, signal.SIGKILL)
+        if taking.exception() is None:
+            volume.reap()
+
+
+def children() -> set[int]:
+    """Those of this process that serve volumes, or are about to."""
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        found.update(map(int, (task / "children").read_text().split()))
+    return {pid for pid in found if is_server(pid)}
+
+
+def is_server(pid: int) -> bool:
+    try:
+        return b"volcrypt.daemons.volume" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_what_was_lost_before_is_not_gone_on_with(tmp_path: Path, manager: ServiceManager) -> None:
@@ -321,7 +370,7 @@ def test_what_was_lost_before_is_not_gone_on_with(tmp_path: Path, manager: Servi
 
 
 def test_a_snapshot_under_way_ends_and_its_changes_stay_known(volume: ServedVolume) -> None:
-    with OpenFile(volume) as file:
+    with FileUser(volume.file) as file:
         file.write(0, b"before")
         with volume.control() as control:
             control.begin_capture()

@@ -105,7 +105,7 @@ class MountKeeper:
     @property
     def is_kept(self) -> bool:
         """As far as the service manager lets us know; of what was handed to this process until
-        `keep` has asked."""
+        `confirm` has asked, yes."""
         witness = self._witness
         return self._facts is not None and (witness is None or not _has_hung_up(witness))
 
@@ -113,11 +113,13 @@ class MountKeeper:
         """Have the mount with this connection kept, if it is not yet. A service manager that does
         not is no reason not to serve."""
         with self._turn:
-            if self._has_ended:
-                return
-            if self._facts is None:
+            if self._facts is None and not self._has_ended:
                 self._keep(fuse, agreement)
-            elif self._witness is None:
+
+    def confirm(self) -> None:
+        """Find out whether what was handed to this process is kept further."""
+        with self._turn:
+            if self._facts is not None and not self._has_ended:
                 self._confirm(self._facts, {})
 
     def _confirm(self, facts: int, kept: Mapping[str, int]) -> None:

@@ -215,8 +215,12 @@ def serve_volume(
         stack.callback(take_away)
 
         def keep() -> None:
-            if plane is not None and keeper is not None and (agreed := plane.agreement) is not None:
-                keeper.keep(connection, agreed)
+            if handed is not None and keeper is not None:
+                keeper.confirm()
+            elif plane is not None and keeper is not None:
+                agreed = plane.agreement
+                if agreed is not None:
+                    keeper.keep(connection, agreed)
 
         def wipe() -> None:
             served.wipe()
