@@ -6,7 +6,7 @@
 It has processes, mounts, names, network and control groups of its own. Its /run, /tmp and /dev are
 its own too (systemd empties /tmp when it boots); /proc/sys and /sys are read-only, and it is told
 that it is in a container: so it leaves clock, modules, swap and loop devices of the machine alone.
-There is no udev. A power cut leaves nothing of it but `upper`.
+No udevd runs. A power cut leaves nothing of it but `upper`.
 """
 
 import os

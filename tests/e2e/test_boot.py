@@ -56,9 +56,11 @@ def test_a_volume_comes_back(tmp_path: Path) -> None:
         the_process_that_serves_may_do_little(host)
         the_timers_find_nothing(host)
         the_figures_are_served(host)
+        udev_is_told_the_name(host)
         stop_under_load(host)
         what_is_not_kept_is_mounted_again(host)
         a_killed_process_is_replaced(host)
+        what_was_stopped_in_use_starts_again(host)
         before = len(starts(host))
         host.power_off()  # under load
         host.boot()
@@ -197,6 +199,18 @@ def the_figures_are_served(host: BootedHost) -> None:
     assert host.show("volcrypt-metrics", "Result") == "success"
 
 
+def udev_is_told_the_name(host: BootedHost) -> None:
+    """By the rule as udev reads it; no udevd runs here, which would open loop devices of others."""
+    loop = Path(host.run("readlink", "/dev/volcrypt/orders").stdout.strip()).name
+    told = {}
+    for action in ("remove", "add", "change"):  # what is added it remembers
+        run = ("udevadm", "test", f"--action={action}", f"/sys/block/{loop}")
+        told[action] = host.run(*run).stdout.splitlines()
+    alias = "SYSTEMD_ALIAS=/dev/volcrypt/orders"
+    assert [action for action in told if alias in told[action]] == ["add", "change"]
+    assert any(line.startswith("TAGS=") and ":systemd:" in line for line in told["add"])
+
+
 def stop_under_load(host: BootedHost) -> None:
     host.run("systemctl", "stop", VOLUME)
     for unit in ("writer.service", "srv-orders.mount", VOLUME):
@@ -240,6 +254,20 @@ def a_killed_process_is_replaced(host: BootedHost) -> None:
     assert host.run("grep", "/srv/orders", "/proc/1/mountinfo").stdout == mount
     assert host.show("writer", "MainPID") == writer
     assert len(starts(host)) == before
+
+
+def what_was_stopped_in_use_starts_again(host: BootedHost) -> None:
+    """A stop takes the volume from who still uses the file system, which stays mounted and dead;
+    the next start has systemd mount it anew."""
+    before = len(starts(host))
+    in_use = "cd /srv/orders; sleep 600 <>/dev/null >&0 2>&0 & echo $! >/run/sleeper"
+    host.run("sh", "-c", in_use)
+    host.run("systemctl", "stop", VOLUME, check=False)
+    assert host.run("mountpoint", "/srv/orders", check=False).returncode == 0, "the control"
+    host.run("sh", "-c", "kill -KILL $(cat /run/sleeper)")
+    host.run("systemctl", "start", VOLUME)
+    host.run("systemctl", "start", "writer")
+    nothing_was_lost(host, before)
 
 
 def kept_process(host: BootedHost, *, other_than: str = "0") -> str:

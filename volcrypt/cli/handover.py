@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -90,7 +90,10 @@ def is_restarting(unit: str) -> bool:
 def stop_file_systems(directory: Path) -> None:
     """Have systemd stop the file systems on the volume that is served at `directory`, and before
     that the services that need them. What cannot be stopped is found by who goes on."""
-    for point in _file_systems(directory):
+    from volcrypt.volume.loop import loops_of
+    from volcrypt.volume.mountpoint import VOLUME_FILE
+
+    for point in _file_systems(loops_of(directory / VOLUME_FILE)):
         subprocess.run(["systemctl", "stop", "--", point], check=False)
 
 
@@ -98,26 +101,23 @@ def restart_dead_file_systems(home: "Home", volume: str) -> None:
     """The same of a volume whose process ended and left nothing; they come back when this service
     is ready, and so do the services that need them. Raises VolumeInUseError while it is served.
     """
-    from volcrypt.operations.attachments import private_mount_point
+    from volcrypt.operations.attachments import device_name, loops_below, private_mount_point
     from volcrypt.operations.mounts import check_free
     from volcrypt.operations.records import load_record
 
-    volume_id = load_record(home, volume).volume_id
-    check_free(home, volume_id, volume)
-    directory = private_mount_point(home, volume_id)
-    if dead := _file_systems(directory):
+    record = load_record(home, volume)
+    check_free(home, record.volume_id, volume)
+    loops = loops_below(private_mount_point(home, record.volume_id), device_name(record))
+    if dead := _file_systems(loops):
         subprocess.run(["systemctl", "--no-block", "try-restart", "--", *dead], check=False)
     deadline = time.monotonic() + _UNMOUNT_SECONDS
-    while _file_systems(directory) and time.monotonic() < deadline:
+    while _file_systems(loops) and time.monotonic() < deadline:
         time.sleep(_UNMOUNT_STEP_SECONDS)
 
 
-def _file_systems(directory: Path) -> list[str]:
+def _file_systems(loops: Sequence[Path]) -> list[str]:
     from volcrypt.operations.attachments import mounts_on
-    from volcrypt.volume.loop import loops_of
-    from volcrypt.volume.mountpoint import VOLUME_FILE
 
-    loops = loops_of(directory / VOLUME_FILE)
     return [mount.mount_point for loop in loops for mount in mounts_on(loop)]
 
 

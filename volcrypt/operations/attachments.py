@@ -392,10 +392,7 @@ def detach_volume(
     if not point.exists():
         raise MountError(f"volume {volume} is not attached")
     name = device_name(known)
-    loops = loops_of(point / VOLUME_FILE)
-    linked = linked_device(name)
-    if linked is not None and linked not in loops and backing_file(linked) == LOST_FILE:
-        loops.append(linked)
+    loops = loops_below(point, name)
     lost: MountError | None = None
     for loop in loops:
         _check_unused(loop, volume)
@@ -425,6 +422,16 @@ def detach_volume(
     if lost is not None:
         raise lost
     return known.volume_id
+
+
+def loops_below(point: Path, name: str) -> list[Path]:
+    """The loop devices of a volume of that name; also one whose mount at `point` is gone while it
+    was in use, and which therefore does not know any more what it stands on."""
+    loops = loops_of(point / VOLUME_FILE)
+    linked = linked_device(name)
+    if linked is not None and linked not in loops and backing_file(linked) == LOST_FILE:
+        loops.append(linked)
+    return loops
 
 
 def mounts_on(loop: Path) -> list[Mount]:
