@@ -11,7 +11,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 Page = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 ALLOWED_LABELS = frozenset(
-    {"volume", "operation", "data_plane", "kind", "check", "le", "state", "answer"}
+    {"volume", "operation", "data_plane", "kind", "check", "le", "phase", "state", "answer"}
 )
 INFO_LABELS = frozenset({"name", "encrypted", "read_only"})
 

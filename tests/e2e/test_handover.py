@@ -97,7 +97,7 @@ class Later:
 
     @property
     def waits(self) -> bool:
-        return self._user.waits
+        return self._user.answers() < len(self._calls)
 
 
 @contextmanager
