@@ -260,8 +260,8 @@ COUNTING: Final = [
         "volcrypt/durable.py",
         [T_CHANGES],
         (
-            "    path.unlink(missing_ok=True)\n    sync_directory(path.parent)",
-            "    path.unlink(missing_ok=True)",
+            "        _unlink(path.name, directory)\n        os.fsync(directory)",
+            "        _unlink(path.name, directory)",
         ),
     ),
     mutant(

@@ -110,7 +110,10 @@ MIGRATING: Final = [
         "the source is lost before it was destroyed",
         "volcrypt/volume/migration_files.py",
         ["tests/volume/test_migration_files.py"],
-        ("        os.link(data, old, follow_symlinks=False)\n", ""),
+        (
+            "            os.link(names.data, names.old, follow_symlinks=False)\n",
+            "            pass\n",
+        ),
     ),
     mutant(
         "an intent is set and not synced",

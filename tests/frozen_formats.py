@@ -49,7 +49,7 @@ VERSIONS: Final[dict[str, Versions]] = {
     "formats.job._VERSION": _of("job", "job-copy"),
     "formats.lease.VERSION": _of("snapshot/lease", "snapshot/lease-release"),
     "formats.manifest.VERSION": _of("snapshot/manifest"),
-    "formats.migration.VERSION": _of("migration"),
+    "formats.migration.VERSION": _of("migration", "migration-before-figures"),
     "formats.pages.VERSION": _of("snapshot/page", "snapshot/table"),
     "formats.pin.VERSION": _of("snapshot/pin"),
     "formats.present_map.VERSION": _of("present-map"),

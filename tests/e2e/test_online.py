@@ -199,8 +199,8 @@ def test_nothing_is_left_of_a_volume_that_was_deleted(command: Command, point: P
     command.run("mount", "data", point)
     command.run("encrypt", "data", "--online")
     volume_id = command.json("volume", "show", "data")["VolumeId"]
-    command.run("unmount", "data")
     assert list(command.runtime.glob(f"{volume_id}*")), "the control"
+    command.run("unmount", "data")
     command.run("volume", "delete", "--yes", "data")
     assert list(command.runtime.glob(f"{volume_id}*")) == []
 

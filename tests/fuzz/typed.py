@@ -118,7 +118,7 @@ TYPED_DECODERS: Final[dict[str, Decoder]] = {
         decode=in_file(read_settings, CONFIG_FILE),
         seeds=(_CONFIG,),
         refusals=REFUSED,
-        covers=("settings.read_settings", "settings._value_problems"),
+        covers=("settings.read_settings", "settings._value_problems", "settings._rest"),
     ),
     "suggestions": Decoder(
         decode=in_file(_suggest, "volumes/vol-1/record"),
