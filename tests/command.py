@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -172,13 +172,14 @@ class Started:
     """A command that runs beside the test."""
 
     def __init__(self, arguments: list[str]) -> None:
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        self._errors = os.memfd_create("errors")
+        weakref.finalize(self, os.close, self._errors)
         self._process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=self._errors)
 
     @property
     def said(self) -> str:
         """Standard error so far."""
-        return os.pread(self._errors.fileno(), 2**20, 0).decode(errors="replace")
+        return os.pread(self._errors, 2**20, 0).decode(errors="replace")
 
     def interrupt(self) -> None:
         """As `systemctl stop` and `kill` do."""
@@ -194,7 +195,6 @@ class Started:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
-        self._errors.close()
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Fixtures for all tests, and the check that no test leaves a mount or a loop device behind."""
 
 import os
+import resource
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,20 @@ def cheap_keyslots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program.write_text(CHEAP_PROGRAM)
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cores_can_be_allowed() -> Iterator[None]:
+    """Operations that unwrap a key in this process forbid it core files for ever, and all that it
+    starts with it. Here it forbids them as long as nobody allows them: controls must leave some."""
+    real, (_, hard) = resource.setrlimit, resource.getrlimit(resource.RLIMIT_CORE)
+
+    def setrlimit(which: int, limits: tuple[int, int]) -> None:
+        real(which, (limits[0], hard) if which == resource.RLIMIT_CORE else limits)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resource, "setrlimit", setrlimit)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

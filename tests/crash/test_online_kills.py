@@ -72,9 +72,10 @@ class Scene:
 
     @property
     def new_files(self) -> list[Path]:
-        """What only a migration touches."""
+        """What only a migration touches, by their paths and in their directory."""
         (data,) = self.command.home.glob("volumes/*/data")
-        return [data.with_name("data.next"), data.with_name("intents")]
+        names = ("data.next", "intents")
+        return [*(data.with_name(name) for name in names), *map(Path, names)]
 
     def kill_driver(self, point: Point) -> bool:
         """False when it did not come to the point."""

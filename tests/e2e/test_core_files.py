@@ -49,7 +49,8 @@ def cores(tmp_path: Path) -> Path:
 
 
 def allow_cores() -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY,) * 2)
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
 
 
 def start(cores: Path, *words: str | Path, stdin: int | None = None) -> subprocess.Popen[bytes]:

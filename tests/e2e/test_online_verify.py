@@ -23,7 +23,7 @@ import pytest
 
 from tests.command import VOLCRYPT, Command, Started, disposable_home, kill_and_wait
 from tests.service_manager import ServiceManager, service_manager
-from volcrypt.volume.kept_mount import NAMES
+from volcrypt.volume.kept_mount import KEPT
 
 MIB = 2**20
 UNIT = 4096
@@ -271,7 +271,7 @@ def test_fio_hears_nothing_of_kills_where_the_mount_is_kept(scene: Scene) -> Non
     """Of the driver and of who serves; and of a change of the key after that."""
     scene.create(40 * MIB)
     scene.manager.start(scene.service("--mkfs", "ext4"))
-    scene.manager.wait_until_kept(NAMES)
+    scene.manager.wait_until_kept(KEPT)
     fio = Fio(scene.point, scene.directory / "fio", size_bytes=2 * MIB)
     try:
         with scene.driver(rate="1MiB") as driver:
@@ -296,7 +296,7 @@ def play_kept(scene: Scene, *, rounds: int, seed: int) -> dict[str, int]:
     seen = dict.fromkeys(("driver killed", "server killed", "went over", "ended at the switch"), 0)
     scene.create(64 * MIB)
     scene.manager.start(scene.service("--mkfs", "ext4"))
-    scene.manager.wait_until_kept(NAMES)
+    scene.manager.wait_until_kept(KEPT)
     fio = Fio(scene.point, scene.directory / "fio", size_bytes=4 * MIB)
     try:
         for _ in range(rounds):
@@ -317,7 +317,7 @@ def play_kept(scene: Scene, *, rounds: int, seed: int) -> dict[str, int]:
                     fio.kill()
                     scene.clear()
                     scene.manager.start(scene.service())
-                    scene.manager.wait_until_kept(NAMES)
+                    scene.manager.wait_until_kept(KEPT)
                     fio = Fio(scene.point, scene.directory / "fio", size_bytes=4 * MIB)
                 fio.go_on()
             scene.finish()

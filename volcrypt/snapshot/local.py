@@ -129,7 +129,9 @@ class LocalObjects:
 
     def get(self, name: str) -> bytes:
         with self._errors_translated(name):
-            return read_file(Path(self._path_of(name)), limit_bytes=MAX_DOCUMENT_BYTES)
+            # Directories may be links, as for all calls here: what an object holds is verified.
+            path = Path(self._path_of(name))
+            return read_file(path, limit_bytes=MAX_DOCUMENT_BYTES, follow=True)
 
     def get_into(self, name: str, buffer: Buffer) -> int:
         with self._errors_translated(name):
