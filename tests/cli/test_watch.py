@@ -2,7 +2,11 @@
 
 import io
 import os
+import pty
+import select
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +16,7 @@ from rich.console import Console
 
 from tests.command import VOLCRYPT, Command, disposable_home
 from tests.terminal import ENTERS, LEAVES, SHOWS_CURSOR, Terminal, on_terminal
+from volcrypt.cli import watch
 from volcrypt.cli.watch_frame import frame
 from volcrypt.errors import ConfigurationError
 from volcrypt.geometry import UNIT_BYTES
@@ -64,6 +69,20 @@ def test_the_terminal_is_given_back(command: Command, end: str | int, code: int)
         assert terminal.ends() == code
         assert terminal.mode == before
     check_given_back(terminal)
+
+
+def test_a_key_that_ctrl_c_threw_away_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "wb", buffering=0) as keyboard, os.fdopen(theirs) as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        rescue = threading.Timer(30, keyboard.write, [b"q"])  # who waits would wait for ever
+        with watch._keys() as (key,):
+            rescue.start()
+            assert not watch._ends(key)
+            rescue.cancel()
+            keyboard.write(b"q")
+            select.select([key], [], [], 30)
+            assert watch._ends(key)
 
 
 def test_volumes_come_and_go_and_the_window_changes(command: Command, tmp_path: Path) -> None:

@@ -77,9 +77,11 @@ def _is_over(
 def _ends(key: int) -> bool:
     try:
         typed = os.read(key, 64)
-    except OSError:
+        if not typed:
+            termios.tcgetattr(key)
+    except (OSError, termios.error):
         return True  # the terminal is gone
-    return not typed or b"q" in typed.lower()
+    return b"q" in typed.lower()
 
 
 class _Looker:
@@ -141,6 +143,7 @@ def _keys() -> Iterator[list[int]]:
         tty.setcbreak(descriptor)
         mode = termios.tcgetattr(descriptor)
         mode[6][termios.VSUSP] = b"\0"
+        mode[6][termios.VMIN] = 0  # Ctrl-C throws away what was typed, also between select and read
         termios.tcsetattr(descriptor, termios.TCSADRAIN, mode)
         yield [descriptor]
     finally:
