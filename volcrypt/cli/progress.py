@@ -13,9 +13,13 @@ def progress_for(stream: TextIO) -> "Bars | Lines":
     return Bars(stream) if stream.isatty() else Lines(stream)
 
 
-def _whole(fraction: float, seconds_left: float) -> str:
+def _whole(fraction: float, seconds_left: float, *, all_: str = "all steps") -> str:
+    return f"{all_} {fraction:.0%}, {_clock(seconds_left)} left"
+
+
+def _clock(seconds_left: float) -> str:
     minutes, seconds = divmod(round(seconds_left), 60)
-    return f"all steps {fraction:.0%}, {minutes}:{seconds:02d} left"
+    return f"{minutes}:{seconds:02d}"
 
 
 class Lines(AbstractContextManager["Lines"]):
@@ -69,26 +73,18 @@ class Bars(AbstractContextManager["Bars"]):
 
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
+        from rich.progress import BarColumn, Progress, TextColumn
 
         self._bars = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
+            BarColumn(),  # the only one that gives way on a narrow terminal
+            TextColumn("{task.fields[figures]}"),
             console=Console(file=stream),
         )
         self._task: int | None = None
         self._total: int | None = None
         self._step = ""
+        self._has_whole = False
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -97,19 +93,36 @@ class Bars(AbstractContextManager["Bars"]):
     def begin(self, step: str, total_bytes: int | None) -> None:
         self._complete()
         self._total, self._step = total_bytes, step
-        self._task = self._bars.add_task(step, total=total_bytes)
+        self._task = self._bars.add_task(step, total=total_bytes, figures="")
+        self._has_whole = False
 
     def advance(self, done_bytes: int) -> None:
         if self._task is not None:
-            self._bars.update(self._bars.task_ids[self._task], completed=done_bytes)
+            task = self._bars.task_ids[self._task]
+            self._bars.update(task, completed=done_bytes)
+            self._bars.update(task, figures=self._figures())
 
     def whole(self, fraction: float, seconds_left: float) -> None:
         """How far all steps together are."""
+        self._has_whole = True
         if self._task is not None:
             self._bars.update(
                 self._bars.task_ids[self._task],
-                description=f"{self._step} ({_whole(fraction, seconds_left)})",
+                description=f"{self._step} ({_whole(fraction, seconds_left, all_='all')})",
             )
+
+    def _figures(self) -> str:
+        assert self._task is not None
+        task = self._bars.tasks[self._task]
+        if not task.completed:
+            return ""
+        figures = [format_size(int(task.completed))]
+        speed = task.finished_speed or task.speed
+        if speed:
+            figures.append(f"{format_size(int(speed))}/s")
+        if not self._has_whole and not task.finished and task.time_remaining is not None:
+            figures.append(f"{_clock(task.time_remaining)} left")
+        return ", ".join(figures)
 
     def close(self) -> None:
         """The last step is done, and nothing more is drawn. May be called twice."""
@@ -120,11 +133,10 @@ class Bars(AbstractContextManager["Bars"]):
     def _complete(self) -> None:
         if self._task is not None:
             task = self._bars.task_ids[self._task]
-            done = self._bars.tasks[task].completed
-            self._bars.update(task, description=self._step)
-            self._bars.update(
-                task, total=self._total or done or 1, completed=self._total or done or 1
-            )
+            size = self._total or self._bars.tasks[task].completed
+            self._bars.update(task, description=self._step, total=size or 1, completed=size or 1)
+            if size:
+                self._bars.update(task, figures=self._figures())
 
     def __exit__(
         self,
