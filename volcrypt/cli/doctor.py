@@ -67,7 +67,10 @@ def doctor(session: Session, show_all: bool) -> int:
     def text() -> None:
         _print(each for each in findings if show_all or each.state is not State.OK)
         fine = sum(each.state is State.OK for each in findings)
-        print(f"{problems} problems, {notes} notes, {fine} in order")
+        count = ", ".join(
+            f"{n} {what}{'s' * (n != 1)}" for n, what in ((problems, "problem"), (notes, "note"))
+        )
+        print(f"{count}, {fine} in order")
 
     session.show(document, text)
     return Exit.FINDING if problems else Exit.DONE

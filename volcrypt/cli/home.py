@@ -280,7 +280,10 @@ def _print(found: "Status", warnings: list[str]) -> None:
     for each in found.workflows:
         print(f"\n{_unfinished_text(each)}")
     for volume_id, source, next_step in found.imports:
-        way = f"next step: {next_step}" if next_step else "its cursor is damaged: give it up"
+        if next_step:
+            way = f"next step: {next_step}; 'volcrypt volume import {source}' goes on with it"
+        else:
+            way = f"its cursor is damaged: 'volcrypt volume import {source or volume_id} --abort'"
         print(f"\nimport of {source or '-'} into {volume_id} is unfinished; {way}")
     for warning in warnings:
         print(f"\nnote: {warning}")

@@ -74,7 +74,8 @@ def key_warnings(found: "Status") -> "Iterator[str]":
     for item in found.in_use:
         yield from _watch_warnings(item)
     for key in found.troubled_keys:
-        yield f"key {key.key_arn.rpartition('/')[2]} {_trouble(key)} {', '.join(key.volumes)}"
+        key_id = key.key_arn.rpartition("/")[2]
+        yield f"key {key_id} {_trouble(key)} {', '.join(key.volumes)}{_remedy(key, key_id)}"
 
 
 def _watch_warnings(item: "InUse") -> "Iterator[str]":
@@ -103,11 +104,18 @@ def _watch_warnings(item: "InUse") -> "Iterator[str]":
             )
 
 
+def _remedy(key: "TroubledKey", key_id: str) -> str:
+    return {
+        "Disabled": f"; 'volcrypt kms enable-key --key-id {key_id}' ends that",
+        "PendingDeletion": f"; 'volcrypt kms cancel-key-deletion --key-id {key_id}' keeps it",
+    }.get(key.state, "")
+
+
 def _trouble(key: "TroubledKey") -> str:
     date = "" if key.until is None else f" on {format_time(key.until)}"
     return {
         "Disabled": "is disabled, and is the key of",
-        "PendingDeletion": f"is deleted{date}, and with it",
+        "PendingDeletion": f"is deleted{date}, and with it what it protects:",
         "PendingImport": "has no key material, and is the key of",
         "Enabled": f"loses its key material{date}, and is the key of",
         "NotFound": "is not known to this KMS, and is the key of",
