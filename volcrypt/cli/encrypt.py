@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     help="Key id, ARN, alias or alias ARN [default: the account's default key].",
 )
 @making_key_option
-@click.option("--keep-old", is_flag=True, help="Keep the unencrypted volume, as NAME-unencrypted.")
+@click.option(
+    "--keep-old",
+    is_flag=True,
+    help="Keep the unencrypted volume, as NAME-unencrypted; not with --online.",
+)
 @click.option(
     "--delete-plain-snapshots",
     is_flag=True,
@@ -244,14 +248,16 @@ def stop_migration(session: Session, volume: str, *, abort: bool) -> None:
         _show_given_up(session, volume, abort_migration(session.home, volume))
         return
     migration = pause_migration(session.home, volume)
+    what = "encryption" if migration.source_key_id is None else "rekeying"
+    way = f"'volcrypt encrypt {volume} --resume' goes on with it"
     session.show(
         {"VolumeId": migration.volume_id, "Paused": True},
-        lambda: print(f"the encryption of {volume} is paused"),
+        lambda: print(f"the {what} of {volume} is paused; {way}"),
     )
 
 
 def _show_given_up(session: Session, volume: str, volume_id: str) -> None:
     session.show(
         {"VolumeId": volume_id},
-        lambda: print(f"the encryption of {volume} is given up; {volume_id} is as it was"),
+        lambda: print(f"{volume} is as it was ({volume_id}); what was begun is given up"),
     )

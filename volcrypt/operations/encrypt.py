@@ -268,9 +268,9 @@ def _find(
         if error.hint is not None and error.hint.startswith(
             ("volcrypt unmount", "volcrypt detach")
         ):
-            error.hint = (
-                f"'{error.hint}' first, or 'volcrypt encrypt {volume} --online' while it is in use"
-            )
+            error.hint = f"'{error.hint}' first"
+            if record.device is None:
+                error.hint += f", or 'volcrypt encrypt {volume} --online' while it is in use"
         raise
     if record.device is not None and keep_old:
         raise InvalidArgumentError(

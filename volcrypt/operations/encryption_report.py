@@ -197,7 +197,8 @@ def _plain(inventory: Inventory) -> Iterator[Finding]:
         yield Finding(
             kind=FindingKind.UNFINISHED_ENCRYPTION,
             subject=migration.volume_id,
-            text=f"the encryption of {migration.volume_id} is unfinished (next step: "
+            text=f"the {'encryption' if is_plain else 'rekeying'} of {migration.volume_id} is "
+            f"unfinished (next step: "
             f"{migration.step.value}), and its {'plaintext' if is_plain else 'old data'} is there",
         )
     for workflow in inventory.workflows:
@@ -226,7 +227,11 @@ def _of_key(facts: KeyFacts, now: float) -> Iterator[Finding]:
         yield finding(FindingKind.KEY_LOST, text)
         return
     if facts.state == "PendingDeletion":
-        yield finding(FindingKind.KEY_ENDS, "is pending deletion, and all that is under it with it")
+        text = (
+            "is pending deletion, and all that is under it with it; "
+            "'volcrypt kms cancel-key-deletion' keeps it"
+        )
+        yield finding(FindingKind.KEY_ENDS, text)
     elif facts.state != "Enabled":
         yield finding(FindingKind.KEY_UNUSABLE, _UNUSABLE.get(facts.state, f"is {facts.state}"))
     elif facts.valid_to is not None and facts.valid_to - now < SOON_SECONDS:

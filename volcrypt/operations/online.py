@@ -335,8 +335,8 @@ def _undecided(
     if migration is None:
         if home.register.get(WORKFLOW, record.volume_id) is not None:
             raise InvalidArgumentError(
-                f"the encryption of {volume} is none with --online",
-                hint=f"Ctrl-C interrupts it, and 'volcrypt encrypt {volume}' goes on with it",
+                f"the encryption of {volume} was begun without --online",
+                hint=f"Ctrl-C stops it, and 'volcrypt encrypt {volume}' goes on with it",
             )
         raise WorkNotFoundError(f"there is no unfinished encryption of {volume}")
     if migration.step in (MigrationStep.RENAME, MigrationStep.DESTROY):
@@ -432,7 +432,8 @@ def migration_warning(home: Home, volume_id: VolumeId) -> str | None:
     migration = load_migration(home, volume_id)
     if migration is None:
         return None
-    what = "the encryption of this volume is unfinished"
+    what = "encryption" if migration.source_key_id is None else "rekeying"
+    what = f"the {what} of this volume is unfinished"
     if migration.step in (MigrationStep.RENAME, MigrationStep.DESTROY):
         what = "the old data of this volume is not removed yet"
     return f"{what}; 'volcrypt encrypt {volume_id} --resume' goes on with it"

@@ -101,8 +101,8 @@ def check_none_running(home: Home, volume_id: VolumeId, name: str) -> None:
     if home.register.get(migration.KIND, volume_id) is not None:
         raise VolumeInUseError(
             name,
-            "an unfinished encryption under a new key",
-            hint=f"'volcrypt encrypt {name} --resume', or '--abort', or 'volcrypt mount' first",
+            "an unfinished run of encrypt or rekey",
+            hint=f"'volcrypt encrypt {name} --resume' finishes it, '--abort' gives it up",
         )
 
 
@@ -111,7 +111,9 @@ def check_may_be_served(home: Home, volume_id: VolumeId, name: str) -> None:
     begun and not finished."""
     if home.register.get(KIND, volume_id) is not None:
         raise VolumeInUseError(
-            name, "an unfinished encryption", hint=f"finish it with 'volcrypt encrypt {name}'"
+            name,
+            "an unfinished encryption",
+            hint=f"'volcrypt encrypt {name}' finishes it, '--abort' gives it up",
         )
 
 
