@@ -273,7 +273,8 @@ def _detach(device: Path, volume: str) -> None:
         if time.monotonic() > deadline:
             raise VolumeInUseError(
                 volume,
-                ", ".join(users_of(device)) or "something in the kernel",
+                ", ".join(users_of(device))
+                or "the kernel, or a mount in another namespace (a container)",
                 hint="it is detached as soon as that ends",
             )
         time.sleep(0.02)
