@@ -230,7 +230,7 @@ def _take_down(command: Command) -> None:
         if point.startswith(roots):
             subprocess.run(["umount", "--lazy", "--force", point], check=False, capture_output=True)
     for link in Path("/dev/volcrypt").glob("*"):
-        if not link.resolve().exists() or not _backed(link):
+        if link.is_symlink() and not (link.resolve().exists() and _backed(link)):
             link.unlink(missing_ok=True)
     shutil.rmtree(runtime, ignore_errors=True)
 
