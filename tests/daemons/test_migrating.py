@@ -11,7 +11,7 @@ from tests.volume.place import SEAL, VOLUME
 from volcrypt.crypto.data_key import DataKey
 from volcrypt.daemons.fencing import Fencing
 from volcrypt.daemons.migrating import Migrating, Served
-from volcrypt.errors import FencedError, MountError, ReadOnlyError, TargetLostError
+from volcrypt.errors import FencedError, IntegrityError, MountError, ReadOnlyError, TargetLostError
 from volcrypt.formats.write_intents import IntentsHeader
 from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.names import DataKeyId
@@ -158,6 +158,37 @@ async def test_the_end_comes_between_two_chunks(bench: Bench) -> None:
     assert 0 < session.durable < CHUNKS
     with pytest.raises(MountError):
         await bench.device.write(0, b"x")
+
+
+async def test_a_target_that_was_exchanged_or_removed_never_becomes_the_volume(
+    bench: Bench,
+) -> None:
+    await bench.device.write(0, b"before")
+    await bench.begin()
+    await bench.copy()
+    target, copy = bench.directory / "data.next", bench.directory / "copy"
+    kept = target.rename(bench.directory / "kept")
+    copy.write_bytes(kept.read_bytes())
+
+    async def is_refused() -> None:
+        with pytest.raises(IntegrityError, match="removed or exchanged") as refused:
+            await bench.migrating.turn(ORDER.migration, "prepare")
+        assert "--abort" in str(refused.value.hint)
+        state = bench.migrating.state()
+        assert state is not None
+        assert state.phase == "verify", "not on both sides for good"
+        with pytest.raises(IntegrityError, match="removed or exchanged"):
+            await bench.begin()
+
+    await is_refused()
+    copy.rename(target)
+    await bench.device.write(0, b"behind")
+    await is_refused()
+    kept.rename(target)
+    state = await bench.migrating.turn(ORDER.migration, "prepare")
+    assert state is not None
+    assert state.phase == "prepared", "the control"
+    await bench.migrating.turn(ORDER.migration, "withdraw")
 
 
 async def test_it_goes_on_with_a_new_process_or_begins_anew(bench: Bench) -> None:

@@ -11,7 +11,7 @@ this one's record is gone.
 import logging
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -172,6 +172,8 @@ class Migrating:
                     await self._begin(order, key)
                 elif self._session.volume.failure is not None:
                     await self._open_again(self._session)
+                else:
+                    await self._check_named(self._session)
                 return self.state()
         finally:
             if is_ours:
@@ -199,11 +201,15 @@ class Migrating:
                 with _told("the new data of the volume"):
                     # The last of it may still be on its way.
                     await session.migrator.settle()
+                    await self._check_named(session)
                     medium = Medium(self._names.following, key)
                     try:
                         session.verified = await session.migrator.verify_to(
                             chunks.start, stop, medium, rate_bytes=rate_bytes
                         )
+                    except IntegrityError as error:
+                        error.hint = self._give_up_hint
+                        raise
                     finally:
                         medium.close()
                 return self.state()
@@ -228,6 +234,11 @@ class Migrating:
                         if session.volume.mode is not Mode.COMMITTING:
                             await session.migrator.prepare()
                             session.durable = session.volume.chunk_count
+                        try:
+                            await self._check_named(session)
+                        except BaseException:
+                            await session.migrator.withdraw()
+                            raise
                     case "withdraw":
                         await session.migrator.withdraw()
                     case "switch":
@@ -318,6 +329,24 @@ class Migrating:
         if self._session.order.migration != migration:
             raise InvalidArgumentError("the volume is being migrated by somebody else")
         return self._session
+
+    async def _check_named(self, session: _Session) -> None:
+        """Raises IntegrityError when what would be given the name of the data is not what was
+        written to: it lacks what came since, and the source would be destroyed."""
+        path = self._names.following
+        with suppress(FileNotFoundError):
+            named = await trio.to_thread.run_sync(os.lstat, path)
+            if os.path.samestat(named, os.fstat(session.target_data.fileno())):
+                return
+        raise IntegrityError(
+            f"{path} is not the new data of the volume: it was removed or exchanged",
+            hint=self._give_up_hint,
+        )
+
+    @property
+    def _give_up_hint(self) -> str:
+        volume = self._assignment.volume_id
+        return f"'volcrypt encrypt {volume} --abort' gives it up; the volume is whole"
 
     async def _begin(self, order: MigrationOrder, key: DataKey) -> None:
         """Takes the key over."""
