@@ -187,6 +187,8 @@ def test_encrypt_refuses_a_mounted_volume(command: Command, tmp_path: Path) -> N
 
 
 def test_sources_and_targets(command: Command, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "no file or block device" in command.fails(2, "volume", "import", tmp_path / "pipe")
     command.fails(2, "volume", "import", tmp_path / "missing")
     command.fails(2, "volume", "import", tmp_path)
     (tmp_path / "empty").touch()

@@ -77,7 +77,8 @@ def import_(
     if abort:
         _abort(session, source)
         return
-    if not source.exists() or source.is_dir():
+    # Not a pipe, either: who opens that waits for its writer.
+    if not (source.is_file() or source.is_block_device()):
         raise click.UsageError(f"{source} is no file or block device")
     check_one_stdin(customer_key_file, luks_passphrase_file)
     if expect_sha256 is not None and not re.fullmatch("[0-9a-f]{64}", expect_sha256.lower()):
