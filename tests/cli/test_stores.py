@@ -439,6 +439,7 @@ def test_what_lies_there_already(
     home.run("store", "create", "shared", *place)
     home.fails(4, "store", "create", "shared", "--url", "s3://b/x")
     home.fails(2, "store", "create", "local", "--url", "s3://b/x")
+    home.run("store", "create", "local")
     home.fails(4, "store", "create", "local")
     assert "is snapshot store shared already" in home.fails(2, "store", "create", "two", *place)
     assert "holds another snapshot store" in other.fails(2, "store", "create", "mine", *place)

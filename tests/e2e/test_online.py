@@ -235,7 +235,9 @@ def test_it_pauses_goes_on_and_is_given_up(command: Command, tmp_path: Path, poi
         (unfinished,) = command.json("status")["Workflows"]
         assert (unfinished["NextStep"], unfinished["Paused"]) == ("copy", True)
         assert "'volcrypt encrypt data --resume' goes on" in command.run("status")
-        assert "unfinished encryption" in command.fails(4, "volume", "grow", "data", "--size=1GiB")
+        assert "unfinished run of encrypt" in command.fails(
+            4, "volume", "grow", "data", "--size=1GiB"
+        )
         command.run("encrypt", "data", "--abort")
     assert files(command) == {"data"}
     assert command.json("status")["Workflows"] == []

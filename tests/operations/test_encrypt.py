@@ -344,7 +344,7 @@ def test_only_what_was_begun_is_resumed(home: Home) -> None:
         encrypt(home, Stops("copying"))
     left = plan(home)
     assert left.resumes_at == Step.COPY.value
-    with pytest.raises(InvalidArgumentError, match="none with --online"):
+    with pytest.raises(InvalidArgumentError, match="begun without --online"):
         pause_migration(home, "data")
     assert Step.SNAPSHOT.value not in [each.step for each in left.steps]
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.crash.kills import CALLS
 from tests.file_system import DisposableFileSystem
-from volcrypt.errors import RecordMissingError
+from volcrypt.errors import FormatError, IntegrityError, RecordMissingError
 from volcrypt.formats.write_intents import IntentsHeader
 from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.names import VolumeId
@@ -106,6 +106,28 @@ def test_what_an_earlier_migration_left_is_destroyed_first(directory: Path) -> N
     with (directory / "data.old").open("rb") as older:
         assert finish_rename(directory)
         assert not older.read().strip(b"\0")
+    assert content(directory) == {"data": TARGET, "data.old": SOURCE}
+
+
+@pytest.mark.parametrize("make", [os.link, os.symlink])
+def test_nothing_of_others_is_destroyed_by_a_name_that_leads_there(
+    directory: Path, tmp_path: Path, make: Callable[[Path, Path], None]
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"of somebody else")
+    make(victim, directory / "data.old")
+    assert finish_rename(directory)
+    assert content(directory) == {"data": TARGET, "data.old": SOURCE}
+    (directory / "data.old").unlink()
+    make(victim, directory / "data.old")
+    with pytest.raises((IntegrityError, FormatError), match=r"hard link|not a regular file"):
+        destroy_old(directory)
+    assert victim.read_bytes() == b"of somebody else"
+
+
+def test_a_link_to_nowhere_is_in_nobody_s_way(directory: Path) -> None:
+    (directory / "data.old").symlink_to("nothing")
+    assert finish_rename(directory)
     assert content(directory) == {"data": TARGET, "data.old": SOURCE}
 
 

@@ -23,6 +23,7 @@ and after a kill until the next call.
 
 import errno
 import os
+import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -31,7 +32,7 @@ from pathlib import Path
 from typing import Final
 
 from volcrypt.durable import open_regular, sync_directory
-from volcrypt.errors import RecordMissingError
+from volcrypt.errors import IntegrityError, RecordMissingError
 from volcrypt.formats.write_intents import IntentsHeader
 from volcrypt.geometry import SECTOR_BYTES
 from volcrypt.volume.allocation import UNSUPPORTED, deallocate
@@ -144,8 +145,8 @@ def finish_rename(directory: Path, *, data: Path | None = None, keeps_old: bool 
         # Whoever did this may have been cut off before it was durable.
         sync_directory(place)
         return False
-    if names.old.exists() and names.data.exists() and not names.old.samefile(names.data):
-        _destroy(names.old, follow=names.data.parent != directory)  # what an earlier migration left
+    if os.path.lexists(names.old) and names.data.exists() and not _is_source(names):
+        _remove_left(names.old, follow=names.data.parent != directory)
     if names.data.exists() and not names.old.exists():
         try:
             os.link(names.data, names.old, follow_symlinks=False)
@@ -182,7 +183,22 @@ def destroy_old(
 
 def _is_source(names: MigrationNames) -> bool:
     """Whether what is called the volume's data is the source."""
-    return names.old.exists() and names.data.exists() and names.old.samefile(names.data)
+    return (
+        names.old.exists()
+        and names.data.exists()
+        and not names.old.is_symlink()
+        and names.old.samefile(names.data)
+    )
+
+
+def _remove_left(path: Path, *, follow: bool) -> None:
+    """What an earlier migration left under the name of the old data. What is a link, or has another
+    name, is somebody's: only the name goes."""
+    status = path.lstat()
+    if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+        _destroy(path, follow=follow)
+    else:
+        path.unlink()
 
 
 def _source_is_there(names: MigrationNames) -> str:
@@ -196,6 +212,11 @@ def _destroy(
     descriptor = open_regular(path, os.O_RDWR, follow=follow)
     try:
         status = os.fstat(descriptor)
+        if status.st_nlink > 1:
+            raise IntegrityError(
+                f"{path} has another name (a hard link), under which it would be destroyed too",
+                hint=f"remove that name ('find -samefile {path}'), and give the command again",
+            )
         punched = _empty(descriptor, status.st_size, progress)
         os.fsync(descriptor)
     finally:
