@@ -101,6 +101,7 @@ def _condition(data: bytes) -> object:
     """Operator, key and values, one JSON document."""
     try:
         operator, key, values = json.loads(data)
+        json.dumps([operator, key, values], ensure_ascii=False).encode()  # else it is no policy
     except (ValueError, TypeError, RecursionError):
         return None
     if not isinstance(operator, str) or not isinstance(key, str):

@@ -284,6 +284,10 @@ def test_every_condition_is_read() -> None:
 # The document | what is said of it
 REFUSED: list[tuple[object, PolicyKind, str]] = [
     ("{", KEY, "This policy contains invalid Json"),
+    (r'{"Statement": [], "\ud800": 1}', KEY, "This policy contains invalid Json"),
+    (r'{"Statement": [], "Id": "\uDFFF"}', KEY, "This policy contains invalid Json"),
+    ('{"Statement": [], "Id": "\udc80"}', KEY, "This policy contains invalid Json"),
+    (r'{"Statement": [], "Id": "\ud83d\ude00"}', KEY, "the policy has no statement"),
     ('{"Statement": {}, "Statement": {}}', KEY, "This policy contains invalid Json"),
     ([], KEY, "the policy is not a JSON object"),
     ({"Statements": [], "Also": 1}, KEY, "the policy has the unknown member Also"),

@@ -35,6 +35,7 @@ _STATEMENT_MEMBERS: Final = frozenset(
 )
 _ACTION: Final = re.compile(r"[A-Za-z0-9.*?-]+:[A-Za-z0-9*?]+")
 _ACCOUNT: Final = re.compile(r"\d{12}", re.ASCII)
+_HALF_A_PAIR: Final = re.compile(r"\\u[dD][89a-fA-F]")
 _PRINCIPAL_ARN: Final = re.compile(
     r"arn:aws:iam::(?P<iam>\d{12}):(root|(user|role)/[\w+=,.@/-]+)"
     r"|arn:aws:sts::(?P<sts>\d{12}):(assumed-role|federated-user)/[\w+=,.@:/-]+",
@@ -127,7 +128,12 @@ def parse_policy(text: str, kind: PolicyKind) -> PolicyDocument:
 
 def _parse_json(text: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_unique)
+        document = json.loads(text, object_pairs_hook=_unique)
+        # Half a surrogate pair is no text: no answer that names it could be sent.
+        text.encode()
+        if _HALF_A_PAIR.search(text):
+            json.dumps(document, ensure_ascii=False).encode()
+        return document
     except (ValueError, RecursionError) as error:
         raise MalformedPolicyError("This policy contains invalid Json") from error
 
