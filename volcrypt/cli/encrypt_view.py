@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from volcrypt.operations.destruction import OldData
     from volcrypt.operations.encrypt import EncryptionReport
     from volcrypt.operations.encrypt_plan import EncryptionPlan
-    from volcrypt.operations.online import MigrationReport
+    from volcrypt.operations.online import MigrationReport, WriteTimes
 
 
 def plan_document(plan: "EncryptionPlan") -> JsonValue:
@@ -230,10 +230,7 @@ def show_migration(session: Session, report: "MigrationReport") -> None:
                     else ""
                 )
                 + "; compared with what was read back from the medium",
-                "worst stall of a write": "nobody wrote"
-                if times is None or not times.writes
-                else f"{times.worst_us / 1000:.1f} ms (half took {times.p50_us / 1000:.1f} ms at "
-                f"most, 99 % {times.p99_us / 1000:.1f} ms; {times.writes} writes)",
+                "worst stall of a write": _worst_stall(times),
                 "time": f"{report.seconds:.1f} s"
                 + (f" in {report.runs} runs" if report.runs > 1 else "")
                 + f" ({', '.join(f'{step} {took:.1f}' for step, took in steps.items())})",
@@ -243,6 +240,17 @@ def show_migration(session: Session, report: "MigrationReport") -> None:
 
     session.show(document, text)
     _warn(report)
+
+
+def _worst_stall(times: "WriteTimes | None") -> str:
+    """The worst is of all runs, the rest of the process that served last."""
+    if times is None or not times.worst_us:
+        return "nobody wrote"
+    worst = f"{times.worst_us / 1000:.1f} ms"
+    if not times.writes:
+        return f"{worst} (before it was mounted last)"
+    half, most = times.p50_us / 1000, times.p99_us / 1000
+    return f"{worst} (half took {half:.1f} ms at most, 99 % {most:.1f} ms; {times.writes} writes)"
 
 
 def _warn(report: "EncryptionReport | MigrationReport") -> None:
