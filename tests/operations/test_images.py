@@ -355,12 +355,12 @@ def test_a_disk_that_fills_up_when_the_register_knows(
     replace, sync = os.replace, os.fdatasync
     is_full = False
 
-    def replace_while_there_is_room(source: Path, target: Path) -> None:
+    def replace_while_there_is_room(source: Path, target: Path, **directories: int) -> None:
         nonlocal is_full
         if forgets and str(target).endswith(".import"):
             is_full = True
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
-        replace(source, target)
+        replace(source, target, **directories)
         is_full = is_full or str(target).endswith(".import.next")
 
     def sync_while_there_is_room(descriptor: int) -> None:
