@@ -26,10 +26,12 @@ def path(request: pytest.FixtureRequest) -> Iterator[Path]:
     directory = Path(mkdtemp(dir="/var/tmp"))
     really_open = os.open
 
-    def open_or_refuse(path: Path, flags: int, mode: int = 0o777) -> int:
+    def open_or_refuse(
+        path: Path, flags: int, mode: int = 0o777, *, dir_fd: int | None = None
+    ) -> int:
         if flags & os.O_DIRECT:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        return really_open(path, flags, mode)
+        return really_open(path, flags, mode, dir_fd=dir_fd)
 
     with pytest.MonkeyPatch.context() as patched:
         if request.param == "refused":

@@ -150,10 +150,12 @@ def test_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_where_files_must_have_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real_open = os.open
 
-    def open_with_name(path: str, flags: int, mode: int = 0o777) -> int:
+    def open_with_name(
+        path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None
+    ) -> int:
         if flags & os.O_TMPFILE == os.O_TMPFILE:
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-        return real_open(path, flags, mode)
+        return real_open(path, flags, mode, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "open", open_with_name)
     (tmp_path / ".preserved").write_bytes(b"left by a kill")

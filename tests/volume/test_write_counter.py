@@ -253,7 +253,7 @@ def test_killed_at_every_step_the_count_is_never_too_low(path: Path, call: str) 
     while True:
         if call == "openat":
             inject = f"inject=openat:signal=KILL:when={number}"
-            trace = ["-P", str(path)]
+            trace = ["-P", str(path), "-P", path.name]  # its name in its directory, too
         else:
             inject = f"inject={call}:signal=KILL:when={number}"
             trace = []
