@@ -27,6 +27,7 @@ GETATTR, OPEN, READ, WRITE, INIT, INTERRUPT, FALLOCATE = 3, 14, 15, 16, 26, 36, 
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16  # linux/falloc.h
 FILE, HANDLE = 2, 2
 TIMEOUT_SECONDS: Final = 5
+LANES: Final = 2
 _SO_SNDBUFFORCE: Final = 32
 
 
@@ -117,7 +118,7 @@ def plane_bed(
     size_bytes: int = 4 * 2**20,
     encrypted: bool = True,
     key: bytes = KEY,
-    lanes: int = 2,
+    lanes: int = LANES,
     writable: bool = True,
     start: bool = True,
     takes_discards: bool = False,
