@@ -162,6 +162,7 @@ def try_key(home: Home, choice: KeyChoice, context: dict[str, str]) -> None:
         explaining_denial(home, "GenerateDataKeyWithoutPlaintext", key),
         suppress(DryRunSucceededError),
     ):
+        # A KMS that does not know DryRun answers in earnest.
         home.kms.perform(
             home.volume_service,
             GenerateDataKeyWithoutPlaintextRequest(

@@ -15,9 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 
-from volcrypt.crypto.data_key import DATA_KEY_BYTES
-from volcrypt.errors import ConfigurationError, DryRunSucceededError
-from volcrypt.kms.messages.data import GenerateDataKeyWithoutPlaintextRequest
+from volcrypt.errors import ConfigurationError
 from volcrypt.kms.messages.volume_settings import (
     DisableEbsEncryptionByDefaultRequest,
     EnableEbsEncryptionByDefaultRequest,
@@ -26,7 +24,7 @@ from volcrypt.kms.messages.volume_settings import (
 )
 from volcrypt.names import NOBODYS_VOLUME
 from volcrypt.operations.home import Home
-from volcrypt.operations.keys import explaining_denial, resolve_key, volume_context
+from volcrypt.operations.keys import KeyChoice, resolve_key, try_key, volume_context
 from volcrypt.operations.vault import Kms
 
 
@@ -91,20 +89,7 @@ def set_default_key(home: Home, key: str | None) -> str | None:
         own.perform(home.caller, ResetEbsDefaultKmsKeyIdRequest(kms=kms))
         return None
     arn = resolve_key(home, key)
-    with (
-        explaining_denial(home, "GenerateDataKeyWithoutPlaintext", arn),
-        suppress(DryRunSucceededError),
-    ):
-        # A KMS that does not know DryRun answers in earnest.
-        home.kms.perform(
-            home.volume_service,
-            GenerateDataKeyWithoutPlaintextRequest(
-                key_id=arn,
-                number_of_bytes=DATA_KEY_BYTES,
-                encryption_context=volume_context(NOBODYS_VOLUME),
-                dry_run=True,
-            ),
-        )
+    try_key(home, KeyChoice(kms_key=arn), volume_context(NOBODYS_VOLUME))
     own.perform(home.caller, ModifyEbsDefaultKmsKeyIdRequest(kms_key_id=arn, kms=kms))
     return arn
 
