@@ -1,7 +1,9 @@
 """Waiting for an flock, but not for ever."""
 
 import fcntl
+import os
 import time
+from pathlib import Path
 from typing import Final
 
 _PAUSE_SECONDS: Final = 0.002
@@ -20,3 +22,12 @@ def locked_within(descriptor: int, kind: int, patience_seconds: float) -> bool:
             time.sleep(_PAUSE_SECONDS)
         else:
             return True
+
+
+def is_at(path: Path, descriptor: int) -> bool:
+    """Whether the file that was opened, and locked since, has that name still; no link is
+    followed."""
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

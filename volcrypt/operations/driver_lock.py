@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from volcrypt.errors import VolumeInUseError
-from volcrypt.file_lock import locked_within
+from volcrypt.file_lock import is_at, locked_within
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.names import VolumeId
 from volcrypt.operations.home import Home
@@ -37,7 +37,7 @@ class DriverLock:
 @contextmanager
 def driving(home: Home, record: VolumeRecord) -> Iterator[DriverLock]:
     """Nobody else drives the migration of this volume. Raises VolumeInUseError."""
-    with _locked(_path(home, record), 0.0) as descriptor:
+    with _locked(_path(home, record.volume_id), 0.0) as descriptor:
         if descriptor is None:
             raise _in_use(record)
         yield DriverLock(descriptor)
@@ -49,7 +49,7 @@ def stopped(
 ) -> Iterator[None]:
     """Nobody drives it, for this block; who does is asked, by `ask`, as often as it takes, and
     finds that it is given up. Raises VolumeInUseError."""
-    path = _path(home, record)
+    path = _path(home, record.volume_id)
     for _ in range(_PATIENCE_SECONDS):
         if gives_up:
             with suppress(FileNotFoundError):
@@ -65,7 +65,7 @@ def stopped(
 def is_driven(home: Home, volume_id: VolumeId) -> bool:
     """Whether somebody drives the migration of a volume just now."""
     try:
-        with open(home.runtime / f"{volume_id}.driver", "rb") as file:
+        with open(_path(home, volume_id), "rb") as file:
             return not locked_within(file.fileno(), fcntl.LOCK_SH, 0.0)
     except FileNotFoundError:
         return False
@@ -80,8 +80,8 @@ def _in_use(record: VolumeRecord) -> VolumeInUseError:
     )
 
 
-def _path(home: Home, record: VolumeRecord) -> Path:
-    return home.runtime / f"{record.volume_id}.driver"
+def _path(home: Home, volume_id: VolumeId) -> Path:
+    return home.runtime / f"{volume_id}.driver"
 
 
 @contextmanager
@@ -95,7 +95,7 @@ def _locked(path: Path, patience_seconds: float) -> Iterator[int | None]:
             if not locked_within(descriptor, fcntl.LOCK_EX, patience_seconds):
                 yield None
                 return
-            if not _is_at(path, descriptor):
+            if not is_at(path, descriptor):
                 continue  # who had it has removed it since
             try:
                 yield descriptor
@@ -104,10 +104,3 @@ def _locked(path: Path, patience_seconds: float) -> Iterator[int | None]:
             return
         finally:
             os.close(descriptor)
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(path.lstat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False

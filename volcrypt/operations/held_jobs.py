@@ -19,10 +19,11 @@ from volcrypt.durable import (
     write_fully,
 )
 from volcrypt.errors import NameTakenError, NoSpaceError, TryAgainError
+from volcrypt.file_lock import locked_within
 from volcrypt.formats.job import JobKind, JobRecord, encode_job
 from volcrypt.operations.home import Home
 from volcrypt.operations.job_progress import JobProgress, progress_path
-from volcrypt.operations.jobs import Job, load_jobs, try_lock
+from volcrypt.operations.jobs import Job, load_jobs
 
 
 class HeldJob:
@@ -75,7 +76,9 @@ class HeldJob:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
             descriptor = os.open(temporary, flags, 0o600)
             try:
-                assert try_lock(descriptor, fcntl.LOCK_EX), "internal error: a new file is locked"
+                assert locked_within(descriptor, fcntl.LOCK_EX, 0), (
+                    "internal error: a new file is locked"
+                )
                 data = encode_job(self.record)
                 write_fully(descriptor, data, 0)
                 os.fsync(descriptor)

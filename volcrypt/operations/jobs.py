@@ -29,7 +29,6 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from volcrypt.durable import open_regular, read_fully, remove_durably
@@ -40,6 +39,7 @@ from volcrypt.errors import (
     SnapshotPendingError,
     TryAgainError,
 )
+from volcrypt.file_lock import is_at, locked_within
 from volcrypt.formats.job import JobKind, JobRecord, decode_job
 from volcrypt.names import SnapshotId, VolumeId, is_snapshot_id
 from volcrypt.operations.home import Home
@@ -136,9 +136,9 @@ def _look(home: Home, snapshot_id: SnapshotId) -> Job | None:
         except FormatError as error:
             return Job(snapshot_id=snapshot_id, record=None, reason=str(error))
         try:
-            is_held = not try_lock(descriptor, fcntl.LOCK_SH)
+            is_held = not locked_within(descriptor, fcntl.LOCK_SH, 0)
             data = read_fully(descriptor, _MAX_BYTES, 0)
-            if not _is_at(path, descriptor):
+            if not is_at(path, descriptor):
                 continue  # replaced, or removed, just now
         finally:
             os.close(descriptor)
@@ -221,18 +221,3 @@ def remove_job(home: Home, snapshot_id: SnapshotId) -> None:
             raise job.error()
         remove_runtime_files(home, snapshot_id)
         remove_durably(home.jobs_path / snapshot_id)
-
-
-def try_lock(descriptor: int, kind: int) -> bool:
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
