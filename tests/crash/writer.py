@@ -2,39 +2,27 @@
 
 import os
 import random
-import threading
 import time
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
+
+from tests.beside import Beside
 
 SECTOR: Final = 512
 
 
-class Writer:
+class Writer(Beside):
     """Writes at random places of a file, and syncs now and then, until it is told to stop or meets
     an error; knows what each sector may be after that."""
 
     def __init__(self, path: Path, content: bytes) -> None:
+        super().__init__()
         self.settled = bytearray(content)
         self.syncs = 0
         self.error: OSError | None = None
         self._path = path
         self._size = len(content)
         self._open: dict[int, set[bytes]] = {}
-        self._is_done = threading.Event()
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._is_done.set()
-        self._thread.join(60)
-        assert not self._thread.is_alive()
-        if self._failure is not None:
-            raise self._failure
 
     def await_syncs(self, count: int) -> None:
         deadline = time.monotonic() + 60
@@ -43,7 +31,7 @@ class Writer:
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
-    def _run(self) -> None:
+    def _work(self) -> None:
         dice = random.Random()
         # What it writes was never there before.
         run, writes = os.urandom(4).hex(), 0
@@ -70,8 +58,6 @@ class Writer:
                         self.syncs += 1
         except OSError as error:
             self.error = error
-        except BaseException as error:
-            self._failure = error
 
     def check(self, found: bytes) -> None:
         for sector in range(self._size // SECTOR):

@@ -3,15 +3,14 @@ synced is lost, whoever is killed."""
 
 import os
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
 
 import pytest
 
+from tests.beside import Beside
 from tests.command import Command, Started, disposable_home
 from tests.crash.kills import Point, kill_at, points_of
 
@@ -41,44 +40,28 @@ def wait_until(is_there: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-class Writer:
+class Writer(Beside):
     """Writes units at random places of a file, syncs each, and knows what must be read."""
 
     def __init__(self, path: Path, model: bytearray) -> None:
+        super().__init__()
         self.model = model
         self.writes = 0
         self._path = path
-        self._is_done = threading.Event()
-        self._problem: BaseException | None = None
-        self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._is_done.set()
-        self._thread.join(60)
-        assert not self._thread.is_alive()
-        if self._problem is not None:
-            raise self._problem
-
-    def _run(self) -> None:
+    def _work(self) -> None:
         numbers = random.Random(self.writes)
-        try:
-            with open(self._path, "r+b", buffering=0) as file:
-                while not self._is_done.is_set():
-                    offset = numbers.randrange(len(self.model) // 512 - 8) * 512
-                    text = (MARK + b"%015d " % self.writes) * 128
-                    file.seek(offset)
-                    file.write(text)
-                    self.model[offset : offset + UNIT] = text
-                    os.fsync(file.fileno())
-                    self.writes += 1
-                    file.seek(offset)
-                    assert file.read(UNIT) == text
-        except BaseException as error:
-            self._problem = error
+        with open(self._path, "r+b", buffering=0) as file:
+            while not self._is_done.is_set():
+                offset = numbers.randrange(len(self.model) // 512 - 8) * 512
+                text = (MARK + b"%015d " % self.writes) * 128
+                file.seek(offset)
+                file.write(text)
+                self.model[offset : offset + UNIT] = text
+                os.fsync(file.fileno())
+                self.writes += 1
+                file.seek(offset)
+                assert file.read(UNIT) == text
 
 
 def make(command: Command, tmp_path: Path, *options: str) -> bytearray:

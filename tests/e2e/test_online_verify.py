@@ -12,15 +12,14 @@ import random
 import secrets
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
 
 import pytest
 
+from tests.beside import Beside
 from tests.command import VOLCRYPT, Command, Started, disposable_home, kill_and_wait
 from tests.service_manager import ServiceManager, service_manager
 from volcrypt.volume.kept_mount import KEPT
@@ -91,31 +90,21 @@ class Fio:
         self._process.wait()
 
 
-class Ledger:
+class Ledger(Beside):
     """A program that appends records and syncs each, until the first error, and knows which were
     acknowledged."""
 
     def __init__(self, path: Path) -> None:
+        super().__init__()
         self.path = path
         self.acknowledged = 0
         self.error: OSError | None = None
-        self._is_done = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._is_done.set()
-        self._thread.join(60)
-        assert not self._thread.is_alive()
 
     @staticmethod
     def record(number: int) -> bytes:
         return hashlib.sha256(b"%d" % number).digest() * (RECORD // 32)
 
-    def _run(self) -> None:
+    def _work(self) -> None:
         try:
             with open(self.path, "ab", buffering=0) as file:
                 while not self._is_done.is_set() and self.acknowledged < 2000:
