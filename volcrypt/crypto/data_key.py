@@ -3,7 +3,6 @@
 Knows how to hold, check and forget them; does not know who unwrapped them.
 """
 
-from types import TracebackType
 from typing import Final, Self
 
 from volcrypt.crypto.xts import KEY_BYTES, XtsKernel
@@ -42,12 +41,7 @@ class DataKey:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.wipe()
 
     def kernel(self) -> XtsKernel:

@@ -8,7 +8,6 @@ the PIN as text for a moment; that copy is the interpreter's, and is not wiped.
 import ctypes
 import mmap
 from collections.abc import Callable
-from types import TracebackType
 from typing import Final, Self
 
 from volcrypt.errors import InvalidArgumentError
@@ -41,12 +40,7 @@ class HeldPin:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.wipe()
 
     def text(self) -> str:
