@@ -197,7 +197,7 @@ class Stressor:
 
     def _attribute(self) -> None:
         name, key = self._some_file(), f"user.{self._dice.randrange(5)}"
-        value = self._piece(self._some((10, 700)))
+        value = self._piece(self._some((10, 150)))  # five fit a block of 1 KiB, as ext4 wants it
         os.setxattr(self._root / name, key, value)
         self._files[name].attributes[key] = value
 
