@@ -116,6 +116,11 @@ class Scene:
         assert status["Volumes"]["Damaged"] == []
         left = {path.name for path in self.command.home.glob("volumes/*/*")}
         assert left - {"owner", "record", "grant", "change-map"} == {"data"}
+        if list((self.command.home / "work").iterdir()):  # killed when it was done: others clear up
+            self.command.run(
+                "volume", "create", "--size", "1MiB", "--name", "other", "--unencrypted"
+            )
+            self.command.run("volume", "delete", "other")
         assert list((self.command.home / "work").iterdir()) == []
 
     def check_snapshots(self) -> None:

@@ -197,6 +197,20 @@ def test_names_and_volumes_of_pending_snapshots_are_taken(home: Home) -> None:
         assert found(home, "nightly").is_pending
 
 
+def test_what_a_kill_left_of_the_first_record_goes_with_the_next_job(home: Home) -> None:
+    """That of a job that is there is its holder's business: it may be about to be put in place."""
+    with hold_jobs(home, [record()]):
+        replaced = home.jobs_path / f".{ID}.new"
+        killed = home.jobs_path / f".{make_snapshot_id(bytes([9] * 9))}.new"
+        for path in (replaced, killed):
+            path.write_bytes(b"half a record")
+        with hold_jobs(home, [record(1, volume_id=VolumeId("vol-11111111111111111"))]):
+            assert not killed.exists()
+            assert replaced.exists()
+    with hold_jobs(home, [record(2, volume_id=VolumeId("vol-22222222222222222"))]):
+        assert replaced.exists()
+
+
 def copy_record(number: int = 0, **changes: object) -> JobRecord:
     return record(number, **({"origin": COPY.origin} | changes))
 

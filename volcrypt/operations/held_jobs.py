@@ -7,7 +7,7 @@ import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Self
+from typing import Final, Self
 
 import msgspec
 
@@ -24,6 +24,9 @@ from volcrypt.formats.job import JobKind, JobRecord, encode_job
 from volcrypt.operations.home import Home
 from volcrypt.operations.job_progress import JobProgress, progress_path
 from volcrypt.operations.jobs import Job, load_jobs
+
+_NEW: Final = ".new"
+"""Behind the name of a record that is being written."""
 
 
 class HeldJob:
@@ -70,7 +73,7 @@ class HeldJob:
 
     def _put(self) -> int:
         """Put the record in its place, locked; the descriptor that holds the lock."""
-        temporary = self._path.with_name(f".{self._path.name}.new")
+        temporary = self._path.with_name(f".{self._path.name}{_NEW}")
         with no_space_named(self._path):
             temporary.unlink(missing_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -104,6 +107,7 @@ def hold_jobs(home: Home, records: Sequence[JobRecord]) -> Iterator[list[HeldJob
     jobs: list[HeldJob] = []
     try:
         with home.locked("jobs/lock"):
+            _remove_unfinished(home)
             present = [job for job in load_jobs(home) if job.is_pending]
             for record in records:
                 _check_is_free(record, present)
@@ -118,6 +122,14 @@ def hold_jobs(home: Home, records: Sequence[JobRecord]) -> Iterator[list[HeldJob
     finally:
         for job in jobs:
             job.close()
+
+
+def _remove_unfinished(home: Home) -> None:
+    """Remove the files of jobs that were killed before their first record was in its place. The
+    caller holds the lock, and with that nobody else is about to announce a job."""
+    for path in home.jobs_path.glob(f".*{_NEW}"):
+        if not path.with_name(path.name.removeprefix(".").removesuffix(_NEW)).exists():
+            path.unlink(missing_ok=True)
 
 
 def _check_is_free(record: JobRecord, present: Sequence[Job]) -> None:
