@@ -121,9 +121,23 @@ PLACES: Final[dict[str, Place]] = {
     # Volumes
     "record": Place(
         patterns=(f"{_VOLUME}record", f"{_VOLUME}record.next"),
-        damaged=("home/volumes/{secret}/record",),
+        damaged=("home/volumes/{secret}/record", "home/volumes/{secret}/record.spare"),
         probes=_SECRET,
         outcome=f"the record of .*({STALE})",
+    ),
+    "record alone": Place(
+        patterns=(f"{_VOLUME}record",),
+        damaged=("home/volumes/{secret}/record",),
+        probes=_SECRET,
+        outcome=HARMLESS,  # put back from its spare
+        content="secret",
+    ),
+    "spare record": Place(
+        patterns=(f"{_VOLUME}record.spare",),
+        damaged=("home/volumes/{secret}/record.spare",),
+        probes=_SECRET,
+        outcome=HARMLESS,
+        content="secret",
     ),
     "record copy": Place(
         patterns=("leased.volcrypt",),

@@ -1,6 +1,8 @@
 """Bad input of every kind: one clear line, the right exit code, and nothing left behind."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import VOLCRYPT, Command, disposable_home
+from tests.record_files import damage_both, record_and_spare, write_both
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +227,7 @@ def truncate(path: Path) -> None:
 def test_a_damaged_record(broken: Command, tmp_path: Path, damage: object) -> None:
     assert callable(damage)
     record = record_of(broken, "data")
-    damage(record)
+    damage_both(record, damage)
     (tmp_path / "point").mkdir()
     for arguments in (
         ["volume", "show", "data"],
@@ -240,12 +243,42 @@ def test_a_damaged_record(broken: Command, tmp_path: Path, damage: object) -> No
 
 def test_a_record_of_another_volume(broken: Command) -> None:
     data, plain = record_of(broken, "data"), record_of(broken, "plain")
-    shutil.copy(plain, data)
+    write_both(data, plain.read_bytes())
     broken.fails(6, "volume", "show", "data")
     # And with the id changed to fit, it has the wrong seal: encryption cannot be edited away.
     text = plain.read_bytes().replace(plain.parent.name.encode(), data.parent.name.encode())
-    data.write_bytes(text)
+    write_both(data, text)
     broken.fails(6, "volume", "show", "data")
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])
+def test_one_of_record_and_spare_is_enough(broken: Command, damage: object) -> None:
+    assert callable(damage)
+    files = record_and_spare(record_of(broken, "data"))
+    for path, says in zip(files, ("was put back from a copy", "was written again"), strict=True):
+        right = path.read_bytes()
+        damage(path)
+        done = broken.try_run("--json", "volume", "show", "data")
+        assert (done.returncode, json.loads(done.stdout)["Name"]) == (0, "data")
+        # Homes of 0.1.0 have no spare, and it is made without a word.
+        expected = (path, damage) != (files[1], Path.unlink)
+        assert [says in line for line in done.stderr.splitlines()] == [True] * expected
+        assert done.stderr.startswith("warning: the ") == expected
+        assert path.read_bytes() == right
+        assert broken.try_run("volume", "check", "data").stderr == ""
+
+
+def test_a_spare_that_cannot_be_written_is_told(broken: Command) -> None:
+    spare = record_and_spare(record_of(broken, "data"))[1]
+    spare.unlink()
+    spare.mkdir()
+    broken.run("volume", "show", "data")
+    says = "spare record.* cannot be written"
+    assert re.search(says, broken.fails(6, "volume", "check", "data"))
+    assert re.search(says, broken.try_run("doctor").stdout)
+    spare.rmdir()
+    broken.run("volume", "check", "data")
+    assert not re.search(says, broken.try_run("doctor").stdout)
 
 
 def test_a_damaged_catalogue(broken: Command) -> None:

@@ -97,7 +97,7 @@ class Scene:
         assert status["Workflows"] == []
         assert status["Volumes"]["Damaged"] == []
         left = {path.name for path in self.command.home.glob("volumes/*/*")}
-        assert left - {"owner", "record", "grant", "change-map"} == {"data"}
+        assert left - {"owner", "record", "record.spare", "grant", "change-map"} == {"data"}
 
     def check_next_mount(self) -> None:
         self.command.run("unmount", "data")

@@ -249,6 +249,7 @@ def test_what_is_no_file_in_the_place_of_one(command: Command, tmp_path: Path, w
     command.run("snapshot", "create", "--wait", "data", "--name", "first")
     volume = command.home / "volumes" / command.json("volume", "show", "data")["VolumeId"]
     (manifest,) = (command.home / "stores/local/manifests").iterdir()
+    (volume / "record.spare").rename(tmp_path / "spare")
     for place, ask in (
         (volume / "record", ["volume", "show", "data"]),
         (manifest, ["snapshot", "show", "first"]),

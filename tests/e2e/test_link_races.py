@@ -15,7 +15,7 @@ from tests.command import Command, disposable_home
 from tests.swapper import Watched, swapping, watched
 from volcrypt.volume.mountpoint import mounts
 
-FILES = ("data", "record", "owner", "change-map")
+FILES = ("data", "record", "record.spare", "owner", "change-map")
 
 
 class Place:

@@ -77,7 +77,7 @@ def make(command: Command, tmp_path: Path, *options: str) -> bytearray:
 def files(command: Command) -> set[str]:
     """What lies beside the records."""
     found = {path.name for path in command.home.glob("volumes/*/*")}
-    return found - {"owner", "record", "grant", "change-map"}
+    return found - {"owner", "record", "record.spare", "grant", "change-map"}
 
 
 def holds_plaintext(command: Command) -> bool:

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from tests.command import Command, disposable_home
+from tests.record_files import write_both
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.operations.home import Home
 from volcrypt.operations.records import load_record, save_records
@@ -109,9 +110,9 @@ def test_an_edited_record_is_refused(volumes: Volumes, edit: str) -> None:
         assert edit == "encryption off", "the control: every edit changes something"
         assert b'"key_source":"none"' in right
         wrong = right.replace(b'"key_source":"none"', b'"key_source":"kms"')
-    path.write_bytes(wrong)
+    write_both(path, wrong)
     volumes.are_refused("record of vol")
-    path.write_bytes(right)
+    write_both(path, right)
     volumes.is_good()
 
 
@@ -119,9 +120,9 @@ def test_a_record_of_another_volume_is_refused(volumes: Volumes) -> None:
     """Its seal is good, for the other one."""
     path = volumes.path("one")
     right = path.read_bytes()
-    path.write_bytes(volumes.path("two").read_bytes())
+    write_both(path, volumes.path("two").read_bytes())
     volumes.are_refused("not the current version")
-    path.write_bytes(right)
+    write_both(path, right)
     volumes.is_good()
 
 
@@ -136,9 +137,9 @@ def test_a_record_of_another_home_is_refused(volumes: Volumes, tmp_path: Path) -
             save_records(home, put=[record])
             forged = (home.volumes.path_of(record.volume_id) / "record").read_bytes()
     assert forged != right
-    volumes.path("one").write_bytes(forged)
+    write_both(volumes.path("one"), forged)
     volumes.are_refused("not the current version")
-    volumes.path("one").write_bytes(right)
+    write_both(volumes.path("one"), right)
     volumes.is_good()
 
 
@@ -147,9 +148,9 @@ def test_an_older_record_is_refused(volumes: Volumes) -> None:
     volumes.command.run("volume", "grow", "one", "--size", "2MiB")
     right = volumes.path("one").read_bytes()
     assert older != right
-    volumes.path("one").write_bytes(older)
+    write_both(volumes.path("one"), older)
     volumes.are_refused("not the current version")
-    volumes.path("one").write_bytes(right)
+    write_both(volumes.path("one"), right)
     volumes.is_good()
 
 

@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.operations.test_encrypt import MARK, StoppedError, Stops, device, make, plaintext
+from tests.record_files import damage_both, write_both
 from tests.snapshots import create_snapshot
 from volcrypt.errors import (
     InvalidArgumentError,
@@ -118,7 +119,7 @@ def test_data_elsewhere_stays_there_under_its_name(home: Home, tmp_path: Path) -
     assert plaintext(home, tmp_path / "out") == image
     assert is_as_before(home)
     # A damaged record is taken from its copy.
-    damage(home.volumes.path_of(volume_id) / "record")
+    damage_both(home.volumes.path_of(volume_id) / "record", damage)
     with pytest.raises(RollbackError):
         load_record(home, "data")
     register_volume(home, place, CopySource())
@@ -130,14 +131,14 @@ def test_a_damaged_record_of_the_volume_is_put_back(home: Home, tmp_path: Path) 
     path = home.volumes.path_of(record.volume_id) / "record"
     image = (path.parent / "data").read_bytes()
     before = path.read_bytes()
-    damage(path)
+    damage_both(path, damage)
     with pytest.raises(RollbackError) as caught:
         migrate(home)
     assert f"put {path} back from a copy of the home" in str(caught.value.hint)
-    path.write_bytes(before)
+    write_both(path, before)
     with pytest.raises(StoppedError):
         migrate(home, Stops("copying"))
-    damage(path)
+    damage_both(path, damage)
     with pytest.raises(RollbackError) as caught:
         load_record(home, "data")
     assert "'--abort', puts it back" in str(caught.value.hint)
@@ -145,13 +146,12 @@ def test_a_damaged_record_of_the_volume_is_put_back(home: Home, tmp_path: Path) 
     assert path.read_bytes() == before
     with pytest.raises(StoppedError):
         migrate(home, Stops("removing"))
-    damage(path)
+    damage_both(path, damage)
     migrate(home)
     assert load_record(home, "data").is_encrypted
     assert plaintext(home, tmp_path / "out") == image
-    damage(path)
     # An older one, though it was once true, is none.
-    path.write_bytes(before)
+    write_both(path, before)
     with pytest.raises(RollbackError):
         migrate(home, rekeys=True)
 

@@ -1,10 +1,12 @@
 """Records and the register: found, believed, changed together, and never an older one."""
 
 import shutil
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from tests.record_files import damage_both, write_both
 from volcrypt.errors import (
     NameTakenError,
     RecordMissingError,
@@ -59,10 +61,10 @@ def test_an_older_record_with_a_good_seal_is_refused(home: Home) -> None:
     path = home.volumes.path_of(one.volume_id) / "record"
     shutil.copy(path, path.with_name("older"))
     save_records(home, put=[msgspec.structs.replace(one, counter=2, name="new")])
-    shutil.copy(path.with_name("older"), path)
+    write_both(path, path.with_name("older").read_bytes())
     with pytest.raises(RollbackError):
         load_record(home, "new")
-    path.unlink()
+    damage_both(path, Path.unlink)
     with pytest.raises(RecordMissingError):
         load_record(home, "new")
 
@@ -74,9 +76,11 @@ def test_a_staged_record_that_the_register_names_is_put_in_place(home: Home) -> 
     shutil.copy(directory / "record", directory / "older")
     save_records(home, put=[msgspec.structs.replace(one, counter=2, name="new")])
     (directory / "record").rename(directory / "record.next")
-    shutil.copy(directory / "older", directory / "record")
+    for name in ("record", "record.spare"):
+        shutil.copy(directory / "older", directory / name)
     assert load_record(home, "new").counter == 2
     assert not (directory / "record.next").exists()
+    assert home.volumes.has_spare(one.volume_id)
 
 
 def test_a_staged_record_that_never_became_current_is_nothing(home: Home) -> None:

@@ -21,6 +21,7 @@ from tests.operations.reporting import (
     store,
     volume,
 )
+from tests.record_files import write_both
 from volcrypt.kms.messages.aliases import (
     CreateAliasRequest,
 )
@@ -128,9 +129,9 @@ def test_what_cannot_be_read_is_named(home: Home, tmp_path: Path) -> None:
     taken = snapshot(home, "data")
     record = home.volumes.path_of(made.volume_id) / "record"
     sound = record.read_bytes()
-    record.write_bytes(sound[:-1] + b"?")
+    write_both(record, sound[:-1] + b"?")
     assert found_by(report_encryption(home)) == {(FindingKind.NOT_READABLE, made.volume_id)}
-    record.write_bytes(sound)
+    write_both(record, sound)
     (manifest,) = (home.stores_path / "local").rglob(f"*{taken.snapshot_id}*")
     kept = tmp_path / "kept"
     shutil.copy(manifest, kept)

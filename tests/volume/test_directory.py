@@ -1,14 +1,19 @@
 """Records of volumes: staged, promoted, read by digest, removed; at any power cut."""
 
+import errno
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from tests.file_system import DisposableFileSystem
-from volcrypt.errors import NoSpaceError, RecordMissingError, RollbackError
+from volcrypt.durable import read_file
+from volcrypt.errors import IntegrityError, NoSpaceError, RecordMissingError, RollbackError
 from volcrypt.names import VolumeId
+from volcrypt.volume import directory
 from volcrypt.volume.directory import VolumeDirectory
 from volcrypt.volume.owner import hold_volume
 
@@ -29,7 +34,7 @@ def volumes(tmp_path: Path) -> VolumeDirectory:
 
 def put(volumes: VolumeDirectory, volume_id: VolumeId, record: bytes) -> None:
     volumes.stage_record(volume_id, record)
-    volumes.promote_record(volume_id)
+    volumes.promote_record(volume_id, record)
 
 
 def names(directory: Path) -> list[str]:
@@ -40,7 +45,7 @@ def test_staged_record_is_nothing_until_its_digest_is_asked_for(volumes: VolumeD
     put(volumes, A, OLD)
     volumes.stage_record(A, NEW)
     assert volumes.read_record(A, digest=sha256(OLD)) == OLD
-    assert names(volumes.path_of(A)) == ["record", "record.next"]
+    assert names(volumes.path_of(A)) == ["record", "record.next", "record.spare"]
 
 
 def test_staged_record_that_the_register_names_is_promoted_by_its_reader(
@@ -49,9 +54,9 @@ def test_staged_record_that_the_register_names_is_promoted_by_its_reader(
     put(volumes, A, OLD)
     volumes.stage_record(A, NEW)
     assert volumes.read_record(A, digest=sha256(NEW)) == NEW
-    assert names(volumes.path_of(A)) == ["record"]
+    assert names(volumes.path_of(A)) == ["record", "record.spare"]
     assert (volumes.path_of(A) / "record").read_bytes() == NEW
-    volumes.promote_record(A)
+    volumes.promote_record(A, NEW)
     assert volumes.read_record(A, digest=sha256(NEW)) == NEW
 
 
@@ -74,12 +79,153 @@ def test_missing_record(volumes: VolumeDirectory) -> None:
     with pytest.raises(RecordMissingError, match=f"volume {A} is registered, and missing on disk"):
         volumes.read_record(A, digest=sha256(OLD))
     with pytest.raises(RecordMissingError):
-        volumes.promote_record(A)
+        volumes.promote_record(A, NEW)
     volumes.make(A)
     with pytest.raises(RecordMissingError, match=f"the record of {A} is registered"):
         volumes.read_record(A, digest=sha256(OLD))
     with pytest.raises(RecordMissingError):
-        volumes.promote_record(A)
+        volumes.promote_record(A, NEW)
+
+
+@pytest.fixture
+def told(volumes: VolumeDirectory) -> list[str]:
+    """What `volumes` warns of."""
+    said: list[str] = []
+    volumes._warn = said.append
+    return said
+
+
+def spoiled(path: Path, how: str) -> None:
+    """Another thing in the place of a file of ours."""
+    path.unlink()
+    match how:
+        case "cut":
+            path.write_bytes(NEW[:-1])
+        case "older":
+            path.write_bytes(OLD)
+        case "link":
+            path.with_name("elsewhere").write_bytes(NEW)
+            path.symlink_to("elsewhere")
+        case "pipe":
+            os.mkfifo(path)
+        case "large":
+            path.touch()
+            os.truncate(path, 2**30)
+
+
+DAMAGE = ("missing", "cut", "older", "link", "pipe", "large")
+
+
+class TestSpare:
+    def place(self, volumes: VolumeDirectory) -> Path:
+        put(volumes, A, OLD)
+        put(volumes, A, NEW)
+        return volumes.path_of(A)
+
+    @pytest.mark.parametrize("how", DAMAGE)
+    def test_what_is_damaged_is_put_back_from_the_other(
+        self, volumes: VolumeDirectory, told: list[str], how: str
+    ) -> None:
+        place = self.place(volumes)
+        for name, says in (
+            ("record", "was missing, damaged or old, and was put back"),
+            ("record.spare", "the spare record"),
+        ):
+            spoiled(place / name, how)
+            assert not volumes.has_spare(A)
+            assert volumes.read_record(A, digest=sha256(NEW)) == NEW
+            assert {
+                (place / each).read_bytes()
+                for each in ("record", "record.spare")
+                if not (place / each).is_symlink()
+            } == {NEW}
+            assert volumes.has_spare(A)
+            is_silent = (name, how) == ("record.spare", "missing")  # as in homes of before
+            assert [says in line for line in told] == [True] * (not is_silent)
+            told.clear()
+        assert volumes.read_record(A, digest=sha256(NEW)) == NEW
+        assert told == []
+
+    def test_an_older_spare_is_no_record(self, volumes: VolumeDirectory, told: list[str]) -> None:
+        place = self.place(volumes)
+        for name in ("record", "record.spare"):
+            (place / name).write_bytes(OLD)
+        with pytest.raises(RollbackError):
+            volumes.read_record(A, digest=sha256(NEW))
+        (place / "record").unlink()
+        with pytest.raises(RecordMissingError):
+            volumes.read_record(A, digest=sha256(NEW))
+        assert (names(place), told) == (["record.spare"], [])
+
+    def test_what_is_staged_stays(self, volumes: VolumeDirectory) -> None:
+        """Whoever stages may be past the register's transaction."""
+        place = self.place(volumes)
+        volumes.stage_record(A, b"newer")
+        (place / "record").unlink()
+        assert volumes.read_record(A, digest=sha256(NEW)) == NEW
+        assert volumes.read_record(A, digest=sha256(b"newer")) == b"newer"
+        assert (place / "record.spare").read_bytes() == b"newer"
+
+    def test_who_promotes_late_leaves_the_spare(self, volumes: VolumeDirectory) -> None:
+        place = self.place(volumes)
+        volumes.promote_record(A, OLD)
+        assert (place / "record.spare").read_bytes() == NEW
+
+    def test_a_sector_that_is_lost(
+        self, volumes: VolumeDirectory, told: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        place, lost = self.place(volumes), {"record", "record.spare"}
+
+        def read(path: Path, *, limit_bytes: int) -> bytes:
+            if path.name in lost:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+            return read_file(path, limit_bytes=limit_bytes)
+
+        monkeypatch.setattr(directory, "read_file", read)
+        with pytest.raises(IntegrityError, match="record cannot be read: Input/output error"):
+            volumes.read_record(A, digest=sha256(NEW))
+        lost.remove("record.spare")
+        inode = (place / "record").stat().st_ino
+        assert volumes.read_record(A, digest=sha256(NEW)) == NEW
+        assert (place / "record").stat().st_ino != inode
+        assert "was put back" in told[0]
+
+    def test_what_cannot_be_put_back_is_used(
+        self, volumes: VolumeDirectory, told: list[str]
+    ) -> None:
+        place = self.place(volumes)
+        (place / "record").unlink()
+        (place / "record").mkdir()
+        assert volumes.read_record(A, digest=sha256(NEW)) == NEW
+        assert "is missing, damaged or old; a copy is used, which cannot be put back" in told[0]
+        assert not volumes.has_spare(A)
+        (place / "record").rmdir()
+
+    def test_nothing_is_put_back_into_what_is_removed(self, volumes: VolumeDirectory) -> None:
+        """A reader that knows the register's row of before comes after each call of the remover."""
+        place = self.place(volumes)
+        (place / "data").touch()
+        readers: list[Thread] = []
+
+        def read() -> None:
+            with suppress(RecordMissingError):
+                volumes.read_record(A, digest=sha256(NEW))
+
+        def unlink(name: str, *, dir_fd: int) -> None:
+            os_unlink(name, dir_fd=dir_fd)
+            readers.append(Thread(target=read))
+            readers[-1].start()
+            # As soon as it is let, or after the removal.
+            readers[-1].join(timeout=0.1)
+
+        os_unlink = os.unlink
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "unlink", unlink)
+            volumes.remove(A)
+        for reader in readers:
+            reader.join()
+        assert len(readers) == 3
+        assert not place.exists()
 
 
 def test_ids_are_directories_that_are_named_like_volumes(volumes: VolumeDirectory) -> None:
@@ -137,7 +283,14 @@ def test_what_returned_survives_a_power_cut(file_system: DisposableFileSystem) -
     assert volumes.read_record(A, digest=sha256(NEW)) == NEW
     assert volumes.read_record(B, digest=sha256(OLD)) == OLD
     file_system.cut_power()
-    assert names(volumes.path_of(A)) == names(volumes.path_of(B)) == ["record"]
+    assert names(volumes.path_of(A)) == names(volumes.path_of(B)) == ["record", "record.spare"]
+    put(volumes, A, OLD)
+    (volumes.path_of(B) / "record").unlink()
+    file_system.cut_power()
+    assert (volumes.path_of(A) / "record.spare").read_bytes() == OLD
+    assert volumes.read_record(B, digest=sha256(OLD)) == OLD
+    file_system.cut_power()
+    assert names(volumes.path_of(B)) == ["record", "record.spare"]
     volumes.remove(B)
     file_system.cut_power()
     assert volumes.ids() == [A]
@@ -150,7 +303,7 @@ def test_full_disk_leaves_the_record_as_it_was(ext4: DisposableFileSystem) -> No
     with pytest.raises(NoSpaceError):
         volumes.stage_record(A, NEW * 1000)
     assert volumes.read_record(A, digest=sha256(OLD)) == OLD
-    assert names(volumes.path_of(A)) == ["record"]
+    assert names(volumes.path_of(A)) == ["record", "record.spare"]
     (ext4.directory / "ballast").unlink()
     put(volumes, A, NEW)
     assert volumes.read_record(A, digest=sha256(NEW)) == NEW

@@ -1,5 +1,6 @@
 """The home of one run of the command line."""
 
+import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -24,7 +25,12 @@ def open_home(session: Session) -> Home:
         daemon=daemon_of_the_home,
         clusters=clusters_of(session.settings, session.home_path),
         pin=partial(find_pin, session.settings.kms, session.home_path),
+        warn=_warn,
     )
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def other_kms_of(session: Session) -> Callable[[], Kms] | None:

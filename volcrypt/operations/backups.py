@@ -3,7 +3,7 @@
     home, config.toml           which home this is, and its settings
     kms/...                     token image, PIN (where the home keeps it), audit log, its head,
                                 and the catalogue with keys, grants, principals and the register
-    volumes/ID/record           without it the register's entry opens nothing; the data is not in it
+    volumes/ID/record...        without it the register's entry opens nothing; the data is not in it
     stores/NAME.place           where the stores are that the register names; no snapshots
     work/...                    cursors of unfinished work, which the register knows too
     written/...                 how much was encrypted under each data key

@@ -54,7 +54,7 @@ def check_volumes(home: Home) -> Iterator[Finding]:
     damaged = [
         (volume_id, error)
         for volume_id, each in found.items()
-        if (error := each if isinstance(each, VolcryptError) else _data_problem(home, each))
+        if (error := each if isinstance(each, VolcryptError) else _problem_of(home, each))
     ]
     for volume_id, error in damaged:
         yield problem("volumes", f"{volume_id}: {error}", f"volcrypt volume check {volume_id}")
@@ -67,8 +67,10 @@ def check_volumes(home: Home) -> Iterator[Finding]:
         yield ok("volumes", f"{len(records)} are there, with their records")
 
 
-def _data_problem(home: Home, record: VolumeRecord) -> VolcryptError | str | None:
+def _problem_of(home: Home, record: VolumeRecord) -> VolcryptError | str | None:
     try:
+        if not home.volumes.has_spare(record.volume_id):
+            return "its spare record cannot be written"
         path = data_path(home, record)
         status = path.stat()
     except VolcryptError as error:

@@ -53,7 +53,7 @@ from volcrypt.operations.vault import (
     no_daemon,
 )
 from volcrypt.snapshot.store import SnapshotStore
-from volcrypt.volume.directory import VolumeDirectory
+from volcrypt.volume.directory import VolumeDirectory, log_warning
 
 if TYPE_CHECKING:
     from volcrypt.crypto.customer_key import CustomerKey
@@ -89,11 +89,13 @@ class Home:
         pin: "Callable[[bool], bytearray | None]" = lambda _may_ask: None,
         daemon: Callable[[Path, str, str], Vault] = no_daemon,
         clusters: Mapping[str, Cluster] = NO_CLUSTERS,
+        warn: Callable[[str], None] = log_warning,
     ) -> None:
         """`pin` gives the token's PIN where the home does not keep it, None where it would have to
         ask somebody and is not to (its argument is False). `daemon` is the client of the process
         that serves the home, by the path of its socket, for an account and a region. `clusters`
-        are the tokens of which custom key stores can be made.
+        are the tokens of which custom key stores can be made. `warn` is told, a line each, of
+        what was found damaged and mended.
 
         Raises HomeNotInitialisedError, FormatError when HOME/home is damaged, and
         InvalidArgumentError for an account or region that the home does not serve.
@@ -108,7 +110,7 @@ class Home:
         self.access = access
         self.key_region = access.region or document.region
         self._check_served(access)
-        self.volumes = VolumeDirectory(self.path / "volumes")
+        self.volumes = VolumeDirectory(self.path / "volumes", warn=warn)
         self.stores_path = self.path / "stores"
         self.work_path = self.path / "work"
         self.jobs_path = self.path / "jobs"

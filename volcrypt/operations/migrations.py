@@ -131,8 +131,7 @@ def load_migrated_record(home: Home, volume: str) -> VolumeRecord:
             migration = None
         if migration is None or hashlib.sha256(migration.volume_record).digest() != entry.digest:
             raise
-        home.volumes.stage_record(volume_id, migration.volume_record)
-        home.volumes.promote_record(volume_id)
+        home.volumes.put_back(volume_id, migration.volume_record)
         return load_record(home, volume)
 
 

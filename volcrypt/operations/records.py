@@ -138,7 +138,7 @@ def adopt_record(home: Home, record: VolumeRecord, *, known_counter: int | None)
         digest=hashlib.sha256(data).digest(),
     )
     home.register.apply(put=[entry], expect={(KIND, record.volume_id): known_counter})
-    home.volumes.promote_record(record.volume_id)
+    home.volumes.promote_record(record.volume_id, data)
 
 
 def save_records(
@@ -157,6 +157,7 @@ def save_records(
     """
     expect: dict[tuple[str, str], int | None] = {**done}
     entries = list(also)
+    staged: dict[VolumeId, bytes] = {}
     for entry in also:
         expect[entry.kind, entry.id] = entry.counter - 1 or None
     for record in put:
@@ -172,6 +173,7 @@ def save_records(
             )
         )
         home.volumes.stage_record(record.volume_id, data)
+        staged[record.volume_id] = data
     for record in delete:
         expect[KIND, record.volume_id] = record.counter
     home.register.apply(
@@ -179,5 +181,5 @@ def save_records(
         delete=[*((KIND, record.volume_id) for record in delete), *done],
         expect=expect,
     )
-    for record in put:
-        home.volumes.promote_record(record.volume_id)
+    for volume_id, data in staged.items():
+        home.volumes.promote_record(volume_id, data)

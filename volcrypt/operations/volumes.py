@@ -227,6 +227,12 @@ def check_volume(home: Home, volume: str) -> VolumeRecord:
     """Check what can be checked without knowing what the data should be: record, register, data
     file, key, and the present map of a lazy volume. Raises the error that tells what is wrong."""
     record = load_record(home, volume)
+    if not home.volumes.has_spare(record.volume_id):
+        raise IntegrityError(
+            f"the spare record of volume {volume} cannot be written",
+            hint=f"look whether {home.volumes.path_of(record.volume_id)} has room, and can be "
+            "written to",
+        )
     check_source_key(home, record.wrapped_key, f"volume {volume}")
     DataFile.open(data_path(home, record), record.size_bytes, read_only=True).close()
     if record.wrapped_key is not None:
