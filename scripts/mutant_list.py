@@ -7,6 +7,7 @@ from scripts.mutant_list_import import IMPORTING
 from scripts.mutant_list_migration import MIGRATING
 from scripts.mutant_list_plane import PLANE
 from scripts.mutant_list_product import PRODUCT
+from scripts.mutant_list_records import RECORDS
 from scripts.mutant_list_store import BUCKETS, STORE
 
 DATA, VOLUME, DEVICE = (f"volcrypt/volume/{n}.py" for n in ("datafile", "volume", "device"))
@@ -378,6 +379,7 @@ MUTANTS: Final = [
     *COUNTING,
     *CAPTURING,
     *SERVING,
+    *RECORDS,
     *PLANE,
     *MIGRATING,
     *STORE,

@@ -131,6 +131,15 @@ def test_volumes_are_read_and_written(old: Old) -> None:
     assert old.mounted("carried") == whole["carried"]
 
 
+def test_records_get_spares(old: Old) -> None:
+    done = old.command.try_run("volume", "list")
+    assert (done.returncode, done.stderr) == (0, "")
+    records = list(old.command.home.glob("volumes/*/record"))
+    assert records
+    for record in records:
+        assert record.with_name("record.spare").read_bytes() == record.read_bytes()
+
+
 def test_snapshots_verify_and_are_gone_on_with(old: Old) -> None:
     facts = old.facts
     heads = [f"--expect-head={head}" for head in facts.log_heads]

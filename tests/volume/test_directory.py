@@ -190,6 +190,25 @@ class TestSpare:
         assert (place / "record").stat().st_ino != inode
         assert "was put back" in told[0]
 
+    def test_a_spare_that_another_user_wrote(
+        self, volumes: VolumeDirectory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Root, say, who had a look at the home; whoever owns the directory replaces it."""
+        place = self.place(volumes)
+        others = {(place / "record.spare").stat().st_ino}
+
+        def read(path: Path, *, limit_bytes: int) -> bytes:
+            if path.exists() and path.stat().st_ino in others:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return read_file(path, limit_bytes=limit_bytes)
+
+        monkeypatch.setattr(directory, "read_file", read)
+        assert volumes.read_record(A, digest=sha256(NEW)) == NEW
+        assert volumes.has_spare(A)
+        others |= {(place / name).stat().st_ino for name in ("record", "record.spare")}
+        with pytest.raises(PermissionError, match="/record'"):
+            volumes.read_record(A, digest=sha256(NEW))
+
     def test_what_cannot_be_put_back_is_used(
         self, volumes: VolumeDirectory, told: list[str]
     ) -> None:

@@ -128,7 +128,7 @@ class VolumeDirectory:
         back when only the spare is left of it.
 
         Raises RollbackError when what is there is another one, RecordMissingError when nothing is;
-        MalformedError and IntegrityError when the record cannot be read.
+        MalformedError, IntegrityError and OSError when the record cannot be read.
         """
         directory = self.path_of(volume_id)
         try:
@@ -147,7 +147,7 @@ class VolumeDirectory:
         except FileNotFoundError as error:
             raise RecordMissingError(f"volume {volume_id}") from error
         record = found[_RECORD]
-        if isinstance(record, VolcryptError):
+        if isinstance(record, Exception):
             raise record
         if record is None and found[_STAGED] is None:
             raise RecordMissingError(f"the record of {volume_id}")
@@ -178,7 +178,7 @@ class VolumeDirectory:
         )
 
     def _mend_spare(
-        self, volume_id: VolumeId, record: bytes, *, was: bytes | VolcryptError | None
+        self, volume_id: VolumeId, record: bytes, *, was: bytes | Exception | None
     ) -> None:
         """None is what homes of earlier releases have, and nothing to warn of."""
         if _write_spare(self.path_of(volume_id), record) and was is not None:
@@ -257,8 +257,8 @@ def _written(path: Path, data: bytes) -> Exception | None:
     return None
 
 
-def _found(path: Path) -> bytes | VolcryptError | None:
-    """What is there; the error, where it is no file of ours or a disk has lost it."""
+def _found(path: Path) -> bytes | Exception | None:
+    """What is there; the error, where it is no file of ours or cannot be read."""
     try:
         return read_file(path, limit_bytes=MAX_DOCUMENT_BYTES)
     except FileNotFoundError:
@@ -267,7 +267,7 @@ def _found(path: Path) -> bytes | VolcryptError | None:
         return error
     except OSError as error:
         if error.errno not in _DAMAGED:
-            raise
+            return error
         return IntegrityError(f"{path} cannot be read: {error.strerror}")
 
 
