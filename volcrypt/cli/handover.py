@@ -101,7 +101,8 @@ def restart_dead_file_systems(home: "Home", volume: str) -> None:
     """The same of a volume whose process ended and left nothing; they come back when this service
     is ready, and so do the services that need them. Raises VolumeInUseError while it is served.
     """
-    from volcrypt.operations.attachments import device_name, loops_below, private_mount_point
+    from volcrypt.operations.attachments import device_name, private_mount_point
+    from volcrypt.operations.detachment import loops_below
     from volcrypt.operations.mounts import check_free
     from volcrypt.operations.records import load_record
 

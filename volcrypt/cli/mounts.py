@@ -305,7 +305,7 @@ def attach(
 def detach(session: Session, volume: str, stop_snapshot: bool, unit: str | None) -> None:
     """Unmount the file system of VOLUME, take it off its loop device, flush and stop serving."""
     from volcrypt.cli.handover import is_restarting, leave, stop_file_systems
-    from volcrypt.operations.attachments import detach_volume
+    from volcrypt.operations.detachment import detach_volume
     from volcrypt.operations.mounts import find_served
 
     served = None if unit is None else find_served(session.home, volume)

@@ -1,12 +1,10 @@
-"""Attach and detach: a loop device on a private mount of the volume, and what stands on that.
+"""Attaching: a loop device on a private mount of the volume, and what stands on that.
 
-Built from the bottom up (mount, loop device, link, file system) and taken down from the top; what
-was built is taken down again when a later step fails.
+Built from the bottom up (mount, loop device, link, file system); what was built is taken down again
+when a later step fails. `operations.detachment` takes it down from the top.
 """
 
 import shutil
-import subprocess
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +17,6 @@ from volcrypt.errors import (
     InvalidArgumentError,
     MountError,
     MountPointError,
-    TryAgainError,
-    VolumeInUseError,
     VolumeNotFoundError,
 )
 from volcrypt.formats.volume_record import VolumeRecord
@@ -29,17 +25,12 @@ from volcrypt.names import VolumeId
 from volcrypt.operations.discarding import check_discarding
 from volcrypt.operations.file_systems import run_program
 from volcrypt.operations.home import Home
-from volcrypt.operations.leases import release_lease
-from volcrypt.operations.mount_grants import retire_grant
 from volcrypt.operations.mounts import (
     Launch,
     Mounted,
     check_free,
     check_is_no_snapshot,
-    check_no_snapshot,
-    find_served,
     mount_volume,
-    socket_path,
     unmount_volume,
 )
 from volcrypt.operations.records import data_path, load_record
@@ -47,15 +38,12 @@ from volcrypt.operations.watching import Watching, order_for
 from volcrypt.volume.control_messages import StatusAnswer
 from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.device_links import (
-    LOST_FILE,
     check_link_is_free,
     claim_link,
     drop_link,
     free_link,
-    linked_device,
     partition_links,
     partition_name,
-    release_link,
     remove_false_links,
 )
 from volcrypt.volume.kept_mount import HandedMount
@@ -64,7 +52,6 @@ from volcrypt.volume.loop import (
     PROBE_BYTES,
     add_partitions,
     attach_loop,
-    backing_file,
     check_loop_devices,
     detach_dead_loops,
     detach_loop,
@@ -79,13 +66,8 @@ from volcrypt.volume.loop import (
 from volcrypt.volume.mountpoint import (
     VOLUME_FILE,
     Mount,
-    mount_at,
     mounts,
-    processes_below,
-    remove_dead_mount,
-    users_of,
 )
-from volcrypt.volume.owner import current_owner, is_kept
 
 _MKFS_PACKAGES: Final = {"ext4": "e2fsprogs", "xfs": "xfsprogs", "btrfs": "btrfs-progs"}
 
@@ -246,20 +228,8 @@ def _found_again(
     if mount_directory is not None and not any(
         mount.mount_point == str(mount_directory.resolve()) for mount in mounts_on(loop)
     ):
-        read_only = ["-o", "ro"] if is_read_only(loop) else []
-        run_program(
-            ["mount", *read_only, "--", str(loop), str(mount_directory)],
-            what=f"mounting {device} on {mount_directory}",
-        )
-    return Attached(
-        volume_id=record.volume_id,
-        device=device,
-        loop=loop,
-        sector_size=sector_size_of(loop),
-        mount_point=mount_directory.resolve() if mount_directory else None,
-        pid=mounted.pid,
-        partitions=partitions,
-    )
+        _mount_file_system(loop, device, mount_directory)
+    return _attached(record, mounted, loop, device, mount_directory, partitions)
 
 
 def _build(
@@ -283,8 +253,7 @@ def _build(
         raise InvalidArgumentError(
             f"volume {device_name(record)} is not empty", hint="attach it without --mkfs"
         )
-    sector_size = probe_sector_size(head)
-    loop = attach_loop(mounted.file, sector_size=sector_size, read_only=read_only)
+    loop = attach_loop(mounted.file, sector_size=probe_sector_size(head), read_only=read_only)
     undo.callback(detach_loop, loop, volume=device_name(record))
     if not takes_discards and not read_only:
         forget_discards(loop, mounted.file)
@@ -306,20 +275,36 @@ def _build(
             hint=f"attach it without --mount, then mount one of its partitions, {partitions[0]}",
         )
     if mount_directory is not None:
-        options = ["-o", "ro"] if read_only else []
         try:
-            run_program(
-                ["mount", *options, "--", str(loop), str(mount_directory)],
-                what=f"mounting {device} on {mount_directory}",
-            )
+            _mount_file_system(loop, device, mount_directory)
         except MountError as error:
             error.hint = _mount_hint(home, record, mounted.file, error, read_only=read_only)
             raise
+    return _attached(record, mounted, loop, device, mount_directory, partitions)
+
+
+def _mount_file_system(loop: Path, device: Path, directory: Path) -> None:
+    """`device` is what people know `loop` by."""
+    options = ["-o", "ro"] if is_read_only(loop) else []
+    run_program(
+        ["mount", *options, "--", str(loop), str(directory)],
+        what=f"mounting {device} on {directory}",
+    )
+
+
+def _attached(
+    record: VolumeRecord,
+    mounted: Mounted,
+    loop: Path,
+    device: Path,
+    mount_directory: Path | None,
+    partitions: list[Path],
+) -> Attached:
     return Attached(
         volume_id=record.volume_id,
         device=device,
         loop=loop,
-        sector_size=sector_size,
+        sector_size=sector_size_of(loop),
         mount_point=mount_directory.resolve() if mount_directory else None,
         pid=mounted.pid,
         partitions=partitions,
@@ -355,114 +340,10 @@ def holds_data(path: Path, size_bytes: int, plaintext: Path) -> bool:
     return False
 
 
-def detach_volume(
-    home: Home,
-    volume: str,
-    *,
-    stop_snapshot: bool = False,
-    note: Callable[[str], None] = lambda _text: None,
-) -> VolumeId:
-    """Take down what `attach` built, and what is left of it after a kill. `note` is told what the
-    user should know of a volume that was fenced.
-
-    From the top: file systems, the last mounted first; loop device; links; the mount. Raises
-    VolumeInUseError that names who still uses it, and, unless it is to be stopped, TryAgainError
-    while a snapshot is made of the volume; then everything is as it was, unless somebody began to
-    in this moment.
-    """
-    served = find_served(home, volume)
-    if served is not None:
-        check_no_snapshot(home, served, stop=stop_snapshot)
-    if served is not None and served.snapshot_id is not None:
-        raise MountError(
-            f"snapshot {volume} is mounted on {served.mount_directory}, not attached",
-            hint=f"volcrypt unmount {volume}",
-        )
-    try:
-        known = served if served is not None else load_record(home, volume)
-    except VolumeNotFoundError:
-        check_is_no_snapshot(home, volume, "is not attached")
-        raise
-    point = private_mount_point(home, known.volume_id)
-    if served is None and is_kept(home.volumes.path_of(known.volume_id)):
-        raise TryAgainError(
-            f"volume {volume} waits for the next process of its service",
-            hint="systemctl stop that, or start it",
-        )
-    if not point.exists():
-        raise MountError(f"volume {volume} is not attached")
-    name = device_name(known)
-    loops = loops_below(point, name)
-    lost: MountError | None = None
-    for loop in loops:
-        _check_unused(loop, volume)
-    for loop in loops:
-        _unmount_file_systems(loop, volume)
-        try:
-            detach_loop(loop, volume=volume)
-        except MountError as error:
-            if served is None:
-                lost = error  # its process was killed: take down the rest, then say so
-            elif served.fenced is not None:
-                note(f"{error}: {served.fenced.error()}")
-            else:
-                raise
-    for link in (*partition_links(name), name):
-        release_link(link, point)
-    if served is not None:
-        unmount_volume(home, known.volume_id)
-    else:
-        if mount_at(point) is not None:
-            remove_dead_mount(point)
-        if current_owner(home.volumes.path_of(known.volume_id)) is None:
-            socket_path(home, known.volume_id).unlink(missing_ok=True)
-    _remove_empty(point)
-    retire_grant(home, known.volume_id)
-    release_lease(home, known.volume_id)
-    if lost is not None:
-        raise lost
-    return known.volume_id
-
-
-def loops_below(point: Path, name: str) -> list[Path]:
-    """The loop devices of a volume of that name; also one whose mount at `point` is gone while it
-    was in use, and which therefore does not know any more what it stands on."""
-    loops = loops_of(point / VOLUME_FILE)
-    linked = linked_device(name)
-    if linked is not None and linked not in loops and backing_file(linked) == LOST_FILE:
-        loops.append(linked)
-    return loops
-
-
 def mounts_on(loop: Path) -> list[Mount]:
     """What stands on a loop device or one of its partitions, last mounted first."""
     sources = {str(loop), *map(str, partitions_of(loop))}
     return [mount for mount in reversed(mounts()) if mount.source in sources]
-
-
-def _check_unused(loop: Path, volume: str) -> None:
-    """Raises VolumeInUseError when a process uses one of the file systems, before any of them is
-    unmounted."""
-    for mount in mounts_on(loop):
-        if users := processes_below(Path(mount.mount_point)):
-            raise _in_use_at(volume, users, mount.mount_point)
-
-
-def _in_use_at(volume: str, users: list[str], point: str) -> VolumeInUseError:
-    return VolumeInUseError(
-        volume,
-        f"{', '.join(users) or 'something in the kernel'} on {point}",
-        hint="end that, then detach again",
-    )
-
-
-def _unmount_file_systems(loop: Path, volume: str) -> None:
-    for mount in mounts_on(loop):
-        done = subprocess.run(
-            ["umount", "--", mount.mount_point], check=False, capture_output=True, text=True
-        )
-        if done.returncode:
-            raise _in_use_at(volume, users_of(Path(mount.mount_point)), mount.mount_point)
 
 
 def _remove_empty(directory: Path) -> None:
