@@ -3,7 +3,9 @@
 from typing import Final
 
 from scripts.mutant import mutant
+from scripts.mutant_list_durable import DURABLE_FILES
 from scripts.mutant_list_import import IMPORTING
+from scripts.mutant_list_kms import KEY_MANAGEMENT
 from scripts.mutant_list_migration import MIGRATING
 from scripts.mutant_list_plane import PLANE
 from scripts.mutant_list_product import PRODUCT
@@ -386,4 +388,6 @@ MUTANTS: Final = [
     *BUCKETS,
     *IMPORTING,
     *PRODUCT,
+    *DURABLE_FILES,
+    *KEY_MANAGEMENT,
 ]

@@ -12,16 +12,20 @@ from pathlib import Path
 import pytest
 
 from tests.file_system import DisposableFileSystem
+from tests.syncs import recorded_syncs
 from volcrypt.durable import (
+    OTHERS_LINK,
+    canonical,
     make_directory_durably,
     no_space_named,
     overwrite,
+    read_file,
     read_fully,
     remove_durably,
     sync_directory,
     write_durably,
 )
-from volcrypt.errors import NoSpaceError
+from volcrypt.errors import MalformedError, NoSpaceError
 
 OLD, NEW = b"old " * 2000, b"new " * 3000
 
@@ -113,6 +117,39 @@ class TestDirectories:
         remove_durably(tmp_path / "record")
         remove_durably(tmp_path / "record")
         assert names(tmp_path) == []
+
+
+class TestWhatOthersPutThere:
+    def test_more_than_is_wanted(self, tmp_path: Path) -> None:
+        (tmp_path / "record").write_bytes(OLD)
+        assert read_file(tmp_path / "record", limit_bytes=len(OLD)) == OLD
+        with pytest.raises(MalformedError, match=f"larger than {len(OLD) - 1} bytes"):
+            read_file(tmp_path / "record", limit_bytes=len(OLD) - 1)
+
+    def test_a_link_in_the_place_of_a_directory(self, tmp_path: Path) -> None:
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere" / "record").write_bytes(OLD)
+        (tmp_path / "home").symlink_to(tmp_path / "elsewhere")
+        record = tmp_path / "home" / "record"
+        with pytest.raises(MalformedError, match="in the place of a directory"):
+            read_file(record, limit_bytes=2**20)
+        with pytest.raises(MalformedError, match="in the place of a directory"):
+            write_durably(record, NEW)
+        with pytest.raises(MalformedError, match="in the place of a directory"):
+            remove_durably(record)
+        assert (tmp_path / "elsewhere" / "record").read_bytes() == OLD
+        # Where a user chose the path it may lead anywhere.
+        write_durably(record, NEW, follow=True)
+        assert read_file(record, limit_bytes=2**20, follow=True) == NEW
+
+    def test_a_link_of_another_user(self, tmp_path: Path) -> None:
+        target = canonical(tmp_path) / "target"
+        target.mkdir()
+        (tmp_path / "link").symlink_to(target)
+        assert canonical(tmp_path / "link" / ".." / "link") == target
+        os.chown(tmp_path / "link", 65534, 65534, follow_symlinks=False)
+        with pytest.raises(PermissionError, match=OTHERS_LINK):
+            canonical(tmp_path / "link")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -238,7 +275,9 @@ def test_overwriting_leaves_the_size_and_nothing_else(tmp_path: Path) -> None:
     assert names(tmp_path) == []
     path.write_bytes(OLD * 150)  # more than is written at once
     inode = path.stat().st_ino
-    overwrite(path)
+    with recorded_syncs() as synced:
+        overwrite(path)
+    assert synced == [path]
     assert path.read_bytes() == bytes(len(OLD) * 150)
     assert path.stat().st_ino == inode
     (tmp_path / "link").symlink_to(path)

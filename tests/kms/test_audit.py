@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.formats.test_audit_record import EVENT
+from tests.syncs import recorded_syncs
 from volcrypt.errors import AuditChainError, InvalidArgumentError
 from volcrypt.formats.audit_record import (
     AuditEvent,
@@ -91,6 +92,14 @@ def test_a_full_file_is_continued_in_the_next(memory_path: Path) -> None:
     assert names(memory_path) == [f"E{number}" for number in range(7)]
     assert head.file > 2
     assert log.verify(head) == 0
+
+
+def test_the_name_of_a_new_file_is_durable_with_its_first_record(memory_path: Path) -> None:
+    log = AuditLog(memory_path, max_file_bytes=1)
+    with recorded_syncs() as synced:
+        head = append(log, AuditHead(), "A")
+        append(log, head, "B")
+    assert synced == [memory_path, file_of(memory_path), memory_path, file_of(memory_path, 2)]
 
 
 @pytest.mark.parametrize("torn", [b"{", b'{"formatVersion":1,"seq', b"\0" * 4096, b"\xff\n"])

@@ -317,6 +317,21 @@ def look_at_everything(path: Path) -> None:
         view.count("key")
 
 
+@pytest.mark.parametrize(
+    "name", ["delete an item", "delete another item", "add an item", "rename", "give an owner"]
+)
+def test_a_list_alone_finds_what_was_added_or_taken_away(path: Path, name: str) -> None:
+    with opened(path) as catalog:
+        put(catalog, item("second", b"other body"))
+    TAMPERING[name](path)
+    with (
+        opened(path) as catalog,
+        catalog.reading() as view,
+        pytest.raises(SealError, match="the list of its items of kind key"),
+    ):
+        view.items("key", owner="x")
+
+
 def test_an_older_version_of_an_item_is_refused(path: Path) -> None:
     old = rows(path, "SELECT body, mac FROM item WHERE id = 'first'")[0]
     with opened(path) as catalog:

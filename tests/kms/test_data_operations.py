@@ -34,7 +34,7 @@ from volcrypt.kms.messages.data import (
     ReEncryptRequest,
 )
 from volcrypt.kms.messages.keys import DisableKeyRequest
-from volcrypt.kms.model import Caller, KeyMaterial, KeyState
+from volcrypt.kms.model import Caller, KeyMaterial, KeyState, WrappedMaterial
 from volcrypt.kms.sealing import Item
 
 CONTEXT = {"volcrypt:volume-id": "vol-0123456789abcdef0"}
@@ -129,6 +129,39 @@ def test_old_material_decrypts_and_the_newest_encrypts(kms: MemoryKms) -> None:
         put_key(change, replace(key, materials=(*key.materials, newer)))
     assert decode_ciphertext_blob(encrypt(kms, key_id)).material_id == "ab" * 32
     assert decrypt(kms, old) == b"secret"
+
+
+def test_a_ciphertext_of_another_region_does_not_decrypt(kms: MemoryKms) -> None:
+    blob = encrypt(kms, kms.new_key())
+    elsewhere = kms.service.scope(ACCOUNT, "eu-west-1")
+    request = DecryptRequest(ciphertext_blob=blob, encryption_context=CONTEXT)
+    with pytest.raises(AccessDeniedError, match="does not exist in this region"):
+        elsewhere.perform(ROOT, request)
+
+
+def test_plaintexts_that_nobody_gets_are_wiped(
+    kms: MemoryKms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key_id = kms.new_key()
+    blob = encrypt(kms, key_id)
+    plaintexts: list[bytearray] = []
+    real = kms.keystore.encrypt
+
+    def watched(material: WrappedMaterial, *, plaintext: bytearray, aad: bytes) -> bytes:
+        assert any(plaintext)
+        plaintexts.append(plaintext)
+        return real(material, plaintext=plaintext, aad=aad)
+
+    monkeypatch.setattr(kms.keystore, "encrypt", watched)
+    requests: list[Request[Any]] = [
+        GenerateDataKeyWithoutPlaintextRequest(key_id=key_id, number_of_bytes=64),
+        ReEncryptRequest(
+            ciphertext_blob=blob, source_encryption_context=CONTEXT, destination_key_id=key_id
+        ),
+    ]
+    for request in requests:
+        kms.service.perform(ROOT, request)
+    assert plaintexts == [bytes(64), bytes(len(b"secret"))]
 
 
 def test_the_key_that_is_named_must_be_the_right_one(kms: MemoryKms) -> None:

@@ -215,6 +215,34 @@ def test_kills_in_a_row_are_no_alarm(home: Path, monkeypatch: pytest.MonkeyPatch
     assert names.count("RecoverAuditLog") == 6
 
 
+def test_kills_in_a_row_between_commit_and_head_are_no_alarm(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head has the catalogue's counter before that is changed again."""
+
+    class KilledError(BaseException):
+        pass
+
+    write = HeadFile.write
+
+    def killed(heads: HeadFile, audit: AuditHead, *, catalogue: int) -> None:
+        if catalogue > before[-1]:
+            raise KilledError
+        write(heads, audit, catalogue=catalogue)
+
+    before: list[int] = []
+    for _ in range(2):
+        with memory_kms(home, KEYSTORE) as kms:
+            with kms.catalog.reading() as view:
+                before.append(view.counter)
+            with monkeypatch.context() as patch:
+                patch.setattr(HeadFile, "write", killed)
+                with pytest.raises(KilledError):
+                    kms.new_key()
+    with memory_kms(home, KEYSTORE) as kms:
+        assert len(kms.records()) == 3
+
+
 def test_changes_that_fail_in_a_row_are_no_alarm(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,6 +126,17 @@ def test_a_later_user_of_the_same_name_inherits_no_grant(kms: MemoryKms, alice: 
     assert may(kms, alice, encrypt(key_id))
 
 
+def test_a_later_user_of_the_same_name_retires_no_grant(
+    kms: MemoryKms, alice: Caller, bob: Caller
+) -> None:
+    key_id = kms.new_key()
+    made = grant(kms, key_id, alice, retiring_principal=bob.arn)
+    remove_user(kms, bob)
+    add_user(kms, "bob", user_id="AIDANOTHER")
+    assert not may(kms, bob, RetireGrantRequest(grant_token=made.grant_token))
+    assert len(grants(kms, key_id)) == 1
+
+
 def test_a_grant_to_an_account_is_its_roots_to_share(kms: MemoryKms) -> None:
     key_id = kms.new_key()
     arn = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/{key_id}"

@@ -50,6 +50,7 @@ def test_a_grant_lets_its_grantee_do_its_operations_with_its_key(
     assert not may(kms, alice, GenerateDataKeyRequest(key_id=key_id, number_of_bytes=1))
     assert not may(kms, alice, DisableKeyRequest(key_id=key_id))
     assert not may(kms, alice, encrypt(other))
+    assert not may(kms, alice, encrypt(other, grant_tokens=[made.grant_token]))
     assert not may(kms, bob, encrypt(key_id))
     assert not may(kms, bob, encrypt(key_id, grant_tokens=[made.grant_token]))
     kms.service.perform(ROOT, RevokeGrantRequest(key_id=key_id, grant_id=made.grant_id))

@@ -45,6 +45,7 @@ def test_the_operations_are_those_of_the_aws_kms() -> None:
 @settings(deadline=None)
 @given(constraints, constraints, maps, st.sampled_from([None, "arn", "other"]))
 @example(Constraints(equals={"a": "1"}), Constraints(subset={"a": "1"}), {"a": "1"}, None)
+@example(Constraints(), Constraints(source_arn="arn"), {}, None)
 def test_what_a_stricter_constraint_lets_through_the_other_does_too(
     strict: Constraints, other: Constraints, context: dict[str, str], source: str | None
 ) -> None:

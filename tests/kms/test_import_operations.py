@@ -30,11 +30,14 @@ from volcrypt.errors import (
     KmsValidationError,
     UnsupportedOperationError,
 )
+from volcrypt.kms import import_operations
 from volcrypt.kms.home import create_kms, open_kms
 from volcrypt.kms.import_operations import remove_expired_imports
+from volcrypt.kms.import_wrapping import generate_key_pair, unwrap
 from volcrypt.kms.keyring import IMPORTS, get_key
 from volcrypt.kms.messages.base import Request
 from volcrypt.kms.messages.data import DecryptRequest, EncryptRequest
+from volcrypt.kms.messages.deletion import ScheduleKeyDeletionRequest
 from volcrypt.kms.messages.imports import (
     DOES_NOT_EXPIRE,
     EXISTING,
@@ -241,7 +244,7 @@ def test_a_token_expires_and_its_private_key_goes(
     given = parameters(external.service)
     with external.catalog.changing() as change:
         remove_expired_imports(change, now=NOW)
-    monkeypatch.setattr(external.service, "_clock", lambda: NOW + DAY)
+    monkeypatch.setattr(external.service, "_clock", lambda: given.parameters_valid_to)
     with pytest.raises(ExpiredImportTokenError):
         external.service.perform(ROOT, request_with(given))
     with external.catalog.changing() as change:
@@ -249,6 +252,45 @@ def test_a_token_expires_and_its_private_key_goes(
         remove_expired_imports(change, now=NOW + DAY)
     with external.catalog.reading() as view:
         assert view.items(IMPORTS) == []
+
+
+def test_a_key_that_is_about_to_be_deleted_gets_no_token(
+    external: MemoryKms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Making the key pair takes its time."""
+
+    def slowly(key_spec: str) -> tuple[bytes, bytearray]:
+        external.service.perform(ROOT, ScheduleKeyDeletionRequest(key_id=KEY_ID))
+        return generate_key_pair(key_spec)
+
+    monkeypatch.setattr(import_operations, "generate_key_pair", slowly)
+    with pytest.raises(InvalidStateError, match="pending deletion"):
+        parameters(external.service)
+    with external.catalog.reading() as view:
+        assert view.items(IMPORTS) == []
+
+
+def test_secrets_on_their_way_are_wiped(
+    external: MemoryKms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_sealed = external.keystore.open_sealed
+    secrets: list[bytearray] = []
+
+    def kept(secret: bytearray) -> bytearray:
+        assert any(secret)
+        secrets.append(secret)
+        return secret
+
+    def generated(key_spec: str) -> tuple[bytes, bytearray]:
+        public_key, private_key = generate_key_pair(key_spec)
+        return public_key, kept(private_key)
+
+    monkeypatch.setattr(import_operations, "generate_key_pair", generated)
+    monkeypatch.setattr(import_operations, "unwrap", lambda *a, **n: kept(unwrap(*a, **n)))
+    monkeypatch.setattr(external.keystore, "open_sealed", lambda *a: kept(open_sealed(*a)))
+    import_material(external.service)
+    assert len(secrets) == 3
+    assert not any(map(any, secrets))
 
 
 # ------------------------------------------------------------------ what is in it

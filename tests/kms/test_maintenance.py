@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.fakes.keystore import MemoryKeyStore
@@ -17,6 +18,7 @@ from volcrypt.errors import (
 )
 from volcrypt.kms.calls import CALLS
 from volcrypt.kms.clock import deadline
+from volcrypt.kms.import_operations import ImportParameters
 from volcrypt.kms.keyring import DUE, KEYS, get_key, put_key
 from volcrypt.kms.maintenance import LOOK_SECONDS
 from volcrypt.kms.model import DAY_SECONDS, KeyMaterial, KeyOrigin, WrappedMaterial
@@ -74,6 +76,8 @@ def test_after_the_window_everything_of_a_key_is_gone(kms: MemoryKms) -> None:
     with kms.catalog.changing() as change:
         change.put(Item(kind="grant", id=f"{key_id}/{'0' * 16}/1", name="1", body=b"{}"))
         change.put(Item(kind="grant", id=f"{other}/{'0' * 16}/2", name="2", body=b"{}"))
+        never = ImportParameters(import_id="", algorithm="", valid_to=2**53, private_key=b"")
+        change.put(Item(kind="import", id=key_id, body=msgspec.json.encode(never)))
     call(kms, "EnableKeyRotation", key_id)
     call(kms, "ScheduleKeyDeletion", key_id, PendingWindowInDays=7)
     live(kms, 6)

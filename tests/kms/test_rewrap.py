@@ -1,9 +1,13 @@
 """A deletion is final: no older catalogue, no file and no handle gives the material back."""
 
+import errno
+import gc
+import os
 import shutil
 from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +20,12 @@ from tests.kms.importing import (
     put_external_key,
     wrap,
 )
-from volcrypt.errors import HsmUnavailableError, IntegrityError, VolcryptError
+from volcrypt.errors import (
+    HsmUnavailableError,
+    IntegrityError,
+    KmsInternalError,
+    VolcryptError,
+)
 from volcrypt.kms.home import create_kms, open_kms
 from volcrypt.kms.home_token import HomeToken
 from volcrypt.kms.keyring import KEYS, decode_key, get_key, put_key
@@ -29,7 +38,9 @@ from volcrypt.kms.messages.imports import (
 )
 from volcrypt.kms.messages.keys import CreateKeyRequest
 from volcrypt.kms.model import KmsKey, WrappedMaterial
+from volcrypt.kms.performer import Performer
 from volcrypt.kms.rewrap import is_rewrap_due, mark_rewrap_due
+from volcrypt.kms.sealing import Item
 from volcrypt.kms.service import KmsService
 
 
@@ -167,6 +178,19 @@ def test_wrapped_material_is_in_no_file_any_more(kms: MemoryKms) -> None:
     assert "catalog.sqlite3" in files_with(kms.directory, after)
 
 
+def test_wrapped_material_is_in_no_object_any_more(kms: MemoryKms) -> None:
+    key_id = kms.new_key()
+    wrapped = b64encode(wrapped_of(kms.service, key_id).blob)
+
+    def is_kept() -> bool:
+        return any(wrapped in each.body for each in gc.get_objects() if isinstance(each, Item))
+
+    assert is_kept()
+    delete_key(kms.service, key_id)
+    rewrap(kms.service)
+    assert not is_kept()
+
+
 def test_a_rewrapping_is_recorded_and_happens_once(kms: MemoryKms) -> None:
     kept, deleted = kms.new_key(), kms.new_key()
     rewrap(kms.service)
@@ -246,6 +270,36 @@ def test_a_deletion_between_the_steps_is_not_forgotten(
     with pytest.raises(IntegrityError):
         kms.keystore.encrypt(wrapped, plaintext=bytearray(1), aad=b"")
     encrypted_by(kms.service, kept)
+
+
+def test_a_deletion_right_behind_the_first_step_is_not_forgotten(
+    kms: MemoryKms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = kms.new_key(), kms.new_key()
+    perform = Performer.perform_by_service
+
+    def with_a_deletion(performer: Performer, operation: str, *rest: Any, **named: Any) -> None:
+        perform(performer, operation, *rest, **named)
+        delete_key(kms.service, second)
+
+    delete_key(kms.service, first)
+    with monkeypatch.context() as patch:
+        patch.setattr(Performer, "perform_by_service", with_a_deletion)
+        rewrap(kms.service)
+    assert is_due(kms.service)
+
+
+def test_nothing_is_rewrapped_that_is_not_on_record(
+    kms: MemoryKms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    delete_key(kms.service, kms.new_key())
+    monkeypatch.setattr(os, "fdatasync", fail)
+    with pytest.raises(KmsInternalError):
+        rewrap(kms.service)
+    assert kms.keystore.generation() == 1
 
 
 def test_no_wrapping_key_goes_while_something_needs_it(
