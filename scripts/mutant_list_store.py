@@ -141,6 +141,103 @@ STORE: Final = [
         [f"{T_HOSTS}::test_the_mark_of_a_killed_sweep_is_not_in_the_way_for_ever"],
         ("if mark.signer == self._signer.id:", "if False:"),
     ),
+    mutant(
+        "a certificate may have another key in it",
+        "volcrypt/formats/certificate.py",
+        ["tests/snapshot/test_damage.py"],
+        ("        or signer_id(certificate.public_key) != certificate.signer\n", ""),
+    ),
+    mutant(
+        "the certificate of another signer is believed",
+        "volcrypt/snapshot/store.py",
+        ["tests/snapshot/test_damage.py"],
+        ("certificate.signer != signer or certificate.store_id", "certificate.store_id"),
+    ),
+    mutant(
+        "the certificate of another store is believed",
+        "volcrypt/snapshot/store.py",
+        ["tests/snapshot/test_damage.py"],
+        (
+            "if certificate.signer != signer or certificate.store_id != self.store_id:",
+            "if certificate.signer != signer:",
+        ),
+    ),
+    mutant(
+        "a tombstone of another snapshot deletes",
+        "volcrypt/snapshot/store.py",
+        ["tests/snapshot/test_damage.py"],
+        (
+            (
+                "            EntryName(tombstone.snapshot_id, place, deleted) != name\n"
+                "            or tombstone.store_id"
+            ),
+            "            tombstone.store_id",
+        ),
+    ),
+    mutant(
+        "a tombstone of another store deletes",
+        "volcrypt/snapshot/store.py",
+        ["tests/snapshot/test_damage.py"],
+        (
+            (
+                "            EntryName(tombstone.snapshot_id, place, deleted) != name\n"
+                "            or tombstone.store_id != self.store_id"
+            ),
+            "            EntryName(tombstone.snapshot_id, place, deleted) != name",
+        ),
+    ),
+    mutant(
+        "a forged tombstone hides a snapshot",
+        "volcrypt/snapshot/store.py",
+        ["tests/snapshot/test_damage.py"],
+        ("{each for each in doubtful if self.is_deleted(each)}", "doubtful"),
+    ),
+    mutant(
+        "what was deleted is committed again",
+        "volcrypt/snapshot/log.py",
+        ["tests/snapshot/test_log.py"],
+        (
+            (
+                "    if store.tombstone(draft.snapshot_id) is not None:\n"
+                "        raise InvalidArgument"
+            ),
+            "    if False:\n        raise InvalidArgument",
+        ),
+    ),
+    mutant(
+        "who has no certificate commits",
+        "volcrypt/snapshot/log.py",
+        ["tests/snapshot/test_log.py"],
+        ("    store.verifier_of(signer.id)\n", ""),
+    ),
+    mutant(
+        "the release of another lease is believed",
+        "volcrypt/snapshot/lease.py",
+        ["tests/snapshot/test_lease.py"],
+        ("        self._check_named(release, lease.epoch, what)\n", ""),
+    ),
+    mutant(
+        "who lost a lease releases it",
+        "volcrypt/snapshot/lease.py",
+        ["tests/snapshot/test_lease.py"],
+        (
+            "            if not self.is_ours(self._read(epoch)):\n                return",
+            "            self._read(epoch)",
+        ),
+    ),
+    mutant(
+        "a copy goes on with the cursor of another source",
+        "volcrypt/snapshot/copying.py",
+        ["tests/snapshot/test_copying.py"],
+        (
+            (
+                "if (cursor.source_root, cursor.target_store_id, cursor.target_snapshot_id) != (\n"
+                "        source.root,\n"
+                "        pin"
+            ),
+            "if (cursor.target_store_id, cursor.target_snapshot_id) != (\n        pin",
+        ),
+    ),
 ]
 
 BUCKETS: Final = [

@@ -184,13 +184,11 @@ async def test_a_copy_whose_done_part_is_damaged_starts_over() -> None:
 
 async def test_the_cursor_of_another_copy_is_refused(host: Host) -> None:
     manifest = await host.snapshot(1, volume_of({0: 1}))
+    other = await host.snapshot(2, volume_of({0: 2}))
     pin = host.pin(3, SIZE)
     pin.hold()
-    with pytest.raises(RollbackError, match="cursor of the copy"):
-        await copy_chunks(
-            chunk_table(host.store, manifest),
-            pin,
-            host.cursor(manifest, 2),
-            lambda _: None,
-            data_chunks=1,
-        )
+    for cursor in (host.cursor(manifest, 2), host.cursor(other, 3)):
+        with pytest.raises(RollbackError, match="cursor of the copy"):
+            await copy_chunks(
+                chunk_table(host.store, manifest), pin, cursor, lambda _: None, data_chunks=1
+            )

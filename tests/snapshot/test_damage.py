@@ -31,6 +31,8 @@ from volcrypt.errors import (
     UnsupportedVersionError,
     VolcryptError,
 )
+from volcrypt.formats.certificate import SignerCertificate, SignerId, encode_certificate
+from volcrypt.formats.document import SigningSeal
 from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.names import make_store_id
 from volcrypt.snapshot import layout
@@ -237,6 +239,27 @@ def test_damage_of_a_certificate(scene: Scene, action: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("signer", "public_key", "number"),
+    [
+        (OTHER_SIGNER.id, OTHER_SIGNER.public_key, 1),  # of another signer
+        (SIGNER.id, SIGNER.public_key, 2),  # of another store under the same root
+        (SIGNER.id, OTHER_SIGNER.public_key, 1),  # of a key that is not the signer's
+    ],
+)
+def test_a_certificate_in_the_place_of_another_certifies_nobody(
+    scene: Scene, signer: SignerId, public_key: bytes, number: int
+) -> None:
+    other = SignerCertificate(
+        store_id=make_store_id(bytes([number] * 9)), signer=signer, public_key=public_key
+    )
+    scene.objects.objects[scene.places["certificate"]] = encode_certificate(
+        other, SigningSeal(ROOT_KEY)
+    )
+    with pytest.raises((SealError, MalformedError), match=f"certificate of signer {SIGNER.id}"):
+        open_store(scene.objects).verifier_of(SIGNER.id)
+
+
+@pytest.mark.parametrize(
     ("action", "error"),
     [
         ("flip", SealError),
@@ -286,6 +309,25 @@ def test_a_manifest_of_another_store_is_refused(scene: Scene) -> None:
     other.objects[name] = scene.objects.objects[name]
     with pytest.raises(SealError):
         open_store(other).manifest(snapshot_id(2))
+
+
+def test_a_tombstone_of_another_store_deletes_nothing(scene: Scene) -> None:
+    other = MemoryObjects()
+    create_store(other, number=9)
+    name = scene.places["tombstone"]
+    other.objects[name] = scene.objects.objects[name]
+    assert not open_store(other).is_deleted(snapshot_id(3))
+
+
+def test_a_tombstone_of_another_snapshot_deletes_nothing(scene: Scene) -> None:
+    name = scene.places["tombstone"].replace(snapshot_id(3), snapshot_id(1))
+    scene.objects.objects[name] = scene.objects.objects[scene.places["tombstone"]]
+    store = open_store(scene.objects)
+    assert not store.is_deleted(snapshot_id(1))
+    # It is still listed, so that somebody sees that something is wrong with it.
+    assert store.snapshot_ids() == [snapshot_id(1), snapshot_id(2)]
+    with pytest.raises(SealError, match=f"tombstone of snapshot {snapshot_id(1)}"):
+        store.manifest(snapshot_id(1))
 
 
 def test_a_store_rolled_back_as_a_whole_is_seen_with_a_head_only(scene: Scene) -> None:

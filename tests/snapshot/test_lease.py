@@ -9,7 +9,7 @@ from typing_extensions import Buffer
 
 from tests.fakes.leases import ALPHA, BETA, lease_of
 from tests.fakes.objects import MemoryObjects
-from tests.fakes.snapshots import OTHER_SIGNER, STORE_ID, VOLUME_ID, create_store
+from tests.fakes.snapshots import OTHER_SIGNER, SIGNER, STORE_ID, VOLUME_ID, create_store
 from volcrypt.errors import (
     FormatError,
     IntegrityError,
@@ -195,6 +195,29 @@ def test_nobody_else_can_release_a_lease(objects: MemoryObjects, store: Snapshot
     objects.objects[name] = b"volcrypt lease-release 1\n"
     with pytest.raises(FormatError):
         lease_of(store, BETA).take()
+
+
+@pytest.mark.parametrize("member", ["epoch", "volume_id", "store_id"])
+def test_a_release_of_something_else_is_refused(
+    objects: MemoryObjects, store: SnapshotStore, member: str
+) -> None:
+    taken, _before = lease_of(store).take()
+    others = {"epoch": 2, "volume_id": VolumeId("vol-0123456789abcdef0"), "store_id": "store-1"}
+    release = LeaseRelease(
+        store_id=STORE_ID, signer=taken.signer, volume_id=VOLUME_ID, epoch=1, released_at=0
+    )
+    other = msgspec.structs.replace(release, **{member: others[member]})
+    name = lease_release_name(VOLUME_ID, 1)
+    objects.objects[name] = encode_lease_release(other, SIGNER.seal)
+    with pytest.raises(IntegrityError, match="another one was put in its place"):
+        lease_of(store).look()
+
+
+def test_who_has_the_lease_no_more_does_not_release_it(store: SnapshotStore) -> None:
+    lease_of(store).take()
+    taken, _before = lease_of(store, BETA).take(take_over=True)
+    lease_of(store).release(taken.epoch)
+    assert lease_of(store, BETA).look().holder == taken
 
 
 def test_a_host_that_saw_a_later_lease_notices_that_it_is_gone(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.syncs import recorded_syncs
 from volcrypt.errors import MalformedError, NoSpaceError, ObjectStoreError, StoreNotFoundError
 from volcrypt.snapshot.local import LocalObjects
 
@@ -151,6 +152,27 @@ def test_a_full_disk_is_named_and_leaves_nothing(
         assert files_below(small_disk) == []
         assert objects.put_if_absent("chunks/ab/abcd", bytes(2**18))
         objects.sync()
+
+
+@KINDS
+def test_what_is_put_alone_is_durable_with_its_name(
+    tmp_path: Path, kind: type[LocalObjects]
+) -> None:
+    with kind.create(tmp_path / "store") as objects:
+        objects.put_if_absent("pins/a", b"0")
+        for put in (
+            lambda: objects.put_if_absent("pins/b", b"1"),
+            lambda: objects.put_if_absent("pins/b", b"2"),  # perhaps of one who was killed
+            lambda: objects.replace("pins/b", b"3"),
+        ):
+            with recorded_syncs() as synced:
+                put()
+            assert len(synced) == 2
+            assert synced[0].is_relative_to(tmp_path / "store")
+            assert synced[1] == tmp_path / "store" / "pins"
+        with recorded_syncs() as synced:
+            objects.put_if_absent("chunks/a", b"4", batched=True)
+        assert synced == []
 
 
 def test_after_a_failed_sync_nothing_counts_as_stored(tmp_path: Path) -> None:

@@ -105,6 +105,27 @@ def test_the_same_commit_again_finds_its_manifest(host: Host) -> None:
         log.commit(host.store, dataclasses.replace(draft, root=bytes([1] * 32)), SIGNER, head)
 
 
+def test_what_was_deleted_is_not_committed_again(host: Host) -> None:
+    pin = host.pin(1, SIZE)
+    pin.hold()
+    draft = host.draft(1, SIZE, EMPTY)
+    host.commit(draft, pin)
+    host.delete(1)
+    pin.hold()
+    with pytest.raises(InvalidArgumentError, match="was deleted"):
+        log.commit(host.store, draft, SIGNER, host.head)
+
+
+def test_who_has_no_certificate_commits_nothing(objects: MemoryObjects, host: Host) -> None:
+    pin = host.pin(1, SIZE)
+    pin.hold()
+    del objects.objects[f"certificates/{SIGNER.id}"]
+    store = open_store(objects)
+    with pytest.raises(SealError, match="no certificate"):
+        log.commit(store, host.draft(1, SIZE, EMPTY), SIGNER, None)
+    assert store.snapshot_ids() == []
+
+
 def test_a_commit_without_its_pin_is_refused(host: Host) -> None:
     with pytest.raises(TryAgainError, match="lost its hold"):
         log.commit(host.store, host.draft(1, SIZE, EMPTY), SIGNER, None)
