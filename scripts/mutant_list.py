@@ -10,6 +10,7 @@ from scripts.mutant_list_migration import MIGRATING
 from scripts.mutant_list_plane import PLANE
 from scripts.mutant_list_product import PRODUCT
 from scripts.mutant_list_records import RECORDS
+from scripts.mutant_list_snapshot import SNAPSHOTS
 from scripts.mutant_list_store import BUCKETS, STORE
 
 DATA, VOLUME, DEVICE = (f"volcrypt/volume/{n}.py" for n in ("datafile", "volume", "device"))
@@ -386,6 +387,7 @@ MUTANTS: Final = [
     *MIGRATING,
     *STORE,
     *BUCKETS,
+    *SNAPSHOTS,
     *IMPORTING,
     *PRODUCT,
     *DURABLE_FILES,

@@ -1,7 +1,8 @@
 """Damage of every kind at every place: what verify names, and the error of whoever uses it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import trio
@@ -33,10 +34,12 @@ from volcrypt.errors import (
 )
 from volcrypt.formats.certificate import SignerCertificate, SignerId, encode_certificate
 from volcrypt.formats.document import SigningSeal
+from volcrypt.formats.manifest import SnapshotPoint
 from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.names import make_store_id
 from volcrypt.snapshot import layout
 from volcrypt.snapshot.damage import DamageKind
+from volcrypt.snapshot.draft import StoredTable
 from volcrypt.snapshot.signer import LogHead
 from volcrypt.snapshot.store import SnapshotStore, read_store_document
 from volcrypt.snapshot.sweep import sweep
@@ -345,6 +348,34 @@ def test_a_lineage_goes_on_past_a_deleted_parent(scene: Scene) -> None:
     result = verify(scene.host.store, [snapshot_id(2)], lineage=True)
     assert result.damages == []
     assert result.snapshots == [snapshot_id(2)]
+
+
+def commit_again(scene: Scene, number: int, **changes: Any) -> None:
+    """Snapshot 1 under another number, but for these members of its manifest."""
+    manifest = scene.host.store.manifest(snapshot_id(1))
+    stored = StoredTable(
+        root=manifest.root, data_chunks=manifest.data_chunks, stored_chunks=0, stored_bytes=0
+    )
+    pin = scene.host.pin(number, SIZE)
+    pin.hold([manifest.root])
+    scene.host.commit(replace(scene.host.draft(number, SIZE, stored), **changes), pin)
+
+
+def test_a_manifest_that_counts_other_chunks_is_named(scene: Scene) -> None:
+    commit_again(scene, 4, data_chunks=2)
+    (damage,) = verify(scene.host.store).damages
+    assert damage.kind is DamageKind.DAMAGED
+    assert damage.what == f"count of the chunks of snapshot {snapshot_id(4)}"
+
+
+@pytest.mark.parametrize("parent", [1, 3], ids=["there", "deleted"])
+def test_another_one_in_the_place_of_a_parent_is_named(scene: Scene, parent: int) -> None:
+    point = SnapshotPoint(snapshot_id=snapshot_id(parent), root=bytes([7] * 32))
+    commit_again(scene, 4, parent=point)
+    assert verify(scene.host.store, [snapshot_id(4)]).damages == []
+    (damage,) = verify(scene.host.store, [snapshot_id(4)], lineage=True).damages
+    assert damage.kind is DamageKind.SUBSTITUTED
+    assert damage.what == f"snapshot {snapshot_id(parent)}"
 
 
 def test_what_is_shared_is_read_once(scene: Scene) -> None:

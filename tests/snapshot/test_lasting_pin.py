@@ -9,9 +9,11 @@ from volcrypt.errors import ObjectLostError, SealError, TryAgainError
 from volcrypt.formats.manifest import Manifest
 from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.names import VolumeId
+from volcrypt.operations.lazy_volumes import source_of
 from volcrypt.snapshot import layout
 from volcrypt.snapshot.pin import (
     hold_lastingly,
+    is_held_lastingly,
     lasting_pins,
     release_lasting,
 )
@@ -64,6 +66,16 @@ async def test_alone_the_holder_keeps_what_was_deleted(objects: MemoryObjects, h
     release_lasting(host.store, LAZY)
     sweep(host.store, lazy={LAZY})
     assert stored(objects) == 0
+
+
+async def test_it_holds_what_it_names_and_nothing_else(host: Host) -> None:
+    one, _ = await snapshot(host, 1, 1)
+    two, _ = await snapshot(host, 2, 2)
+    hold(host, one)
+    assert is_held_lastingly(host.store, LAZY, source_of(one, fill_rate=None))
+    assert not is_held_lastingly(host.store, LAZY, source_of(two, fill_rate=None))
+    release_lasting(host.store, LAZY)
+    assert not is_held_lastingly(host.store, LAZY, source_of(one, fill_rate=None))
 
 
 async def test_alone_a_pin_whose_holder_is_gone_goes(objects: MemoryObjects, host: Host) -> None:

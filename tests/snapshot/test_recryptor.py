@@ -6,7 +6,7 @@ import pytest
 
 from volcrypt.crypto.data_key import DataKey
 from volcrypt.errors import KeyWipedError
-from volcrypt.geometry import CHUNK_BYTES, UNITS_PER_CHUNK
+from volcrypt.geometry import CHUNK_BYTES, UNIT_BYTES, UNITS_PER_CHUNK
 from volcrypt.snapshot.recryptor import Decryptor, Recryptor
 
 
@@ -33,3 +33,13 @@ def test_what_a_wipe_interrupts_is_ciphertext_still(which: str) -> None:
     with pytest.raises(KeyWipedError):
         step(0, memoryview(chunk))
     assert chunk == before
+
+
+@pytest.mark.parametrize("which", ["_old", "_new"])
+def test_what_runs_while_it_is_wiped_wipes_its_own(which: str) -> None:
+    step = Recryptor(key(0), key(64))
+    with getattr(step, which).taken() as kernel:
+        step.wipe()
+        kernel.encrypt_units(0, bytes(UNIT_BYTES), bytearray(UNIT_BYTES))
+    with pytest.raises(ValueError, match="wiped"):
+        kernel.encrypt_units(0, bytes(UNIT_BYTES), bytearray(UNIT_BYTES))

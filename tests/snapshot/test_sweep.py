@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from typing_extensions import Buffer
 
 from tests.fakes.chunks import MemoryChunks
 from tests.fakes.objects import MemoryObjects
@@ -246,6 +247,35 @@ async def test_a_pin_that_a_power_cut_left_unreadable_is_dead(
     assert stored(objects) == 0
     with pytest.raises(TryAgainError, match="lost its hold"):
         host.commit(draft, pin)
+
+
+def test_a_pin_that_is_released_does_not_outlive_its_hold(
+    objects: MemoryObjects, host: Host
+) -> None:
+    """A pin may last, and would keep what it names for ever."""
+    pin = host.pin(1, SIZE)
+    pin.hold()
+    objects.writes_until_failure = 1
+    with pytest.raises(ObjectStoreError):
+        pin.release()
+    objects.writes_until_failure = None
+    assert list(objects.list(layout.PINS)) == [layout.hold_name(snapshot_id(1))]
+
+
+def test_a_hold_that_was_swept_is_not_taken_for_held() -> None:
+    """The put arrived, its answer did not, and who puts again is told that it is there."""
+
+    class Repeats(MemoryObjects):
+        def put_if_absent(self, name: str, data: Buffer, *, batched: bool = False) -> bool:
+            super().put_if_absent(name, data, batched=batched)
+            return super().put_if_absent(name, data, batched=batched)
+
+    objects = Repeats()
+    host = Host(create_store(objects))
+    assert not host.pin(1, SIZE).hold()
+    assert host.pin(1, SIZE).hold()
+    objects.delete(layout.hold_name(snapshot_id(1)))
+    assert not host.pin(1, SIZE).hold()
 
 
 async def test_a_pin_that_was_not_renewed_is_dead_and_its_commit_fails(
