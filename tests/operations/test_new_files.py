@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.syncs import recorded_syncs
 from volcrypt.errors import InvalidArgumentError, NameTakenError
 from volcrypt.operations import new_files
 from volcrypt.operations.new_files import new_file, new_image
@@ -61,6 +62,14 @@ def make(target: Path, meanwhile: Callable[[], object] = lambda: None) -> None:
         os.write(descriptor, b"content")
         assert not target.exists()
         meanwhile()
+
+
+@pytest.mark.usefixtures("file_system")
+def test_it_is_durable_with_its_name(tmp_path: Path) -> None:
+    with recorded_syncs() as synced:
+        make(tmp_path / "new")
+    assert synced[0].parent == tmp_path
+    assert synced[1:] == [tmp_path]
 
 
 @pytest.mark.usefixtures("file_system")

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.file_system import DisposableFileSystem, run
+from tests.syncs import recorded_syncs
 from volcrypt.errors import (
     IntegrityError,
     InvalidArgumentError,
@@ -52,6 +53,12 @@ def read(data: DataFile, offset: int, length: int) -> bytes:
     buffer = bytearray(length)
     data.read_into(offset, buffer)
     return bytes(buffer)
+
+
+def test_a_new_file_is_durable_with_its_name(tmp_path: Path) -> None:
+    with recorded_syncs() as synced:
+        DataFile.create(tmp_path / "data", SIZE).close()
+    assert synced == [tmp_path / "data", tmp_path]
 
 
 def test_write_back_that_is_begun_changes_nothing(data: DataFile) -> None:

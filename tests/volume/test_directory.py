@@ -12,6 +12,8 @@ import pytest
 from tests.file_system import DisposableFileSystem
 from volcrypt.durable import read_file
 from volcrypt.errors import IntegrityError, NoSpaceError, RecordMissingError, RollbackError
+from tests.syncs import recorded_syncs
+from volcrypt.errors import NoSpaceError, RecordMissingError, RollbackError
 from volcrypt.names import VolumeId
 from volcrypt.volume import directory
 from volcrypt.volume.directory import VolumeDirectory
@@ -58,6 +60,17 @@ def test_staged_record_that_the_register_names_is_promoted_by_its_reader(
     assert (volumes.path_of(A) / "record").read_bytes() == NEW
     volumes.promote_record(A, NEW)
     assert volumes.read_record(A, digest=sha256(NEW)) == NEW
+
+
+def test_what_is_promoted_and_what_is_removed_is_durable(volumes: VolumeDirectory) -> None:
+    volumes.stage_record(A, OLD)
+    (volumes.path_of(A) / "data").touch()
+    with recorded_syncs() as synced:
+        volumes.promote_record(A)
+        assert synced == [volumes.path_of(A)]
+        volumes.remove(A)
+    # The data's name goes for good before the record does.
+    assert synced == [volumes.path_of(A), volumes.path_of(A), volumes.path]
 
 
 def test_first_record_of_a_volume(volumes: VolumeDirectory) -> None:

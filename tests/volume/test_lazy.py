@@ -127,6 +127,25 @@ async def test_a_touch_fetches_its_chunk_and_nothing_else(bench: Bench) -> None:
     assert bench.holds(CHUNKS - 1)
 
 
+async def test_a_hole_that_is_touched_first_is_not_fetched(bench: Bench) -> None:
+    await bench.lazy.make_readable(one(2))
+    assert bench.origin.calls == [("table", 0), ("page", 0)]
+    assert bench.steps() == []
+
+
+async def test_nothing_is_written_before_that_is_allowed(bench: Bench) -> None:
+    """As the lease of a volume has it."""
+
+    async def allow() -> None:
+        bench.data.calls.append(("allowed", 0, 0))
+
+    bench.lazy.before_write = allow
+    await bench.lazy.make_readable(one(3))
+    assert bench.steps() == ["allowed", "write"]
+    await bench.lazy.replace(one(5), lambda _: bench.data.calls.append(("replaced", 0, 0)))
+    assert bench.steps()[2:4] == ["allowed", "replaced"]
+
+
 async def test_many_who_touch_one_chunk_share_one_fetch(bench: Bench) -> None:
     bench.origin.gate.clear()
     async with trio.open_nursery() as nursery:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.crash.kills import CALLS
 from tests.file_system import DisposableFileSystem
+from tests.syncs import recorded_syncs
 from volcrypt.errors import FormatError, IntegrityError, RecordMissingError
 from volcrypt.formats.write_intents import IntentsHeader
 from volcrypt.geometry import CHUNK_BYTES
@@ -99,6 +100,18 @@ def test_names_change_and_the_source_is_destroyed(directory: Path) -> None:
     (directory / "data").unlink()
     with pytest.raises(RecordMissingError):
         finish_rename(directory)
+
+
+def test_each_change_of_a_name_is_durable(directory: Path) -> None:
+    with recorded_syncs() as synced:
+        finish_rename(directory)
+        assert synced == [directory] * 2
+        finish_rename(directory)  # perhaps of one who was cut off before that
+        assert synced == [directory] * 3
+        destroy_old(directory)
+        assert synced[3:] == [directory / "data.old", directory]
+        void_intents(directory)
+    assert synced[5:] == [directory]
 
 
 def test_what_an_earlier_migration_left_is_destroyed_first(directory: Path) -> None:

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from tests.file_system import DisposableFileSystem
+from tests.syncs import recorded_syncs
 from volcrypt.errors import (
     BadMagicError,
     MalformedError,
@@ -216,6 +217,12 @@ def test_record_survives_a_power_cut(file_system: DisposableFileSystem) -> None:
     os.close(lock._descriptor)
     file_system.cut_power()
     assert record_of(file_system.directory) == record
+
+
+def test_who_holds_it_is_on_the_medium_under_its_name(directory: Path) -> None:
+    with recorded_syncs() as synced:
+        hold_volume(directory, purpose="mount").release()
+    assert synced == [directory / OWNER_FILE, directory, directory / OWNER_FILE]
 
 
 def test_no_such_volume(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.file_system import DisposableFileSystem
+from tests.syncs import recorded_syncs
 from volcrypt.chunk_set import ChunkSet
 from volcrypt.errors import (
     FormatError,
@@ -61,6 +62,20 @@ def test_what_was_written_is_found_and_nothing_else(tmp_path: Path) -> None:
     assert present.present_count == len(some)
     assert present_of(path) == some
     assert count_present(path, VOLUME) == len(some)
+
+
+def test_each_step_is_durable(tmp_path: Path) -> None:
+    path = tmp_path / "present"
+    with recorded_syncs() as synced:
+        create(path, CHUNK_BYTES)
+        assert synced == [path, tmp_path]
+        present = reopen(path, CHUNK_BYTES)
+        present.write([0])
+        assert synced == [path, tmp_path, path]
+        present.mark([0])
+        present.finish()
+    present.close()
+    assert synced == [path, tmp_path, path, path]
 
 
 def test_chunks_behind_the_snapshot_are_always_there(tmp_path: Path) -> None:

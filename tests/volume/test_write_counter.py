@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.datafile import MemoryDataFile
+from tests.syncs import recorded_syncs
 from volcrypt.crypto.data_key import DataKey
 from volcrypt.formats.write_count import WriteCount, encode_write_count
 from volcrypt.names import DataKeyId
@@ -134,6 +135,15 @@ def test_what_is_not_known_counts_as_used_up(path: Path, damage: str) -> None:
     if path.is_file():
         assert add_to_count(path, 7) == BUDGET_BYTES + 7
         assert read_count(path) == BUDGET_BYTES + 7
+
+
+def test_the_count_is_durable_and_at_first_its_name(path: Path) -> None:
+    with recorded_syncs() as synced:
+        add_to_count(path, 1)
+        add_to_count(path, 1)
+        raise_count(path, 3)
+        raise_count(path, 3)
+    assert synced == [path.parent, path, path, path]
 
 
 def test_a_file_that_was_made_and_not_written_counts_nothing(path: Path) -> None:
