@@ -10,6 +10,7 @@ from scripts.mutant_list_migration import MIGRATING
 from scripts.mutant_list_plane import PLANE
 from scripts.mutant_list_product import PRODUCT
 from scripts.mutant_list_records import RECORDS
+from scripts.mutant_list_serving import SERVING_BESIDE
 from scripts.mutant_list_snapshot import SNAPSHOTS
 from scripts.mutant_list_store import BUCKETS, STORE
 
@@ -383,6 +384,7 @@ MUTANTS: Final = [
     *CAPTURING,
     *SERVING,
     *RECORDS,
+    *SERVING_BESIDE,
     *PLANE,
     *MIGRATING,
     *STORE,

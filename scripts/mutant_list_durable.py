@@ -105,4 +105,91 @@ DURABLE_FILES: Final = [
             "        return bool(path.lstat())",
         ),
     ),
+    mutant(
+        "a new data file is not durable",
+        "volcrypt/volume/datafile.py",
+        ["tests/volume/test_datafile.py"],
+        (
+            "                os.fsync(descriptor)\n                sync_directory(path.parent)",
+            "                sync_directory(path.parent)",
+        ),
+    ),
+    mutant(
+        "the name of a new data file is not durable",
+        "volcrypt/volume/datafile.py",
+        ["tests/volume/test_datafile.py"],
+        (
+            "                os.fsync(descriptor)\n                sync_directory(path.parent)",
+            "                os.fsync(descriptor)",
+        ),
+    ),
+    mutant(
+        "the name of a new present map is not durable",
+        "volcrypt/volume/present_file.py",
+        ["tests/volume/test_present.py"],
+        ("        sync_directory(path.parent)\n", "        pass\n"),
+    ),
+    mutant(
+        "the name of a new owner file is not durable",
+        "volcrypt/volume/owner.py",
+        ["tests/volume/test_owner.py"],
+        ("            sync_directory(directory)\n    except", "            pass\n    except"),
+    ),
+    mutant(
+        "the lock of an owner file that was removed holds",
+        "volcrypt/volume/owner.py",
+        ["tests/volume/test_owner.py"],
+        (
+            "if is_locked and holder is None and _is_still_at(path, descriptor):",
+            "if is_locked and holder is None:",
+        ),
+    ),
+    mutant(
+        "counts of writes are changed at once",
+        "volcrypt/volume/write_counter.py",
+        ["tests/volume/test_write_counter.py"],
+        ("        fcntl.flock(descriptor, fcntl.LOCK_EX)\n", ""),
+    ),
+    mutant(
+        "records are staged and read at once",
+        "volcrypt/volume/directory.py",
+        ["tests/volume/test_directory.py"],
+        ("        fcntl.flock(descriptor, fcntl.LOCK_EX)\n", ""),
+    ),
+    mutant(
+        "a record goes before its data has gone for good",
+        "volcrypt/volume/directory.py",
+        ["tests/volume/test_directory.py"],
+        (
+            "        os.unlink(DATA_FILE, dir_fd=directory)\n    os.fsync(directory)",
+            "        os.unlink(DATA_FILE, dir_fd=directory)",
+        ),
+    ),
+    mutant(
+        "what says to keep data goes before the record",
+        "volcrypt/volume/directory.py",
+        ["tests/volume/test_directory.py"],
+        ("last = {KEEP_DATA_FILE: 1, OWNER_FILE: 2}", "last = {OWNER_FILE: 2}"),
+    ),
+    mutant(
+        "a name that was changed by a killed one is not durable",
+        "volcrypt/volume/migration_files.py",
+        ["tests/volume/test_migration_files.py"],
+        (
+            (
+                "        # Whoever did this may have been cut off before it was durable.\n"
+                "        sync_directory(place)\n"
+            ),
+            "",
+        ),
+    ),
+    mutant(
+        "intents that were made void come back",
+        "volcrypt/volume/migration_files.py",
+        ["tests/volume/test_migration_files.py"],
+        (
+            "        (directory / INTENTS_FILE).unlink()\n    sync_directory(directory)",
+            "        (directory / INTENTS_FILE).unlink()",
+        ),
+    ),
 ]

@@ -12,6 +12,7 @@ import pytest
 from tests.command import VOLCRYPT, Command, disposable_home
 from tests.crash.kills import kill_at, points_of, spread
 from tests.fakes.kms import ROOT, memory_kms
+from tests.syncs import recorded_syncs
 from volcrypt.errors import AccessDeniedError, NameTakenError, WrongPassphraseError
 from volcrypt.formats.backup import PassphraseKey, stretch_passphrase
 from volcrypt.kms.audit import AuditLog
@@ -93,6 +94,30 @@ def test_a_volume_opens_on_another_machine(command: Command, tmp_path: Path) -> 
         assert "not empty" in other.fails(
             2, "restore", tmp_path / "file", "--passphrase-file", tmp_path / "word"
         )
+
+
+def test_all_of_it_comes_back_and_is_durable_before_it_is_a_home(
+    command: Command, tmp_path: Path
+) -> None:
+    parts = {
+        "config.toml": b"[kms]\n",
+        "stores/other.place": b"where it is",
+        "volumes/vol-0123456789abcdef0/record": b"a volume",
+        "work/vol-0123456789abcdef0": b"what is unfinished",
+        "written/dk-0123456789abcdef0": b"how much",
+    }
+    for name, content in parts.items():
+        (command.home / name).parent.mkdir(exist_ok=True)
+        (command.home / name).write_bytes(content)
+    with opened(command) as home:
+        back_up(home, tmp_path / "file", passphrase=PASSPHRASE, kms_key=None, log_n=LOG_N)
+    new = tmp_path / "new"
+    with recorded_syncs() as synced:
+        restore_home(tmp_path / "file", new, secret=lambda h: secret_of(h.passphrase))
+    assert {name: (new / name).read_bytes() for name in parts} == parts
+    made = {new, *new.rglob("*")} - {new / "home"}
+    assert made <= set(synced[: synced.index(new / ".home.new")])
+    assert all(path.stat().st_mode & 0o077 == 0 for path in made)
 
 
 def test_snapshots_elsewhere_are_there_at_once(command: Command, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from tests.volume.bench import PARENT, SIZE, Bench
-from volcrypt.errors import MountError, OutOfRangeError, ReadOnlyError
+from volcrypt.errors import FencedError, MountError, OutOfRangeError, ReadOnlyError
 from volcrypt.geometry import CHUNK_BYTES, UNIT_BYTES
 from volcrypt.volume.device import INLINE_BYTES, MAX_REQUEST_BYTES
 
@@ -126,6 +126,36 @@ async def test_requests_beside_a_write_in_a_thread(bench: Bench) -> None:
         order.append("other")
         bench.data.gate.set()
     assert order == ["other", "write", "same"]
+
+
+@pytest.mark.parametrize("what", ["quiesce", "grow"])
+async def test_who_wants_nobody_at_work_waits_for_a_write(bench: Bench, what: str) -> None:
+    bench.data.gate.clear()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.device.write, 0, b"w" * MAX_REQUEST_BYTES)
+        await trio.testing.wait_all_tasks_blocked()
+        if what == "grow":
+            nursery.start_soon(bench.device.grow, SIZE + CHUNK_BYTES)
+        else:
+            nursery.start_soon(bench.device.quiesce)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert bench.data.syncs == 0
+        assert bench.device.size_bytes == SIZE
+        bench.data.gate.set()
+    assert (bench.data.syncs, bench.device.size_bytes) in ((1, SIZE), (0, SIZE + CHUNK_BYTES))
+
+
+async def test_what_was_being_read_is_not_handed_out_behind_a_fence(bench: Bench) -> None:
+    async def read() -> None:
+        with pytest.raises(FencedError, match="key disabled"):
+            await bench.device.read(0, MAX_REQUEST_BYTES)
+
+    bench.data.read_gate.clear()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked()
+        bench.device.fence(FencedError("key disabled"))
+        bench.data.read_gate.set()
 
 
 async def test_closing_finishes_what_runs_refuses_what_comes_and_flushes(bench: Bench) -> None:

@@ -4,6 +4,12 @@ import errno
 import hashlib
 import os
 from contextlib import suppress
+import fcntl
+import hashlib
+import os
+import re
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 
@@ -18,6 +24,8 @@ from volcrypt.names import VolumeId
 from volcrypt.volume import directory
 from volcrypt.volume.directory import VolumeDirectory
 from volcrypt.volume.owner import hold_volume
+from volcrypt.volume.directory import KEEP_DATA_FILE, VolumeDirectory
+from volcrypt.volume.owner import OWNER_FILE, hold_volume
 
 A = VolumeId("vol-0000000000000000a")
 B = VolumeId("vol-0000000000000000b")
@@ -71,6 +79,46 @@ def test_what_is_promoted_and_what_is_removed_is_durable(volumes: VolumeDirector
         volumes.remove(A)
     # The data's name goes for good before the record does.
     assert synced == [volumes.path_of(A), volumes.path_of(A), volumes.path]
+
+
+@pytest.mark.parametrize("what", ["stage", "promote", "read"])
+def test_who_works_on_a_record_takes_turns(volumes: VolumeDirectory, what: str) -> None:
+    put(volumes, A, OLD)
+    works: dict[str, Callable[[], object]] = {
+        "stage": lambda: volumes.stage_record(A, NEW),
+        "promote": lambda: volumes.promote_record(A),
+        "read": lambda: volumes.read_record(A, digest=sha256(OLD)),
+    }
+    descriptor = os.open(volumes.path_of(A), os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        waits = re.compile(rf"-> FLOCK .*:{os.fstat(descriptor).st_ino} ")
+        thread = threading.Thread(target=works[what])
+        thread.start()
+        while thread.is_alive() and not waits.search(Path("/proc/locks").read_text()):
+            pass
+        assert thread.is_alive()
+    finally:
+        os.close(descriptor)
+    thread.join()
+
+
+def test_what_says_to_keep_data_goes_after_the_record(
+    volumes: VolumeDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record without it would have somebody remove what is another home's as well."""
+    put(volumes, A, OLD)
+    for name in ("change-map", KEEP_DATA_FILE, OWNER_FILE):
+        (volumes.path_of(A) / name).touch()
+    unlink, gone = os.unlink, []
+
+    def noted(name: str, **options: int) -> None:
+        gone.append(name)
+        unlink(name, **options)
+
+    monkeypatch.setattr(os, "unlink", noted)
+    volumes.remove(A)
+    assert gone == ["data", "change-map", "record", KEEP_DATA_FILE, OWNER_FILE]
 
 
 def test_first_record_of_a_volume(volumes: VolumeDirectory) -> None:

@@ -225,6 +225,22 @@ def test_who_holds_it_is_on_the_medium_under_its_name(directory: Path) -> None:
     assert synced == [directory / OWNER_FILE, directory, directory / OWNER_FILE]
 
 
+def test_the_lock_of_a_file_that_was_removed_holds_nothing(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The volume was deleted, and made again, between our look and our lock."""
+    flock, path = fcntl.flock, directory / OWNER_FILE
+
+    def too_late(descriptor: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        path.unlink()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", too_late)
+    with hold_volume(directory, purpose="mount") as lock:
+        assert os.path.samestat(path.stat(), os.fstat(lock.descriptor))
+
+
 def test_no_such_volume(tmp_path: Path) -> None:
     with pytest.raises(VolumeNotFoundError, match="vol-0 does not exist"):
         hold_volume(tmp_path / "vol-0", purpose="mount")

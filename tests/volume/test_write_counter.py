@@ -1,8 +1,10 @@
 """The count of what is encrypted under a data key: never too low, whoever is killed, and exact
 after orderly ends."""
 
+import fcntl
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -135,6 +137,23 @@ def test_what_is_not_known_counts_as_used_up(path: Path, damage: str) -> None:
     if path.is_file():
         assert add_to_count(path, 7) == BUDGET_BYTES + 7
         assert read_count(path) == BUDGET_BYTES + 7
+
+
+def test_processes_take_turns(path: Path) -> None:
+    add_to_count(path, 1)
+    with path.open("rb+") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        inode = os.fstat(other.fileno()).st_ino
+        adding = threading.Thread(target=add_to_count, args=(path, 5))
+        adding.start()
+        waits = re.compile(rf"-> FLOCK .*:{inode} ")
+        while adding.is_alive() and not waits.search(Path("/proc/locks").read_text()):
+            pass
+        other.write(encode_write_count(WriteCount(data_key_id=KEY_ID, written_bytes=100)))
+        other.flush()
+        fcntl.flock(other, fcntl.LOCK_UN)
+        adding.join()
+    assert read_count(path) == 105
 
 
 def test_the_count_is_durable_and_at_first_its_name(path: Path) -> None:
