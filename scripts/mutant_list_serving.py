@@ -37,10 +37,8 @@ SERVING_BESIDE: Final = [
         "volcrypt/volume/device.py",
         ["tests/volume/test_device.py"],
         (
-            (
-                "        self.admission.check_serving()  # plaintext is not handed out behind a fence\n"
-            ),
-            "",
+            "        self.admission.check_serving()  # plaintext is not handed out behind a",
+            "        pass  #",
         ),
     ),
     mutant(
@@ -66,6 +64,49 @@ SERVING_BESIDE: Final = [
                 "            self.admission.check_open()"
             ),
             "        async with self._changing:\n            self.admission.check_open()",
+        ),
+    ),
+    mutant(
+        "plaintext of a migration stays in memory",
+        "volcrypt/volume/migration.py",
+        ["tests/volume/test_migration.py"],
+        (
+            (
+                "        for buffer in (self._buffer, self._compared):\n"
+                "            buffer[:] = _ZEROS"
+            ),
+            "        pass",
+        ),
+    ),
+    mutant(
+        "new intents are believed before they are durable",
+        "volcrypt/volume/write_intents.py",
+        ["tests/volume/test_write_intents.py"],
+        (
+            (
+                "        # What is believed is the header, and it comes last.\n"
+                "        storage.sync()\n"
+            ),
+            "",
+        ),
+    ),
+    mutant(
+        "a chunk is marked as kept before it is",
+        "volcrypt/volume/preserve.py",
+        ["tests/volume/test_preserve.py"],
+        (
+            (
+                "            mark = _mark_of(view)\n"
+                "            if not is_zero(view):\n"
+                "                self._write(extent.offset, view)\n"
+                "            write_fully(self._descriptors[0], mark, chunk * MARK_BYTES)"
+            ),
+            (
+                "            mark = _mark_of(view)\n"
+                "            write_fully(self._descriptors[0], mark, chunk * MARK_BYTES)\n"
+                "            if not is_zero(view):\n"
+                "                self._write(extent.offset, view)"
+            ),
         ),
     ),
 ]

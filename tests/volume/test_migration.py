@@ -84,6 +84,21 @@ def test_everything_is_copied_and_what_is_zero_stays_thin(bed: Bed) -> None:
     ]
 
 
+@pytest.mark.parametrize("end", ["close", "abandon"])
+def test_plaintext_on_its_way_is_wiped_at_the_end(bed: Bed, end: str) -> None:
+    bed.volume.write(0, b"secret")
+    bed.copy()
+    bed.volume.settle()
+    bed.volume.verify(0, bed.open_target())
+    assert bytes(bed.volume._buffer[:6]) == bytes(bed.volume._compared[:6]) == b"secret"
+    if end == "close":
+        bed.volume.close()
+    else:
+        bed.volume.abandon()
+    assert not any(bed.volume._buffer)
+    assert not any(bed.volume._compared)
+
+
 def test_zeros_are_copied_over_what_was_there(bed: Bed) -> None:
     """Copied, forgotten by a kill, and made zeros before it was copied again."""
     bed.volume.write(0, b"old")

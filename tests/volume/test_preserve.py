@@ -67,6 +67,20 @@ def test_a_chunk_is_what_it_was_when_it_was_kept(files: Files) -> None:
     ]
 
 
+def test_a_mark_comes_after_its_chunk(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.write(3, b"before 3")
+    pwrite, written = os.pwrite, []
+
+    def noted(descriptor: int, data: memoryview, offset: int) -> int:
+        written.append(descriptor)
+        return pwrite(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", noted)
+    files.kept.keep(3)
+    marks, segment = files.kept.descriptors
+    assert written == [segment, marks]
+
+
 def test_holes_take_no_room(files: Files) -> None:
     files.kept.keep(2)
     assert not files.kept.takes_room_of_data

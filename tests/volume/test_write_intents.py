@@ -63,6 +63,18 @@ def settle(intents: WriteIntents, *, keep: tuple[int, ...] = (), final: bool = F
     intents.end_settle(intents.begin_settle(final=final), keep=keep)
 
 
+def test_new_ones_are_believed_when_all_of_them_is_durable(
+    intents: WriteIntents, storage: MemoryDataFile
+) -> None:
+    """The header says that the bits behind it hold."""
+    assert storage.calls == [
+        ("write", SECTOR_BYTES, 2 * SECTOR_BYTES),
+        ("sync", 0, 0),
+        ("write", 0, SECTOR_BYTES),
+        ("sync", 0, 0),
+    ]
+
+
 def test_a_bit_is_durable_before_the_write_begins(
     intents: WriteIntents, storage: MemoryDataFile
 ) -> None:
