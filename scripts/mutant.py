@@ -13,6 +13,10 @@ class Mutant:
     changes: Sequence[tuple[str, str]]
     tests: Sequence[str]
 
+    @property
+    def is_of_c(self) -> bool:
+        return self.file.endswith((".c", ".h"))
+
     def mutate(self, source: str) -> str:
         """Raises LookupError when the text to change is not there once: then it has to be looked
         at anew, since the engine has changed."""

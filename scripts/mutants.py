@@ -2,8 +2,8 @@
 
 Each mutant (`scripts/mutant_list.py`) changes a line or two of a copy of the package. The tests
 that are named for it run there, on an interpreter of their own, so that every process that they
-start has the bug too. First they run without any: a test that fails anyway notices nothing. The
-exit code is 0 when every mutant was noticed.
+start has the bug too; for one in C the compiled modules are built anew. First they run without
+any: a test that fails anyway notices nothing. The exit code is 0 when every mutant was noticed.
 """
 
 import argparse
@@ -32,10 +32,10 @@ class Laboratory:
     def __init__(self, directory: Path) -> None:
         self.tree = directory / "tree"
         self.tree.mkdir()
-        ignored = shutil.ignore_patterns("__pycache__", "*.c")
+        ignored = shutil.ignore_patterns("__pycache__")
         for name in ("volcrypt", "tests", "scripts", "systemd"):
             shutil.copytree(ROOT / name, self.tree / name, ignore=ignored)
-        for name in ("pyproject.toml", "README.md"):
+        for name in ("pyproject.toml", "setup.py", "README.md"):
             shutil.copy(ROOT / name, self.tree)
         environment = directory / "environment"
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
@@ -78,9 +78,20 @@ class Laboratory:
     def plant(self, mutant: Mutant) -> None:
         path = self.tree / mutant.file
         path.write_text(mutant.mutate((ROOT / mutant.file).read_text()))
+        self._build(mutant)
 
     def restore(self, mutant: Mutant) -> None:
         shutil.copy(ROOT / mutant.file, self.tree / mutant.file)
+        self._build(mutant)
+
+    def _build(self, mutant: Mutant) -> None:
+        if mutant.is_of_c:
+            subprocess.run(
+                [self.python, "setup.py", "--quiet", "build_ext", "--inplace"],
+                cwd=self.tree,
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
 
 
 def main() -> int:

@@ -14,7 +14,8 @@ def test_it_can_be_planted(mutant: Mutant) -> None:
     source = (ROOT / mutant.file).read_text()
     mutated = mutant.mutate(source)
     assert mutated != source
-    ast.parse(mutated)
+    if not mutant.is_of_c:
+        ast.parse(mutated)
 
 
 def test_their_tests_exist() -> None:

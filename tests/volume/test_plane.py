@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import select
 import struct
 import time
@@ -282,6 +283,23 @@ def test_everything_else_is_pythons(bed: PlaneBed, ask: Callable[[PlaneBed], int
         assert bed.reply_to(unique).body == b"x" * min(3, request.size)
     assert bed.plane.counts == (0, 1, 0, 0)
     assert bed.stored(0, UNIT_BYTES) == bytes(UNIT_BYTES)
+
+
+def test_a_write_of_which_a_part_was_done_is_handed_on_as_it_was(bed: PlaneBed) -> None:
+    bed.plane.grant(1, BOTH)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # What lies across the limit is written up to there.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (CHUNK_BYTES + UNIT_BYTES, hard))
+    try:
+        unique = bed.send_write(CHUNK_BYTES, DATA)
+        request = handed_on(bed)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert request.data is not None
+    assert bytes(request.data) == DATA
+    assert bed.plane.counts == (0, 1, 0, 0)
+    bed.plane.answer_error(request.entry, errno.ENOSPC)
+    assert bed.reply_to(unique).error == errno.ENOSPC
 
 
 @pytest.mark.parametrize("size", [2 * UNIT_BYTES, CHUNK_BYTES])
