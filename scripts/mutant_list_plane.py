@@ -185,4 +185,10 @@ PLANE: Final = [
             "lane->entry->offset / XTS_SECTOR, 0, 1);",
         ),
     ),
+    mutant(
+        "the compiled plane counts no latencies",
+        "volcrypt/volume/plane/requests.c",
+        ["tests/volume/test_plane.py"],
+        ("    __atomic_fetch_add(&latencies->requests[at], 1, __ATOMIC_RELAXED);\n", ""),
+    ),
 ]

@@ -1,7 +1,10 @@
 """Records and the register: found, believed, changed together, and never an older one."""
 
+import hashlib
 import shutil
 from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,6 +17,7 @@ from volcrypt.errors import (
     TryAgainError,
     VolumeNotFoundError,
 )
+from volcrypt.kms.register import Register, RegisterEntry
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import KeyChoice
 from volcrypt.operations.records import load_record, load_records, save_records
@@ -54,6 +58,30 @@ def test_a_change_of_what_has_changed_is_refused(home: Home) -> None:
     with pytest.raises(NameTakenError):
         save_records(home, put=[msgspec.structs.replace(other, counter=2, name="new")])
     assert load_record(home, "other") == other
+
+
+def test_what_has_changed_is_not_forgotten(home: Home) -> None:
+    one = create_volume(home, size_bytes=4096, name="one", choice=PLAIN)
+    save_records(home, put=[msgspec.structs.replace(one, counter=2, name="new")])
+    with pytest.raises(TryAgainError):
+        save_records(home, delete=[one])
+    assert load_record(home, "new").counter == 2
+
+
+def test_a_record_lies_ready_before_the_register_names_it(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = create_volume(home, size_bytes=4096, name="one", choice=PLAIN)
+    apply, ready = Register.apply, []
+
+    def watched(register: Register, *, put: Sequence[RegisterEntry], **others: Any) -> None:
+        staged = (home.volumes.path_of(one.volume_id) / "record.next").read_bytes()
+        ready.append(hashlib.sha256(staged).digest() == put[0].digest)
+        apply(register, put=put, **others)
+
+    monkeypatch.setattr(Register, "apply", watched)
+    save_records(home, put=[msgspec.structs.replace(one, counter=2, name="new")])
+    assert ready == [True]
 
 
 def test_an_older_record_with_a_good_seal_is_refused(home: Home) -> None:

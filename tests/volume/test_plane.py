@@ -116,6 +116,8 @@ def test_what_is_granted_is_answered_without_python(bed: PlaneBed, offset: int) 
     assert bed.stored(offset, len(DATA)) == DATA
     assert bed.read(offset, len(DATA)) == DATA
     assert bed.plane.counts == (2, 0, len(DATA), len(DATA))
+    for kind in (READ, WRITE_RIGHT):
+        assert sum(bed.plane.latencies(kind).requests) == 1
 
 
 def test_large_requests_are_one_whoever_works_on_them(bed: PlaneBed) -> None:
