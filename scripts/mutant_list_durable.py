@@ -192,4 +192,67 @@ DURABLE_FILES: Final = [
             "        (directory / INTENTS_FILE).unlink()",
         ),
     ),
+    mutant(
+        "a backup leaves out where stores are",
+        "volcrypt/operations/backups.py",
+        [
+            "tests/operations/test_backups.py::test_all_of_it_comes_back_and_is_durable_before_it_is_a_home"
+        ],
+        ("            *places,\n", ""),
+    ),
+    mutant(
+        "a backup leaves out unfinished work",
+        "volcrypt/operations/backups.py",
+        [
+            "tests/operations/test_backups.py::test_all_of_it_comes_back_and_is_durable_before_it_is_a_home"
+        ],
+        ("            *work,\n", ""),
+    ),
+    mutant(
+        "a backup leaves out how much was written",
+        "volcrypt/operations/backups.py",
+        [
+            "tests/operations/test_backups.py::test_all_of_it_comes_back_and_is_durable_before_it_is_a_home"
+        ],
+        ("            *counts,\n", ""),
+    ),
+    mutant(
+        "the name of a new image is not durable",
+        "volcrypt/operations/new_files.py",
+        ["tests/operations/test_new_files.py"],
+        ("                os.fsync(place)\n", ""),
+    ),
+    mutant(
+        "what is restored is not durable",
+        "volcrypt/operations/home_restore.py",
+        [
+            "tests/operations/test_backups.py::test_all_of_it_comes_back_and_is_durable_before_it_is_a_home"
+        ],
+        ("        file.flush()\n        os.fsync(file.fileno())", "        file.flush()"),
+    ),
+    mutant(
+        "names of what is restored are not durable",
+        "volcrypt/operations/home_restore.py",
+        [
+            "tests/operations/test_backups.py::test_all_of_it_comes_back_and_is_durable_before_it_is_a_home"
+        ],
+        (
+            (
+                "    for directory, _, _ in os.walk(path):\n"
+                "        sync_directory(Path(directory))\n"
+            ),
+            "",
+        ),
+    ),
+    mutant(
+        "others may read what is restored",
+        "volcrypt/operations/home_restore.py",
+        [
+            "tests/operations/test_backups.py::test_all_of_it_comes_back_and_is_durable_before_it_is_a_home"
+        ],
+        (
+            'os.fdopen(os.open(target, flags, 0o600), "wb")',
+            'os.fdopen(os.open(target, flags, 0o644), "wb")',
+        ),
+    ),
 ]

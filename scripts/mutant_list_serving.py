@@ -109,4 +109,55 @@ SERVING_BESIDE: Final = [
             ),
         ),
     ),
+    mutant(
+        "a record that was changed is forgotten",
+        "volcrypt/operations/records.py",
+        ["tests/operations/test_records.py"],
+        (
+            "        expect[KIND, record.volume_id] = record.counter\n    home",
+            "        pass\n    home",
+        ),
+    ),
+    mutant(
+        "a record lies ready after the register names it",
+        "volcrypt/operations/records.py",
+        ["tests/operations/test_records.py"],
+        (
+            ("        home.volumes.stage_record(record.volume_id, data)\n    for record in delete"),
+            "    for record in delete",
+        ),
+        (
+            "    for record in put:\n        home.volumes.promote_record(record.volume_id)",
+            (
+                "    for record in put:\n"
+                "        home.volumes.stage_record(\n"
+                "            record.volume_id,\n"
+                "            encode_volume_record(record, home.record_seal(record.volume_id)),\n"
+                "        )\n"
+                "        home.volumes.promote_record(record.volume_id)"
+            ),
+        ),
+    ),
+    mutant(
+        "a newer copy of a record is passed over",
+        "volcrypt/operations/record_copies.py",
+        ["tests/operations/test_record_copies.py"],
+        (
+            (
+                "        raise _changed_elsewhere(record, copy, self._place.location)\n"
+                "\n"
+                "    def write"
+            ),
+            "        return False\n\n    def write",
+        ),
+    ),
+    mutant(
+        "a newer copy of a record under another key is passed over",
+        "volcrypt/operations/record_copies.py",
+        ["tests/operations/test_record_copies.py"],
+        (
+            "                _check_claim(data, record, what, self._place.location)\n",
+            "                pass\n",
+        ),
+    ),
 ]
