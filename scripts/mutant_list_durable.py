@@ -255,4 +255,19 @@ DURABLE_FILES: Final = [
             'os.fdopen(os.open(target, flags, 0o644), "wb")',
         ),
     ),
+    mutant(
+        "a backup puts files anywhere",
+        "volcrypt/operations/home_restore.py",
+        ["tests/operations/test_backups.py::test_what_is_no_home_is_not_restored"],
+        (
+            "    if entry.name != _CONFIG and (place not in _PLACES or place == entry.name):",
+            "    if False:",
+        ),
+    ),
+    mutant(
+        "half a home is restored",
+        "volcrypt/operations/home_restore.py",
+        ["tests/operations/test_backups.py::test_what_is_no_home_is_not_restored"],
+        ("    if not names >= _NEEDED:", "    if False:"),
+    ),
 ]

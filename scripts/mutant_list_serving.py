@@ -160,4 +160,55 @@ SERVING_BESIDE: Final = [
             "                pass\n",
         ),
     ),
+    mutant(
+        "what was written before a fence comes later",
+        "volcrypt/daemons/fencing.py",
+        ["tests/daemons/test_fencing.py"],
+        ("                await self._device.settle()\n", "                pass\n"),
+    ),
+    mutant(
+        "fetches go on behind a fence",
+        "volcrypt/daemons/fencing.py",
+        ["tests/daemons/test_fencing.py"],
+        (
+            "                    nursery.start_soon(self._stop_fetching, note.error())",
+            "                    pass",
+        ),
+    ),
+    mutant(
+        "any check that holds prolongs a lease",
+        "volcrypt/daemons/watcher.py",
+        ["tests/daemons/test_watcher.py"],
+        (
+            "answer.check == LEASE_CHECK and self._gate is not None:",
+            "self._gate is not None:",
+        ),
+    ),
+    mutant(
+        "the secret of an access key stays in memory",
+        "volcrypt/wire/credentials.py",
+        ["tests/wire/test_credentials.py"],
+        ("            secret[:] = bytes(len(secret))\n", "            pass\n"),
+    ),
+    mutant(
+        "plain HTTP is served to others",
+        "volcrypt/wire/listener.py",
+        ["tests/wire/test_listener.py"],
+        (
+            ("    if tls is None and not all(_is_loopback(str(entry[4][0])) for entry in found):"),
+            "    if False:",
+        ),
+    ),
+    mutant(
+        "plain HTTP is served to others by a passed socket",
+        "volcrypt/wire/listener.py",
+        ["tests/wire/test_listener.py"],
+        ("        if tls is None and not _is_loopback(host):\n", "        if False:\n"),
+    ),
+    mutant(
+        "others reach a socket of the owner",
+        "volcrypt/wire/listener.py",
+        ["tests/wire/test_listener.py"],
+        ("    old = os.umask(0o777 & ~mode)", "    old = os.umask(0)"),
+    ),
 ]

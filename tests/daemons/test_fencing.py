@@ -12,7 +12,7 @@ from tests.volume.bench import PARENT, SIZE, Bench
 from volcrypt.chunk_set import ChunkSet
 from volcrypt.crypto.data_key import DataKey
 from volcrypt.daemons.fencing import GRACE_SECONDS, Fencing
-from volcrypt.errors import FencedError
+from volcrypt.errors import FencedError, VolcryptError
 from volcrypt.geometry import CHUNK_BYTES, UNIT_BYTES, chunk_count
 from volcrypt.volume.device import INLINE_BYTES
 
@@ -70,7 +70,9 @@ async def test_nothing_is_served_and_nothing_left(bench: Fenced) -> None:
     assert await bench.read(0, 2 * INLINE_BYTES) == b"p" * (2 * INLINE_BYTES)
     assert b"p" in bytes(bench.device._inline_buffer)  # the control
     assert any(b"p" in bytes(buffer) for buffer in bench.device._buffers)
+    assert bench.data.syncs == 0
     await bench.fencing.fence("key disabled")
+    assert bench.data.syncs == 1  # later another host may write
     assert bench.fencing.note is not None
     assert bench.fencing.note.reason == "key disabled"
     assert bench.fencing.note.wiped_at is not None
@@ -81,6 +83,18 @@ async def test_nothing_is_served_and_nothing_left(bench: Fenced) -> None:
     first = bench.fencing.note
     await bench.fencing.fence("another reason")
     assert bench.fencing.note == first
+
+
+async def test_what_is_being_fetched_is_given_up(bench: Fenced) -> None:
+    told: list[VolcryptError] = []
+
+    async def stop(reason: VolcryptError) -> None:
+        told.append(reason)
+
+    fencing = Fencing(bench.device, wipe=bench.wipe, stop_fetching=stop)
+    await fencing.fence("key disabled")
+    assert fencing.note is not None
+    assert [str(reason) for reason in told] == [str(fencing.note.error())]
 
 
 async def test_a_write_under_way_ends_well_and_one_behind_it_does_not(

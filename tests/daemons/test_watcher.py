@@ -243,13 +243,14 @@ async def test_that_the_lease_is_held_opens_the_gate_for_as_long_as_the_question
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     gate = LeaseGate(clock=lambda: 1000.0)
-    order = msgspec.structs.replace(ORDER, checks=[LeaseCheckOrder(volume_id="v")])
+    checks = [*ORDER.checks, LeaseCheckOrder(volume_id="v")]
+    order = msgspec.structs.replace(ORDER, checks=checks)
     stage = Stage()
     watcher = Watcher(order, lost=stage._note, gate=gate, start=stage._start)
     watcher.start_process()
     nursery.start_soon(watcher.run)
     stage.process.say(Held(check="key", asked_at=1000.0), Unanswered(check="lease", reason="away"))
-    await stage.until(lambda: watcher.states()[0].problem is not None)
+    await stage.until(lambda: watcher.states()[1].problem is not None)
     assert not gate.is_open
     stage.process.say(Held(check="lease", asked_at=990.0))
     await stage.until(lambda: gate.is_open)

@@ -13,8 +13,22 @@ from tests.command import VOLCRYPT, Command, disposable_home
 from tests.crash.kills import kill_at, points_of, spread
 from tests.fakes.kms import ROOT, memory_kms
 from tests.syncs import recorded_syncs
-from volcrypt.errors import AccessDeniedError, NameTakenError, WrongPassphraseError
-from volcrypt.formats.backup import PassphraseKey, stretch_passphrase
+from volcrypt.errors import (
+    AccessDeniedError,
+    IntegrityError,
+    NameTakenError,
+    WrongPassphraseError,
+)
+from volcrypt.formats.backup import (
+    SALT_BYTES,
+    BackupHeader,
+    PassphraseKey,
+    chunk_key,
+    encode_files,
+    encode_header,
+    seal_chunks,
+    stretch_passphrase,
+)
 from volcrypt.kms.audit import AuditLog
 from volcrypt.kms.messages.base import A, Request
 from volcrypt.kms.messages.keys import DescribeKeyRequest
@@ -118,6 +132,27 @@ def test_all_of_it_comes_back_and_is_durable_before_it_is_a_home(
     made = {new, *new.rglob("*")} - {new / "home"}
     assert made <= set(synced[: synced.index(new / ".home.new")])
     assert all(path.stat().st_mode & 0o077 == 0 for path in made)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["home", "kms/catalog.sqlite3"], "kms/token/master is not in it"),
+        (["home", "elsewhere/file"], "elsewhere/file does not belong into a home"),
+        (["home", "volumes"], "volumes does not belong into a home"),
+    ],
+)
+def test_what_is_no_home_is_not_restored(tmp_path: Path, names: list[str], message: str) -> None:
+    salt = PassphraseKey(log_n=LOG_N, salt=bytes(SALT_BYTES))
+    header = encode_header(
+        BackupHeader(home_id="", account="", region="", created_at=0, passphrase=salt)
+    )
+    payload = encode_files((name, 1, [b"x"]) for name in names)
+    chunks = seal_chunks(chunk_key(secret_of(salt), header), payload)
+    (tmp_path / "file").write_bytes(header + b"".join(chunks))
+    with pytest.raises(IntegrityError, match=message):
+        restore_home(tmp_path / "file", tmp_path / "new", secret=lambda h: secret_of(h.passphrase))
+    assert not (tmp_path / "new").exists()
 
 
 def test_snapshots_elsewhere_are_there_at_once(command: Command, tmp_path: Path) -> None:

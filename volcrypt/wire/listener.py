@@ -180,6 +180,7 @@ def passed_listeners(
             continue
         host, port = passed.getsockname()[:2]
         if tls is None and not _is_loopback(host):
+            passed.close()
             raise ConfigurationError(
                 f"the socket that systemd passes listens on {host}:{port}, which is no loopback "
                 "address",
