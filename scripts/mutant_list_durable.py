@@ -161,8 +161,8 @@ DURABLE_FILES: Final = [
         "volcrypt/volume/directory.py",
         ["tests/volume/test_directory.py"],
         (
-            "        os.unlink(DATA_FILE, dir_fd=directory)\n    os.fsync(directory)",
-            "        os.unlink(DATA_FILE, dir_fd=directory)",
+            "os.unlink(DATA_FILE, dir_fd=directory)\n                os.fsync(directory)",
+            "os.unlink(DATA_FILE, dir_fd=directory)",
         ),
     ),
     mutant(

@@ -123,18 +123,14 @@ SERVING_BESIDE: Final = [
         "volcrypt/operations/records.py",
         ["tests/operations/test_records.py"],
         (
-            ("        home.volumes.stage_record(record.volume_id, data)\n    for record in delete"),
-            "    for record in delete",
+            "        home.volumes.stage_record(record.volume_id, data)\n        staged[",
+            "        staged[",
         ),
         (
-            "    for record in put:\n        home.volumes.promote_record(record.volume_id)",
+            "        home.volumes.promote_record(volume_id, data)",
             (
-                "    for record in put:\n"
-                "        home.volumes.stage_record(\n"
-                "            record.volume_id,\n"
-                "            encode_volume_record(record, home.record_seal(record.volume_id)),\n"
-                "        )\n"
-                "        home.volumes.promote_record(record.volume_id)"
+                "        home.volumes.stage_record(volume_id, data)\n"
+                "        home.volumes.promote_record(volume_id, data)"
             ),
         ),
     ),

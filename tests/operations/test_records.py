@@ -2,8 +2,8 @@
 
 import hashlib
 import shutil
-from pathlib import Path
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec

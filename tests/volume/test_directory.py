@@ -1,29 +1,24 @@
 """Records of volumes: staged, promoted, read by digest, removed; at any power cut."""
 
 import errno
-import hashlib
-import os
-from contextlib import suppress
 import fcntl
 import hashlib
 import os
 import re
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
 from tests.file_system import DisposableFileSystem
+from tests.syncs import recorded_syncs
 from volcrypt.durable import read_file
 from volcrypt.errors import IntegrityError, NoSpaceError, RecordMissingError, RollbackError
-from tests.syncs import recorded_syncs
-from volcrypt.errors import NoSpaceError, RecordMissingError, RollbackError
 from volcrypt.names import VolumeId
 from volcrypt.volume import directory
-from volcrypt.volume.directory import VolumeDirectory
-from volcrypt.volume.owner import hold_volume
 from volcrypt.volume.directory import KEEP_DATA_FILE, VolumeDirectory
 from volcrypt.volume.owner import OWNER_FILE, hold_volume
 
@@ -74,11 +69,13 @@ def test_what_is_promoted_and_what_is_removed_is_durable(volumes: VolumeDirector
     volumes.stage_record(A, OLD)
     (volumes.path_of(A) / "data").touch()
     with recorded_syncs() as synced:
-        volumes.promote_record(A)
-        assert synced == [volumes.path_of(A)]
+        volumes.promote_record(A, OLD)
+        spare = volumes.path_of(A) / ".record.spare.new"
+        assert synced == [volumes.path_of(A), spare, volumes.path_of(A)]
+        synced.clear()
         volumes.remove(A)
     # The data's name goes for good before the record does.
-    assert synced == [volumes.path_of(A), volumes.path_of(A), volumes.path]
+    assert synced == [volumes.path_of(A), volumes.path]
 
 
 @pytest.mark.parametrize("what", ["stage", "promote", "read"])
@@ -86,7 +83,7 @@ def test_who_works_on_a_record_takes_turns(volumes: VolumeDirectory, what: str) 
     put(volumes, A, OLD)
     works: dict[str, Callable[[], object]] = {
         "stage": lambda: volumes.stage_record(A, NEW),
-        "promote": lambda: volumes.promote_record(A),
+        "promote": lambda: volumes.promote_record(A, NEW),
         "read": lambda: volumes.read_record(A, digest=sha256(OLD)),
     }
     descriptor = os.open(volumes.path_of(A), os.O_RDONLY)
@@ -108,6 +105,7 @@ def test_what_says_to_keep_data_goes_after_the_record(
 ) -> None:
     """A record without it would have somebody remove what is another home's as well."""
     put(volumes, A, OLD)
+    files = names(volumes.path_of(A))
     for name in (KEEP_DATA_FILE, OWNER_FILE):
         (volumes.path_of(A) / name).touch()
     unlink, gone = os.unlink, []
@@ -118,9 +116,9 @@ def test_what_says_to_keep_data_goes_after_the_record(
 
     monkeypatch.setattr(os, "unlink", noted)
     # A directory has its names in any order.
-    monkeypatch.setattr(os, "listdir", lambda _: [OWNER_FILE, KEEP_DATA_FILE, "record"])
+    monkeypatch.setattr(os, "listdir", lambda _: [OWNER_FILE, KEEP_DATA_FILE, *files])
     volumes.remove(A)
-    assert gone == ["data", "record", KEEP_DATA_FILE, OWNER_FILE]
+    assert gone == ["data", *files, KEEP_DATA_FILE, OWNER_FILE]
 
 
 def test_first_record_of_a_volume(volumes: VolumeDirectory) -> None:
