@@ -64,7 +64,7 @@ PLACES: Final[dict[str, Place]] = {
         probes=_SECRET,
         outcome="truncated or damaged",
         # It says which home this is, and nothing is believed because of it.
-        actions={"flip": HARMLESS, "delete": "1: no volcrypt home at", "swap": HARMLESS},
+        actions={"flip": HARMLESS, "delete": "3: no volcrypt home at", "swap": HARMLESS},
         content="secret",
     ),
     "lock": Place(

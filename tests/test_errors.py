@@ -18,9 +18,14 @@ MADE: list[tuple[VolcryptError, str, str | None]] = [
         "apt-get install fuse3",
     ),
     (
-        errors.HomeNotInitialisedError("/var/lib/volcrypt"),
-        "no volcrypt home at /var/lib/volcrypt",
-        "run 'volcrypt init'",
+        errors.HomeNotInitialisedError("/h"),
+        "no volcrypt home at /h",
+        "'volcrypt --home /h init' makes one there; --home or VOLCRYPT_HOME name another",
+    ),
+    (
+        errors.ConfigurationFileError("config.toml", ["line 1: a", "line 2: b"]),
+        "config.toml: line 1: a; line 2: b",
+        None,
     ),
     (errors.FormatError("record", "too long"), "record: too long", None),
     (

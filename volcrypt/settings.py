@@ -46,7 +46,12 @@ from typing import Any, Final, get_args, get_origin
 import msgspec
 
 from volcrypt.durable import read_file
-from volcrypt.errors import ConfigurationError, InvalidArgumentError, MalformedError
+from volcrypt.errors import (
+    ConfigurationError,
+    ConfigurationFileError,
+    InvalidArgumentError,
+    MalformedError,
+)
 
 DEFAULT_ACCOUNT: Final = "000000000000"
 DEFAULT_REGION: Final = "us-east-1"
@@ -156,8 +161,8 @@ def runtime_root() -> Path:
 
 
 def read_settings(home: Path) -> Settings:
-    """The settings of a home; all defaults when there is no file. Raises ConfigurationError, which
-    names all problems of the file with their lines."""
+    """The settings of a home; all defaults when there is no file. Raises ConfigurationError;
+    ConfigurationFileError names all problems of the file with their lines."""
     path = home / CONFIG_FILE
     try:
         data = bytes(read_file(path, limit_bytes=MAX_BYTES, follow=True))
@@ -182,10 +187,7 @@ def read_settings(home: Path) -> Settings:
     problems += problems_of(settings or _rest(document, problems))
     if settings is not None and not problems:
         return settings
-    found = sorted((_located(text, problem) for problem in problems), key=lambda each: each[0])
-    told = "; ".join(line_and_text for _, line_and_text in found[:MAX_TOLD])
-    left = len(problems) - MAX_TOLD
-    raise ConfigurationError(f"{path}: {told}{f'; and {left} more' if left > 0 else ''}")
+    raise _file_error(path, text, problems)
 
 
 def _rest(document: dict[str, Any], problems: Sequence["Problem"]) -> Settings:
@@ -204,19 +206,25 @@ def _rest(document: dict[str, Any], problems: Sequence["Problem"]) -> Settings:
         return Settings()
 
 
-def problem_in_file(home: Path, option: tuple[str, ...], text: str) -> ConfigurationError:
-    """What else is wrong with an option of the file, which was read, as `read_settings` says it."""
-    path = home / CONFIG_FILE
-    _, located = _located(path.read_text(), Problem(option, text))
-    return ConfigurationError(f"{path}: {located}")
-
-
 @dataclass(frozen=True, slots=True)
 class Problem:
     """What is wrong with the option or table of this path."""
 
     path: tuple[str, ...]
     text: str
+
+
+def problems_in_file(home: Path, problems: Sequence[Problem]) -> ConfigurationFileError:
+    """What else is wrong with the file, which was read, as `read_settings` says it."""
+    path = home / CONFIG_FILE
+    return _file_error(path, path.read_text(), problems)
+
+
+def _file_error(path: Path, text: str, problems: Sequence[Problem]) -> ConfigurationFileError:
+    found = sorted((_located(text, problem) for problem in problems), key=lambda each: each[0])
+    told = [line_and_text for _, line_and_text in found[:MAX_TOLD]]
+    left = len(problems) - MAX_TOLD
+    return ConfigurationFileError(str(path), [*told, f"and {left} more"] if left > 0 else told)
 
 
 def _located(text: str, problem: Problem) -> tuple[int, str]:

@@ -115,12 +115,13 @@ def test_a_profile_without_a_region(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text('[profiles.far]\nkms = "http://127.0.0.1:1"\n')
     command = Command(tmp_path)
-    (note,) = command.json("config", "check")["Notes"]
+    note, asked = command.json("config", "check")["Notes"]
+    assert "the KMS http://127.0.0.1:1 was not asked" in asked
     assert note.startswith("profiles.far names no region")
     assert f"note: {note}" in command.run("config", "check")
     with config.open("a") as file:
         file.write('region = "us-east-1"\n')
-    assert command.json("config", "check")["Notes"] == []
+    assert command.json("config", "check")["Notes"] == [asked]
 
 
 def test_what_the_environment_has_to_have_is_said(tmp_path: Path) -> None:

@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from volcrypt.access import clusters_of, open_home_unattended
-from volcrypt.cli.config import check_files
+from volcrypt.cli.config_check import check_settings
 from volcrypt.cli.exits import Exit
 from volcrypt.cli.session import Command, JsonValue, Session, pass_session
 from volcrypt.confinement import CAP_IPC_LOCK, has_capability
 from volcrypt.errors import (
     ConfigurationError,
+    ConfigurationFileError,
     TryAgainError,
     VolcryptError,
 )
-from volcrypt.operations.findings import Finding, State, examine, note, ok, problem_of
+from volcrypt.operations.findings import Finding, State, examine, note, ok, problem_of, problems_of
 from volcrypt.pin_source import PIN_CREDENTIAL
-from volcrypt.settings import CONFIG_FILE, Settings, runtime_root
+from volcrypt.settings import CONFIG_FILE, Settings, problems_in_file, runtime_root
 
 if TYPE_CHECKING:
     from volcrypt.operations.doctor_host import Host
@@ -90,8 +91,8 @@ def _checks(session: Session, host: "Host") -> Iterator[tuple[str, "Check"]]:
     try:
         settings = session.settings
     except ConfigurationError as error:
-        wrong = problem_of("configuration", error, "volcrypt config check")
-        yield "configuration", lambda: [wrong]
+        wrong = list(problems_of("configuration", error, f"edit {session.home_path / CONFIG_FILE}"))
+        yield "configuration", lambda: wrong
     else:
         yield "configuration", lambda: _check_configuration(session, settings)
     yield from _home_checks(session, settings, host)
@@ -132,7 +133,11 @@ def _host_checks(home: Path, host: "Host") -> Iterator[tuple[str, "Check"]]:
 
 def _check_configuration(session: Session, settings: Settings) -> Iterator[Finding]:
     path = session.home_path / CONFIG_FILE
-    check_files(settings, session.home_path)
+    checked = check_settings(settings, session.home_path)
+    if checked.problems:
+        wrong = problems_in_file(session.home_path, checked.problems)
+        yield from problems_of("configuration", wrong, f"edit {path}")
+        return
     yield ok("configuration", f"{path} is {'in order' if path.exists() else 'not there'}")
 
 
@@ -213,6 +218,8 @@ def _open(session: Session) -> "tuple[Home | None, Finding | None]":
         if not (path / "home").exists() and not (path / "kms").exists():
             return None, note("home", f"there is none at {path}", "volcrypt init")
         home = open_home_unattended(path, profile=session.profile, region=session.region)
+    except ConfigurationFileError:  # which was told
+        return None, note("home", f"{path} was not looked at, since its configuration is wrong")
     except (VolcryptError, OSError) as error:
         return None, problem_of("home", error)
     return home, None

@@ -47,6 +47,7 @@ _TABLE: Final[tuple[tuple[type[errors.VolcryptError], Exit], ...]] = (
     (errors.UnknownOperationError, Exit.USAGE),
     (errors.InvalidMarkerError, Exit.USAGE),
     (errors.InvalidGrantTokenError, Exit.USAGE),
+    (errors.HomeNotInitialisedError, Exit.NOT_FOUND),
     (errors.VolumeNotFoundError, Exit.NOT_FOUND),
     (errors.WorkNotFoundError, Exit.NOT_FOUND),
     (errors.SnapshotNotFoundError, Exit.NOT_FOUND),

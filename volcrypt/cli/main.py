@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -94,24 +95,25 @@ def run(arguments: list[str]) -> int:
         print(error.ctx.get_help())
         return Exit.USAGE
     except click.ClickException as error:
-        return _fail(error.format_message(), _usage_hint(error), Exit.USAGE)
+        return _fail([error.format_message()], _usage_hint(error), Exit.USAGE)
     except (click.exceptions.Abort, KeyboardInterrupt):
         resumable = {"encrypt", "rekey", "copy", "import"} & set(arguments)
         hint = "the same command goes on where this one stopped" if resumable else None
-        return _fail("interrupted", hint, Exit.INTERRUPTED)
+        return _fail(["interrupted"], hint, Exit.INTERRUPTED)
     except VolcryptError as error:
-        return _fail(str(error), error.hint, exit_code_of(error))
+        return _fail(error.lines, error.hint, exit_code_of(error))
     except BrokenPipeError:
         # The reader went away; the rest of the output has nowhere to go, nor has Python's flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.FAILED
     except OSError as error:
-        return _fail(*_describe(error), Exit.FAILED)
+        message, hint = _describe(error)
+        return _fail([message], hint, Exit.FAILED)
     except Exception as error:
         if os.environ.get("VOLCRYPT_DEBUG"):
             raise
         hint = "this is a bug in volcrypt; VOLCRYPT_DEBUG=1 shows where"
-        return _fail(f"internal error: {type(error).__name__}: {error}", hint, Exit.FAILED)
+        return _fail([f"internal error: {type(error).__name__}: {error}"], hint, Exit.FAILED)
 
 
 def _complete() -> int:
@@ -135,15 +137,21 @@ def _usage_hint(error: click.ClickException) -> str | None:
     return f"see '{context.command_path} --help'" if context else None
 
 
-def _fail(message: str, hint: str | None, code: int) -> int:
-    line = " ".join(message.split()).rstrip(".")
-    if line[1:2].islower():  # a sentence of AWS's or of click's, not an acronym or a name
-        line = line[0].lower() + line[1:]
-    print(f"error: {line}", file=sys.stderr)
+def _fail(messages: Sequence[str], hint: str | None, code: int) -> int:
+    lines = [_one_line(message) for message in messages]
+    for line in lines:
+        print(f"error: {line}", file=sys.stderr)
     if hint:
         print(f"hint: {hint}", file=sys.stderr)
     if os.environ.get("NOTIFY_SOCKET"):
         from volcrypt.daemons.notify import notify
 
-        notify(f"STATUS=error: {line}" + (f"; hint: {hint}" if hint else ""))
+        notify(f"STATUS=error: {'; '.join(lines)}" + (f"; hint: {hint}" if hint else ""))
     return code
+
+
+def _one_line(message: str) -> str:
+    line = " ".join(message.split()).rstrip(".")
+    if line[1:2].islower():  # a sentence of AWS's or of click's, not an acronym or a name
+        line = line[0].lower() + line[1:]
+    return line

@@ -1,5 +1,11 @@
 """What every error is, and those that are about no part of volcrypt alone."""
 
+import shlex
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 class VolcryptError(Exception):
     """Something that the user can be told about in one line."""
@@ -11,6 +17,11 @@ class VolcryptError(Exception):
         if hint is not None:
             self.hint = hint
 
+    @property
+    def lines(self) -> list[str]:
+        """What the user is told, one complaint a line: more than one where all are told at once."""
+        return [str(self)]
+
 
 class InvalidArgumentError(VolcryptError):
     """A value from outside is not acceptable: a size, a name, a combination of options."""
@@ -18,6 +29,20 @@ class InvalidArgumentError(VolcryptError):
 
 class ConfigurationError(VolcryptError):
     """The host or the configuration file lacks something."""
+
+
+class ConfigurationFileError(ConfigurationError):
+    """The configuration file says what cannot be; `problems` are all of them, each with its line
+    where it has one."""
+
+    def __init__(self, path: str, problems: "Sequence[str]") -> None:
+        super().__init__(f"{path}: {'; '.join(problems)}")
+        self.path = path
+        self.problems = list(problems)
+
+    @property
+    def lines(self) -> list[str]:
+        return [f"{self.path}: {each}" for each in self.problems]
 
 
 class ComponentMissingError(ConfigurationError):
@@ -34,10 +59,12 @@ class ComponentMissingError(ConfigurationError):
 class HomeNotInitialisedError(ConfigurationError):
     """The home directory holds no key management state."""
 
-    hint = "run 'volcrypt init'"
-
     def __init__(self, home: str) -> None:
-        super().__init__(f"no volcrypt home at {home}")
+        super().__init__(
+            f"no volcrypt home at {home}",
+            hint=f"'volcrypt --home {shlex.quote(home)} init' makes one there; --home or "
+            "VOLCRYPT_HOME name another",
+        )
         self.home = home
 
 

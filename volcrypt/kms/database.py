@@ -294,6 +294,16 @@ def _translated(error: sqlite3.Error, path: Path) -> VolcryptError:
 def unverified_ids(path: Path, kind: str, *, limit: int) -> list[str]:
     """Ids of a kind as the file has them, whoever wrote them: to suggest, and for nothing else.
     Waits for nobody. Raises OSError for what cannot be read."""
+    return _unverified(path, "SELECT id FROM item WHERE kind = ? LIMIT ?", (kind, limit))
+
+
+def has_unverified(path: Path, kind: str, id_: str) -> bool:
+    """Whether the file has such an item, whoever wrote it: to warn, and for nothing else. Waits for
+    nobody. Raises OSError for what cannot be read."""
+    return bool(_unverified(path, "SELECT id FROM item WHERE kind = ? AND id = ?", (kind, id_)))
+
+
+def _unverified(path: Path, query: str, values: tuple[str | int, ...]) -> list[str]:
     if not _is_regular_or_absent(path):
         raise OSError(f"{path} is not a regular file")
     try:
@@ -303,8 +313,7 @@ def unverified_ids(path: Path, kind: str, *, limit: int) -> list[str]:
             schema = connection.execute("SELECT type FROM sqlite_master WHERE name = 'item'")
             if schema.fetchall() != [("table",)]:
                 return []
-            query = "SELECT id FROM item WHERE kind = ? LIMIT ?"
-            return [str(row[0]) for row in connection.execute(query, (kind, limit))]
+            return [str(row[0]) for row in connection.execute(query, values)]
         finally:
             connection.close()
     except sqlite3.Error as error:

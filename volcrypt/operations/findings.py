@@ -49,6 +49,12 @@ def problem_of(check: str, error: VolcryptError | OSError, mend: str | None = No
     return problem(check, f"{where}{error.strerror or error}", mend)
 
 
+def problems_of(check: str, error: VolcryptError, mend: str | None = None) -> Iterator[Finding]:
+    """As `problem_of`, one for each complaint that the error has."""
+    for line in error.lines:
+        yield problem(check, " ".join(line.split()), mend or error.hint)
+
+
 def examine(checks: Iterable[tuple[str, Check]]) -> Iterator[Finding]:
     """All findings, in order. A check that fails itself is a problem, and ends no other."""
     for name, check in checks:

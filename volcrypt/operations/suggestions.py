@@ -1,5 +1,5 @@
 """What is called how in a home, to be suggested while somebody types: read from its files as they
-are, without any key, and believed by nobody."""
+are, without any key, and believed by nobody; and whether what is named seems to be there."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from volcrypt.durable import read_file
 from volcrypt.errors import MalformedError
-from volcrypt.kms.database import unverified_ids
+from volcrypt.kms.database import has_unverified, unverified_ids
 
 _MAX_ITEMS: Final = 2000
 _MAX_BYTES: Final = 2**16
@@ -59,11 +59,35 @@ def profiles(home: Path) -> list[str]:
         return sorted({"default", *tomllib.load(file).get("profiles", {})})
 
 
+def has_key(home: Path, reference: str, *, account: str, region: str) -> bool:
+    """Whether there seems to be a key of this id, ARN or alias, for a caller of `account` in
+    `region`. Raises KmsError for what is no name of a key, and OSError."""
+    from volcrypt.kms.keyring import home_prefix
+    from volcrypt.kms.model import DEFAULT_KEY_ALIAS, DEFAULT_KEY_SYNONYM
+    from volcrypt.kms.reference import parse_key_reference
+
+    found = parse_key_reference(reference, account=account, region=region)
+    if found.alias in (DEFAULT_KEY_ALIAS, DEFAULT_KEY_SYNONYM):
+        return True  # it is made when somebody needs it
+    kind = "key" if found.alias is None else "alias"
+    id_ = home_prefix(found.account, region) + (found.alias or found.key_id or "")
+    return has_unverified(_catalog(home), kind, id_)
+
+
+def has_principal(home: Path, arn: str) -> bool:
+    """Whether there seems to be a principal of this ARN. Raises OSError."""
+    return has_unverified(_catalog(home), "principal", arn)
+
+
 Suggest = Callable[[Path], list[str]]
 
 
 def _ids(home: Path, kind: str) -> list[str]:
-    return unverified_ids(home / "kms/catalog.sqlite3", kind, limit=_MAX_ITEMS)
+    return unverified_ids(_catalog(home), kind, limit=_MAX_ITEMS)
+
+
+def _catalog(home: Path) -> Path:
+    return home / "kms/catalog.sqlite3"
 
 
 def _bodies(paths: Iterable[Path]) -> list[dict[str, Any]]:
