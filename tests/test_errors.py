@@ -45,6 +45,11 @@ MADE: list[tuple[VolcryptError, str, str | None]] = [
         None,
     ),
     (
+        errors.StoreReplacedError("/s", found="store-a", expected="store-b"),
+        "snapshot store /s is store-a, an older or foreign one in place of store-b",
+        "put store-b back; 'volcrypt store trust' joins the other one, where that is moved to",
+    ),
+    (
         errors.RollbackError("record"),
         "record: it is not the current version, an older or foreign one was put in its place",
         None,

@@ -1,5 +1,6 @@
 """What is in snapshots, and what to do when it is damaged: diff, export, verify, delete."""
 
+import os
 import random
 import shutil
 from collections.abc import Iterator
@@ -147,6 +148,7 @@ def test_damage_fails_an_export_or_is_left_out(
     target = tmp_path / "out"
     words = command.fails(6, "snapshot", "export", "--yes", "second", target)
     assert "chunk 3 of snapshot" in words
+    assert "hint: --skip-damaged writes all that can be read" in words
     assert not target.exists()
     done = command.try_run(
         "--json", "snapshot", "export", "--yes", "second", target, "--skip-damaged"
@@ -181,7 +183,8 @@ def test_units_of_a_volume_that_cannot_be_read_are_left_out(
     strace = ("strace", "-f", "-o", "/dev/null", "-e", "trace=preadv,preadv2", "-e", inject)
     broken = Command(command.home)
     done = broken.try_run("volume", "export", "--yes", "data", target, prefix=strace)
-    assert done.returncode != 0
+    assert done.returncode == 1
+    assert "hint: --skip-damaged writes" in done.stderr
     assert not target.exists()
     given = ("--json", "volume", "export", "--yes", "data", target, "--skip-damaged")
     done = broken.try_run(*given, prefix=strace)
@@ -194,6 +197,42 @@ def test_units_of_a_volume_that_cannot_be_read_are_left_out(
         assert content[offset : offset + UNIT_BYTES] == bytes(UNIT_BYTES)
         expected[offset : offset + UNIT_BYTES] = bytes(UNIT_BYTES)
     assert content == expected
+
+
+def test_data_that_lost_its_end_says_what_can_be_done(
+    command: Command, image: Path, tmp_path: Path
+) -> None:
+    (data,) = (command.home / "volumes").glob("*/data")
+    os.truncate(data, 3 * CHUNK_BYTES)
+    said = command.fails(6, "volume", "export", "--yes", "data", tmp_path / "out")
+    assert f"has {3 * CHUNK_BYTES} bytes, the volume's record says {SIZE}" in said
+    assert f"'truncate -s {SIZE} {data}'" in said
+    os.truncate(data, SIZE)
+    command.run("volume", "export", "--yes", "data", tmp_path / "out")
+    kept = (tmp_path / "out").read_bytes()[: 3 * CHUNK_BYTES]
+    assert kept == image.read_bytes()[: 3 * CHUNK_BYTES]
+
+
+def test_a_volume_that_cannot_be_filled_has_a_word_in_the_table_and_a_note(
+    command: Command, tmp_path: Path
+) -> None:
+    """The reason is a sentence with a digest, which no column has room for."""
+    before = set(chunk_files(command))
+    overwrite(command, tmp_path, 3 * CHUNK_BYTES, b"another")
+    command.run("snapshot", "create", "data", "--name", "second", "--wait")
+    (new,) = set(chunk_files(command)) - before
+    chunk_files(command)[new].write_bytes(b"damaged")
+    command.run("volume", "create", "--snapshot-id", "second", "--name", "lazy")
+    command.run("mount", "lazy", tmp_path / "point")
+    with pytest.raises(OSError, match="Input/output error"):
+        (tmp_path / "point/volume").read_bytes()
+    lines = command.run("status").splitlines()
+    (row,) = [line for line in lines if line.startswith("vol-")]
+    assert row.endswith(" %, STUCK")
+    (note,) = [line for line in lines if line.startswith("note: lazy is not being filled: chunk ")]
+    assert note.endswith("is damaged")
+    assert ": chunk " in command.run("volume", "show", "lazy")
+    command.run("unmount", "lazy")
 
 
 def test_a_damaged_snapshot_is_given_up(command: Command, tmp_path: Path) -> None:

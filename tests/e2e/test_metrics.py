@@ -128,8 +128,10 @@ def test_a_lazy_volume_and_a_failed_snapshot(command: Command, tmp_path: Path) -
 
 
 def test_an_address_that_others_reach_is_refused(command: Command) -> None:
-    refused = command.fails(1, "status", "--metrics", "0.0.0.0:0")
+    refused = command.fails(2, "status", "--metrics", "0.0.0.0:0")
     assert "loopback" in refused
+    assert "TLS" not in refused
+    assert "or the path of a socket" in refused
     assert "--tls-cert" not in refused, "an option that status has not"
     command.fails(2, "status", "--metrics", "nowhere")
     command.fails(2, "status", "--metrics", "-", "--watch")

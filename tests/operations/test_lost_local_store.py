@@ -8,7 +8,12 @@ import pytest
 
 from tests.snapshots import create_snapshot
 from volcrypt.crypto.digest import DigestAlgorithm
-from volcrypt.errors import InvalidArgumentError, NameTakenError, StoreNotFoundError
+from volcrypt.errors import (
+    InvalidArgumentError,
+    NameTakenError,
+    StoreNotFoundError,
+    StoreReplacedError,
+)
 from volcrypt.formats.manifest import Manifest
 from volcrypt.kms.register import RegisterEntry
 from volcrypt.names import make_store_id
@@ -67,6 +72,20 @@ def test_a_new_one_takes_snapshots(home: Home, entry: RegisterEntry, lost: Path)
     assert load_heads(home, made.document.store_id) == []
     snapshot(home, "after")
     assert names(home) == ["after"]
+
+
+def test_the_old_one_in_place_of_the_new_is_named(
+    home: Home, entry: RegisterEntry, lost: Path
+) -> None:
+    """As from a backup of the home's directory of stores."""
+    made, _ = recreate_local_store(home)
+    home.open_stores.clear()
+    shutil.rmtree(home.stores_path / LOCAL_STORE)
+    shutil.move(lost, home.stores_path / LOCAL_STORE)
+    with pytest.raises(StoreReplacedError, match=f"is {entry.id}.* in place of") as caught:
+        open_local_store(home)
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith(f"put {made.document.store_id} back")
 
 
 def test_the_old_one_can_be_joined(home: Home, entry: RegisterEntry, lost: Path) -> None:

@@ -224,8 +224,8 @@ def test_tls(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "text"),
     [
-        (["--listen", "0.0.0.0:0"], 1, "plain HTTP would carry keys in the clear"),
-        (["--listen", "[::]:0"], 1, "plain HTTP would carry keys in the clear"),
+        (["--listen", "0.0.0.0:0"], 2, "plain HTTP would carry keys in the clear"),
+        (["--listen", "[::]:0"], 2, "plain HTTP would carry keys in the clear"),
         (["--listen", "nonsense"], 2, "no address to listen on"),
         (["--listen", "127.0.0.1:99999"], 2, "no address to listen on"),
         (["--tls-cert", "/dev/null"], 2, "go together"),

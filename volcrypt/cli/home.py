@@ -18,8 +18,8 @@ from volcrypt.cli.snapshot_view import job_document, original_of, progress_field
 from volcrypt.cli.status_view import (
     how_text,
     key_document,
-    key_warnings,
     place_text,
+    use_warnings,
     watch_document,
 )
 from volcrypt.cli.volume_view import filled_text, lazy_document
@@ -122,7 +122,7 @@ def status(session: Session, watch: bool, metrics: str | None) -> int | None:
     from volcrypt.operations.status import read_status
 
     found = read_status(session.home)
-    warnings = [*found.warnings, *key_warnings(found), short_embedded_warning(session)]
+    warnings = [*found.warnings, *use_warnings(found), short_embedded_warning(session)]
     session.show(_document(found, warnings), lambda: _print(found, warnings))
     return None
 

@@ -1,8 +1,10 @@
 """`volcrypt snapshot diff` and `export`: what is in snapshots."""
 
-from collections.abc import Sequence
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -10,11 +12,13 @@ from volcrypt.cli.confirmation import confirm_plaintext, yes_to_plaintext_option
 from volcrypt.cli.customer_key import give_key, opening_key_option
 from volcrypt.cli.exits import Exit
 from volcrypt.cli.session import Command, JsonValue, Session, pass_session, print_table
+from volcrypt.errors import ChunkCorruptError, ChunkMissingError, VolcryptError
 from volcrypt.geometry import CHUNK_BYTES, format_size
 
 if TYPE_CHECKING:
     from volcrypt.operations.volume_export import Skipped
 
+_SKIPPING: Final = "--skip-damaged writes all that can be read, and lists the rest"
 skip_damaged_option = click.option(
     "--skip-damaged", is_flag=True, help="Leave out what cannot be read, and say what; exit code 6."
 )
@@ -83,15 +87,31 @@ def export(
     give_key(session, customer_key_file)
     if not yes and load_snapshot(session.home, snapshot).is_encrypted:
         confirm_plaintext(snapshot, file)
-    manifest, skipped = export_snapshot(
-        session.home, snapshot, file, skip_damaged=skip_damaged, progress=session.progress()
-    )
+    with hinting_at_skipping():
+        manifest, skipped = export_snapshot(
+            session.home, snapshot, file, skip_damaged=skip_damaged, progress=session.progress()
+        )
     show_exported(
         session,
         {"SnapshotId": manifest.snapshot_id, "File": str(file), "Size": manifest.size_bytes},
         f"{manifest.snapshot_id} is written, in plaintext, to {file}",
         skipped,
     )
+
+
+@contextmanager
+def hinting_at_skipping() -> Iterator[None]:
+    """Who exports what is damaged learns that the rest can be had."""
+    try:
+        yield
+    except (ChunkMissingError, ChunkCorruptError) as error:
+        error.hint = f"{_SKIPPING}; 'volcrypt snapshot verify' names all that is damaged"
+        raise
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        raise VolcryptError(f"{where}{error.strerror}", hint=_SKIPPING) from error
 
 
 def show_exported(

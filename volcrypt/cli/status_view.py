@@ -1,4 +1,4 @@
-"""What `status` says of keys: those that volumes are about to lose, or have lost."""
+"""What `status` says of volumes in use, and of keys that they are about to lose, or have lost."""
 
 from typing import TYPE_CHECKING
 
@@ -70,9 +70,11 @@ def watch_document(item: "InUse") -> JsonValue:
     }
 
 
-def key_warnings(found: "Status") -> "Iterator[str]":
+def use_warnings(found: "Status") -> "Iterator[str]":
     for item in found.in_use:
         yield from _watch_warnings(item)
+        if item.lazy is not None and item.lazy.problem:
+            yield f"{item.name or item.volume_id} is not being filled: {item.lazy.problem}"
     for key in found.troubled_keys:
         key_id = key.key_arn.rpartition("/")[2]
         yield f"key {key_id} {_trouble(key)} {', '.join(key.volumes)}{_remedy(key, key_id)}"

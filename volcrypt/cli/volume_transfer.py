@@ -17,7 +17,11 @@ from volcrypt.cli.customer_key import (
 )
 from volcrypt.cli.key_choice import key_choice, key_options
 from volcrypt.cli.session import Command, JsonValue, Session, pass_session
-from volcrypt.cli.snapshot_content import show_exported, skip_damaged_option
+from volcrypt.cli.snapshot_content import (
+    hinting_at_skipping,
+    show_exported,
+    skip_damaged_option,
+)
 from volcrypt.cli.volume_view import volume_document, volume_fields
 from volcrypt.formats.volume_record import key_arn_of
 from volcrypt.geometry import UNIT_BYTES, format_size
@@ -199,9 +203,10 @@ def export(
     if not yes and load_record(session.home, volume).is_encrypted:
         confirm_plaintext(volume, file)
     started = time.monotonic()
-    report = export_volume(
-        session.home, volume, file, skip_damaged=skip_damaged, progress=session.progress()
-    )
+    with hinting_at_skipping():
+        report = export_volume(
+            session.home, volume, file, skip_damaged=skip_damaged, progress=session.progress()
+        )
     seconds = time.monotonic() - started
     rate = int(report.data_bytes / max(seconds, 1e-6))
     show_exported(

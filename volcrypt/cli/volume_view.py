@@ -70,11 +70,15 @@ def lazy_document(lazy: "LazyProgress") -> dict[str, JsonValue]:
 
 
 def filled_text(lazy: "LazyProgress") -> str:
-    """For a table: `37 %`, and why it does not go on."""
+    """For a table: `37 %`, and whether it goes on."""
     rate = {None: "", 0: ", when touched"}.get(lazy.fill_rate)
     if rate is None:
         rate = f", {format_size(lazy.fill_rate or 0)}/s"
-    return f"{_percent(lazy)} %{rate}" + (f" ({lazy.problem})" if lazy.problem else "")
+    return f"{_percent(lazy)} %{rate}" + (", STUCK" if lazy.problem else "")
+
+
+def _filled_with_reason(lazy: "LazyProgress") -> str:
+    return filled_text(lazy) + (f": {lazy.problem}" if lazy.problem else "")
 
 
 def _percent(lazy: "LazyProgress") -> int:
@@ -94,7 +98,7 @@ def volume_fields(view: "VolumeView", use: "InUse | None" = None) -> dict[str, s
         "data key": record.wrapped_key.data_key_id if record.wrapped_key else "",
         "written": _written_text(view),
         "from snapshot": record.snapshot_id or "",
-        "filled": filled_text(view.lazy) if view.lazy else "",
+        "filled": _filled_with_reason(view.lazy) if view.lazy else "",
         "created": format_time(record.created_at),
         "header exported": format_time(record.exported_at) if record.exported_at else "",
         "data": _data_text(view),

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from volcrypt.cli.snapshot_view import original_of, progress_fields
-from volcrypt.cli.status_view import key_warnings, place_text
+from volcrypt.cli.status_view import place_text, use_warnings
 from volcrypt.cli.volume_view import filled_text, key_text
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.geometry import format_size
@@ -28,7 +28,7 @@ is in them says that it does not."""
 def frame(live: LiveStatus, *, height: int, now: float) -> RenderableType:
     """At most `height` lines; `now` in seconds since 1970. What does not fit is counted."""
     status = live.status
-    warnings = [*status.warnings, *key_warnings(status)]
+    warnings = [*status.warnings, *use_warnings(status)]
     if live.problem is not None or live.age_seconds > _OLD_SECONDS:
         why = f": {live.problem}" if live.problem else ""
         warnings.insert(0, f"keys and stores were last looked at {live.age_seconds:.0f} s ago{why}")

@@ -44,6 +44,20 @@ class SealError(IntegrityError):
         self.what = what
 
 
+class StoreReplacedError(SealError):
+    """Another snapshot store than the one that is registered for a place lies there."""
+
+    def __init__(self, location: str, *, found: str, expected: str) -> None:
+        what = f"snapshot store {location}"
+        IntegrityError.__init__(
+            self,
+            f"{what} is {found}, an older or foreign one in place of {expected}",
+            hint=f"put {expected} back; 'volcrypt store trust' joins the other one, where that is "
+            "moved to",
+        )
+        self.what = what
+
+
 class RollbackError(IntegrityError):
     """A document with a valid seal that is not the current one."""
 

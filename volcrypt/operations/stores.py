@@ -29,6 +29,7 @@ from volcrypt.errors import (
     SealError,
     StoreAccessError,
     StoreNotFoundError,
+    StoreReplacedError,
     VolcryptError,
 )
 from volcrypt.formats.certificate import SignerId
@@ -200,7 +201,7 @@ def _check_lost(home: Home, objects: LocalObjects, entry: RegisterEntry) -> None
 
 def known_stores(home: Home) -> list[str]:
     """As the values of `store_names`, for who only looks: none is made."""
-    names = {entry.name or entry.id for entry in home.register.entries(KIND)}
+    names = [entry.name or entry.id for entry in home.register.entries(KIND)]
     return sorted(names, key=lambda name: (name != LOCAL_STORE, name))
 
 
@@ -212,10 +213,12 @@ def is_shared(home: Home, store: SnapshotStore) -> bool:
 
 def _pinned(objects: ObjectStore, entry: RegisterEntry) -> SnapshotStore:
     # The register's digest of a store is its root public key: 32 bytes, and all that is trusted.
-    store = SnapshotStore.open(objects, root_public_key=entry.digest)
-    if store.store_id != entry.id:
+    document = read_store_document(objects)
+    if document.store_id != entry.id:
+        raise StoreReplacedError(objects.location, found=document.store_id, expected=entry.id)
+    if document.root_public_key != entry.digest:
         raise SealError(f"snapshot store {objects.location}")
-    return store
+    return SnapshotStore(objects, document)
 
 
 def _make_local_store(
@@ -383,8 +386,7 @@ def check_log_is_whole(home: Home, store: SnapshotStore) -> None:
         if SignerLog(store, head.signer).missing(head):
             raise RollbackError(
                 f"snapshot store {store.objects.location}",
-                hint="'volcrypt snapshot verify' names what is missing; snapshots can be used by "
-                "id",
+                hint="'volcrypt snapshot verify' names what is missing; put the newer one back",
             )
 
 

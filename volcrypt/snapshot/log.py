@@ -147,7 +147,8 @@ class SignerLog:
 def _rollback(store: SnapshotStore, signer: SignerId) -> RollbackError:
     return RollbackError(
         f"log of signer {signer} in {store.objects.location}",
-        hint="'volcrypt snapshot verify --store NAME' says what is missing, or is another",
+        hint="was an older copy of the store put back? then put the newer one there; 'volcrypt "
+        "snapshot verify' says what is missing, or is another",
     )
 
 

@@ -7,6 +7,7 @@ It knows files and block devices by their paths; `datafile` reads and writes wha
 import ctypes
 import errno
 import os
+import shlex
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -177,7 +178,10 @@ def check_length(descriptor: int, path: Path, size_bytes: int) -> None:
     present_bytes = os.lseek(descriptor, 0, os.SEEK_END)
     if present_bytes < size_bytes:
         raise IntegrityError(
-            f"data file {path} has {present_bytes} bytes, the volume's record says {size_bytes}"
+            f"data file {path} has {present_bytes} bytes, the volume's record says {size_bytes}",
+            hint="its end is lost: put the file back from a copy, or make a volume of a snapshot; "
+            f"'truncate -s {size_bytes} {shlex.quote(str(path))}' opens what is left, with "
+            "damage in place of the end",
         )
 
 

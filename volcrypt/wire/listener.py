@@ -25,7 +25,6 @@ HOME_SOCKET_NAME: Final = "volcrypt-home"
 
 _FIRST_PASSED: Final = 3
 _MAX_PORT: Final = 65535
-_LOCAL_HINT: Final = "without TLS: an address on this host, such as 127.0.0.1:PORT"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +76,8 @@ def make_tls(certificate: Path, key: Path) -> ssl.SSLContext:
 
 
 def listen_tcp(text: str, tls: ssl.SSLContext | None, *, may_have_tls: bool = True) -> Listener:
-    """Raises InvalidArgumentError, and ConfigurationError when the address cannot be had, or
-    would need TLS."""
+    """Raises InvalidArgumentError, also for an address that would need TLS, and ConfigurationError
+    when it cannot be had."""
     host, port = parse_address(text)
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -86,10 +85,12 @@ def listen_tcp(text: str, tls: ssl.SSLContext | None, *, may_have_tls: bool = Tr
         raise ConfigurationError(f"cannot listen on {text}: {error.strerror}") from error
     family, _, _, _, address = found[0]
     if tls is None and not all(_is_loopback(str(entry[4][0])) for entry in found):
-        raise ConfigurationError(
+        raise InvalidArgumentError(
             f"{text} is no loopback address, and plain HTTP would carry "
             f"{'keys' if may_have_tls else 'what it serves'} in the clear",
-            hint="give --tls-cert and --tls-key" if may_have_tls else _LOCAL_HINT,
+            hint="give --tls-cert and --tls-key, or an address on this host: 127.0.0.1:PORT"
+            if may_have_tls
+            else "give an address on this host, such as 127.0.0.1:PORT, or the path of a socket",
         )
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -184,7 +185,7 @@ def passed_listeners(
             raise ConfigurationError(
                 f"the socket that systemd passes listens on {host}:{port}, which is no loopback "
                 "address",
-                hint=_LOCAL_HINT,
+                hint="without TLS: an address on this host, such as 127.0.0.1:PORT",
             )
         listeners.append(Listener(socket=passed, tls=tls))
     return Passed(http=listeners, home=home)
