@@ -102,3 +102,37 @@ def test_the_pin_may_come_from_elsewhere(tmp_path: Path) -> None:
             assert "PIN" in command.fails(5, "kms", "list-keys")
         finally:
             del os.environ["CREDENTIALS_DIRECTORY"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("create-alias",), "missing options '--alias-name', '--target-key-id'"),
+        (("describe-key",), "missing option '--key-id'"),
+        (
+            ("generate-data-key", "--key-id", "alias/a", "--key-spec", "AES_9"),
+            "--key-spec 'AES_9': it must satisfy enum value set: [AES_256, AES_128]",
+        ),
+        (("encrypt", "--key-id", "alias/a", "--plaintext", "word"), "--plaintext: binary values"),
+        (("create-key", "--tags", "word"), "--tags: 'word' is not of the form NAME=VALUE"),
+    ],
+)
+def test_what_is_wrong_is_named_as_it_is_typed(
+    command: Command, words: tuple[str, ...], said: str
+) -> None:
+    complaint = command.fails(2, "kms", *words)
+    assert f"error: {said}" in complaint
+    if "--plaintext" not in words and "--tags" not in words:
+        assert f"hint: see 'volcrypt kms {words[0]} --help'" in complaint
+
+
+def test_a_word_that_names_no_key(command: Command) -> None:
+    said = command.fails(3, "kms", "describe-key", "--key-id", "mine")
+    assert "alias/NAME" in said
+
+
+def test_no_record_of_a_key_is_a_word_of_its_own(command: Command) -> None:
+    """A list without lines would say that a key which is there was never used."""
+    done = command.try_run("audit", "list", "--key", "11111111-1111-1111-1111-111111111111")
+    assert done.returncode == 0
+    assert "note: no such request on key 11111111-" in done.stderr

@@ -231,7 +231,7 @@ def test_a_volume_that_cannot_be_filled_has_a_word_in_the_table_and_a_note(
     assert row.endswith(" %, STUCK")
     (note,) = [line for line in lines if line.startswith("note: lazy is not being filled: chunk ")]
     assert note.endswith("is damaged")
-    assert ": chunk " in command.run("volume", "show", "lazy")
+    assert " %, STUCK: chunk " in command.run("volume", "show", "lazy")
     command.run("unmount", "lazy")
 
 

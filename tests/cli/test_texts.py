@@ -149,6 +149,33 @@ def test_a_deleted_volume_is_asked_for_on_a_terminal(command: Command) -> None:
     command.fails(3, "volume", "delete", "doomed")
 
 
+def test_a_deleted_snapshot_is_asked_for_on_a_terminal(command: Command) -> None:
+    command.run("volume", "create", "--size", "1MiB", "--name", "kept")
+    command.run("snapshot", "create", "kept", "--name", "doomed", "--wait")
+    delete = [str(VOLCRYPT), "--home", str(command.home), "snapshot", "delete"]
+    with on_terminal([*delete, "nothing"]) as terminal:
+        terminal.wait_to_read("error: snapshot nothing does not exist")
+        assert terminal.ends() == 3
+    with on_terminal([*delete, "doomed"]) as terminal:
+        terminal.wait_to_read("delete snapshot doomed?")
+        terminal.press("n\n")
+        assert terminal.ends() == 1
+    command.run("snapshot", "show", "doomed")
+    with on_terminal([*delete, "doomed", "--yes"]) as terminal:
+        assert terminal.ends() == 0
+    command.fails(3, "snapshot", "delete", "doomed")
+
+
+def test_sentences_end_their_lines_between_words_on_a_terminal(command: Command) -> None:
+    """A terminal would break them anywhere; elsewhere each is one line, to be searched."""
+    (note,) = [line for line in command.run("status").splitlines() if line.startswith("note: ")]
+    shown = on_a_terminal(command, "status")
+    begin = next(number for number, line in enumerate(shown) if line.startswith("note: "))
+    assert len(shown[begin:]) > 1
+    assert all(len(line) <= WIDTH for line in shown[begin:])
+    assert " ".join(shown[begin:]) == note
+
+
 def on_a_terminal(command: Command, *arguments: str) -> list[str]:
     """The lines that a command prints on a terminal of WIDTH columns."""
     child, terminal = pty.fork()

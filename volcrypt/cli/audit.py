@@ -1,5 +1,6 @@
 """`volcrypt audit`: the record of every request to the KMS, allowed or denied."""
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -58,6 +59,12 @@ def list_(
         until=_event_time(until),
         **wanted,
     )
+    if not records and wanted["key"] is not None and not session.as_json:
+        print(
+            f"note: no such request on key {wanted['key']} is on record; nothing here knows more "
+            "of a key that was deleted long ago, or never existed",
+            file=sys.stderr,
+        )
     session.show_table(
         {"Records": [msgspec.to_builtins(record) for record in records]},
         ["TIME", "OPERATION", "OUTCOME", "PRINCIPAL", "KEY", "CONTEXT"],

@@ -49,6 +49,14 @@ _BY_NAME: Final = {
     "source_store": ("stores",),
     "profile": ("profiles",),
 }
+_BY_COMMAND: Final = {
+    ("encrypt", "volume"): ("unencrypted_volumes",),
+    ("rekey", "volume"): ("encrypted_volumes",),
+    ("wait", "snapshots"): ("pending_snapshots",),
+}
+"""Where it takes not just any."""
+_ON_UNFINISHED: Final = ("pause", "resume", "abort")
+"""Options of `encrypt` that are for volumes which are re-keyed, too."""
 _NAMES_OF: Final = {"store": ("stores",), "principal": ("principals",)}
 """What NAME is in the commands of a group."""
 _PATHS: Final = ("file", "dir")
@@ -108,6 +116,9 @@ def kinds_for(parameter: click.Parameter, context: click.Context) -> tuple[str, 
     if isinstance(parameter.type, click.Choice):
         return None
     metavar = parameter.metavar
+    some = _BY_COMMAND.get((context.info_name or "", parameter.name or ""))
+    if some is not None and not any(context.params.get(option) for option in _ON_UNFINISHED):
+        return some
     if metavar == "NAME" and context.parent is not None:
         return _NAMES_OF.get(context.parent.info_name or "")
     if metavar == "DIR" and parameter.name == "home_path":

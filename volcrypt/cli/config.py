@@ -6,7 +6,7 @@ import click
 import msgspec
 
 from volcrypt.cli.config_check import check_settings
-from volcrypt.cli.session import Command, Session, pass_session
+from volcrypt.cli.session import Command, Session, pass_session, print_paragraph
 from volcrypt.settings import CONFIG_FILE, Profile, problems_in_file
 
 
@@ -32,7 +32,7 @@ def check(session: Session) -> None:
     def text() -> None:
         print(f"{path} {'is in order' if path.exists() else 'is not there: all defaults'}")
         for note in notes:
-            print(f"note: {note}")
+            print_paragraph(f"note: {note}")
 
     document = {
         "File": str(path),

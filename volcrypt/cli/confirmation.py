@@ -1,4 +1,9 @@
-"""Asking before what cannot be undone."""
+"""Asking before what cannot be undone.
+
+What a command deletes and names itself, a volume or a snapshot, is asked for on a terminal; where
+there is none, the command is the word. What takes more with it than it names (a key, all that is
+under it) or takes protection away (plaintext) is asked for too, and needs --yes elsewhere.
+"""
 
 import sys
 from pathlib import Path
@@ -30,5 +35,10 @@ def confirm_plaintext(what: str, file: Path) -> None:
 
 
 yes_to_plaintext_option = click.option(
-    "--yes", is_flag=True, help="Do not ask whether plaintext may be written."
+    "--yes",
+    is_flag=True,
+    help="Do not ask whether plaintext may be written; needed where there is no terminal.",
+)
+yes_to_deletion_option = click.option(
+    "--yes", is_flag=True, help="Do not ask on a terminal; elsewhere nobody is asked."
 )

@@ -14,7 +14,7 @@ import click
 from volcrypt.access import clusters_of, open_home_unattended
 from volcrypt.cli.config_check import check_settings
 from volcrypt.cli.exits import Exit
-from volcrypt.cli.session import Command, JsonValue, Session, pass_session
+from volcrypt.cli.session import Command, JsonValue, Session, pass_session, print_paragraph
 from volcrypt.confinement import CAP_IPC_LOCK, has_capability
 from volcrypt.errors import (
     ConfigurationError,
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from volcrypt.operations.home import Home
 
 DOCUMENT_VERSION: Final = 1
+_INDENT: Final = " " * 9
+"""As wide as a state and what follows it."""
 
 
 @click.command(cls=Command)
@@ -79,9 +81,9 @@ def doctor(session: Session, show_all: bool) -> int:
 
 def _print(findings: Iterable[Finding]) -> None:
     for each in findings:
-        print(f"{each.state.value:<7}  {each.check}: {each.text}")
+        print_paragraph(f"{each.state.value:<7}  {each.check}: {each.text}", indent=_INDENT)
         if each.mend:
-            print(f"         mend: {each.mend}")
+            print_paragraph(f"{_INDENT}mend: {each.mend}", indent=_INDENT)
 
 
 def _checks(session: Session, host: "Host") -> Iterator[tuple[str, "Check"]]:
@@ -193,7 +195,6 @@ def _home_checks(
                 has_tpm=host.path("/dev/tpmrm0").exists(),
             ),
         )
-        yield "space", lambda: doctor_home.check_space(home.path)
         yield (
             "leftovers",
             lambda: doctor_home.check_leftovers(home.path, home.runtime, mounts()),
@@ -235,13 +236,16 @@ def _has_pin_source(settings: Settings) -> bool:
 
 
 def _key_checks(home: "Home") -> Iterator[tuple[str, "Check"]]:
-    from volcrypt.operations import doctor_keys
+    from volcrypt.operations import doctor_home, doctor_keys
 
+    # Only where volumes are not looked at, who have a say in what room there is.
+    space: tuple[str, Check] = ("space", lambda: doctor_home.check_space(home.path))
     try:
         can_open = home.opens_quietly
     except (VolcryptError, OSError) as error:
         wrong = problem_of("kms", error)
         yield "kms", lambda: [wrong]
+        yield space
         return
     if not can_open:
         unseen = note(
@@ -250,6 +254,7 @@ def _key_checks(home: "Home") -> Iterator[tuple[str, "Check"]]:
             "start 'volcrypt kms serve' first, which asks for it",
         )
         yield "kms", lambda: [unseen]
+        yield space
         return
     failed: list[Finding] = []
 
@@ -265,6 +270,7 @@ def _key_checks(home: "Home") -> Iterator[tuple[str, "Check"]]:
 
     yield "kms", check_kms
     if failed:
+        yield space
         return
     yield "volumes", lambda: doctor_keys.check_volumes(home)
     yield "store", lambda: doctor_keys.check_stores(home)

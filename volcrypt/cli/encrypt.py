@@ -248,11 +248,10 @@ def stop_migration(session: Session, volume: str, *, abort: bool) -> None:
         _show_given_up(session, volume, abort_migration(session.home, volume))
         return
     migration = pause_migration(session.home, volume)
-    what = "encryption" if migration.source_key_id is None else "rekeying"
-    way = f"'volcrypt encrypt {volume} --resume' goes on with it"
+    way = f"'volcrypt encrypt {volume} --resume' goes on with it, '--abort' gives it up"
     session.show(
         {"VolumeId": migration.volume_id, "Paused": True},
-        lambda: print(f"the {what} of {volume} is paused; {way}"),
+        lambda: print(f"the {migration.called} of {volume} is paused; {way}"),
     )
 
 

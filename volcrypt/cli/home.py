@@ -11,6 +11,7 @@ from volcrypt.cli.session import (
     JsonValue,
     Session,
     pass_session,
+    print_paragraph,
     print_table,
 )
 from volcrypt.cli.settings import encryption_text, settings_document
@@ -276,17 +277,21 @@ def _print(found: "Status", warnings: list[str]) -> None:
             ],
         )
     for job in found.failed:
-        print(f"\nsnapshot {job.snapshot_id} was not completed: {job.reason}")
+        print()
+        print_paragraph(f"snapshot {job.snapshot_id} was not completed: {job.reason}")
     for each in found.workflows:
-        print(f"\n{_unfinished_text(each)}")
+        print()
+        print_paragraph(_unfinished_text(each))
     for volume_id, source, next_step in found.imports:
         if next_step:
             way = f"next step: {next_step}; 'volcrypt volume import {source}' goes on with it"
         else:
             way = f"its cursor is damaged: 'volcrypt volume import {source or volume_id} --abort'"
-        print(f"\nimport of {source or '-'} into {volume_id} is unfinished; {way}")
+        print()
+        print_paragraph(f"import of {source or '-'} into {volume_id} is unfinished; {way}")
     for warning in warnings:
-        print(f"\nnote: {warning}")
+        print()
+        print_paragraph(f"note: {warning}")
 
 
 def _unfinished_text(each: "UnfinishedEncryption") -> str:
@@ -295,7 +300,9 @@ def _unfinished_text(each: "UnfinishedEncryption") -> str:
     if each.is_running:
         return f"{what} is at work: {each.step}"
     state = "paused" if each.is_paused else "unfinished"
+    # Later ones can be finished only, or it depends on where the data is.
+    giving_up = ", '--abort' gives it up" if each.step in ("snapshot", "copy", "compare") else ""
     return (
         f"{what} is {state}; next step: {each.step}; "
-        f"'volcrypt encrypt {name} --resume' goes on with it"
+        f"'volcrypt encrypt {name} --resume' goes on with it{giving_up}"
     )

@@ -1,6 +1,7 @@
 """`volcrypt kms OPERATION`: operations and options of `aws kms`, made from the request types."""
 
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -10,7 +11,7 @@ import click
 import msgspec
 
 from volcrypt.cli.confirmation import confirm
-from volcrypt.cli.kms_options import KmsCommand, option_of, value_of
+from volcrypt.cli.kms_options import KmsCommand, option_name, option_of, value_of
 from volcrypt.cli.kms_texts import SUMMARIES, help_of
 from volcrypt.cli.serve import serve
 from volcrypt.cli.session import Session, pass_session, print_fields, print_table
@@ -74,7 +75,8 @@ def _make_command(aws_name: str, name: str) -> KmsCommand:
         for field in fields:
             value = given[field.name]
             if value is not None and value != ():
-                request[field.encode_name] = value_of(field, value)
+                request[field.encode_name] = _value_of(field, value)
+        _check_complete(fields, request)
         home = session.key_home
         if aws_name in LOSSES and not request.get("DryRun") and not _is_refused(request):
             _confirm(LOSSES[aws_name], home, request, yes=yes)
@@ -104,7 +106,11 @@ def _make_command(aws_name: str, name: str) -> KmsCommand:
         )
     ]
     if aws_name in LOSSES:
-        extra.append(click.Option(["--yes"], is_flag=True, help="Do not ask."))
+        extra.append(
+            click.Option(
+                ["--yes"], is_flag=True, help="Do not ask; needed where there is no terminal."
+            )
+        )
     summary = SUMMARIES.get(aws_name, "")
     return KmsCommand(
         name,
@@ -113,6 +119,26 @@ def _make_command(aws_name: str, name: str) -> KmsCommand:
         help=f"{summary} ({aws_name})",
         short_help=summary,
     )
+
+
+def _value_of(field: msgspec.structs.FieldInfo, value: Any) -> Any:
+    try:
+        return value_of(field, value)
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(f"{option_name(field.name)}: {error}") from error
+
+
+def _check_complete(
+    fields: Sequence[msgspec.structs.FieldInfo], request: Mapping[str, Any]
+) -> None:
+    """Raises UsageError, which names options as they are typed; the KMS would name its members."""
+    missing = [
+        f"'{option_name(field.name)}'"
+        for field in fields
+        if field.required and request.get(field.encode_name) is None
+    ]
+    if missing:
+        raise click.UsageError(f"missing option{'s' * (len(missing) > 1)} {', '.join(missing)}")
 
 
 def _read_input(path: Path) -> dict[str, Any]:

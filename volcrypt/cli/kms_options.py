@@ -6,6 +6,7 @@ or `-`. Any other text may come from `file://PATH` too.
 """
 
 import base64
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +18,14 @@ import msgspec
 from volcrypt.cli.session import Command
 from volcrypt.cli.shorthand import parse_structure
 from volcrypt.cli.times import read_time
-from volcrypt.errors import InvalidArgumentError
+from volcrypt.errors import InvalidArgumentError, KmsValidationError
 from volcrypt.kms.protocol import parse_json
 
 _FILE: Final = "file://"
 _BYTES_FILE: Final = "fileb://"
+_CONSTRAINT: Final = re.compile(
+    r"Value (?P<value>.*?) at '(?P<member>\w+)[^']*' failed to satisfy constraint: Member must "
+)
 _PASSWORDS: Final = frozenset({"key_store_password"})
 
 
@@ -38,6 +42,13 @@ class KmsCommand(Command):
             for name in parameter.opts
         }
         return super().parse_args(ctx, _with_name_before_each(args, lists))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KmsValidationError as error:
+            hint = error.hint or f"see '{ctx.command_path} --help'"
+            raise KmsValidationError(as_typed(str(error)), hint=hint) from error
 
 
 def _with_name_before_each(arguments: Sequence[str], lists: set[str]) -> list[str]:
@@ -56,9 +67,27 @@ def _with_name_before_each(arguments: Sequence[str], lists: set[str]) -> list[st
     return found
 
 
+def as_typed(text: str) -> str:
+    """What a KMS says of members of a request, with the options that they come from."""
+    text = re.sub(r"^\d+ validation errors? detected: ", "", text)
+    return _CONSTRAINT.sub(
+        lambda found: f"{option_name(_snake_case(found['member']))} {found['value']}: it must ",
+        text,
+    )
+
+
+def option_name(member: str) -> str:
+    """The option for a member of a request, by its name in Python."""
+    return "--" + member.replace("_", "-")
+
+
+def _snake_case(name: str) -> str:
+    return re.sub("[A-Z]", lambda found: f"_{found[0].lower()}", name)
+
+
 def option_of(field: msgspec.structs.FieldInfo, text: str | None = None) -> click.Option:
     """The option for a member of a request; `text` is its help."""
-    name = "--" + field.name.replace("_", "-")
+    name = option_name(field.name)
     kind = without_none(field.type)
     if kind is bool:
         return click.Option([f"{name}/--no-{name[2:]}"], default=None, help=text)

@@ -5,7 +5,7 @@ A member that a document of version 1 has keeps its name and meaning; others may
 
 from typing import TYPE_CHECKING, Final
 
-from volcrypt.cli.session import JsonValue, print_fields, print_table
+from volcrypt.cli.session import JsonValue, print_fields, print_paragraph, print_table
 from volcrypt.cli.settings import encryption_text, settings_document
 from volcrypt.cli.text import format_time, iso_time
 from volcrypt.cli.volume_view import key_text
@@ -214,11 +214,11 @@ def print_encryption(found: "EncryptionReport", notes: "Sequence[str]") -> None:
         print(f"\nsnapshot {job.snapshot_id} is being made in store {job.store_name}")
     print()
     for each in found.findings:
-        print(f"finding: {each.text}")
+        print_paragraph(f"finding: {each.text}")
     count = len(found.findings)
     print(f"findings: {count}" if count else "no findings")
     for note in notes:
-        print(f"note: {note}")
+        print_paragraph(f"note: {note}")
 
 
 def _fetching_text(inventory: "Inventory", record: "VolumeRecord") -> str:

@@ -139,6 +139,20 @@ def _parts(widths: Sequence[int], limit: int | None) -> list[range]:
     return [*parts, range(start, len(widths))]
 
 
+def print_paragraph(text: str, *, indent: str = "") -> None:
+    """One line; on a terminal as many as it takes, which end between words, the others indented."""
+    if not sys.stdout.isatty():
+        print(text)
+        return
+    import textwrap
+
+    width = shutil.get_terminal_size().columns
+    lines = textwrap.wrap(
+        text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    print("\n".join(lines))
+
+
 def print_fields(fields: Mapping[str, str]) -> None:
     width = max(map(len, fields))
     for name, value in fields.items():

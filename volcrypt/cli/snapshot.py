@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from volcrypt.cli.confirmation import confirm, has_terminal, yes_to_deletion_option
 from volcrypt.cli.customer_key import check_one_stdin, give_home_key, source_key_option
 from volcrypt.cli.exits import Exit
 from volcrypt.cli.key_choice import check_key_options, key_options
@@ -26,6 +27,7 @@ from volcrypt.cli.snapshot_view import (
     snapshot_row,
 )
 from volcrypt.cli.store import place_options
+from volcrypt.errors import SnapshotNotFoundError, VolcryptError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -186,13 +188,17 @@ def show(session: Session, snapshot: str) -> None:
 
 @snapshot.command(cls=Command)
 @click.argument("snapshot", metavar="SNAPSHOT")
+@yes_to_deletion_option
 @pass_session
-def delete(session: Session, snapshot: str) -> None:
+def delete(session: Session, snapshot: str, yes: bool) -> None:
     """Delete SNAPSHOT and the chunks that no other snapshot needs. One that is still being made is
     stopped, and with it those that are made together with it. One that is damaged is deleted
     by its id; until then its store is not swept, since nobody knows which chunks it needs."""
     from volcrypt.operations.snapshot_deletion import delete_snapshot
 
+    if not yes and has_terminal():
+        _check_there(session, snapshot)
+        confirm("deleting a snapshot", f"delete snapshot {snapshot}?")
     blocked: list[SweepBlockedError] = []
     snapshot_id = delete_snapshot(session.home, snapshot, warn=blocked.append)
     session.show(
@@ -201,6 +207,18 @@ def delete(session: Session, snapshot: str) -> None:
     )
     for error in blocked:
         print(f"warning: {error}; {error.hint}", file=sys.stderr)
+
+
+def _check_there(session: Session, snapshot: str) -> None:
+    """Nobody is asked about one that is not there; one that is damaged or not completed is."""
+    from volcrypt.operations.snapshot_lookup import load_snapshot
+
+    try:
+        load_snapshot(session.home, snapshot)
+    except SnapshotNotFoundError:
+        raise
+    except VolcryptError:
+        return
 
 
 @snapshot.command(cls=Command)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from volcrypt.cli.confirmation import confirm, has_terminal
+from volcrypt.cli.confirmation import confirm, has_terminal, yes_to_deletion_option
 from volcrypt.cli.customer_key import (
     check_one_stdin,
     give_key,
@@ -253,7 +253,7 @@ def grow(
     is_flag=True,
     help="Only forget it here: its data elsewhere stays, for a home that has it registered.",
 )
-@click.option("--yes", is_flag=True, help="Do not ask on a terminal; elsewhere nobody is asked.")
+@yes_to_deletion_option
 @pass_session
 def delete(session: Session, volume: str, keep_data: bool, yes: bool) -> None:
     """Delete VOLUME and its data; its snapshots stay, and what is on a block device."""

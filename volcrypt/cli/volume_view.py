@@ -77,7 +77,9 @@ def filled_text(lazy: "LazyProgress") -> str:
     return f"{_percent(lazy)} %{rate}" + (", STUCK" if lazy.problem else "")
 
 
-def _filled_with_reason(lazy: "LazyProgress") -> str:
+def _filled_with_reason(lazy: "LazyProgress | None") -> str:
+    if lazy is None:
+        return ""
     return filled_text(lazy) + (f": {lazy.problem}" if lazy.problem else "")
 
 
@@ -98,7 +100,7 @@ def volume_fields(view: "VolumeView", use: "InUse | None" = None) -> dict[str, s
         "data key": record.wrapped_key.data_key_id if record.wrapped_key else "",
         "written": _written_text(view),
         "from snapshot": record.snapshot_id or "",
-        "filled": _filled_with_reason(view.lazy) if view.lazy else "",
+        "filled": _filled_with_reason(use.lazy if use and use.lazy else view.lazy),
         "created": format_time(record.created_at),
         "header exported": format_time(record.exported_at) if record.exported_at else "",
         "data": _data_text(view),

@@ -72,6 +72,11 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     worst_us: int = 0
 
     @property
+    def called(self) -> str:
+        """What people call it."""
+        return "encryption" if self.source_key_id is None else "rekeying"
+
+    @property
     def intents(self) -> IntentsHeader:
         """What its write intents begin with."""
         return IntentsHeader(

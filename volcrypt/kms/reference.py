@@ -69,5 +69,8 @@ def parse_key_reference(
 
 def _key(key_id: str, account: str) -> KeyReference:
     if not is_key_id(key_id) and _MULTI_REGION_KEY_ID.fullmatch(key_id) is None:
-        raise KeyNotFoundError(f"Invalid keyId '{key_id}'")
+        raise KeyNotFoundError(
+            f"Invalid keyId '{key_id}'",
+            hint="a key is named by its id or ARN, or by an alias as alias/NAME",
+        )
     return KeyReference(account=account, key_id=key_id)

@@ -197,7 +197,7 @@ def _plain(inventory: Inventory) -> Iterator[Finding]:
         yield Finding(
             kind=FindingKind.UNFINISHED_ENCRYPTION,
             subject=migration.volume_id,
-            text=f"the {'encryption' if is_plain else 'rekeying'} of {migration.volume_id} is "
+            text=f"the {migration.called} of {migration.volume_id} is "
             f"unfinished (next step: "
             f"{migration.step.value}), and its {'plaintext' if is_plain else 'old data'} is there",
         )

@@ -29,7 +29,7 @@ def check_same_wishes(
         check_source_key(
             home,
             migration.target_key,
-            f"the unfinished encryption of {volume}",
+            f"the unfinished {migration.called} of {volume}",
             choice=choice,
         )
     arn = migration.target_key.kms_key_arn
@@ -39,7 +39,7 @@ def check_same_wishes(
         choice.customer_key is not None and arn is not None
     ):
         raise InvalidArgumentError(
-            f"the unfinished encryption of {volume} was begun under "
+            f"the unfinished {migration.called} of {volume} was begun under "
             f"{arn or 'a customer-provided key'}",
             hint=f"'volcrypt encrypt {volume} --resume' finishes it, --abort gives it up",
         )

@@ -145,7 +145,9 @@ def migrate_volume(
         migration = load_migration(home, record.volume_id)
         if migration is None:
             if only_resume:
-                raise WorkNotFoundError(f"there is no unfinished encryption of {volume}")
+                raise WorkNotFoundError(
+                    f"there is no unfinished encryption or rekeying of {volume}"
+                )
             check_can_migrate(home, record, rekeys=rekeys)
             # Whoever may not use the key learns it now, and not below a plan.
             wrapped = new_key(home, record, choice)
@@ -338,10 +340,10 @@ def _undecided(
                 f"the encryption of {volume} was begun without --online",
                 hint=f"Ctrl-C stops it, and 'volcrypt encrypt {volume}' goes on with it",
             )
-        raise WorkNotFoundError(f"there is no unfinished encryption of {volume}")
+        raise WorkNotFoundError(f"there is no unfinished encryption or rekeying of {volume}")
     if migration.step in (MigrationStep.RENAME, MigrationStep.DESTROY):
         raise InvalidArgumentError(
-            f"{volume} is encrypted; only the removal of the old data is left",
+            f"{volume} is encrypted under the new key; only the removal of the old data is left",
             hint=f"'volcrypt encrypt {volume} --resume' finishes it",
         )
     return record, migration
@@ -432,8 +434,7 @@ def migration_warning(home: Home, volume_id: VolumeId) -> str | None:
     migration = load_migration(home, volume_id)
     if migration is None:
         return None
-    what = "encryption" if migration.source_key_id is None else "rekeying"
-    what = f"the {what} of this volume is unfinished"
+    way = f"'volcrypt encrypt {volume_id} --resume' goes on with it"
     if migration.step in (MigrationStep.RENAME, MigrationStep.DESTROY):
-        what = "the old data of this volume is not removed yet"
-    return f"{what}; 'volcrypt encrypt {volume_id} --resume' goes on with it"
+        return f"the old data of this volume is not removed yet; {way}"
+    return f"the {migration.called} of this volume is unfinished; {way}, '--abort' gives it up"

@@ -101,7 +101,7 @@ def _way_out(home: Home, entry: RegisterEntry) -> str:
     if home.register.get(MIGRATION, entry.id) is not None:
         return (
             f"'volcrypt encrypt {entry.id} --resume', or '--abort', puts it back: its unfinished "
-            "encryption knows it"
+            "encryption or rekeying knows it"
         )
     return (
         f"put {home.volumes.path_of(VolumeId(entry.id)) / RECORD_FILES[0]} back from a copy of the "

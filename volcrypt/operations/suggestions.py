@@ -17,21 +17,39 @@ _MAX_BYTES: Final = 2**16
 
 def volumes(home: Path) -> list[str]:
     """Names of volumes; ids of those without."""
-    return [
-        str(body.get("name") or body.get("volume_id"))
-        for body in _bodies((home / "volumes").glob("vol-*/record"))
-    ]
+    return [_volume_name(body) for body in _volume_bodies(home)]
+
+
+def unencrypted_volumes(home: Path) -> list[str]:
+    return [_volume_name(body) for body in _volume_bodies(home) if not body.get("wrapped_key")]
+
+
+def encrypted_volumes(home: Path) -> list[str]:
+    return [_volume_name(body) for body in _volume_bodies(home) if body.get("wrapped_key")]
+
+
+def _volume_bodies(home: Path) -> list[dict[str, Any]]:
+    return _bodies((home / "volumes").glob("vol-*/record"))
+
+
+def _volume_name(body: dict[str, Any]) -> str:
+    return str(body.get("name") or body.get("volume_id"))
 
 
 def snapshots(home: Path) -> list[str]:
     """Names, and ids of those without, of snapshots in the local store and of those that are being
     made in any: other stores are not asked."""
-    places = (home / "stores/local/manifests", home / "jobs")
-    return [
-        str(body.get("name") or body.get("snapshot_id"))
-        for place in places
-        for body in _bodies(place.glob("snap-*"))
-    ]
+    return [*_snapshot_names(home / "stores/local/manifests"), *pending_snapshots(home)]
+
+
+def pending_snapshots(home: Path) -> list[str]:
+    """Those of them that are being made, or were begun and failed."""
+    return _snapshot_names(home / "jobs")
+
+
+def _snapshot_names(place: Path) -> list[str]:
+    bodies = _bodies(place.glob("snap-*"))
+    return [str(body.get("name") or body.get("snapshot_id")) for body in bodies]
 
 
 def stores(home: Path) -> list[str]:

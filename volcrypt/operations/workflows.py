@@ -102,7 +102,7 @@ def check_none_running(home: Home, volume_id: VolumeId, name: str) -> None:
         raise VolumeInUseError(
             name,
             "an unfinished run of encrypt or rekey",
-            hint=f"'volcrypt encrypt {name} --resume' finishes it, '--abort' gives it up",
+            hint=f"'volcrypt encrypt {name} --resume' finishes it, '--abort' there gives it up",
         )
 
 
