@@ -28,6 +28,7 @@ from volcrypt.errors import (
     NoSuchEntityError,
     ObjectStoreError,
     RecordMissingError,
+    TryAgainError,
     VolcryptError,
 )
 from volcrypt.formats.document import MacSeal
@@ -37,6 +38,7 @@ from volcrypt.kms.lock import SERVING, is_served
 from volcrypt.kms.model import DEFAULT_KEY_ALIAS, Caller, VolumeSettings, root_arn
 from volcrypt.kms.remote_store import Cluster
 from volcrypt.names import ID_RANDOM_BYTES, VolumeId
+from volcrypt.operations.daemon_start import daemon_that_listens
 from volcrypt.operations.home_directory import (
     locked_file,
     make_runtime_directory,
@@ -165,15 +167,25 @@ class Home:
     def vault(self) -> Vault:
         """The home's own KMS: in this process, or through the daemon that serves the home."""
         make_runtime_directory(self.runtime)
-        directory = self.path / "kms"
-        daemon = self._daemon_socket()
-        if daemon is None and not has_kms(directory):
-            raise RecordMissingError(f"the key catalogue of home {self.path}")
+        daemon = self._daemon_that_listens()
         if daemon is not None:
-            client = self._daemon(daemon, self.account, self.region)
-            if isinstance(client, SupportsClose):
-                self._vault_stack.callback(client.close)
-            return client
+            return self._client_of(daemon)
+        if not has_kms(self.path / "kms"):
+            raise RecordMissingError(f"the key catalogue of home {self.path}")
+        try:
+            vault = self._open_here()
+        except TryAgainError:
+            daemon = self._daemon_that_listens()
+            if daemon is None:
+                raise
+            return self._client_of(daemon)  # which began in this moment
+        with suppress(VolcryptError):
+            # What is due now is due later as well; the command's own errors are the command's.
+            vault.maintain()
+        return vault
+
+    def _open_here(self) -> Vault:
+        directory = self.path / "kms"
         pin = None if keeps_pin(directory) else self._quiet_pin or self._pin(True)
         vault: Vault = self._vault_stack.enter_context(
             open_kms(
@@ -185,10 +197,19 @@ class Home:
                 clusters=self._clusters,
             )
         )
-        with suppress(VolcryptError):
-            # What is due now is due later as well; the command's own errors are the command's.
-            vault.maintain()
         return vault
+
+    def _client_of(self, daemon: Path) -> Vault:
+        client = self._daemon(daemon, self.account, self.region)
+        if isinstance(client, SupportsClose):
+            self._vault_stack.callback(client.close)
+        return client
+
+    def _daemon_that_listens(self) -> Path | None:
+        """As `_daemon_socket`, and one that is starting gets the time for it."""
+        if kms_has_own_user(self.path):
+            return self._daemon_socket()  # systemd listens for it
+        return daemon_that_listens(self._daemon_socket)
 
     def _daemon_socket(self) -> Path | None:
         """Where the process answers that everybody has to go through; None while there is none."""
