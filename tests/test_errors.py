@@ -27,6 +27,11 @@ MADE: list[tuple[VolcryptError, str, str | None]] = [
         "config.toml: line 1: a; line 2: b",
         None,
     ),
+    (
+        errors.HomeAccessError("/h/home"),
+        "no permission to read /h/home",
+        errors.HomeAccessError.hint,
+    ),
     (errors.FormatError("record", "too long"), "record: too long", None),
     (
         errors.BadMagicError("record"),

@@ -49,6 +49,7 @@ from volcrypt.durable import read_file
 from volcrypt.errors import (
     ConfigurationError,
     ConfigurationFileError,
+    HomeAccessError,
     InvalidArgumentError,
     MalformedError,
 )
@@ -168,6 +169,8 @@ def read_settings(home: Path) -> Settings:
         data = bytes(read_file(path, limit_bytes=MAX_BYTES, follow=True))
     except (FileNotFoundError, NotADirectoryError):
         return Settings()
+    except PermissionError as error:
+        raise HomeAccessError(str(path)) from error
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
     except MalformedError as error:

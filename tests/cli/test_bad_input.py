@@ -192,9 +192,13 @@ def test_encrypt_refuses_a_mounted_volume(command: Command, tmp_path: Path) -> N
 def test_sources_and_targets(command: Command, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert "no file or block device" in command.fails(2, "volume", "import", tmp_path / "pipe")
-    command.fails(2, "volume", "import", tmp_path / "missing")
+    assert "missing does not exist" in command.fails(2, "volume", "import", tmp_path / "missing")
     command.fails(2, "volume", "import", tmp_path)
     (tmp_path / "empty").touch()
+    url = (tmp_path / "empty").as_uri()
+    said = command.fails(2, "store", "create", "wrong", "--url", url)
+    assert f"{tmp_path / 'empty'} is not a directory" in said
+    assert "error: NAME 'a b': it must " in command.fails(2, "principal", "create", "a b")
     command.fails(2, "volume", "import", tmp_path / "empty")
     command.fails(4, "volume", "export", "--yes", "data", tmp_path / "empty")
     command.fails(2, "volume", "export", "--yes", "data", tmp_path / "no" / "such" / "directory")

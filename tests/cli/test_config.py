@@ -97,3 +97,11 @@ def test_doctor_tells_what_the_home_does_not_have(command: Command) -> None:
     ((check, text),) = [each for each in problems(command) if path in each[1]]
     assert check == "configuration"
     assert "line 2: profiles.a.principal" in text
+
+
+def test_another_user_is_told_whose_home_it_is(command: Command) -> None:
+    other = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    done = Command(command.home).try_run("volume", "list", prefix=other)
+    assert done.returncode == 5
+    assert f"error: no permission to read {command.home}" in done.stderr
+    assert "hint: run volcrypt as the user that the home belongs to" in done.stderr

@@ -69,6 +69,7 @@ _TABLE: Final[tuple[tuple[type[errors.VolcryptError], Exit], ...]] = (
     (errors.CustomKeyStoreNameInUseError, Exit.IN_USE),
     (errors.CustomKeyStoreHasKeysError, Exit.IN_USE),
     (errors.ClusterInUseError, Exit.IN_USE),
+    (errors.HomeAccessError, Exit.DENIED),
     (errors.WrongPinError, Exit.DENIED),
     (errors.WrongPassphraseError, Exit.DENIED),
     (errors.WrongCustomerKeyError, Exit.DENIED),

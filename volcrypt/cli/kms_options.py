@@ -8,8 +8,9 @@ or `-`. Any other text may come from `file://PATH` too.
 import base64
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, get_args, get_origin
 
 import click
@@ -67,13 +68,17 @@ def _with_name_before_each(arguments: Sequence[str], lists: set[str]) -> list[st
     return found
 
 
-def as_typed(text: str) -> str:
-    """What a KMS says of members of a request, with the options that they come from."""
+def as_typed(text: str, *, names: Mapping[str, str] = MappingProxyType({})) -> str:
+    """What a KMS says of members of a request, with the options that they come from; `names` are
+    members that are arguments."""
     text = re.sub(r"^\d+ validation errors? detected: ", "", text)
-    return _CONSTRAINT.sub(
-        lambda found: f"{option_name(_snake_case(found['member']))} {found['value']}: it must ",
-        text,
-    )
+
+    def typed(found: re.Match[str]) -> str:
+        member = found["member"]
+        name = names.get(member) or option_name(_snake_case(member))
+        return f"{name} {found['value']}: it must "
+
+    return _CONSTRAINT.sub(typed, text)
 
 
 def option_name(member: str) -> str:

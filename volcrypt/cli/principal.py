@@ -11,10 +11,16 @@ from typing import Any
 
 import click
 
+from volcrypt.cli.kms_options import as_typed
 from volcrypt.cli.pin import read_secret
 from volcrypt.cli.session import Command, Session, pass_session, print_fields
 from volcrypt.cli.text import format_time
-from volcrypt.errors import AccessDeniedError, DeleteConflictError, InvalidArgumentError
+from volcrypt.errors import (
+    AccessDeniedError,
+    DeleteConflictError,
+    InvalidArgumentError,
+    KmsValidationError,
+)
 
 _NAME = click.argument("name", metavar="NAME")
 _POLICY_NAME = click.option(
@@ -200,7 +206,10 @@ def delete_access_key(session: Session, name: str, access_key_id: str) -> None:
 def _call(session: Session, operation: str, /, **members: Any) -> dict[str, Any]:
     from volcrypt.operations.principals import call_principals
 
-    return call_principals(session.key_home, operation, members)
+    try:
+        return call_principals(session.key_home, operation, members)
+    except KmsValidationError as error:
+        raise KmsValidationError(as_typed(str(error), names={"userName": "NAME"})) from error
 
 
 def _access_keys(session: Session, name: str) -> list[dict[str, Any]]:

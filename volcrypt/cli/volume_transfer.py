@@ -83,7 +83,8 @@ def import_(
         return
     # Not a pipe, either: who opens that waits for its writer.
     if not (source.is_file() or source.is_block_device()):
-        raise click.UsageError(f"{source} is no file or block device")
+        wrong = "is no file or block device" if source.exists() else "does not exist"
+        raise click.UsageError(f"{source} {wrong}")
     check_one_stdin(customer_key_file, luks_passphrase_file)
     if expect_sha256 is not None and not re.fullmatch("[0-9a-f]{64}", expect_sha256.lower()):
         raise click.UsageError("--expect-sha256 takes 64 hexadecimal digits")

@@ -68,6 +68,19 @@ class HomeNotInitialisedError(ConfigurationError):
         self.home = home
 
 
+class HomeAccessError(ConfigurationError):
+    """The home is another user's, and lets this one see nothing."""
+
+    hint = (
+        "run volcrypt as the user that the home belongs to, or name another home with --home or "
+        "VOLCRYPT_HOME"
+    )
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"no permission to read {path}")
+        self.path = path
+
+
 class WrongPinError(ConfigurationError):
     """The PIN is not the token's."""
 

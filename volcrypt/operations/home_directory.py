@@ -25,6 +25,7 @@ from volcrypt.durable import (
 )
 from volcrypt.errors import (
     ConfigurationError,
+    HomeAccessError,
     HomeNotInitialisedError,
     InvalidArgumentError,
     MalformedError,
@@ -108,7 +109,7 @@ def make_runtime_directory(runtime: Path) -> None:
 
 
 def read_home_document(path: Path) -> HomeDocument:
-    """Raises HomeNotInitialisedError, ConfigurationError for one of another user's, and
+    """Raises HomeNotInitialisedError, HomeAccessError for one of another user's, and
     FormatError."""
     what = f"{path / 'home'}"
     try:
@@ -116,7 +117,7 @@ def read_home_document(path: Path) -> HomeDocument:
     except (FileNotFoundError, NotADirectoryError):
         raise HomeNotInitialisedError(str(path)) from None
     except PermissionError as error:
-        raise ConfigurationError(f"no permission to read {what}") from error
+        raise HomeAccessError(what) from error
     try:
         document = msgspec.json.decode(data, type=HomeDocument)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -36,6 +36,7 @@ from typing_extensions import Buffer
 
 from volcrypt.durable import make_directory_durably, no_space_named, read_file, sync_directory
 from volcrypt.errors import (
+    InvalidArgumentError,
     MalformedError,
     ObjectNotFoundError,
     ObjectStoreError,
@@ -76,8 +77,12 @@ class LocalObjects:
 
     @classmethod
     def create(cls, path: Path) -> Self:
-        """Make the directory, durably, unless it is there."""
-        make_directory_durably(path)
+        """Make the directory, durably, unless it is there. Raises InvalidArgumentError where
+        something else is."""
+        try:
+            make_directory_durably(path)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise InvalidArgumentError(f"{error.filename} is not a directory") from error
         return cls(path)
 
     def __enter__(self) -> Self:
