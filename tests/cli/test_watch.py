@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -20,12 +21,13 @@ from volcrypt.cli import watch
 from volcrypt.cli.watch_frame import frame
 from volcrypt.errors import ConfigurationError
 from volcrypt.geometry import UNIT_BYTES
-from volcrypt.names import SnapshotId
+from volcrypt.names import DataKeyId, SnapshotId
 from volcrypt.operations.home import Home
 from volcrypt.operations.jobs import Job
 from volcrypt.operations.live_status import OVERVIEW_SECONDS, LiveLook, LiveStatus, Rate, Rates
 from volcrypt.operations.uses import InUse
 from volcrypt.settings import runtime_root
+from volcrypt.volume.control_messages import MigrationState
 
 
 @pytest.fixture
@@ -288,6 +290,39 @@ def test_rates_and_states_are_shown(live: LiveStatus) -> None:
     assert "mount 1" in text
     assert "/mnt" in text
     assert " - " in drawn(replace(live, status=status, rates={}))
+
+
+def migration(**members: object) -> MigrationState:
+    first = MigrationState(
+        migration=b"m", phase="copy", source_key_id=None, target_key_id=DataKeyId("dk-1"),
+        chunks=200, cursor=50, durable=40, verified=0, to_repeat=0, copied_bytes=25 * 2**20,
+        busy_seconds=5.0, rate_bytes=None, paused=False, problem=None, writes=0, p50_us=0,
+        p99_us=0, worst_us=0,
+    )  # fmt: skip
+    return msgspec.structs.replace(first, **members)
+
+
+def test_a_migration_is_shown(live: LiveStatus) -> None:
+    (record,) = live.records
+    key, rates = record.volume_id, Rates()
+
+    def shown(now: float, **members: object) -> str:
+        moving = use(volume_id=key, name="orders", migration=migration(**members))
+        status = replace(live.status, in_use=[moving])
+        seen = replace(live, status=status, rates=rates.look([moving], now))
+        for height in (1, 5, 8, 12):
+            drawn(seen, height=height, width=40)
+        return " ".join(drawn(seen).split())
+
+    assert "25% 5 MiB/s 15 s" in shown(0), "what its process says, before there are two looks"
+    assert "copying" in shown(1)
+    assert "50% 25 MiB/s 2 s" in shown(2, cursor=100)
+    assert "comparing" in shown(3, phase="verify", cursor=200)
+    assert "10% 10 MiB/s 9 s" in shown(4, phase="verify", cursor=200, verified=20)
+    text = shown(5, cursor=150, paused=True)
+    assert "paused" in text
+    assert "/s " not in text.partition("paused")[2]
+    assert "has to begin anew: the disk is full" in shown(6, problem="the disk is full")
 
 
 def test_the_first_look_fails_as_any_command() -> None:

@@ -3,6 +3,7 @@ synced is lost, whoever is killed."""
 
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -212,6 +213,11 @@ def test_it_pauses_goes_on_and_is_given_up(command: Command, tmp_path: Path, poi
             assert "a command that encrypts it" in command.fails(4, "encrypt", "data", "--resume")
             (unfinished,) = command.json("status")["Workflows"]
             assert (unfinished["Name"], unfinished["Running"]) == ("data", True)
+            (used,) = command.json("status")["InUse"]
+            assert used["Migration"]["Rekeys"] is False
+            assert used["Migration"]["CopiedChunks"] <= used["Migration"]["Chunks"]
+            assert "encryption of data" in command.run("status")
+            assert re.search(r"is at work: (copying|comparing) \d+%", command.run("status"))
             command.run("encrypt", "data", "--pause")
             assert begun.wait_for(30) == 7
             assert "encryption of volume data is paused" in begun.said

@@ -68,6 +68,22 @@ class Check(Shape, frozen=True):
     problem: str | None
 
 
+class MigrationProgress(Shape, frozen=True):
+    """Of a volume that is encrypted in use or gets another data key; rate and time left are of the
+    copying."""
+
+    phase: str
+    rekeys: bool
+    chunks: int
+    copied_chunks: int
+    verified_chunks: int
+    bytes_per_second: int | None
+    seconds_left: int | None
+    bytes_per_second_limit: int | None
+    paused: bool
+    problem: str | None
+
+
 class Use(Shape, frozen=True):
     """`kept`: a crash of its process leaves it mounted, for the next one to take over."""
 
@@ -93,6 +109,7 @@ class Use(Shape, frozen=True):
     fenced: Fenced | None
     checks: list[Check]
     initialization: Initialization | None
+    migration: MigrationProgress | None
 
 
 class TroubledKey(Shape, frozen=True):

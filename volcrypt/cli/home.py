@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from volcrypt.cli.migration_view import migration_document, progress_text
 from volcrypt.cli.pin import read_secret
 from volcrypt.cli.session import (
     Command,
@@ -30,6 +31,7 @@ from volcrypt.settings import DEFAULT_ACCOUNT, DEFAULT_REGION, runtime_root
 
 if TYPE_CHECKING:
     from volcrypt.operations.status import Status, UnfinishedEncryption
+    from volcrypt.volume.control_messages import MigrationState
 
 PIN_KEPT_WARNING = (
     "the keys are in a SoftHSM token in this home, with the PIN beside it: that protects volumes "
@@ -109,8 +111,8 @@ def status(session: Session, watch: bool, metrics: str | None) -> int | None:
     """Show what is there, what is in use, and what deserves attention.
 
     With --watch it fills the terminal, anew each second: volumes and who uses them, what is read
-    and written, snapshots that are being made, volumes that are being filled. Keys and stores are
-    looked at once a minute.
+    and written, snapshots that are being made, volumes that are being encrypted or filled. Keys
+    and stores are looked at once a minute.
 
     With --metrics it is a process for monitoring systems, until SIGTERM: the figures of volumes
     that are served, and of snapshots that are being made. It asks no KMS and no store.
@@ -196,6 +198,7 @@ def _document(found: "Status", warnings: list[str]) -> JsonValue:
                 "WrittenBytes": item.written_bytes,
                 **watch_document(item),
                 "Initialization": lazy_document(item.lazy) if item.lazy else None,
+                "Migration": migration_document(item.migration) if item.migration else None,
             }
             for item in found.in_use
         ],
@@ -279,9 +282,10 @@ def _print(found: "Status", warnings: list[str]) -> None:
     for job in found.failed:
         print()
         print_paragraph(f"snapshot {job.snapshot_id} was not completed: {job.reason}")
+    migrations = {item.volume_id: item.migration for item in found.in_use}
     for each in found.workflows:
         print()
-        print_paragraph(_unfinished_text(each))
+        print_paragraph(_unfinished_text(each, migrations.get(each.volume_id)))
     for volume_id, source, next_step in found.imports:
         if next_step:
             way = f"next step: {next_step}; 'volcrypt volume import {source}' goes on with it"
@@ -294,15 +298,15 @@ def _print(found: "Status", warnings: list[str]) -> None:
         print_paragraph(f"note: {warning}")
 
 
-def _unfinished_text(each: "UnfinishedEncryption") -> str:
+def _unfinished_text(each: "UnfinishedEncryption", state: "MigrationState | None") -> str:
     name = each.name or each.volume_id
     what = f"{'rekeying' if each.rekeys else 'encryption'} of {name} ({each.volume_id})"
     if each.is_running:
-        return f"{what} is at work: {each.step}"
-    state = "paused" if each.is_paused else "unfinished"
+        return f"{what} is at work: {each.step if state is None else progress_text(state)}"
+    how = "paused" if each.is_paused else "unfinished"
     # Later ones can be finished only, or it depends on where the data is.
     giving_up = ", '--abort' gives it up" if each.step in ("snapshot", "copy", "compare") else ""
     return (
-        f"{what} is {state}; next step: {each.step}; "
+        f"{what} is {how}; next step: {each.step}; "
         f"'volcrypt encrypt {name} --resume' goes on with it{giving_up}"
     )

@@ -8,6 +8,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from volcrypt.cli.migration_view import percent, rate_fields, step_text
 from volcrypt.cli.snapshot_view import original_of, progress_fields
 from volcrypt.cli.status_view import place_text, use_warnings
 from volcrypt.cli.volume_view import filled_text, key_text
@@ -20,7 +21,7 @@ _OLD_SECONDS: Final = 90.0
 _HEADING: Final = "bold"
 _LEAST_ROOM: Final = 3
 """For a table with one line."""
-_FLEXIBLE: Final = ("VOLUME", "MOUNTED ON", "SNAPSHOT", "FILLED")
+_FLEXIBLE: Final = ("VOLUME", "MOUNTED ON", "SNAPSHOT", "FILLED", "ENCRYPTED", "STEP")
 """Columns that are cut first when a window is narrow: rich takes from those that may wrap, and what
 is in them says that it does not."""
 
@@ -40,7 +41,12 @@ def frame(live: LiveStatus, *, height: int, now: float) -> RenderableType:
     # An empty line and a heading; notes have none.
     jobs = min(len(status.pending) + 2, most) if status.pending and most >= _LEAST_ROOM else 0
     notes = min(len(warnings) + 1, most) if warnings and most > 1 else 0
-    parts += _volumes(live, room - jobs - notes)
+    moving = [use for use in status.in_use if use.migration is not None]
+    most = (room - jobs - notes) // 2
+    migrations = min(len(moving) + 2, most) if moving and most >= _LEAST_ROOM else 0
+    parts += _volumes(live, room - jobs - notes - migrations)
+    if migrations:
+        parts += _migrations(live, moving, migrations)
     if jobs:
         parts += _snapshots(live, jobs)
     if notes:
@@ -156,6 +162,27 @@ def _snapshots(live: LiveStatus, lines: int) -> list[RenderableType]:
             Text(fields.get("time left", "")),
         )
     more = len(pending) - len(shown)
+    return [Text(), table, *([_more(more)] if more else [])]
+
+
+def _migrations(live: LiveStatus, moving: list[InUse], lines: int) -> list[RenderableType]:
+    """Volumes that are encrypted in use, or get another data key."""
+    room = lines - 2
+    shown = moving if len(moving) <= room else moving[: room - 1]
+    table = _table("ENCRYPTED", "STEP", "", "DONE", "RATE", "TIME LEFT", right=("DONE", "RATE"))
+    for use in shown:
+        state, rate = use.migration, live.rates.get(use_id(use))
+        assert state is not None
+        fields = rate_fields(state, None if rate is None else rate.migrated)
+        table.add_row(
+            _flexible(use.name or use_id(use)),
+            _flexible(step_text(state)),
+            ProgressBar(total=100, completed=percent(state), width=20),
+            Text(f"{percent(state)}%"),
+            Text(fields.get("rate", "")),
+            Text(fields.get("time left", "")),
+        )
+    more = len(moving) - len(shown)
     return [Text(), table, *([_more(more)] if more else [])]
 
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from volcrypt.errors import VolcryptError
 from volcrypt.formats.volume_record import VolumeRecord
+from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.operations.home import Home
 from volcrypt.operations.jobs import load_jobs
 from volcrypt.operations.records import load_records
@@ -23,10 +24,12 @@ OVERVIEW_SECONDS: Final = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """Bytes a second, of the last while."""
+    """Bytes a second, of the last while; `migrated` since the step of its migration was first seen,
+    None where there is none or it does not move."""
 
     read: float
     written: float
+    migrated: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +50,7 @@ class Rates:
 
     def __init__(self) -> None:
         self._before: dict[str, tuple[float, InUse]] = {}
+        self._steps: dict[tuple[str, bytes, str], tuple[float, int]] = {}
 
     def look(self, in_use: Sequence[InUse], now: float) -> dict[str, Rate]:
         """`now` in seconds from any beginning. Another process counts from the start."""
@@ -59,9 +63,18 @@ class Rates:
                     read=max(0, (use.read_bytes or 0) - before.read_bytes) / (now - at),
                     written=max(0, (use.written_bytes or 0) - (before.written_bytes or 0))
                     / (now - at),
+                    migrated=self._migrated(key, use, now),
                 )
         self._before = seen
         return found
+
+    def _migrated(self, key: str, use: InUse, now: float) -> float | None:
+        state = use.migration
+        if state is None:
+            return None
+        step, done = (key, state.migration, state.phase), state.step_chunks
+        began, before = self._steps.setdefault(step, (now, done))
+        return (done - before) * CHUNK_BYTES / (now - began) if done > before else None
 
 
 def use_id(use: InUse) -> str:

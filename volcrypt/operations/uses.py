@@ -10,7 +10,7 @@ from volcrypt.names import VolumeId
 from volcrypt.operations.attachments import device_name, mounts_on, private_mount_point
 from volcrypt.operations.home import Home
 from volcrypt.operations.mounts import served_volumes
-from volcrypt.volume.control_messages import LazyProgress, StatusAnswer
+from volcrypt.volume.control_messages import LazyProgress, MigrationState, StatusAnswer
 from volcrypt.volume.device_links import DEVICE_DIRECTORY, linked_device
 from volcrypt.volume.fence import CheckState, FenceNote
 from volcrypt.volume.loop import backing_file, loop_of
@@ -24,7 +24,8 @@ class InUse:
     chunks are here. `file_systems`: where those on its loop device are mounted.
     `fast_requests` needed no Python, as `data_plane` "native" makes possible. `discard`,
     `discard_zeros`: what becomes holes; `kept`: a crash of the process leaves it mounted;
-    `read_bytes` and `written_bytes` are None of what nobody answers for."""
+    `read_bytes` and `written_bytes` are None of what nobody answers for; `migration` while it is
+    encrypted in use, or gets another data key."""
 
     volume_id: str | None
     name: str | None
@@ -47,6 +48,7 @@ class InUse:
     kept: bool = False
     read_bytes: int | None = None
     written_bytes: int | None = None
+    migration: MigrationState | None = None
 
 
 def uses_of(home: Home, records: Iterable[VolumeRecord]) -> list[InUse]:
@@ -107,6 +109,7 @@ def _use_of(
         kept=answer is not None and answer.kept,
         read_bytes=None if answer is None else answer.read_bytes,
         written_bytes=None if answer is None else answer.written_bytes,
+        migration=None if answer is None else answer.migration,
     )
 
 

@@ -232,6 +232,11 @@ class MigrationState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     p99_us: int
     worst_us: int
 
+    @property
+    def step_chunks(self) -> int:
+        """Those that the step which it is at has behind it."""
+        return self.cursor if self.phase == "copy" else self.verified
+
 
 class StatusAnswer(_Document, frozen=True, tag="status"):
     """`memory_locked` False: the limits of this user let key and plaintext go to swap.
