@@ -19,6 +19,8 @@ from volcrypt.confinement import CAP_IPC_LOCK, has_capability
 from volcrypt.errors import (
     ConfigurationError,
     ConfigurationFileError,
+    FormatError,
+    IntegrityError,
     TryAgainError,
     VolcryptError,
 )
@@ -237,6 +239,7 @@ def _has_pin_source(settings: Settings) -> bool:
 
 def _key_checks(home: "Home") -> Iterator[tuple[str, "Check"]]:
     from volcrypt.operations import doctor_home, doctor_keys
+    from volcrypt.operations.doctor_home import RESTORE
 
     # Only where volumes are not looked at, who have a say in what room there is.
     space: tuple[str, Check] = ("space", lambda: doctor_home.check_space(home.path))
@@ -264,6 +267,9 @@ def _key_checks(home: "Home") -> Iterator[tuple[str, "Check"]]:
         except TryAgainError as error:
             failed.append(problem_of("kms", error, error.hint or "wait for the other command"))
             yield failed[0]
+        except (IntegrityError, FormatError) as error:
+            failed.append(problem_of("kms", error, error.hint or RESTORE))
+            yield failed[0]
         except (VolcryptError, OSError) as error:
             failed.append(problem_of("kms", error))
             yield failed[0]
@@ -272,5 +278,6 @@ def _key_checks(home: "Home") -> Iterator[tuple[str, "Check"]]:
     if failed:
         yield space
         return
+    yield "keys", lambda: doctor_keys.check_keys(home)
     yield "volumes", lambda: doctor_keys.check_volumes(home)
     yield "store", lambda: doctor_keys.check_stores(home)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from volcrypt.errors import HsmUnavailableError, VolcryptError
+from volcrypt.errors import FormatError, HsmUnavailableError, IntegrityError, VolcryptError
 from volcrypt.kms.home import keeps_pin
 from volcrypt.kms.lock import SERVING, is_served
 from volcrypt.kms.module_probe import probe_module
@@ -23,6 +23,7 @@ from volcrypt.volume.mountpoint import FS_TYPE, Liveness, Mount, lines_of, liven
 from volcrypt.volume.owner import current_owner
 from volcrypt.volume.space import space_warning
 
+RESTORE: Final = "volcrypt restore, from a backup"
 _OTHERS: Final = 0o077
 _CHANGEABLE: Final = 0o022
 
@@ -106,11 +107,12 @@ def check_home_token(directory: Path | None, runtime: Path) -> Iterator[Finding]
     except HsmUnavailableError as error:
         yield problem_of("hsm", error, "apt-get install --reinstall softhsm2")
         return
+    except (IntegrityError, FormatError) as error:  # the token itself
+        yield problem_of("hsm", error, error.hint or RESTORE)
+        return
     what = f"{found.description} {found.version} ({module})"
     if directory is not None and HOME_LABEL not in found.labels:
-        yield problem(
-            "hsm", f"{what} finds no token of this home", "volcrypt restore, from a backup"
-        )
+        yield problem("hsm", f"{what} finds no token of this home", RESTORE)
         return
     yield ok("hsm", f"{what}{'' if directory is None else ' has the token'}")
     yield note(

@@ -3,6 +3,7 @@ the stores, whose places only it vouches for. Nothing is written to a store."""
 
 import stat
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Final
 
 from volcrypt.errors import (
@@ -12,10 +13,14 @@ from volcrypt.errors import (
     VolcryptError,
 )
 from volcrypt.formats.volume_record import VolumeRecord
+from volcrypt.kms.clock import host_time
 from volcrypt.kms.lock import SERVING, is_served
 from volcrypt.kms.messages.keys import ListKeysRequest
+from volcrypt.operations.attachments import device_name
 from volcrypt.operations.findings import Finding, note, ok, problem, problem_of
 from volcrypt.operations.home import Home
+from volcrypt.operations.key_states import NOT_FOUND, troubled_keys
+from volcrypt.operations.record_copies import copy_file
 from volcrypt.operations.records import data_path, load_records, nominal_data_path
 from volcrypt.operations.space import space_warnings
 from volcrypt.operations.stores import (
@@ -27,10 +32,17 @@ from volcrypt.operations.stores import (
 )
 
 _REQUEST_SECONDS: Final = 8.0
+_MENDS: Final = {
+    "Disabled": "volcrypt kms enable-key --key-id {}",
+    "PendingDeletion": "volcrypt kms cancel-key-deletion --key-id {}",
+    "PendingImport": "volcrypt kms import-key-material --key-id {}",
+    NOT_FOUND: "volcrypt restore, from a backup of the KMS that had it",
+}
 
 
 def check_kms(home: Home) -> Iterator[Finding]:
-    """The home's own KMS, which every command needs, and then the one of the profile."""
+    """The home's own KMS, which every command needs, and then the one of the profile. Raises
+    VolcryptError where the first cannot be used."""
     how = "'kms serve' answers" if is_served(home.path / "kms" / SERVING) else "the token opens"
     home.vault.audit_head()
     yield ok("kms", f"{how}, catalogue and audit log fit")
@@ -40,10 +52,31 @@ def check_kms(home: Home) -> Iterator[Finding]:
     except AccessDeniedError:
         yield ok("kms", f"{name} answers, and lets this principal list no keys")
     except VolcryptError as error:
+        if home.access.other_kms is None:
+            raise
         yield problem_of("kms", error, error.hint or "the profile in config.toml, and credentials")
     else:
         if home.access.other_kms is not None:
             yield ok("kms", f"{name} answers")
+
+
+def check_keys(home: Home) -> Iterator[Finding]:
+    """Keys that volumes have lost, or are about to lose."""
+    records = [each for each in load_records(home).values() if isinstance(each, VolumeRecord)]
+    found = troubled_keys(home, records, now=host_time())
+    for key in found:
+        until = (
+            "" if key.until is None else f" until {datetime.fromtimestamp(key.until, UTC):%Y-%m-%d}"
+        )
+        key_id = key.key_arn.rpartition("/")[2]
+        yield problem(
+            "keys",
+            f"key {key_id} is in state {key.state}{until}, and is the key of "
+            f"{', '.join(key.volumes)}",
+            _MENDS.get(key.state, "volcrypt kms describe-key --key-id {}").format(key_id),
+        )
+    if not found:
+        yield ok("keys", "those of volumes are enabled")
 
 
 def check_volumes(home: Home) -> Iterator[Finding]:
@@ -63,6 +96,14 @@ def check_volumes(home: Home) -> Iterator[Finding]:
         yield problem("space", warning, "free some, or move volumes to another ('--data')")
     if not warnings:
         yield ok("space", "what volumes may still take is there")
+    for record in records:
+        copy = copy_file(home, record)
+        if copy is not None and not copy.exists():
+            yield note(
+                "volumes",
+                f"{device_name(record)}: the second copy of its record is not there: {copy}",
+                "the next mount writes it",
+            )
     if not damaged:
         yield ok("volumes", f"{len(records)} are there, with their records")
 

@@ -129,6 +129,15 @@ def copy_location(home: Home, record: VolumeRecord) -> str | None:
     return str(_copy_file(home, record, record.data_path))
 
 
+def copy_file(home: Home, record: VolumeRecord) -> Path | None:
+    """Where the copy lies that is a file; None for a volume that has none such."""
+    if record.wrapped_key is None or record.data_path is None:
+        return None
+    if record.device is not None and record.lease is not None:
+        return None
+    return _copy_file(home, record, record.data_path)
+
+
 def _copy_file(home: Home, record: VolumeRecord, data_path: str) -> Path:
     if record.device is None:
         return copy_beside(Path(data_path))
