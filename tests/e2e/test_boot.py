@@ -18,6 +18,8 @@ FSTAB = (
 )
 CAPABILITIES = 1 << 21 | 1 << 14  # CAP_SYS_ADMIN, CAP_IPC_LOCK
 PIN = "471108150"
+SEALED_PIN = "/etc/credstore.encrypted/volcrypt.pin"
+KMS = ("volcrypt-kms.socket", "volcrypt-kms.service")
 CONFIGURATION = '[profiles.hosts]\nprincipal = "hosts"\n'
 POLICY = """{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Resource": "*",
 "Action": ["kms:GenerateDataKey*", "kms:Decrypt", "kms:CreateGrant", "kms:DescribeKey"]}]}"""
@@ -43,7 +45,7 @@ ExecStart=/usr/local/bin/writer
 Restart=on-failure
 RestartSec=200ms
 [Install]
-WantedBy=multi-user.target
+WantedBy=multi-user.target srv-orders.mount
 """
 
 
@@ -66,10 +68,13 @@ def test_a_volume_comes_back(tmp_path: Path) -> None:
         host.boot()
         comes_back(host, before)
         before = len(starts(host))
+        host.run("systemctl", "disable", *KMS)
         host.cut_power()
         host.boot()
-        comes_back(host, before)
+        what_waits_for_the_kms_comes_with_it(host, before)
         uninstalling_waits_for_volumes(host)
+        a_wrong_pin_is_tried_once(host)
+        a_refusal_is_not_asked_for_again(host)
         a_crash_loop_ends_with_the_reason(host)
         host.run(INSTALL, "--uninstall")
         assert host.run("sh", "-c", "command -v volcrypt", check=False).returncode
@@ -86,15 +91,19 @@ def install(host: BootedHost) -> None:
     host.run(INSTALL, "--program", PROGRAM)
     put(host, "/run/pin", PIN)
     host.run("volcrypt", "init", "--pin-file", "/run/pin")
-    sealed = "/etc/credstore.encrypted/volcrypt.pin"
-    host.run("mkdir", "-p", Path(sealed).parent)
-    host.run("systemd-creds", "encrypt", "--name=volcrypt.pin", "/run/pin", sealed)
-    host.run("rm", "/run/pin")
+    seal_pin(host, PIN)
     put(host, "/var/lib/volcrypt/config.toml", CONFIGURATION)
-    host.run("systemctl", "enable", "--now", "volcrypt-kms.socket", "volcrypt-kms.service")
+    host.run("systemctl", "enable", "--now", *KMS)
     host.run("volcrypt", "principal", "create", "hosts")
     host.run("volcrypt", "principal", "put-policy", "hosts", "-", given=POLICY)
     host.run("volcrypt", "volume", "create", "--size", "64MiB", "--name", "orders")
+
+
+def seal_pin(host: BootedHost, pin: str) -> None:
+    put(host, "/run/pin", pin)
+    host.run("mkdir", "-p", Path(SEALED_PIN).parent)
+    host.run("systemd-creds", "encrypt", "--name=volcrypt.pin", "/run/pin", SEALED_PIN)
+    host.run("rm", "/run/pin")
 
 
 def the_keys_are_their_own_users(host: BootedHost) -> None:
@@ -103,11 +112,10 @@ def the_keys_are_their_own_users(host: BootedHost) -> None:
     assert owners == ["volcrypt-kms", "volcrypt-kms"]
     assert PIN not in host.run("cat", f"/proc/{daemon}/environ", f"/proc/{daemon}/cmdline").stdout
     # With the daemon and its socket away nobody has the PIN, not even root's commands.
-    both = ("volcrypt-kms.socket", "volcrypt-kms.service")
-    host.run("systemctl", "stop", *both)
+    host.run("systemctl", "stop", *KMS)
     done = host.run("volcrypt", "kms", "list-keys", check=False)
     assert (done.returncode, "does not answer" in done.stderr) == (7, True), done.stderr
-    host.run("systemctl", "start", both[0])
+    host.run("systemctl", "start", KMS[0])
     host.run("volcrypt", "kms", "list-keys")  # whoever connects has the daemon started
     other = (
         "setpriv",
@@ -289,21 +297,65 @@ def uninstalling_waits_for_volumes(host: BootedHost) -> None:
     assert (done.returncode, f"attached: {VOLUME}" in done.stderr) == (4, True), done.stderr
 
 
-def a_crash_loop_ends_with_the_reason(host: BootedHost) -> None:
+def waits_for_the_kms(host: BootedHost) -> None:
+    """It is started again and again, and says why."""
+    host.wait(lambda: int(host.show(VOLUME, "NRestarts")) >= 1, "it is tried again")
+    no_answer = "error: the KMS of the home does not answer on /run/volcrypt-kms/"
+    host.wait(lambda: host.show(VOLUME, "StatusText").startswith(no_answer), "it says why")
+    assert host.show(VOLUME, "ActiveState") == "activating"
+
+
+def what_waits_for_the_kms_comes_with_it(host: BootedHost, before: int) -> None:
+    """The host has booted all the same; all that was not there then comes by itself."""
+    waits_for_the_kms(host)
+    assert host.run("mountpoint", "/srv/orders", check=False).returncode
+    host.run("systemctl", "enable", "--now", *KMS)
+    comes_back(host, before)
+
+
+def a_wrong_pin_is_tried_once(host: BootedHost) -> None:
+    """However often somebody asks for the KMS: a token locks itself after a few."""
+    before = len(starts(host))
+    host.run("systemctl", "stop", VOLUME, KMS[1])
+    seal_pin(host, PIN[::-1])
+    host.run("systemctl", "start", VOLUME, check=False)
+    waits_for_the_kms(host)
+    assert host.run("volcrypt", "kms", "list-keys", check=False).returncode == 7
+    journal = host.run("journalctl", "--unit", KMS[1], "--output", "cat").stdout
+    assert journal.count("error: the PIN does not open the token") == 1, journal
+    assert [host.show(unit, "ActiveState") for unit in KMS] == ["inactive", "failed"]
+    assert "the PIN does not open the token; hint: " in host.show(KMS[1], "StatusText")
+    seal_pin(host, PIN)
+    host.run("systemctl", "start", KMS[1])
+    assert host.show(KMS[0], "ActiveState") == "active"
+    comes_back(host, before)
+
+
+def a_refusal_is_not_asked_for_again(host: BootedHost) -> None:
     host.run("systemctl", "stop", VOLUME)
+    policy = ("volcrypt", "principal", "put-policy", "hosts", "-")
+    host.run(*policy, given=POLICY.replace("Allow", "Deny"))
+    host.run("systemctl", "start", VOLUME, check=False)
+    host.wait(lambda: host.show(VOLUME, "ActiveState") == "failed", "it is given up")
+    assert host.show(VOLUME, "NRestarts") == "0"
+    status = host.show(VOLUME, "StatusText")
+    assert status.startswith("error: the ciphertext refers to a customer master key that"), status
+    assert "get-key-policy" in status
+    host.run(*policy, given=POLICY)
+
+
+def a_crash_loop_ends_with_the_reason(host: BootedHost) -> None:
     two = "[Unit]\nStartLimitBurst=2\n"
     put(host, "/etc/systemd/system/volcrypt-volume@.service.d/two.conf", two)
     host.run("systemctl", "daemon-reload")
-    host.run(
-        "volcrypt", "principal", "put-policy", "hosts", "-", given=POLICY.replace("Allow", "Deny")
-    )
+    put(host, "/var/lib/volcrypt/config.toml", "[kms\n")
     host.run("systemctl", "reset-failed", VOLUME)
     host.run("systemctl", "start", VOLUME, check=False)
     host.wait(lambda: host.show(VOLUME, "ActiveState") == "failed", "it is given up")
     status = host.show(VOLUME, "StatusText")
-    assert status.startswith("error: the ciphertext refers to a customer master key that"), status
-    assert "get-key-policy" in status
+    assert status.startswith("error: /var/lib/volcrypt/config.toml: "), status
     assert int(host.show(VOLUME, "NRestarts")) >= 1
+    put(host, "/var/lib/volcrypt/config.toml", CONFIGURATION)
     # What no try would mend is not tried again.
     host.run("systemctl", "start", "volcrypt-volume@nothing", check=False)
     host.wait(lambda: host.show("volcrypt-volume@nothing", "ActiveState") == "failed", "it failed")

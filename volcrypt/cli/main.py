@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from volcrypt.errors import VolcryptError
 
 COMPLETION = "_VOLCRYPT_COMPLETE"
 """A variable of the environment: what the shell wants to have completed."""
+_AGAIN_SECONDS = 5.0
 
 COMMANDS = {
     "init": ("volcrypt.cli.home", "Make a home: token, key catalogue, register."),
@@ -147,6 +149,10 @@ def _fail(messages: Sequence[str], hint: str | None, code: int) -> int:
         from volcrypt.daemons.notify import notify
 
         notify(f"STATUS=error: {'; '.join(lines)}" + (f"; hint: {hint}" if hint else ""))
+        if code == Exit.TRY_AGAIN and os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()):
+            # As the service itself: Restart= tries again at once, and a limit on starts would give
+            # up before the KMS, the HSM or the network is there.
+            time.sleep(_AGAIN_SECONDS)
     return code
 
 

@@ -86,7 +86,8 @@ class WrongPinError(ConfigurationError):
 
     hint = (
         "it is the one that 'volcrypt init' was given or kept: see HOME/kms/pin, pin_file and "
-        "pin_command in HOME/config.toml, and systemd's credential volcrypt.pin"
+        "pin_command in HOME/config.toml, and systemd's credential volcrypt.pin; a service does "
+        "not try again by itself"
     )
 
 

@@ -39,6 +39,10 @@ from volcrypt.wire.home_messages import (
 
 T = TypeVar("T")
 PATIENCE_SECONDS: Final = 120.0
+_HINT: Final = (
+    "'systemctl status volcrypt-kms' says why it ended; start the process that serves it, as with "
+    "'systemctl start volcrypt-kms'"
+)
 _PIECE_BYTES: Final = 2**16
 _ENCODER: Final = msgspec.json.Encoder()
 _NOTHING: Final[dict[tuple[str, str], int | None]] = {}
@@ -84,14 +88,13 @@ class HomeChannel:
             while not answer.endswith(b"\n"):
                 piece = self._socket.recv(_PIECE_BYTES)
                 if not piece:
-                    raise TryAgainError(f"the KMS of the home closed {self._path}")
+                    raise TryAgainError(f"the KMS of the home closed {self._path}", hint=_HINT)
                 answer += piece
             return answer
         except OSError as error:
             raise TryAgainError(
                 f"the KMS of the home does not answer on {self._path}: {error.strerror or error}",
-                hint="start the process that serves it, as with 'systemctl start "
-                "volcrypt-kms.socket'; 'systemctl status volcrypt-kms' says why it ended",
+                hint=_HINT,
             ) from error
 
     def _drop(self) -> None:
