@@ -100,8 +100,16 @@ _OURS: Final = {
 
 
 def make_runtime_directory(runtime: Path) -> None:
-    """Make the private directory on tmpfs; refuses one that another user prepared for us."""
+    """Make the private directory on tmpfs; refuses one that another user prepared for us, or could
+    exchange, as he could below a directory of his own in /dev/shm."""
     runtime.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    above = runtime.parent.stat()
+    makers = {above.st_uid, runtime.parent.lstat().st_uid}
+    if not makers <= {0, os.geteuid()} or above.st_mode & 0o022:
+        raise ConfigurationError(
+            f"{runtime.parent} is another user's, or can be written by others",
+            hint="look who made it, and remove it",
+        )
     runtime.mkdir(mode=0o700, exist_ok=True)
     found = runtime.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
