@@ -149,6 +149,16 @@ def test_limits_that_are_too_low(scene: Scene) -> None:
     assert "LimitNOFILE=" in grave["Mend"]
 
 
+def test_a_link_is_worth_a_note(scene: Scene) -> None:
+    """An administrator may have one right below the home, and should know of every one."""
+    (scene.home / "volumes").rename(scene.away / "elsewhere")
+    (scene.home / "volumes").symlink_to(scene.away / "elsewhere")
+    code, found = scene.look()
+    noted = [each["Text"] for each in found if each["Check"] == "home" and each["State"] == "note"]
+    link = f"{scene.home / 'volumes'} is a link, to {scene.away / 'elsewhere'}"
+    assert (code, noted) == (0, [link])
+
+
 def test_a_second_copy_that_is_gone_is_worth_a_note(scene: Scene) -> None:
     (scene.away / "data.volcrypt").unlink()
     code, found = scene.look()

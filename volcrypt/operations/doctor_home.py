@@ -39,6 +39,12 @@ def check_directories(path: Path, *, config_file: Path) -> Iterator[Finding]:
             wrong = True
             yield problem("home", f"{each} is missing", "put it back from a backup of the home")
             continue
+        if each.is_symlink():
+            yield note(
+                "home",
+                f"{each} is a link, to {each.resolve()}",
+                "nothing, where an administrator made it",
+            )
         if each == path / "kms" and kms_has_own_user(path):
             yield ok("home", f"{each} belongs to user {found.st_uid}, who alone has the keys")
         elif found.st_uid != user:
