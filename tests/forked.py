@@ -29,9 +29,11 @@ IMPATIENT = "VOLCRYPT_TESTS_IMPATIENT"
 
 
 class Forker:
-    """Such processes: as many as commands run at a time, begun when they are needed."""
+    """Such processes: as many as commands run at a time, begun when they are needed. `prefix` is a
+    program to begin them under."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: Sequence[str] = ()) -> None:
+        self._prefix = prefix
         self._idle: list[subprocess.Popen[bytes]] = []
 
     def run(
@@ -61,7 +63,7 @@ class Forker:
         try:
             process = self._idle.pop()
         except IndexError:
-            process = _start()
+            process = _start(self._prefix)
         requests, answers = process.stdin, process.stdout
         assert requests is not None
         assert answers is not None
@@ -86,9 +88,9 @@ class Forker:
 FORKER = Forker()
 
 
-def _start() -> subprocess.Popen[bytes]:
+def _start(prefix: Sequence[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", __name__],
+        [*prefix, sys.executable, "-m", __name__],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=Path(__file__).parents[1],

@@ -77,7 +77,7 @@ class S3Server:
             arguments["s3.key.file"] = self.certificate_key
         with open(self.directory / "log", "wb") as log:
             self._process = subprocess.Popen(
-                [str(WEED), "-logtostderr=true", "server", "-filer", "-s3"]
+                [str(WEED), "-logtostderr=true", "-v=4", "server", "-filer", "-s3"]
                 + [f"-{name}={value}" for name, value in arguments.items()],
                 stdout=log,
                 stderr=log,

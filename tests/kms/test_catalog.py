@@ -21,6 +21,7 @@ from volcrypt.errors import (
     UnsupportedVersionError,
 )
 from volcrypt.kms.catalog import FIRST_COUNTER, Catalog
+from volcrypt.kms.database import Database
 from volcrypt.kms.head_file import HeadFile
 from volcrypt.kms.lock import WriterLock
 from volcrypt.kms.sealing import Item, Macs
@@ -436,3 +437,30 @@ def test_other_applications_and_versions_are_refused(path: Path) -> None:
 
 def test_secrets_of_items_are_not_shown() -> None:
     assert "body" not in repr(item("a"))
+
+
+@pytest.mark.parametrize("overwrites", [True, False])
+def test_what_is_deleted_is_in_no_free_page(
+    path: Path, monkeypatch: pytest.MonkeyPatch, overwrites: bool
+) -> None:
+    """Nor between rows, where an item became another. The control: where
+    SQLite is told not to."""
+    if not overwrites:
+        execute = Database._execute
+
+        def without(self: Database, sql: str, *values: object) -> None:
+            execute(self, sql.replace("secure_delete = ON", "secure_delete = OFF"), *values)
+
+        monkeypatch.setattr(Database, "_execute", without)
+    bodies = {name: f"{name} material ".encode() * 1000 for name in ("gone", "changed", "other")}
+    with opened(path) as catalog:
+        put(catalog, *(item(name, body) for name, body in bodies.items()))
+        assert all(body[:64] in path.read_bytes() for body in bodies.values())
+        with catalog.changing() as change:
+            change.delete("key", "gone")
+            change.put(item("changed", b"new"))
+    files = [each.read_bytes() for each in path.parent.glob(f"{path.name}*") if each != path]
+    assert len(files) == 1, "a journal, and no WAL"
+    content = path.read_bytes()
+    left = {name for name, body in bodies.items() if body[1000:1064] in content}
+    assert left == ({"other"} if overwrites else set(bodies))

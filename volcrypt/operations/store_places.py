@@ -5,6 +5,7 @@ single sign-on, container and instance roles. They are used and never kept.
 """
 
 import ipaddress
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -156,6 +157,9 @@ def aws_credentials() -> "Callable[[], AwsCredential]":
     from botocore.exceptions import BotoCoreError
 
     from volcrypt.snapshot.s3 import AwsCredential
+
+    # Below that, botocore logs answers whole, with the secrets of a role in them.
+    logging.getLogger("botocore").setLevel(logging.INFO)
 
     def look() -> Any:
         return botocore.session.Session().get_credentials()

@@ -8,6 +8,7 @@ or from a named profile of theirs; the `Caller` is not sent.
 A KMS that cannot be reached is no refusal: that is TryAgainError, and nothing is lost by it.
 """
 
+import logging
 import threading
 from base64 import b64encode
 from collections.abc import Mapping
@@ -44,6 +45,9 @@ from volcrypt.kms.messages.base import A, Request
 from volcrypt.kms.model import Caller
 from volcrypt.kms.protocol import operation_of, snake_case
 from volcrypt.wire.home_client import response_type
+
+# Below that, botocore logs requests and answers whole, with the data keys that are in them.
+logging.getLogger("botocore").setLevel(logging.INFO)
 
 CONNECT_SECONDS: Final = 5
 READ_SECONDS: Final = 15
