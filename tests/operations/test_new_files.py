@@ -4,6 +4,7 @@ import ctypes
 import errno
 import os
 import resource
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -111,6 +112,96 @@ def test_a_kill_leaves_at_most_what_the_next_one_replaces(
     assert [path.name for path in tmp_path.iterdir()] == left
     make(target)
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+@pytest.mark.usefixtures("file_system")
+def test_another_that_writes_it_is_not_cut_off(tmp_path: Path) -> None:
+    """Nor does the first make a half of the second's the file."""
+    target = tmp_path / "new"
+    with new_file(target) as first:
+        os.write(first, b"the first")
+        try:
+            with new_file(target) as second:
+                os.write(second, b"the second")
+        except NameTakenError:
+            assert not target.exists(), "where it has a name already"
+        else:
+            target.unlink()
+    assert target.read_bytes() == b"the first"
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+NAMED = pytest.mark.parametrize(
+    "file_system", [has_no_unnamed_files, has_plain_renames, has_nothing], indirect=True
+)
+
+
+@NAMED
+@pytest.mark.usefixtures("file_system")
+@pytest.mark.parametrize("kind", ["file", "link", "directory", "nothing"])
+def test_what_somebody_puts_in_its_place_stays(tmp_path: Path, kind: str) -> None:
+    """While it is written, under the name that it has until then: it is not renamed, nor removed,
+    nor followed. Where there are links, the file appears nevertheless."""
+    target, temporary, outside = (tmp_path / name for name in ("new", ".new.new", "outside"))
+    outside.write_bytes(b"another's")
+
+    def exchange() -> None:
+        temporary.unlink()
+        match kind:
+            case "file":
+                temporary.write_bytes(b"another's")
+            case "link":
+                temporary.symlink_to(outside)
+            case "directory":
+                temporary.mkdir()
+
+    with pytest.raises(OSError, match="No such file"):
+        make(target, exchange)
+    assert os.path.lexists(temporary) == (kind != "nothing")
+    assert not os.path.lexists(target)
+    assert outside.read_bytes() == b"another's"
+
+
+@NAMED
+@pytest.mark.usefixtures("file_system")
+@pytest.mark.parametrize("kind", ["link", "directory", "pipe"])
+def test_what_is_no_file_is_not_taken_for_one_that_a_kill_left(tmp_path: Path, kind: str) -> None:
+    temporary = tmp_path / ".new.new"
+    match kind:
+        case "link":
+            temporary.symlink_to(tmp_path / "outside")
+        case "directory":
+            temporary.mkdir()
+        case "pipe":
+            os.mkfifo(temporary)
+    with pytest.raises(NameTakenError, match=r"\.new\.new"):
+        make(tmp_path / "new")
+    assert [path.name for path in tmp_path.iterdir()] == [".new.new"]
+
+
+@pytest.mark.usefixtures("file_system")
+def test_it_appears_in_the_directory_that_was_named(tmp_path: Path) -> None:
+    """Whoever puts a link in the place of that gets nothing elsewhere."""
+    named, elsewhere, outside = (tmp_path / name for name in ("named", "elsewhere", "outside"))
+    named.mkdir()
+    outside.mkdir()
+
+    def exchange() -> None:
+        named.rename(elsewhere)
+        named.symlink_to(outside)
+
+    make(named / "new", exchange)
+    assert list(outside.iterdir()) == []
+    assert [path.name for path in elsewhere.iterdir()] == ["new"]
+
+
+@pytest.mark.usefixtures("file_system")
+def test_a_directory_that_is_removed_meanwhile(tmp_path: Path) -> None:
+    named = tmp_path / "named"
+    named.mkdir()
+    with pytest.raises(FileNotFoundError) as raised:
+        make(named / "new", lambda: shutil.rmtree(named))
+    assert raised.value.filename == str(named / "new")
 
 
 def test_an_image_that_is_too_large_for_the_file_system(tmp_path: Path) -> None:

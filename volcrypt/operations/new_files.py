@@ -2,15 +2,18 @@
 
 import ctypes
 import errno
+import fcntl
 import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from volcrypt.crypto.xts import is_zero
-from volcrypt.durable import no_space_named
+from volcrypt.durable import held_directory, no_space_named
 from volcrypt.errors import InvalidArgumentError, NameTakenError
+from volcrypt.file_lock import locked_within
 from volcrypt.geometry import UNIT_BYTES, format_size
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -37,39 +40,88 @@ def new_file(target: Path) -> Iterator[int]:
     the block ends, or not at all. Raises NameTakenError when `target` was made meanwhile.
 
     Until then it has no name, where the file system can do that: a kill leaves nothing of it. Else
-    it is `.NAME.new` beside it, which the next one of that name replaces.
+    it is `.NAME.new` beside it, locked, which the next one of that name replaces. It appears in the
+    directory that had its name at the beginning, whatever has that name by then.
     """
-    directory = target.absolute().parent
-    temporary: Path | None = None
-    with no_space_named(target):
+    parent = target.absolute().parent
+    with no_space_named(target), held_directory(parent, follow=True) as directory:
+        temporary = None
         try:
-            descriptor = os.open(directory, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(
+                ".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=directory
+            )
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
                 raise
-            temporary = directory / f".{target.name}.new"
-            temporary.unlink(missing_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            descriptor = os.open(temporary, flags, 0o600)
+            temporary = f".{target.name}.new"
+            descriptor = _locked_file(directory, temporary, parent)
         try:
             yield descriptor
             os.fsync(descriptor)
-            place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                if temporary is None:
-                    # With a directory named it is linkat, which follows what /proc has of the file.
-                    os.link(f"/proc/self/fd/{descriptor}", target.name, dst_dir_fd=place)
-                else:
-                    _rename_new(place, temporary.name, target.name)
-                os.fsync(place)
+                _give_name(directory, descriptor, temporary, target.name)
             except FileExistsError:
                 raise NameTakenError("file", os.fspath(target)) from None
-            finally:
-                os.close(place)
+            except FileNotFoundError as error:  # the directory was removed, or the file
+                raise FileNotFoundError(error.errno, error.strerror, str(target)) from None
+            os.fsync(directory)
         finally:
-            os.close(descriptor)
             if temporary is not None:
-                temporary.unlink(missing_ok=True)
+                _remove_name(directory, temporary, descriptor)
+            os.close(descriptor)
+
+
+def _locked_file(directory: int, name: str, place: Path) -> int:
+    """A new file that nobody else takes for one that a kill left. Raises NameTakenError where
+    another command has it, and for what is no file."""
+    new = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    while True:
+        with suppress(FileExistsError):
+            descriptor = os.open(name, new, 0o600, dir_fd=directory)
+            # Whoever came between these lines removes it, and makes his own.
+            if locked_within(descriptor, fcntl.LOCK_EX, 0) and _has_name(
+                directory, name, descriptor
+            ):
+                return descriptor
+            os.close(descriptor)
+        if not _remove_left(directory, name):
+            raise NameTakenError("file", os.fspath(place / name))
+
+
+def _remove_left(directory: int, name: str) -> bool:
+    """What a kill left under the name is gone; False where it is no file, or is being written."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(name, flags, dir_fd=directory)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
+            return False
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return False
+        if not locked_within(descriptor, fcntl.LOCK_EX, 0):
+            return False
+        _remove_name(directory, name, descriptor)
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def _remove_name(directory: int, name: str, descriptor: int) -> None:
+    """Unless another file has it."""
+    if _has_name(directory, name, descriptor):
+        os.unlink(name, dir_fd=directory)
+
+
+def _has_name(directory: int, name: str, descriptor: int) -> bool:
+    try:
+        there = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(there, os.fstat(descriptor))
 
 
 @contextmanager
@@ -89,6 +141,23 @@ def new_image(target: Path, size_bytes: int) -> Iterator[int]:
         yield descriptor
 
 
+def _give_name(directory: int, descriptor: int, name: str | None, new_name: str) -> None:
+    """Have the file called so; `name` is what it is called now. Raises FileExistsError."""
+    try:
+        # What /proc has of it is followed: so it is this file, whatever `name` is by now. A kill
+        # leaves the whole file, with two names.
+        os.link(f"/proc/self/fd/{descriptor}", new_name, dst_dir_fd=directory)
+    except OSError as error:
+        if name is None or error.errno not in (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        if not _has_name(directory, name, descriptor):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
+        _rename_new(directory, name, new_name)
+    else:
+        if name is not None:
+            _remove_name(directory, name, descriptor)
+
+
 def _rename_new(directory: int, name: str, new_name: str) -> None:
     """Raises FileExistsError for a new name that is there."""
     old, new = os.fsencode(name), os.fsencode(new_name)
@@ -97,16 +166,16 @@ def _rename_new(directory: int, name: str, new_name: str) -> None:
     code = ctypes.get_errno()
     if code not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
         raise OSError(code, os.strerror(code), new_name)
+    # Neither links nor such a rename. Take the name, and then the place: a kill leaves an empty
+    # file.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    taken = os.open(new_name, flags, 0o600, dir_fd=directory)
     try:
-        # NFS has no such rename. A kill leaves the whole file, with two names.
-        os.link(name, new_name, src_dir_fd=directory, dst_dir_fd=directory)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise
-        # Neither has links. Take the name, and then the place: a kill leaves an empty file.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        os.close(os.open(new_name, flags, 0o600, dir_fd=directory))
+        if not _has_name(directory, new_name, taken):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new_name)
         os.rename(name, new_name, src_dir_fd=directory, dst_dir_fd=directory)
+    finally:
+        os.close(taken)
 
 
 def data_runs(data: memoryview) -> Iterator[tuple[int, int]]:
