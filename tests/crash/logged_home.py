@@ -2,8 +2,9 @@
 
 As a program this is the work, on a home that is not there yet:
 
-    python -m tests.crash.logged_home HOME POINT NOTES LOG
+    python -m tests.crash.logged_home HOME POINT NOTES LOG [online]
 
+With `online` it is a volume in use that is encrypted and gets another data key, and nothing else.
 After each thing that was acknowledged it appends a line to NOTES: how many entries the disk's log
 had by then, and what it was. `check` then looks at a home as it was found.
 """
@@ -31,6 +32,7 @@ from volcrypt.operations.home_directory import init_home
 from volcrypt.operations.images import import_volume
 from volcrypt.operations.keys import KeyChoice
 from volcrypt.operations.mounts import mount_volume, unmount_volume
+from volcrypt.operations.online import has_migration, migrate_volume
 from volcrypt.operations.progress import SILENT
 from volcrypt.operations.records import load_record
 from volcrypt.operations.snapshot_deletion import delete_snapshot
@@ -40,6 +42,7 @@ from volcrypt.operations.vault import call
 from volcrypt.operations.verification import verify_snapshots
 from volcrypt.operations.volume_export import export_volume
 from volcrypt.operations.volumes import check_volume, create_volume
+from volcrypt.operations.watching import Watching
 from volcrypt.operations.workflows import load_workflows
 from volcrypt.settings import DEFAULT_ACCOUNT, DEFAULT_REGION, runtime_root
 from volcrypt.volume.launch import spawn_daemon
@@ -70,6 +73,21 @@ class Work:
         self._notes = notes
         self._number = 0
 
+    def run_online(self) -> None:
+        account = {"account": DEFAULT_ACCOUNT, "region": DEFAULT_REGION}
+        init_home(self._path, runtime_root(), **account, pin=None)
+        self.note("home")
+        with Home(self._path, runtime_root()) as home:
+            self._import_plain(home, "online")
+            self._mount(home, "online")
+            try:
+                for rekeys in (False, True):
+                    self.note("migrating")
+                    migrate(home, rekeys=rekeys)
+                    self.note("migrated", key=data_key_of(home))
+            finally:
+                unmount_volume(home, "online")
+
     def note(self, what: str, **known: Any) -> None:
         entries = entries_in(self._log) if self._log else 0
         with self._notes.open("a") as file:
@@ -82,14 +100,7 @@ class Work:
         with Home(self._path, runtime_root()) as home:
             key = self._keys(home)
             self._volumes(home)
-            mount_volume(
-                home,
-                "data",
-                self._point,
-                read_only=False,
-                launch=spawn_daemon,
-                data_plane=data_plane(),
-            )
+            self._mount(home, "data")
             try:
                 self._write(8)
                 create_snapshot(home, "data", name="first", store=None, progress=SILENT)
@@ -133,13 +144,26 @@ class Work:
     def _volumes(self, home: Home) -> None:
         create_volume(home, size_bytes=SIZE, name="data", choice=KeyChoice())
         self.note("volume", name="data")
+        self._import_plain(home, "plain")
+
+    def _mount(self, home: Home, name: str) -> None:
+        mount_volume(
+            home,
+            name,
+            self._point,
+            read_only=False,
+            launch=spawn_daemon,
+            data_plane=data_plane(),
+        )
+
+    def _import_plain(self, home: Home, name: str) -> None:
         image = self._point.with_name("image")
         image.write_bytes(plain_content())
         os.truncate(image, PLAIN_SIZE)
         digest = hashlib.sha256(image.read_bytes()).hexdigest()
         choice = KeyChoice(encrypted=False)
-        import_volume(home, image, name="plain", choice=choice, progress=SILENT, expect_sha256=None)
-        self.note("volume", name="plain", digest=digest)
+        import_volume(home, image, name=name, choice=choice, progress=SILENT, expect_sha256=None)
+        self.note("volume", name=name, digest=digest)
 
     def _write(self, count: int, *, syncs: int = 1) -> None:
         """Numbered units, of which every so many are synced."""
@@ -171,6 +195,24 @@ def encrypt_plain(home: Home) -> None:
     )
 
 
+def migrate(home: Home, *, rekeys: bool = False, only_resume: bool = False) -> None:
+    migrate_volume(
+        home,
+        "online",
+        choice=None if rekeys or only_resume else KeyChoice(),
+        rekeys=rekeys,
+        only_resume=only_resume,
+        launch=spawn_daemon,
+        watching=Watching(profile="default", region=None, interval_seconds=60.0),
+        progress=SILENT,
+    )
+
+
+def data_key_of(home: Home) -> str | None:
+    key = load_record(home, "online").wrapped_key
+    return None if key is None else key.data_key_id
+
+
 # ---------------------------------------------------------------- what is found
 
 
@@ -191,7 +233,8 @@ def check(path: Path, notes: list[dict[str, Any]], scratch: Path) -> int:
         _check_snapshots(home, known, scratch)
         if "volume" in known:
             # Nothing that was left behind is in the way.
-            create_snapshot(home, "data", name="after", store=None, progress=SILENT)
+            name = known["volume"][0]["name"]
+            create_snapshot(home, name, name="after", store=None, progress=SILENT)
             assert verify_snapshots(home, None, store=None, heads=[]).damages == []
         list_audit(home)
     return len(notes)
@@ -217,6 +260,9 @@ def _check_keys(home: Home, known: dict[str, list[dict[str, Any]]]) -> None:
 def _check_volumes(home: Home, known: dict[str, list[dict[str, Any]]], scratch: Path) -> None:
     last = max((note["number"] for note in known.get("written", [])), default=0)
     for note in known.get("volume", []):
+        if note["name"] == "online":
+            _check_online(home, known, scratch, note["digest"])
+            continue
         check_volume(home, note["name"])
         if note["name"] == "data":
             _check_units(_exported(home, "data", scratch), last)
@@ -228,6 +274,24 @@ def _check_volumes(home: Home, known: dict[str, list[dict[str, Any]]], scratch: 
         found = _exported(home, "plain", scratch)
         assert hashlib.sha256(found).hexdigest() == note["digest"]
         assert load_record(home, "plain").is_encrypted or "encrypted" not in known
+
+
+def _check_online(
+    home: Home, known: dict[str, list[dict[str, Any]]], scratch: Path, digest: str
+) -> None:
+    """Nobody uses it any more; the same command goes on."""
+    was_decided = data_key_of(home)
+    if has_migration(home, "online"):
+        migrate(home, only_resume=True)
+    check_volume(home, "online")
+    assert hashlib.sha256(_exported(home, "online", scratch)).hexdigest() == digest
+    keys = [note["key"] for note in known.get("migrated", [])]
+    assert data_key_of(home) is not None or not keys
+    assert was_decided not in keys[:-1], "an older data key is back"
+    directory = home.volumes.path_of(load_record(home, "online").volume_id)
+    assert not {"data.next", "data.old"} & {path.name for path in directory.iterdir()}
+    if keys:
+        assert not any(b"plain sector" in path.read_bytes() for path in directory.iterdir())
 
 
 def _check_snapshots(home: Home, known: dict[str, list[dict[str, Any]]], scratch: Path) -> None:
@@ -266,7 +330,8 @@ def _check_units(found: bytes, last: int, *, exactly: bool = False) -> None:
 
 
 def main() -> None:
-    Work(*map(Path, sys.argv[1:])).run()
+    work = Work(*map(Path, sys.argv[1:5]))
+    work.run_online() if sys.argv[5:] == ["online"] else work.run()
 
 
 if __name__ == "__main__":

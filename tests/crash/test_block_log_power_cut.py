@@ -33,14 +33,16 @@ WITHOUT_SYNCS = [
 Notes = list[dict[str, Any]]
 
 
-def work(disk: LoggedDisk, directory: Path, *, prefix: Iterable[str] = ()) -> Notes:
+def work(
+    disk: LoggedDisk, directory: Path, *, prefix: Iterable[str] = (), scene: Iterable[str] = ()
+) -> Notes:
     """Do the work while the disk is logged; what was acknowledged, and when."""
     point, notes = directory / "point", directory / "notes"
     point.mkdir()
     program = [sys.executable, "-m", "tests.crash.logged_home"]
     with disk.logged(), disposable_home(disk.directory / "home") as command:
         done = subprocess.run(
-            [*prefix, *program, command.home, point, notes, disk.log],
+            [*prefix, *program, command.home, point, notes, disk.log, *scene],
             check=False,
             capture_output=True,
             text=True,
@@ -81,19 +83,34 @@ def test_what_was_acknowledged_survives_a_cut_at_any_write(tmp_path: Path) -> No
         cut_everywhere(disk, notes, tmp_path, quick=True)
 
 
+def test_a_volume_in_use_is_encrypted_or_is_not(tmp_path: Path) -> None:
+    """At the last flushes before the first was said to be done: the decision, the names, and the
+    end of the old data are among them."""
+    with logged_disk(tmp_path / "disk", size_bytes=64 * 2**20) as disk:
+        notes = work(disk, tmp_path, scene=["online"])
+        migrating, *_ = (note["at"] for note in notes if note["what"] == "migrating")
+        migrated, *_ = (note["at"] for note in notes if note["what"] == "migrated")
+        flushes = [at for at in disk.flushes() if migrating < at <= migrated]
+        assert len(flushes) > 20
+        for point, cut in disk.cuts([*spread(flushes[-12:], 3), migrated], None):
+            look(cut, notes, point, tmp_path)
+
+
 @pytest.mark.soak
+@pytest.mark.parametrize("scene", [[], ["online"]])
 @pytest.mark.parametrize("logger", ["own", "qemu"])
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
-def test_cuts_everywhere(tmp_path: Path, kind: str, logger: Logger) -> None:
+def test_cuts_everywhere(tmp_path: Path, kind: str, logger: Logger, scene: list[str]) -> None:
     """With QEMU's own log as well, which only `scripts/setup --bench` installs."""
     with logged_disk(tmp_path / "disk", kind=kind, logger=logger, size_bytes=64 * 2**20) as disk:
-        notes = work(disk, tmp_path)
+        notes = work(disk, tmp_path, scene=scene)
         cut_everywhere(disk, notes, tmp_path, quick=False)
 
 
-def test_control_without_syncs_it_does_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scene", [[], pytest.param(["online"], marks=pytest.mark.soak)])
+def test_control_without_syncs_it_does_not(tmp_path: Path, scene: list[str]) -> None:
     with logged_disk(tmp_path / "disk", size_bytes=64 * 2**20) as disk:
-        notes = work(disk, tmp_path, prefix=WITHOUT_SYNCS)
+        notes = work(disk, tmp_path, prefix=WITHOUT_SYNCS, scene=scene)
         last = notes[-1]["at"]
         for point, cut in disk.cuts([last], None):
             with pytest.raises((VolcryptError, AssertionError)):
