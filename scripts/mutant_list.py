@@ -4,6 +4,7 @@ from typing import Final
 
 from scripts.mutant import mutant
 from scripts.mutant_list_durable import DURABLE_FILES
+from scripts.mutant_list_hostile import HOSTILE
 from scripts.mutant_list_import import IMPORTING
 from scripts.mutant_list_kms import KEY_MANAGEMENT
 from scripts.mutant_list_migration import MIGRATING
@@ -394,4 +395,5 @@ MUTANTS: Final = [
     *PRODUCT,
     *DURABLE_FILES,
     *KEY_MANAGEMENT,
+    *HOSTILE,
 ]

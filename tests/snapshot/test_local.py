@@ -205,3 +205,12 @@ def test_names_are_never_paths_out_of_the_store(tmp_path: Path) -> None:
         for name in ("../a", "/a", "a//b", "a/", "", "a/../b", ".hidden", "a\0b", "a\n"):
             with pytest.raises(AssertionError, match="internal error"):
                 objects.get(name)
+
+
+def test_names_that_are_no_objects_are_not_listed(tmp_path: Path) -> None:
+    """Whoever can write to the store makes any; by none of them could an object be asked for."""
+    with LocalObjects(tmp_path) as objects:
+        objects.put_if_absent("chunks/right", b"right")
+        for name in (".hidden", "a b", "new\nline", "..\\x", "\x1b[31m", "ü", "a%2fb"):
+            (tmp_path / "chunks" / name).write_bytes(b"junk")
+        assert list(objects.list("chunks/")) == ["chunks/right"]
