@@ -82,7 +82,7 @@ class Scene:
         the volume is what it may be."""
         with Writer(self.file, self.content) as writer:
             begin()
-            self.disk.shut_down()
+            writer.cut_power(self.disk)
         self.come_back()
         found = self.file.read_bytes()
         writer.check(found)
@@ -147,7 +147,7 @@ def test_the_power_goes_when_it_was_just_decided(tmp_path: Path) -> None:
         ):
             scene.command.run("rekey", "data")
             writer.await_syncs(writer.syncs + 20)
-            scene.disk.shut_down()
+            writer.cut_power(scene.disk)
         scene.come_back()
         with pytest.raises(AssertionError, match="sector"):
             writer.check(scene.file.read_bytes())

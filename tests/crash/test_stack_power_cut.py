@@ -159,8 +159,8 @@ def test_synced_files_survive(tmp_path: Path, kind: str, turns: int) -> None:
             stack.mount()
             with writing(stack) as noting:
                 time.sleep(0.05 * (turn % 10))
+                noted = read_notes(noting)  # see DisposableFileSystem.shut_down
                 stack.disk.shut_down()
-                noted = read_notes(noting)
             stack.fall_down()
             stack.disk.come_back()
             stack.put_up()
@@ -177,8 +177,8 @@ def test_control_a_process_that_does_not_sync_loses_files(tmp_path: Path) -> Non
         stack.mount()
         without_syncs = injection("fdatasync,fsync", "retval=0")
         with strace(stack.volume.pid, *without_syncs), writing(stack) as noting:
-            stack.disk.shut_down()
             noted = read_notes(noting)
+            stack.disk.shut_down()
         stack.fall_down()
         stack.disk.come_back()
         stack.put_up()

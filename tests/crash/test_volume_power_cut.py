@@ -131,9 +131,11 @@ def run_until_cut(
                 assert time.monotonic() < deadline, "the writer does nothing"
                 time.sleep(0.01)
             time.sleep(0.3)
+            before = acknowledged.read_text()  # see DisposableFileSystem.shut_down
             file_system.shut_down()
         finally:
             writer.kill()
+    acknowledged.write_text(before)
     file_system.come_back()
 
 

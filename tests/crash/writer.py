@@ -2,11 +2,13 @@
 
 import os
 import random
+import threading
 import time
 from pathlib import Path
 from typing import Final
 
 from tests.beside import Beside
+from tests.file_system import DisposableFileSystem
 
 SECTOR: Final = 512
 
@@ -21,6 +23,7 @@ class Writer(Beside):
         self.syncs = 0
         self.error: OSError | None = None
         self._path = path
+        self._is_cut = threading.Event()
         self._size = len(content)
         self._open: dict[int, set[bytes]] = {}
 
@@ -30,6 +33,11 @@ class Writer(Beside):
             assert self._thread.is_alive(), self.error
             assert time.monotonic() < deadline
             time.sleep(0.01)
+
+    def cut_power(self, disk: DisposableFileSystem) -> None:
+        """Shut the disk down; what is synced from now on counts for nothing."""
+        self._is_cut.set()
+        disk.shut_down()
 
     def _work(self) -> None:
         dice = random.Random()
@@ -53,6 +61,8 @@ class Writer(Beside):
                     os.pwrite(file.fileno(), data * count, first * SECTOR)
                     if dice.random() < 0.2:
                         os.fsync(file.fileno())
+                        if self._is_cut.is_set():
+                            continue
                         self.settled[:] = current
                         self._open.clear()
                         self.syncs += 1
