@@ -53,7 +53,7 @@ import mmap
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import trio
 from typing_extensions import Buffer
@@ -79,11 +79,9 @@ from volcrypt.volume.chunk_conditions import ChunkConditions
 from volcrypt.volume.latency import LatencyHistogram
 from volcrypt.volume.lease_gate import LeaseGate
 from volcrypt.volume.ownership import BudgetKeeper, FastPlane, Ownership, PlaneData
+from volcrypt.volume.plaintext import PlaintextVolume
 from volcrypt.volume.range_lock import RangeLock
 from volcrypt.volume.request_threads import RequestThreads
-
-if TYPE_CHECKING:
-    from volcrypt.volume.volume import Volume
 
 MAX_REQUEST_BYTES: Final = 1024 * 1024
 """The largest request that FUSE makes."""
@@ -98,22 +96,6 @@ Result = TypeVar("Result")
 # writer wait (up to 0.2 s).
 _SLOW_SECONDS: Final = 0.03
 _HOPS_AFTER_SLOW: Final = 64
-
-
-class PlaintextVolume(Protocol):
-    """What a device needs of a volume; `Volume` has it."""
-
-    size_bytes: int
-    read_only: bool
-
-    def read_into(self, offset: int, buffer: Buffer) -> None: ...
-    def try_read_into(self, offset: int, buffer: Buffer) -> bool: ...
-    def write(self, offset: int, data: Buffer) -> None: ...
-    def discard(self, offset: int, length: int) -> None: ...
-    def next_data(self, offset: int, end: int) -> int: ...
-    def drops(self, offset: int, data: Buffer) -> bool: ...
-    def flush(self) -> None: ...
-    def grow(self, size_bytes: int) -> None: ...
 
 
 class Device:
@@ -536,9 +518,3 @@ async def _made_room(ways: Iterator[Callable[[], Awaitable[bool]]]) -> bool:
         if await way():
             return True
     return False
-
-
-if TYPE_CHECKING:
-
-    def _conformance(volume: Volume) -> PlaintextVolume:
-        return volume

@@ -57,6 +57,7 @@ from volcrypt.errors import (
 )
 from volcrypt.geometry import CHUNK_BYTES, ByteRange, chunk_count, chunk_range, is_unit_aligned
 from volcrypt.volume.allocation import UNSUPPORTED
+from volcrypt.volume.plaintext import PlaintextVolume
 from volcrypt.volume.write_intents import WriteIntents
 
 if TYPE_CHECKING:
@@ -69,20 +70,9 @@ SKIPPED_AT_ONCE: Final = 4096
 _ZEROS: Final = bytes(CHUNK_BYTES)
 
 
-class Side(Protocol):
+class Side(PlaintextVolume, Protocol):
     """What this needs of a volume; `Volume` has it."""
 
-    size_bytes: int
-    read_only: bool
-
-    def read_into(self, offset: int, buffer: Buffer) -> None: ...
-    def try_read_into(self, offset: int, buffer: Buffer) -> bool: ...
-    def write(self, offset: int, data: Buffer) -> None: ...
-    def discard(self, offset: int, length: int) -> None: ...
-    def next_data(self, offset: int, end: int) -> int: ...
-    def drops(self, offset: int, data: Buffer) -> bool: ...
-    def flush(self) -> None: ...
-    def grow(self, size_bytes: int) -> None: ...
     def close(self) -> None: ...
 
 

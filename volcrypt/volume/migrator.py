@@ -32,10 +32,11 @@ import trio
 
 from volcrypt.errors import FencedError, MountError, TryAgainError
 from volcrypt.geometry import CHUNK_BYTES
-from volcrypt.volume.device import Device, PlaintextVolume, no_room
+from volcrypt.volume.device import Device, no_room
 from volcrypt.volume.latency import LatencyHistogram
 from volcrypt.volume.migration import SKIPPED_AT_ONCE, ComparedSide, MigratingVolume, Mode
 from volcrypt.volume.ownership import PlaneData
+from volcrypt.volume.plaintext import PlaintextVolume
 
 Result = TypeVar("Result")
 
