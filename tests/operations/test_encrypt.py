@@ -34,7 +34,7 @@ from volcrypt.operations.encrypt import (
 from volcrypt.operations.encrypt_plan import EncryptionPlan
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import KeyChoice
-from volcrypt.operations.online import pause_migration
+from volcrypt.operations.migration_orders import pause_migration
 from volcrypt.operations.placement import Placement
 from volcrypt.operations.progress import SILENT, Progress
 from volcrypt.operations.records import data_path, load_record

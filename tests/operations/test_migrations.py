@@ -28,6 +28,7 @@ from volcrypt.operations.home import Home
 from volcrypt.operations.keys import KeyChoice, generate_key, unwrap_key, volume_context
 from volcrypt.operations.leases import held_volume
 from volcrypt.operations.migration_mounts import order_of
+from volcrypt.operations.migration_orders import abort_migration
 from volcrypt.operations.migrations import (
     forget_migration,
     load_migration,
@@ -44,7 +45,6 @@ from volcrypt.operations.mounts import (
     socket_path,
     unmount_volume,
 )
-from volcrypt.operations.online import abort_migration
 from volcrypt.operations.records import load_record
 from volcrypt.operations.status import read_status
 from volcrypt.operations.volume_deletion import delete_volume

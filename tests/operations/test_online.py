@@ -32,10 +32,10 @@ from volcrypt.operations.encrypt import plan_of_encryption
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import KeyChoice
 from volcrypt.operations.migration_keys import new_key, try_new_key
+from volcrypt.operations.migration_orders import abort_migration
 from volcrypt.operations.migrations import load_migration
 from volcrypt.operations.online import (
     MigrationReport,
-    abort_migration,
     migrate_volume,
     plan_of_migration,
 )

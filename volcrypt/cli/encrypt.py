@@ -242,7 +242,7 @@ class _Run:
 
 def stop_migration(session: Session, volume: str, *, abort: bool) -> None:
     """Have a run --online pause, or give it up."""
-    from volcrypt.operations.online import abort_migration, pause_migration
+    from volcrypt.operations.migration_orders import abort_migration, pause_migration
 
     if abort:
         _show_given_up(session, volume, abort_migration(session.home, volume))

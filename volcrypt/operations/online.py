@@ -3,7 +3,8 @@
 Id, mount and loop device stay; the data moves to a new file beside the old one, in the home or
 where it is (`volume.migration_files`), under a new data key, while the process that serves the
 volume goes on (`migration_driver`). A volume that nobody serves is served for that time
-(`private_mounts`). One command drives at a time (`driver_lock`).
+(`private_mounts`). One command drives at a time (`driver_lock`), and others can have it pause or
+give up (`migration_orders`).
 
 Not on a block device: there is no second one, and within it no way back to the source.
 """
@@ -15,8 +16,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from volcrypt.errors import (
-    FormatError,
-    IntegrityError,
     InvalidArgumentError,
     TryAgainError,
     VolcryptError,
@@ -26,7 +25,7 @@ from volcrypt.formats.migration import Migration, MigrationStep
 from volcrypt.formats.volume_record import VolumeRecord
 from volcrypt.names import DataKeyId, SnapshotId, VolumeId
 from volcrypt.operations.destruction import DISCARDED, OldData, old_data
-from volcrypt.operations.driver_lock import DriverLock, driving, stopped
+from volcrypt.operations.driver_lock import DriverLock, driving
 from volcrypt.operations.encrypt_plan import EncryptionPlan, plan_migration
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import KeyChoice
@@ -39,7 +38,6 @@ from volcrypt.operations.migration_keys import (
 )
 from volcrypt.operations.migrations import (
     forget_migration,
-    forget_undecided,
     is_begun,
     load_migrated_record,
     load_migration,
@@ -47,16 +45,14 @@ from volcrypt.operations.migrations import (
     save_migration,
 )
 from volcrypt.operations.mounts import Launch
-from volcrypt.operations.private_mounts import control_of, end_private, is_private, served
+from volcrypt.operations.private_mounts import control_of, served
 from volcrypt.operations.progress import Progress
 from volcrypt.operations.records import find_entry, load_record, nominal_data_path
 from volcrypt.operations.snapshot_deletion import purge_snapshots
 from volcrypt.operations.snapshot_lookup import snapshots_of_volume
 from volcrypt.operations.stages import Stages
 from volcrypt.operations.watching import Watching
-from volcrypt.operations.workflows import KIND as WORKFLOW
 from volcrypt.operations.workflows import check_none_running
-from volcrypt.operations.write_budget import forget_count
 from volcrypt.volume.control import ControlClient
 from volcrypt.volume.control_migration import MigrationControl
 from volcrypt.volume.migration_files import Destroyed, remove_files
@@ -277,85 +273,6 @@ def plan_of_migration(
         key=key_name(home, record, choice, migration),
         delete_plain_snapshots=delete_plain_snapshots,
     )
-
-
-def pause_migration(home: Home, volume: str) -> Migration:
-    """Have it pause until somebody goes on with it. Raises WorkNotFoundError when there is none,
-    InvalidArgumentError when it is past the switch."""
-    record, migration = _undecided(home, volume)
-    with stopped(home, record, lambda: _ask_to_pause(home, record)):
-        record, migration = _undecided(home, volume)
-        assert migration is not None, "internal error: paused without a record"
-        if migration.paused:
-            return migration
-        return save_migration(home, migration, paused=True)
-
-
-def abort_migration(home: Home, volume: str) -> VolumeId:
-    """Give it up: the volume is as it was, and in use as it was; whatever became of its record.
-    Raises as `pause_migration`."""
-    record, migration = _undecided(home, volume, is_given_up=True)
-    directory, data = home.volumes.path_of(record.volume_id), nominal_data_path(home, record)
-    with stopped(home, record, lambda: _ask_to_pause(home, record), gives_up=True):
-        record, migration = _undecided(home, volume, is_given_up=True)
-        if current_owner(directory) is None:
-            with hold_volume(directory, purpose="encrypt"):
-                # Before the record: what lies beside data elsewhere is then nobody's.
-                remove_files(directory, data=data)
-                forget_undecided(home, record.volume_id)
-        else:
-            with control_of(home, record) as control:
-                status = control.status()
-                going_on = None if status.migration is None else status.migration.migration
-                if going_on is not None:
-                    # Whoever drove it may have been killed between prepare and the decision.
-                    MigrationControl(control).withdraw(going_on)
-                # The record first: what is begun after a kill here abandons what it finds.
-                forget_undecided(home, record.volume_id)
-                if going_on is not None:
-                    MigrationControl(control).abandon(going_on)
-            remove_files(directory, data=data)
-            if is_private(home, status):
-                end_private(home, record)
-        if migration is not None:
-            with suppress(VolcryptError, OSError):
-                forget_count(home, migration.target_key)
-    return record.volume_id
-
-
-def _undecided(
-    home: Home, volume: str, *, is_given_up: bool = False
-) -> tuple[VolumeRecord, Migration | None]:
-    """One that is not past the switch; None for one `is_given_up` whose record is damaged."""
-    record = load_migrated_record(home, volume)
-    try:
-        migration = load_migration(home, record.volume_id)
-    except (IntegrityError, FormatError):
-        if not is_given_up:
-            raise
-        return record, None  # a decided one needs no record
-    if migration is None:
-        if home.register.get(WORKFLOW, record.volume_id) is not None:
-            raise InvalidArgumentError(
-                f"the encryption of {volume} was begun without --online",
-                hint=f"Ctrl-C stops it, and 'volcrypt encrypt {volume}' goes on with it",
-            )
-        raise WorkNotFoundError(f"there is no unfinished encryption or rekeying of {volume}")
-    if migration.step in (MigrationStep.RENAME, MigrationStep.DESTROY):
-        raise InvalidArgumentError(
-            f"{volume} is encrypted under the new key; only the removal of the old data is left",
-            hint=f"'volcrypt encrypt {volume} --resume' finishes it",
-        )
-    return record, migration
-
-
-def _ask_to_pause(home: Home, record: VolumeRecord) -> None:
-    """Whoever drives it stops soon; nobody may be there."""
-    if current_owner(home.volumes.path_of(record.volume_id)) is not None:
-        with suppress(VolcryptError), control_of(home, record) as control:
-            state = control.status().migration
-            if state is not None:
-                MigrationControl(control).pause(state.migration)
 
 
 def check_can_migrate(home: Home, record: VolumeRecord, *, rekeys: bool) -> None:
