@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import Command, disposable_home, kill_and_wait
-from volcrypt.operations.encrypt import _begin
+from volcrypt.operations.encrypt_begin import Wishes, begin_encryption
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import KeyChoice
 from volcrypt.operations.records import load_record
@@ -32,21 +32,20 @@ def point(tmp_path: Path) -> Path:
     return path
 
 
-def begin_encryption(command: Command, name: str) -> None:
+def leave_encryption(command: Command, name: str) -> None:
     """What an `encrypt` leaves that was killed right after it began."""
     with Home(command.home, runtime_root()) as home:
         source_id = load_record(home, name).volume_id
         with hold_volume(home.volumes.path_of(source_id), purpose="encrypt"):
-            _begin(
-                home, source_id, choice=KeyChoice(), keep_old=False, delete_plain_snapshots=False
-            )
+            wishes = Wishes(choice=KeyChoice(), keep_old=False, delete_plain_snapshots=False)
+            begin_encryption(home, source_id, wishes)
 
 
 def test_nothing_is_written_to_a_volume_that_is_being_encrypted(
     command: Command, point: Path
 ) -> None:
     command.run("volume", "create", "--size", "1MiB", "--unencrypted", "--name", "data")
-    begin_encryption(command, "data")
+    leave_encryption(command, "data")
     for arguments in (["mount", "data", point], ["attach", "data"], ["volume", "delete", "data"]):
         assert "volcrypt encrypt data" in command.fails(4, *arguments)
     command.run("encrypt", "data", "--abort")
@@ -60,7 +59,7 @@ def test_nothing_is_written_to_a_volume_that_is_being_encrypted(
 
 def test_an_unfinished_encryption_is_not_continued_with_other_wishes(command: Command) -> None:
     command.run("volume", "create", "--size", "1MiB", "--unencrypted", "--name", "data")
-    begin_encryption(command, "data")
+    leave_encryption(command, "data")
     key = command.json("kms", "create-key")["KeyMetadata"]["KeyId"]
     for wish in (["--keep-old"], ["--delete-plain-snapshots"], ["--kms-key-id", key]):
         complaint = command.fails(2, "encrypt", "data", *wish)

@@ -32,30 +32,27 @@ from volcrypt.errors import (
     InvalidArgumentError,
     TryAgainError,
     VolcryptError,
-    VolumeInUseError,
-    VolumeNotFoundError,
     WorkNotFoundError,
 )
 from volcrypt.formats.workflow import Step, Workflow
-from volcrypt.kms.clock import host_time
-from volcrypt.names import DataKeyId, SnapshotId, VolumeId, make_snapshot_id, make_volume_id
+from volcrypt.names import DataKeyId, SnapshotId, VolumeId
 from volcrypt.operations.destruction import DISCARDED, UNLINKED, OldData, discard_file
+from volcrypt.operations.encrypt_begin import (
+    Wishes,
+    begin_encryption,
+    find_encryption,
+    is_swapped,
+    unfinished_encryption,
+)
 from volcrypt.operations.encrypt_plan import EncryptionPlan, destroyed_data, plan_encryption
-from volcrypt.operations.encrypt_steps import STEPS, kept_name
+from volcrypt.operations.encrypt_steps import STEPS
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import (
     KeyChoice,
-    check_source_key,
-    choose_key,
-    rebind_key,
-    resolve_key,
-    snapshot_context,
     try_key,
-    unwrap_key,
     volume_context,
 )
 from volcrypt.operations.leftovers import remove_leftovers
-from volcrypt.operations.mounts import check_free
 from volcrypt.operations.placement import remove_data
 from volcrypt.operations.progress import Progress
 from volcrypt.operations.record_copies import record_copies
@@ -63,14 +60,10 @@ from volcrypt.operations.records import data_path, load_record
 from volcrypt.operations.snapshot_deletion import purge_snapshots
 from volcrypt.operations.snapshot_lookup import snapshots_of_volume
 from volcrypt.operations.stages import Stages
-from volcrypt.operations.stores import LOCAL_STORE, open_local_store
-from volcrypt.operations.volumes import check_name_is_free
 from volcrypt.operations.workflows import (
-    check_none_running,
     copy_cursor_path,
     forget_workflow,
     load_workflow,
-    load_workflows,
     save_workflow,
 )
 from volcrypt.volume.directory import DATA_FILE
@@ -126,14 +119,8 @@ def encrypt_volume(
     started = time.monotonic()
     with home.exclusive():
         remove_leftovers(home)
-    workflow, source_id = _find(
-        home,
-        volume,
-        choice=choice,
-        keep_old=keep_old,
-        delete_plain_snapshots=delete_plain_snapshots,
-        only_resume=only_resume,
-    )
+    wishes = Wishes(choice=choice, keep_old=keep_old, delete_plain_snapshots=delete_plain_snapshots)
+    workflow, source_id = find_encryption(home, volume, wishes, only_resume=only_resume)
     source_directory = home.volumes.path_of(source_id)
     with ExitStack() as held:
         if source_directory.exists():
@@ -141,33 +128,13 @@ def encrypt_volume(
         expected: dict[str, float] = {}
         if workflow is None:
             # The volume is held before the cursor is made: nobody can have mounted it in between.
-            plan = _plan(
-                home,
-                source_id,
-                None,
-                choice,
-                keep_old,
-                delete_plain_snapshots=delete_plain_snapshots,
-            ).held_to(rate)
+            plan = _plan(home, source_id, None, wishes).held_to(rate)
             plan.check_room()
             announce(plan)
-            workflow = _begin(
-                home,
-                source_id,
-                choice=choice,
-                keep_old=keep_old,
-                delete_plain_snapshots=delete_plain_snapshots,
-            )
+            workflow = begin_encryption(home, source_id, wishes)
             expected = {each.step: each.seconds for each in plan.steps}
-        elif not _is_swapped(workflow):
-            plan = _plan(
-                home,
-                source_id,
-                workflow,
-                choice,
-                workflow.keep_old,
-                delete_plain_snapshots=workflow.delete_plain_snapshots,
-            ).held_to(rate)
+        elif not is_swapped(workflow):
+            plan = _plan(home, source_id, workflow, wishes).held_to(rate)
             announce(plan)
             expected = {each.step: each.seconds for each in plan.steps}
         stages = Stages(progress, expected, rate=rate)
@@ -205,104 +172,38 @@ def plan_of_encryption(
 ) -> EncryptionPlan:
     """What `encrypt_volume` would do now; makes nothing. Raises as that does, the KMS's refusals
     too, as far as they can be had without a data key."""
-    workflow, source_id = _find(
-        home,
-        volume,
-        choice=choice,
-        keep_old=keep_old,
-        delete_plain_snapshots=delete_plain_snapshots,
-        only_resume=only_resume,
-    )
-    if workflow is not None and _is_swapped(workflow):
-        raise InvalidArgumentError(
-            f"{volume} is encrypted; only the removal of the old data is left",
-            hint=f"'volcrypt encrypt {volume}' finishes it",
-        )
+    wishes = Wishes(choice=choice, keep_old=keep_old, delete_plain_snapshots=delete_plain_snapshots)
+    workflow, source_id = find_encryption(home, volume, wishes, only_resume=only_resume)
     if workflow is not None:
-        keep_old, delete_plain_snapshots = workflow.keep_old, workflow.delete_plain_snapshots
+        _check_not_swapped(workflow, volume)
     else:
         try_key(home, choice, volume_context(source_id))
-    return _plan(
-        home, source_id, workflow, choice, keep_old, delete_plain_snapshots=delete_plain_snapshots
-    )
-
-
-def _is_swapped(workflow: Workflow) -> bool:
-    """Whether the name is the new volume's."""
-    return workflow.step is Step.DESTROY
-
-
-def _find(
-    home: Home,
-    volume: str,
-    *,
-    choice: KeyChoice,
-    keep_old: bool,
-    delete_plain_snapshots: bool,
-    only_resume: bool,
-) -> tuple[Workflow | None, VolumeId]:
-    """The unfinished encryption of a volume, if there is one, and the unencrypted volume. Raises as
-    `encrypt_volume`."""
-    workflow = _unfinished(home, volume)
-    if workflow is not None:
-        _check_same_wishes(
-            home,
-            workflow,
-            volume,
-            choice=choice,
-            keep_old=keep_old,
-            delete_plain_snapshots=delete_plain_snapshots,
-        )
-        return workflow, workflow.source_id
-    record = load_record(home, volume)
-    if only_resume:
-        raise WorkNotFoundError(f"there is no unfinished encryption of {volume}")
-    if record.is_encrypted:
-        raise InvalidArgumentError(
-            f"volume {volume} is encrypted already",
-            hint=f"'volcrypt rekey {volume}' gives it another key",
-        )
-    try:
-        check_free(home, record.volume_id, volume)
-    except VolumeInUseError as error:
-        if error.hint is not None and error.hint.startswith(
-            ("volcrypt unmount", "volcrypt detach")
-        ):
-            error.hint = f"'{error.hint}' first"
-            if record.device is None:
-                error.hint += f", or 'volcrypt encrypt {volume} --online' while it is in use"
-        raise
-    if record.device is not None and keep_old:
-        raise InvalidArgumentError(
-            f"the data of volume {volume} is on the device {record.data_path}, which the encrypted "
-            "volume needs",
-            hint="without --keep-old; a snapshot that you take first keeps the old state",
-        )
-    return None, record.volume_id
+    return _plan(home, source_id, workflow, wishes)
 
 
 def _plan(
-    home: Home,
-    source_id: VolumeId,
-    workflow: Workflow | None,
-    choice: KeyChoice,
-    keep_old: bool,
-    *,
-    delete_plain_snapshots: bool,
+    home: Home, source_id: VolumeId, workflow: Workflow | None, wishes: Wishes
 ) -> EncryptionPlan:
     record = load_record(home, source_id)
     if workflow is not None:
-        key = workflow.copy_key.kms_key_arn
-    else:
-        key = None if choice.customer_key is not None else choice.kms_key or home.default_kms_key
+        return plan_encryption(
+            home,
+            record,
+            kms_key=workflow.copy_key.kms_key_arn,
+            keep_old=workflow.keep_old,
+            delete_plain_snapshots=workflow.delete_plain_snapshots,
+            plain_snapshot=workflow.plain_snapshot_id,
+            step=workflow.step,
+        )
+    choice = wishes.choice
     return plan_encryption(
         home,
         record,
-        kms_key=key,
-        keep_old=keep_old,
-        delete_plain_snapshots=delete_plain_snapshots,
-        plain_snapshot=None if workflow is None else workflow.plain_snapshot_id,
-        step=None if workflow is None else workflow.step,
+        kms_key=None if choice.customer_key is not None else choice.kms_key or home.default_kms_key,
+        keep_old=wishes.keep_old,
+        delete_plain_snapshots=wishes.delete_plain_snapshots,
+        plain_snapshot=None,
+        step=None,
     )
 
 
@@ -312,14 +213,10 @@ def abort_encryption(home: Home, volume: str) -> VolumeId:
     Raises WorkNotFoundError when there is none, InvalidArgumentError when it is past the swap: then
     it can only be finished.
     """
-    workflow = _unfinished(home, volume)
+    workflow = unfinished_encryption(home, volume)
     if workflow is None:
         raise WorkNotFoundError(f"there is no unfinished encryption of {volume}")
-    if workflow.step is Step.DESTROY:
-        raise InvalidArgumentError(
-            f"{volume} is encrypted; only the removal of the old data is left",
-            hint=f"'volcrypt encrypt {volume}' finishes it",
-        )
+    _check_not_swapped(workflow, volume)
     if workflow.in_place and workflow.step in (Step.RESTORE, Step.VERIFY, Step.SWAP):
         raise InvalidArgumentError(
             f"the device of {volume} is being overwritten with ciphertext; it can only be finished",
@@ -334,94 +231,13 @@ def abort_encryption(home: Home, volume: str) -> VolumeId:
     return workflow.source_id
 
 
-def _unfinished(home: Home, volume: str) -> Workflow | None:
-    """The workflow on a volume named by its name or by the id of the old or the new volume. After
-    the swap the name is the new volume's."""
-    workflows = load_workflows(home)
-    identity = volume
-    with suppress(VolumeNotFoundError):
-        identity = load_record(home, volume).volume_id
-    for workflow in workflows:
-        if identity in (workflow.source_id, workflow.target_id):
-            return workflow
-    return None
-
-
-def _check_same_wishes(
-    home: Home,
-    workflow: Workflow,
-    volume: str,
-    *,
-    choice: KeyChoice,
-    keep_old: bool,
-    delete_plain_snapshots: bool,
-) -> None:
-    """What was begun goes on as it was begun: whoever says nothing now agrees, and whoever asks for
-    something else is told. Raises InvalidArgumentError."""
-    arn = workflow.copy_key.kms_key_arn
-    other_key = (choice.kms_key is not None and resolve_key(home, choice.kms_key) != arn) or (
-        choice.customer_key is not None and arn is not None
-    )
-    if workflow.step is not Step.DESTROY:
-        # A customer-provided key is needed again for what is left.
-        check_source_key(
-            home, workflow.copy_key, f"the unfinished encryption of {volume}", choice=choice
-        )
-    if (
-        other_key
-        or (keep_old and not workflow.keep_old)
-        or (delete_plain_snapshots and not workflow.delete_plain_snapshots)
-    ):
-        key = f"key {arn}" if arn is not None else "a customer-provided key"
-        wishes = [key, "the old volume " + ("kept" if workflow.keep_old else "removed")]
-        if workflow.delete_plain_snapshots:
-            wishes.append("plain snapshots deleted")
+def _check_not_swapped(workflow: Workflow, volume: str) -> None:
+    """Raises InvalidArgumentError."""
+    if is_swapped(workflow):
         raise InvalidArgumentError(
-            f"the unfinished encryption of {volume} was begun with other options: "
-            f"{', '.join(wishes)}",
-            hint=f"'volcrypt encrypt {volume}' finishes it as it was begun",
+            f"{volume} is encrypted; only the removal of the old data is left",
+            hint=f"'volcrypt encrypt {volume}' finishes it",
         )
-
-
-def _begin(
-    home: Home,
-    source_id: VolumeId,
-    *,
-    choice: KeyChoice,
-    keep_old: bool,
-    delete_plain_snapshots: bool,
-) -> Workflow:
-    """Decide everything, ask the KMS for everything, and only then make the cursor. The caller
-    holds the volume."""
-    record = load_record(home, source_id)
-    check_none_running(home, source_id, record.name or source_id)
-    open_local_store(home)  # gone with the disk it was on: then the cursor could not be given up
-    if keep_old:
-        check_name_is_free(home, kept_name(record))
-    copy_id = make_snapshot_id(home.random_id_bytes())
-    target_id = make_volume_id(home.random_id_bytes())
-    copy_key = choose_key(home, choice, snapshot_context(copy_id))
-    assert copy_key is not None, "internal error: an encryption without a key"
-    target_key = rebind_key(home, copy_key, volume_context(target_id))
-    # Whoever may not decrypt with the key learns it now and not after hours of copying.
-    unwrap_key(home, target_key).wipe()
-    workflow = Workflow(
-        source_id=record.volume_id,
-        generation=0,
-        step=Step.SNAPSHOT,
-        store=LOCAL_STORE,
-        plain_snapshot_id=make_snapshot_id(home.random_id_bytes()),
-        copy_snapshot_id=copy_id,
-        copy_key=copy_key,
-        target_id=target_id,
-        target_key=target_key,
-        keep_old=keep_old,
-        delete_plain_snapshots=delete_plain_snapshots,
-        started_at=int(host_time()),
-        old_path=record.data_path,
-        in_place=record.device is not None,
-    )
-    return save_workflow(home, workflow)
 
 
 def _destroy(home: Home, workflow: Workflow, stages: Stages, started: float) -> EncryptionReport:
