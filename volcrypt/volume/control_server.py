@@ -6,18 +6,17 @@ Each connection is a task; one that sends rubbish or goes away harms nobody but 
 import logging
 import os
 import socket
-from array import array
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final, Protocol
 
 import trio
 
-from volcrypt.errors import InvalidArgumentError, MalformedError, VolcryptError
+from volcrypt.errors import InvalidArgumentError, VolcryptError
 from volcrypt.geometry import check_volume_size, chunk_count
 from volcrypt.names import DataKeyId
 from volcrypt.volume.capture import Captures, RunningCapture
 from volcrypt.volume.control_messages import (
-    MAX_REQUEST_BYTES,
     AbortCaptureRequest,
     Answer,
     BeginCaptureRequest,
@@ -46,17 +45,15 @@ from volcrypt.volume.control_messages import (
     VerifyMigrationRequest,
     WantedRequest,
     decode_request,
-    encode,
     pack_bits,
     unpack_bits,
 )
 from volcrypt.volume.control_socket import check_peer
+from volcrypt.volume.control_stream import ControlStream
 from volcrypt.volume.error_report import ErrorReport
 from volcrypt.volume.lazy import LazyChunks
 from volcrypt.volume.thaw_guard import ThawGuard
 
-_RECEIVE_BYTES: Final = 64 * 1024
-_MAX_DESCRIPTORS: Final = 2
 _MAX_GUARD: Final = 3600.0
 
 _log: Final = logging.getLogger(__name__)
@@ -111,28 +108,29 @@ class ControlServer:
             await told.wait()
 
     async def _talk(self, stream: trio.SocketStream) -> None:
-        reader = _LineReader(stream)
+        lines = ControlStream(stream)
         conversation = _Conversation(
-            self._captures, self._lazy, self._data_key_id, reader.take_descriptors
+            self._captures, self._lazy, self._data_key_id, lines.take_descriptors
         )
         try:
             check_peer(stream.socket)
-            while (line := await reader.next_line()) is not None:
+            while (line := await lines.next_line()) is not None:
                 told = trio.Event()
                 try:
                     answer = await self._answer(conversation, line, told)
-                    await _send(stream, answer, conversation.descriptors_of(answer))
+                    await lines.send(answer, conversation.descriptors_of(answer))
                 finally:
                     told.set()
                     self._ends_in_work.discard(told)
         except trio.BrokenResourceError:
             return  # the other side is gone, which is its good right
         except VolcryptError as error:
-            await _try_to_send(stream, ErrorAnswer(report=ErrorReport.of(error)))
+            with suppress(trio.BrokenResourceError):
+                await lines.send(ErrorAnswer(report=ErrorReport.of(error)))
         finally:
             with trio.CancelScope(shield=True):
                 conversation.end_guard()
-                reader.close_descriptors()
+                lines.close_descriptors()
                 await conversation.abort()
                 await trio.aclose_forcefully(stream)
 
@@ -337,70 +335,3 @@ def _run_of(first: int, count: int, chunks: int) -> range:
     if first < 0 or count < 0 or first + count > chunks:
         raise InvalidArgumentError(f"the volume has no chunks {first} to {first + count - 1}")
     return range(first, first + count)
-
-
-class _LineReader:
-    """What comes in, line by line."""
-
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self._stream = stream
-        self._pending = bytearray()
-        self._descriptors: list[int] = []
-
-    async def next_line(self) -> bytes | None:
-        """A line with its end; None when the other side has finished.
-
-        Raises MalformedError when a line is too long.
-        """
-        searched = 0
-        while (end := self._pending.find(b"\n", searched)) < 0:
-            searched = len(self._pending)
-            if searched > MAX_REQUEST_BYTES:
-                raise MalformedError("control request", "too long")
-            received = await self._receive()
-            if not received:
-                return None
-            self._pending += received
-        line = bytes(self._pending[: end + 1])
-        del self._pending[: end + 1]
-        return line
-
-    def take_descriptors(self) -> list[int]:
-        """Those that came with what was received since the last call."""
-        taken, self._descriptors = self._descriptors, []
-        return taken
-
-    def close_descriptors(self) -> None:
-        for descriptor in self.take_descriptors():
-            os.close(descriptor)
-
-    async def _receive(self) -> bytes:
-        room = socket.CMSG_SPACE(_MAX_DESCRIPTORS * array("i").itemsize)
-        try:
-            data, ancillary, _flags, _address = await self._stream.socket.recvmsg(
-                _RECEIVE_BYTES, room, socket.MSG_CMSG_CLOEXEC
-            )
-        except OSError as error:
-            raise trio.BrokenResourceError from error
-        for level, kind, content in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                self._descriptors += array("i", content[: len(content) // 4 * 4])
-        if len(self._descriptors) > _MAX_DESCRIPTORS:
-            self.close_descriptors()
-            raise MalformedError("control request", "too many descriptors")
-        return data
-
-
-async def _send(stream: trio.SocketStream, answer: Answer, descriptors: Sequence[int]) -> None:
-    line = encode(answer)
-    if descriptors:
-        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))
-        line = line[await stream.socket.sendmsg([line], [rights]) :]
-    await stream.send_all(line)
-
-
-async def _try_to_send(stream: trio.SocketStream, answer: Answer) -> None:
-    try:
-        await stream.send_all(encode(answer))
-    except trio.BrokenResourceError:
-        return
