@@ -10,7 +10,8 @@ import trio
 from tests.volume.place import SEAL, VOLUME
 from volcrypt.crypto.data_key import DataKey
 from volcrypt.daemons.fencing import Fencing
-from volcrypt.daemons.migrating import Migrating, Served
+from volcrypt.daemons.migrating import Migrating
+from volcrypt.daemons.served import Served
 from volcrypt.errors import FencedError, IntegrityError, MountError, ReadOnlyError, TargetLostError
 from volcrypt.formats.write_intents import IntentsHeader
 from volcrypt.geometry import CHUNK_BYTES

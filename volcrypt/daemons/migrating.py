@@ -1,7 +1,6 @@
 """Migrating: what the process that serves a volume does when somebody migrates that.
 
-It opens the files, takes the keys, and has the `Migrator` do one thing at a time. `Served` is what
-is served now: the volume as it was opened, and after a switch what has become of it.
+It opens the files, takes the keys, and has the `Migrator` do one thing at a time.
 
 A target that was given up is opened again by `begin`. A migration of another name is abandoned by
 that: each has a record, a volume has one at a time, and who drives another one says by that that
@@ -18,9 +17,11 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from volcrypt.crypto.data_key import DATA_KEY_BYTES, DataKey
+from volcrypt.crypto.data_key import DataKey
 from volcrypt.daemons.journal import now_under
+from volcrypt.daemons.key_pipe import receive_key
 from volcrypt.daemons.mount_keeper import MountKeeper
+from volcrypt.daemons.served import Served
 from volcrypt.daemons.watcher import Watcher
 from volcrypt.errors import (
     IntegrityError,
@@ -49,41 +50,9 @@ from volcrypt.volume.write_intents import WriteIntents
 if TYPE_CHECKING:
     from volcrypt.volume.control_server import Migrations
 
-KEY_SECONDS: Final = 10.0
-"""So long may a key be on its way through a pipe."""
-
 _LATE_SECONDS: Final = 0.05
 
 _log: Final = logging.getLogger(__name__)
-
-
-@dataclass(slots=True, kw_only=True)
-class Served:
-    """What a process serves, and owns."""
-
-    data: DataFile
-    volume: Volume
-    data_key: DataKey | None
-    data_key_id: DataKeyId | None
-    written: WriteCounter | None
-
-    @property
-    def is_encrypted(self) -> bool:
-        """Also when the key was wiped."""
-        return self.data_key is not None
-
-    def wipe(self) -> None:
-        """The key, and every cipher that no request uses."""
-        self.volume.close()
-        if self.data_key is not None:
-            self.data_key.wipe()
-
-    def close(self) -> None:
-        """May be called twice."""
-        self.wipe()
-        self.data.close()
-        if self.written is not None:
-            self.written.close()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -161,7 +130,7 @@ class Migrating:
 
     async def begin(self, order: MigrationOrder, key_pipe: int) -> MigrationState | None:
         """Raises as `MigrationControl.begin` says; closes the pipe."""
-        key = await _receive_key(key_pipe)
+        key = await receive_key(key_pipe)
         is_ours = True
         try:
             async with self._alone_at_work():
@@ -192,7 +161,7 @@ class Migrating:
     async def verify(
         self, migration: bytes, chunks: range, rate_bytes: int | None, key_pipe: int
     ) -> MigrationState | None:
-        key = self._fresh_key = await _receive_key(key_pipe)
+        key = self._fresh_key = await receive_key(key_pipe)
         try:
             async with self._working:
                 session = self._session_of(migration)
@@ -524,30 +493,6 @@ class Migrating:
         self._device.write_times = None
         session.target_key.wipe()
         session.close_files()
-
-
-async def _receive_key(pipe: int) -> DataKey:
-    """What comes through a pipe, which is closed. Raises InvalidArgumentError."""
-    material = bytearray(DATA_KEY_BYTES)
-    view = memoryview(material)
-    try:
-        os.set_blocking(pipe, False)
-        with trio.fail_after(KEY_SECONDS):
-            while view:
-                await trio.lowlevel.wait_readable(pipe)
-                count = os.readv(pipe, [view])
-                if not count:
-                    raise InvalidArgumentError("no data key came")
-                view = view[count:]
-        view.release()
-        return DataKey(material)
-    except BaseException as error:
-        material[:] = bytes(len(material))
-        if isinstance(error, OSError | ValueError | trio.TooSlowError):
-            raise InvalidArgumentError("no data key came") from error
-        raise
-    finally:
-        os.close(pipe)
 
 
 @contextmanager

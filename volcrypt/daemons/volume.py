@@ -35,8 +35,9 @@ from volcrypt.crypto.data_key import DataKey
 from volcrypt.daemons.fencing import Fencing
 from volcrypt.daemons.journal import fields_of, log_to_journal
 from volcrypt.daemons.lazy_volume import LazyVolume
-from volcrypt.daemons.migrating import Migrating, Served
+from volcrypt.daemons.migrating import Migrating
 from volcrypt.daemons.mount_keeper import MountKeeper
+from volcrypt.daemons.served import Served
 from volcrypt.daemons.volume_service import Starter, VolumeService, unmount_if_mounted
 from volcrypt.daemons.watcher import Watcher
 from volcrypt.errors import MountError, VolcryptError

@@ -16,9 +16,10 @@ import trio
 from volcrypt.daemons.fencing import Fencing
 from volcrypt.daemons.lazy_volume import LazyVolume
 from volcrypt.daemons.lease_keeper import keep_lease
-from volcrypt.daemons.migrating import Migrating, Served
+from volcrypt.daemons.migrating import Migrating
 from volcrypt.daemons.mount_keeper import MountKeeper
 from volcrypt.daemons.notify import notify
+from volcrypt.daemons.served import Served
 from volcrypt.daemons.space_watch import watch_space
 from volcrypt.daemons.watchdog import Watchdog
 from volcrypt.daemons.watcher import Watcher
