@@ -34,6 +34,7 @@ from volcrypt.volume import capture, control_messages, control_socket
 from volcrypt.volume.change_map import ChangeMap
 from volcrypt.volume.control import CapturedState, ControlClient
 from volcrypt.volume.control_messages import (
+    BeginCaptureRequest,
     MetricsAnswer,
     StatusAnswer,
     decode_answer,
@@ -264,6 +265,17 @@ async def test_a_dropped_connection_aborts_its_capture(tmp_path: Path) -> None:
         with await in_thread(made.connect) as second:
             await in_thread(second.begin_capture)
             await in_thread(second.abort_capture)
+
+
+async def test_who_goes_away_before_a_capture_is_answered_harms_nobody_else(tmp_path: Path) -> None:
+    async with served(tmp_path) as made:
+        with made.connect() as client:
+            client._socket.sendall(control_messages.encode(BeginCaptureRequest()))
+        await trio.testing.wait_all_tasks_blocked()
+        with await in_thread(made.connect) as client:
+            with trio.fail_after(20):
+                while (await in_thread(client.status)).capture_running:
+                    await trio.testing.wait_all_tasks_blocked()
 
 
 async def test_captures_of_two_connections(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ _MAX_DESCRIPTORS: Final = 2
 
 
 class ControlStream:
-    """One connection, as the side that serves has it."""
+    """One connection, as the side that serves has it. Every method that waits raises
+    trio.BrokenResourceError when the other side is gone."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
@@ -28,7 +29,7 @@ class ControlStream:
     async def next_line(self) -> bytes | None:
         """A line with its end; None when the other side has finished.
 
-        Raises MalformedError when a line is too long, and trio.BrokenResourceError.
+        Raises MalformedError when a line is too long.
         """
         searched = 0
         while (end := self._pending.find(b"\n", searched)) < 0:
@@ -56,7 +57,11 @@ class ControlStream:
         line = encode(answer)
         if descriptors:
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))
-            line = line[await self._stream.socket.sendmsg([line], [rights]) :]
+            try:
+                sent = await self._stream.socket.sendmsg([line], [rights])
+            except OSError as error:
+                raise trio.BrokenResourceError from error
+            line = line[sent:]
         await self._stream.send_all(line)
 
     async def _receive(self) -> bytes:
