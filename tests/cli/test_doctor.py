@@ -44,7 +44,8 @@ def states(command: Command, check: str) -> list[str]:
 def test_a_host_without_a_home(command: Command) -> None:
     assert problems(command) == []
     text = command.run("doctor")
-    assert f"note     home: there is none at {command.home}\n         mend: volcrypt init" in text
+    mend = f"volcrypt --home {command.home} init"
+    assert f"note     home: there is none at {command.home}\n         mend: {mend}\n" in text
     assert not command.home.exists()
     assert list(command.runtime.parent.glob(f"{command.runtime.name}*")) == []
 

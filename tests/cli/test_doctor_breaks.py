@@ -101,7 +101,7 @@ BREAKS: dict[str, tuple[Callable[[Scene], object], str, str, str]] = {
     "no volumes": (remove("volumes"), "home", "is missing", "from a backup"),
     "settings that are no TOML": (
         lambda scene: (scene.home / "config.toml").write_text("[kms\n"),
-        *("configuration", "line 1", "volcrypt config check"),
+        *("configuration", "line 1", "edit "),
     ),
     "settings of everybody": (
         open_the_settings,

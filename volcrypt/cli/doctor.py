@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shlex
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -219,7 +220,8 @@ def _open(session: Session) -> "tuple[Home | None, Finding | None]":
     try:
         # Asked for first: to who has no home it is no matter that it could not be opened.
         if not (path / "home").exists() and not (path / "kms").exists():
-            return None, note("home", f"there is none at {path}", "volcrypt init")
+            way = f"volcrypt --home {shlex.quote(str(path))} init"
+            return None, note("home", f"there is none at {path}", way)
         home = open_home_unattended(path, profile=session.profile, region=session.region)
     except ConfigurationFileError:  # which was told
         return None, note("home", f"{path} was not looked at, since its configuration is wrong")
