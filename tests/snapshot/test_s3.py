@@ -24,6 +24,7 @@ from volcrypt.errors import (
     MalformedError,
     ObjectStoreError,
     StoreAccessError,
+    StoreAccessNowError,
 )
 from volcrypt.formats.document import MAX_DOCUMENT_BYTES
 from volcrypt.geometry import CHUNK_BYTES
@@ -106,7 +107,7 @@ def test_who_may_only_read_reads_and_is_refused_the_rest(s3_server: S3Server, pr
 @pytest.mark.parametrize(
     ("answer", "kind", "says"),
     [
-        (failure(403, "RequestTimeTooSkewed"), StoreAccessError, "the clock of this host"),
+        (failure(403, "RequestTimeTooSkewed"), StoreAccessNowError, "the clock of this host"),
         (failure(403, "ExpiredToken"), StoreAccessError, "token has expired"),
         (failure(400, "AuthorizationHeaderMalformed"), ConfigurationError, "not in region"),
         (failure(301, "PermanentRedirect"), ConfigurationError, "not in region us-east-1"),

@@ -19,6 +19,7 @@ from volcrypt.errors import (
     ObjectLostError,
     ObjectStoreError,
     StoreAccessError,
+    StoreAccessNowError,
 )
 from volcrypt.snapshot.probe import check_objects
 from volcrypt.snapshot.s3 import AwsCredential, Bucket, BucketEncryption, Patience, S3Objects
@@ -41,7 +42,7 @@ def pretending(part: str) -> Fault:
 @pytest.mark.parametrize(
     ("answer", "kind", "says", "hint"),
     [
-        (failure(403, "RequestTimeTooSkewed"), StoreAccessError, "clock of this host", "NTP"),
+        (failure(403, "RequestTimeTooSkewed"), StoreAccessNowError, "clock of this host", "NTP"),
         (failure(400, "ExpiredToken"), StoreAccessError, "token has expired", "aws command"),
         (failure(403, "AccessDenied"), StoreAccessError, "access to .*a.* is denied", "delete"),
         (
@@ -117,7 +118,7 @@ def test_credentials_that_cannot_be_had(s3_server: S3Server, prefix: str) -> Non
         raise CredentialRetrievalError(provider="sso", error_msg="the session is over")
 
     bucket = Bucket(name="b", prefix=prefix, region="us-east-1", endpoint=s3_server.endpoint)
-    with pytest.raises(StoreAccessError, match=r"no credentials now: .*the session is over"):
+    with pytest.raises(StoreAccessNowError, match=r"no credentials now: .*the session is over"):
         S3Objects(bucket, provide, patience=IMPATIENT).get("a")
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from tests.fakes.kms import ROOT
 from tests.wire.served import Served
 from tests.wire.signing import ACCESS_KEY, SECRET
+from volcrypt.cli.exits import Exit, exit_code_of
 from volcrypt.errors import (
     AccessDeniedError,
     ConfigurationError,
@@ -19,6 +21,7 @@ from volcrypt.errors import (
     KeyDisabledError,
     KeyNotFoundError,
     KmsInternalError,
+    SignatureTimeError,
     TryAgainError,
     VolcryptError,
 )
@@ -130,6 +133,17 @@ def test_errors_that_only_ours_has(daemon: Served, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(InvalidSignatureError):
         remote(daemon.url).perform(ROOT, DescribeKeyRequest(key_id=key.key_id))
+
+
+@pytest.mark.parametrize("year", [2001, 2101])
+def test_a_wrong_clock_is_no_wrong_secret(
+    daemon: Served, monkeypatch: pytest.MonkeyPatch, year: int
+) -> None:
+    signed_at = datetime(year, 1, 1, tzinfo=UTC)
+    monkeypatch.setattr("botocore.auth.get_current_datetime", lambda *_: signed_at)
+    with pytest.raises(SignatureTimeError, match=r"Signature (expired|not yet current)") as found:
+        remote(daemon.url).perform(ROOT, DescribeKeyRequest(key_id="x"))
+    assert exit_code_of(found.value) == Exit.TRY_AGAIN
 
 
 def test_who_cannot_be_reached_may_be_later(tmp_path: Path) -> None:

@@ -110,9 +110,14 @@ class UnrecognizedClientError(KmsError):
 
 
 class InvalidSignatureError(KmsError):
-    """The signature does not fit, or its time is too far from ours."""
-
     code = "InvalidSignatureException"
+
+
+class SignatureTimeError(InvalidSignatureError):
+    """The time of the signature is too far from that of the KMS: one of two clocks is wrong, as it
+    may be until NTP has set it after a boot."""
+
+    hint = "set the clocks of this host and of the KMS right, or have NTP do it"
 
 
 class ThrottlingError(KmsError):

@@ -78,6 +78,11 @@ class StoreAccessError(SnapshotError):
     """The service of an object store does not let us in, or not do this."""
 
 
+class StoreAccessNowError(StoreAccessError):
+    """It does not for now: the clock of this host is not right yet, or whoever is to give the
+    credentials does not answer."""
+
+
 class ObjectNotFoundError(SnapshotError):
     """The object store holds nothing under this name."""
 

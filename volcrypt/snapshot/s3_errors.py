@@ -13,6 +13,7 @@ from volcrypt.errors import (
     ObjectNotFoundError,
     ObjectStoreError,
     StoreAccessError,
+    StoreAccessNowError,
     VolcryptError,
 )
 
@@ -40,8 +41,6 @@ _CREDENTIAL_CODES: Final = {
     "ExpiredToken": "the session token has expired",
     "InvalidToken": "the session token is not valid",
     "TokenRefreshRequired": "the session token has expired",
-    "RequestTimeTooSkewed": "the clock of this host differs too much from the service's",
-    "RequestExpired": "the clock of this host differs too much from the service's",
 }
 _CLOCK_CODES: Final = {"RequestTimeTooSkewed", "RequestExpired"}
 _NO_CREDENTIALS: Final = "lacked valid authentication credentials"
@@ -108,12 +107,16 @@ def _refusal(
             hint="that key is the one of 'store create --sse'",
         )
     if code in _CREDENTIAL_CODES:
-        hint = _CLOCK_HINT if code in _CLOCK_CODES else _CREDENTIALS_HINT
-        return StoreAccessError(f"{where}: {_CREDENTIAL_CODES[code]}", hint=hint)
+        return StoreAccessError(f"{where}: {_CREDENTIAL_CODES[code]}", hint=_CREDENTIALS_HINT)
+    if code in _CLOCK_CODES:
+        return StoreAccessNowError(
+            f"{where}: the clock of this host differs too much from the service's",
+            hint=_CLOCK_HINT,
+        )
     if _NO_CREDENTIALS in str(error) and status is None:
         # Whoever was to say which they are could not.
         reason = brief(error).rpartition("credential provider: ")[2]
-        return StoreAccessError(
+        return StoreAccessNowError(
             f"{where}: there are no credentials now: {reason}", hint=_CREDENTIALS_HINT
         )
     if status in (401, 403) or code == "AccessDenied":

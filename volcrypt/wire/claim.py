@@ -17,6 +17,7 @@ from volcrypt.errors import (
     InvalidSignatureError,
     KmsError,
     MissingAuthenticationError,
+    SignatureTimeError,
     UnrecognizedClientError,
 )
 
@@ -140,8 +141,9 @@ def read_claim(request: HttpRequest) -> Claim:
 def check_claim(
     claim: Claim, *, service: str, now: float, regions: frozenset[str] = frozenset()
 ) -> None:
-    """Raises InvalidSignatureError unless it is for this service, one of these regions (any that
-    there can be, when empty), and now (seconds since 1970-01-01 UTC), give or take `CLOCK_SKEW`."""
+    """Raises InvalidSignatureError unless it is for this service and one of these regions (any that
+    there can be, when empty), and SignatureTimeError unless it is of now (seconds since 1970-01-01
+    UTC), give or take `CLOCK_SKEW`."""
     if claim.service != service:
         raise InvalidSignatureError(
             f"Credential should be scoped to correct service: '{service}'. "
@@ -156,12 +158,12 @@ def check_claim(
     signed_at = _moment(claim.timestamp)
     clock = datetime.fromtimestamp(now, UTC)
     if signed_at < clock - CLOCK_SKEW:
-        raise InvalidSignatureError(
+        raise SignatureTimeError(
             f"Signature expired: {claim.timestamp} is now earlier than "
             f"{_format(clock - CLOCK_SKEW)} ({_format(clock)} - 5 min.)"
         )
     if signed_at > clock + CLOCK_SKEW:
-        raise InvalidSignatureError(
+        raise SignatureTimeError(
             f"Signature not yet current: {claim.timestamp} is still later than "
             f"{_format(clock + CLOCK_SKEW)} ({_format(clock)} + 5 min.)"
         )

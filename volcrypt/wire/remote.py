@@ -52,6 +52,8 @@ logging.getLogger("botocore").setLevel(logging.INFO)
 CONNECT_SECONDS: Final = 5
 READ_SECONDS: Final = 15
 ATTEMPTS: Final = 4
+_OTHER_TIME: Final = ("Signature expired:", "Signature not yet current:")
+"""So AWS's refusal begins when it is the clock; its code is that of every wrong signature."""
 _EMPTY: Final = (str, bool, int, float)
 
 
@@ -196,6 +198,8 @@ def _refusal(error: ClientError) -> KmsError:
     text = str(error.response.get("Error", {}).get("Message", "")) or code
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     kind = _BY_CODE.get(code)
+    if kind is errors.InvalidSignatureError and text.startswith(_OTHER_TIME):
+        return errors.SignatureTimeError(text)
     if kind is None:
         return KmsInternalError(text) if status >= 500 else KmsError(f"{code}: {text}")
     return kind(text)
