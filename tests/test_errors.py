@@ -59,6 +59,11 @@ MADE: list[tuple[VolcryptError, str, str | None]] = [
         "record: it is not the current version, an older or foreign one was put in its place",
         None,
     ),
+    (
+        errors.DeviceMissingError("/dev/sdz"),
+        "data device /dev/sdz is not there",
+        "connect it, and try again",
+    ),
     (errors.RecordMissingError("vol-1"), "vol-1 is registered, and missing on disk", None),
     (
         errors.ChunkMissingError("ab12", "snapshot snap-1"),

@@ -199,6 +199,21 @@ def test_another_device_under_the_same_name_is_refused(
     command.run("volume", "delete", "data")
 
 
+def test_a_device_that_is_not_there_may_come_later(
+    on_device: Command, make_device: MakeDevice, tmp_path: Path
+) -> None:
+    """As an iSCSI disk after a boot."""
+    command, link = on_device, tmp_path / "disk"
+    device = make_device(b"")
+    link.symlink_to(device)
+    command.run("volume", "create", "--data", link, "--name", "data")
+    link.unlink()
+    for arguments in (["attach", "data"], ["volume", "check", "data"]):
+        assert f"data device {link} is not there" in command.fails(7, *arguments)
+    link.symlink_to(device)
+    command.run("volume", "check", "data")
+
+
 @pytest.mark.parametrize("mounted", [True, False])
 def test_growing_on_a_device_zeroes_what_is_new(
     on_device: Command, make_device: MakeDevice, tmp_path: Path, point: Path, mounted: bool

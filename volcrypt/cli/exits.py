@@ -95,6 +95,7 @@ _TABLE: Final[tuple[tuple[type[errors.VolcryptError], Exit], ...]] = (
     (errors.InvalidSignatureError, Exit.DENIED),
     (errors.InvalidKeyUsageError, Exit.DENIED),
     (errors.InvalidCiphertextError, Exit.INTEGRITY),
+    (errors.DeviceMissingError, Exit.TRY_AGAIN),
     (errors.IntegrityError, Exit.INTEGRITY),
     (errors.FormatError, Exit.INTEGRITY),
     (errors.TryAgainError, Exit.TRY_AGAIN),

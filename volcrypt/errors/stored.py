@@ -77,6 +77,15 @@ class RecordMissingError(IntegrityError):
         self.what = what
 
 
+class DeviceMissingError(RecordMissingError):
+    """The device with the data of a volume is not there: it may not be yet, after a boot."""
+
+    def __init__(self, device: str) -> None:
+        IntegrityError.__init__(
+            self, f"data device {device} is not there", hint="connect it, and try again"
+        )
+
+
 class ChunkMissingError(IntegrityError):
     """A manifest names an object that the store does not hold."""
 

@@ -50,7 +50,7 @@ def find_entry(home: Home, volume: str) -> RegisterEntry:
 def data_path(home: Home, record: VolumeRecord) -> Path:
     """Where the ciphertext of a volume lies, to be opened.
 
-    Raises RecordMissingError and IntegrityError when it is a block device that is not there, or is
+    Raises DeviceMissingError and IntegrityError when it is a block device that is not there, or is
     another one now.
     """
     path = nominal_data_path(home, record)

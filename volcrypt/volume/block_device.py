@@ -22,9 +22,9 @@ from volcrypt.crypto.xts import is_zero
 from volcrypt.durable import read_fully
 from volcrypt.errors import (
     ComponentMissingError,
+    DeviceMissingError,
     IntegrityError,
     InvalidArgumentError,
-    RecordMissingError,
     VolumeInUseError,
 )
 from volcrypt.geometry import SECTOR_BYTES, UNIT_BYTES, format_size
@@ -130,11 +130,11 @@ def _shared_kind_of(directory: Path) -> str | None:
 def find_device(path: Path, identity: str) -> Path:
     """The device at `path`, without links, which is the one that had this identity.
 
-    Raises RecordMissingError, IntegrityError.
+    Raises DeviceMissingError, IntegrityError.
     """
     real = Path(os.path.realpath(path))
     if not real.exists():
-        raise RecordMissingError(f"data device {path}")
+        raise DeviceMissingError(str(path))
     if not is_block_device(real):
         raise IntegrityError(f"{path} is no block device any more")
     found = identity_of(real)
