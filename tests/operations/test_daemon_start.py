@@ -2,8 +2,9 @@
 
 import os
 import socket
+import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import cast
 
@@ -104,3 +105,23 @@ def test_one_that_hangs_is_not_waited_for_for_ever(
     monkeypatch.setattr(daemon_start, "START_SECONDS", 0.0)
     with serving, pytest.raises(TryAgainError):
         _ = home.vault
+
+
+def test_one_that_hangs_with_a_full_queue_is_the_clients_to_complain_of(tmp_path: Path) -> None:
+    path = tmp_path / "kms.sock"
+    with ExitStack() as queue:
+        listener = queue.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(os.fspath(path))
+        listener.listen(0)
+        with suppress(BlockingIOError):
+            while True:
+                waiting = queue.enter_context(socket.socket(socket.AF_UNIX))
+                waiting.setblocking(False)
+                waiting.connect(os.fspath(path))
+        # Where the probe waits, the end of the queue ends it, after this test has failed.
+        looker = threading.Thread(target=daemon_start.daemon_that_listens, args=[lambda: path])
+        looker.start()
+        looker.join(20)
+        was_quick = not looker.is_alive()
+    looker.join()
+    assert was_quick

@@ -23,6 +23,7 @@ def daemon_that_listens(find: Callable[[], Path | None]) -> Path | None:
 
 def _listens(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a hung one, whose queue is full, would have us wait for ever
         try:
             probe.connect(str(path))
         except (FileNotFoundError, ConnectionRefusedError):
