@@ -220,7 +220,7 @@ DURABLE_FILES: Final = [
         "the name of a new image is not durable",
         "volcrypt/operations/new_files.py",
         ["tests/operations/test_new_files.py"],
-        ("                os.fsync(place)\n", ""),
+        ("            os.fsync(directory)\n", ""),
     ),
     mutant(
         "what is restored is not durable",
