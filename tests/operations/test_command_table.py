@@ -95,11 +95,8 @@ def test_volumes(observed: Observed, tmp_path: Path) -> None:
     assert observed.run("volume", "check", "data") == [("Decrypt", BY_VOLUMES, "vol")]
     assert observed.run("volume", "list") == observed.run("volume", "show", "data") == []
     # Of the default key, which is the only one that volumes are under here.
-    assert observed.run("status") == [
-        ("ListKeys", "caller", None),
-        ("DescribeKey", BY_VOLUMES, None),
-    ]
-    assert observed.run("doctor") == [("ListKeys", "caller", None)]
+    asked = [("ListKeys", "caller", None), ("DescribeKey", BY_VOLUMES, None)]
+    assert observed.run("status") == observed.run("doctor") == asked
 
 
 def test_volumes_with_a_copy_of_their_record(observed: Observed, tmp_path: Path) -> None:

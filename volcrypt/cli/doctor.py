@@ -262,10 +262,14 @@ def _key_checks(home: "Home") -> Iterator[tuple[str, "Check"]]:
         yield space
         return
     failed: list[Finding] = []
+    unanswered: list[Finding] = []  # of the KMS of the profile, which is not asked again then
 
     def check_kms() -> Iterator[Finding]:
         try:
-            yield from doctor_keys.check_kms(home)
+            for found in doctor_keys.check_kms(home):
+                if found.state is State.PROBLEM:
+                    unanswered.append(found)
+                yield found
         except TryAgainError as error:
             failed.append(problem_of("kms", error, error.hint or "wait for the other command"))
             yield failed[0]
@@ -280,6 +284,7 @@ def _key_checks(home: "Home") -> Iterator[tuple[str, "Check"]]:
     if failed:
         yield space
         return
-    yield "keys", lambda: doctor_keys.check_keys(home)
+    if not unanswered:
+        yield "keys", lambda: doctor_keys.check_keys(home)
     yield "volumes", lambda: doctor_keys.check_volumes(home)
     yield "store", lambda: doctor_keys.check_stores(home)

@@ -152,7 +152,8 @@ def _fail(messages: Sequence[str], hint: str | None, code: int) -> int:
         if code == Exit.TRY_AGAIN and os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()):
             # As the service itself: Restart= tries again at once, and a limit on starts would give
             # up before the KMS, the HSM or the network is there.
-            time.sleep(_AGAIN_SECONDS)
+            with suppress(KeyboardInterrupt):
+                time.sleep(_AGAIN_SECONDS)
     return code
 
 
