@@ -123,7 +123,7 @@ def _in_use_at(volume: str, users: list[str], point: str) -> VolumeInUseError:
     return VolumeInUseError(
         volume,
         f"{', '.join(users) or 'something in the kernel'} on {point}",
-        hint="end that, then detach again",
+        hint="end that, or have it leave the directory, then detach again",
     )
 
 
