@@ -160,15 +160,17 @@ def _pieces(descriptor: int, start: int, end: int) -> Iterator[bytes]:
     """Pieces that overlap by more than a trace is long."""
     offset = start
     while offset < end:
+        length = min(_PIECE_BYTES, end - offset)
         try:
-            piece = os.pread(descriptor, min(_PIECE_BYTES, end - offset), offset)
+            piece = os.pread(descriptor, length, offset)
         except OSError:  # a mapping of a file that is shorter
             return
         if not piece:
             return
         yield piece
         offset += len(piece)
-        if offset < end:
+        # A short piece ends where that file does: who stepped back would read the same for ever.
+        if len(piece) == length and offset < end:
             offset -= 64
 
 

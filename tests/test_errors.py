@@ -56,7 +56,10 @@ MADE: list[tuple[VolcryptError, str, str | None]] = [
     ),
     (
         errors.RollbackError("record"),
-        "record: it is not the current version, an older or foreign one was put in its place",
+        (
+            "record: it is not the current version; it is damaged, or an older or foreign one "
+            "was put in its place"
+        ),
         None,
     ),
     (

@@ -334,6 +334,10 @@ def verify(
             for snapshot_id in damage.snapshots:
                 if snapshot_id not in damage.what:
                     print(f"    also in {snapshot_id}")
+        if found.damages:
+            print(
+                "put that back from a copy of the store, or give up what needs it, by deleting it"
+            )
         for head in found.heads:
             print(f"head of the log: {format_head(head)}")
         if not found.freshness_checked:

@@ -10,7 +10,7 @@ class SnapshotError(VolcryptError):
 
 class SnapshotNotFoundError(SnapshotError):
     def __init__(self, snapshot: str, *, kind: str = "snapshot") -> None:
-        super().__init__(f"{kind} {snapshot} does not exist")
+        super().__init__(f"{kind} {snapshot} does not exist", hint="volcrypt snapshot list")
         self.snapshot = snapshot
 
 

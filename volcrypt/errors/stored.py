@@ -59,11 +59,12 @@ class StoreReplacedError(SealError):
 
 
 class RollbackError(IntegrityError):
-    """A document with a valid seal that is not the current one."""
+    """A document that is not the current one."""
 
     def __init__(self, what: str, *, hint: str | None = None) -> None:
         super().__init__(
-            f"{what}: it is not the current version, an older or foreign one was put in its place",
+            f"{what}: it is not the current version; it is damaged, or an older or foreign one was "
+            "put in its place",
             hint=hint,
         )
         self.what = what

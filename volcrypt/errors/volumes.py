@@ -9,7 +9,7 @@ class VolumeError(VolcryptError):
 
 class VolumeNotFoundError(VolumeError):
     def __init__(self, volume: str) -> None:
-        super().__init__(f"volume {volume} does not exist")
+        super().__init__(f"volume {volume} does not exist", hint="volcrypt volume list")
         self.volume = volume
 
 

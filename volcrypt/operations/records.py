@@ -105,7 +105,8 @@ def _way_out(home: Home, entry: RegisterEntry) -> str:
         )
     return (
         f"put {home.volumes.path_of(VolumeId(entry.id)) / RECORD_FILES[0]} back from a copy of the "
-        "home; who has the volume open goes on, and its data can be read there until then"
+        "home, or from what 'volcrypt restore' makes of a backup; who has the volume open goes on, "
+        "and its data can be read there until then"
     )
 
 
