@@ -138,7 +138,7 @@ class Soak:
             run("volume", "create", "--name", f"{name}{self._seed}", *options)
         self._point = self._directory / "kept"
         self._point.mkdir()
-        run("mount", self._name("kept"), self._point, "--discard")
+        run("mount", self._name("kept"), self._point, "--discard", "--data-plane", "native")
         (self._kept_pid,) = self._command.processes()
         self._begin("kept", self._point / "volume", tag=1, discards=True)
         self._start_server()
