@@ -21,9 +21,11 @@ between; not longer, since a file system may take its time.
 """
 
 import os
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -46,6 +48,9 @@ from volcrypt.volume.directory import CHANGE_MAP_FILE
 from volcrypt.volume.loop import loops_of, set_loop_capacity
 from volcrypt.volume.mountpoint import VOLUME_FILE
 from volcrypt.volume.owner import current_owner
+
+_KERNEL_SECONDS: Final = 10.0
+_KERNEL_STEP_SECONDS: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +96,7 @@ def grow_volume(home: Home, volume: str, *, size_bytes: int, resize_fs: bool) ->
         else:
             grown = _grow_detached(home, record, size_bytes)
     if loops:
-        _check_kernel_knows(file, size_bytes)
+        _await_kernel(file, size_bytes)
         for loop in loops:
             set_loop_capacity(loop, size_bytes)
     if file_system is not None:
@@ -174,9 +179,16 @@ def _grow_record(home: Home, record: VolumeRecord, size_bytes: int) -> VolumeRec
     return grown
 
 
-def _check_kernel_knows(file: Path, size_bytes: int) -> None:
-    """Ask for the size of the mount's file, which the loop device takes from the kernel's memory.
-    Raises MountError."""
-    present = os.stat(file).st_size
-    if present != size_bytes:
-        raise MountError(f"{file} has {present} bytes, it should have {size_bytes}")
+def _await_kernel(file: Path, size_bytes: int) -> None:
+    """Wait until the kernel takes the mount's file for as large as it is. Raises MountError.
+
+    What `stat` gives is what the process that serves has answered. The kernel itself passes over
+    such an answer when a write ended meanwhile (fs/fuse/inode.c, fuse_change_attributes), and then
+    reads nothing behind the old end, which on a loop device is an error; SEEK_END gives its size.
+    """
+    deadline = time.monotonic() + _KERNEL_SECONDS
+    with open(file, "rb", buffering=0) as opened:
+        while (present := opened.seek(0, os.SEEK_END)) != size_bytes:
+            if time.monotonic() > deadline:
+                raise MountError(f"{file} has {present} bytes, it should have {size_bytes}")
+            time.sleep(_KERNEL_STEP_SECONDS)
