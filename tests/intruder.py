@@ -42,7 +42,8 @@ class _Intruder:
 
     def run(self) -> None:
         print("ready", flush=True)
-        while not _is_over(random.choice((0.0, 0.0, 0.002, 0.02, 0.3))):
+        pauses = (0.0,) * 8 + (0.002,) * 4 + (0.02,) * 4 + (0.3,)
+        while not _is_over(random.choice(pauses)):
             random.choice(
                 (self._make, self._link, self._link_hard, self._replace, self._directory)
             )()

@@ -93,7 +93,7 @@ MADE: list[tuple[VolcryptError, str, str | None]] = [
         "key k does not exist, and nothing that is under it can be read",
         "if it was deleted, what is under it is lost; 'volcrypt report key' says what and when",
     ),
-    (errors.VolumeNotFoundError("data"), "volume data does not exist", None),
+    (errors.VolumeNotFoundError("data"), "volume data does not exist", "volcrypt volume list"),
     (
         errors.FencedError("key k is disabled"),
         "the volume is fenced: key k is disabled",
@@ -116,11 +116,15 @@ MADE: list[tuple[VolcryptError, str, str | None]] = [
         "device /dev/sdb is in use by the kernel",
         None,
     ),
-    (errors.SnapshotNotFoundError("snap-1"), "snapshot snap-1 does not exist", None),
+    (
+        errors.SnapshotNotFoundError("snap-1"),
+        "snapshot snap-1 does not exist",
+        "volcrypt snapshot list",
+    ),
     (
         errors.SnapshotNotFoundError("x", kind="volume or snapshot"),
         "volume or snapshot x does not exist",
-        None,
+        "volcrypt snapshot list",
     ),
     (
         errors.SweepBlockedError("/s", "snap-1", "the manifest is damaged"),

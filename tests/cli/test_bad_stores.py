@@ -118,7 +118,7 @@ TROUBLES = {
     "stalls": Trouble(stalled(3), 7, "no answer in time"),
     "unknown key": Trouble(everywhere(failure(403, "InvalidAccessKeyId")), 5, "access key", "aws"),
     "expired": Trouble(everywhere(failure(400, "ExpiredToken")), 5, "has expired", "aws command"),
-    "clock": Trouble(everywhere(failure(403, "RequestTimeTooSkewed")), 5, "clock", "NTP"),
+    "clock": Trouble(everywhere(failure(403, "RequestTimeTooSkewed")), 7, "clock", "NTP"),
     "junk": Trouble(everywhere(Answer(200, {"ETag": '"1"'}, b"<html>")), 6, "not a volcrypt"),
 }
 READS = {

@@ -361,5 +361,5 @@ def a_crash_loop_ends_with_the_reason(host: BootedHost) -> None:
     host.wait(lambda: host.show("volcrypt-volume@nothing", "ActiveState") == "failed", "it failed")
     assert host.show("volcrypt-volume@nothing", "NRestarts") == "0"
     assert host.show("volcrypt-volume@nothing", "StatusText") == (
-        "error: volume nothing does not exist"
+        "error: volume nothing does not exist; hint: volcrypt volume list"
     )
