@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from volcrypt.errors import ConfigurationError
+from volcrypt.errors import ConfigurationError, InvalidArgumentError
 from volcrypt.wire.listener import listen_tcp, listen_unix, passed_listeners
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"])
 def test_what_others_reach_needs_tls(address: str) -> None:
-    with pytest.raises(ConfigurationError, match="is no loopback address"):
+    with pytest.raises(InvalidArgumentError, match="is no loopback address"):
         listen_tcp(address, None)
 
 
