@@ -101,8 +101,8 @@ DURABLE_FILES: Final = [
         "volcrypt/file_lock.py",
         ["tests/test_file_lock.py"],
         (
-            "        return os.path.samestat(path.lstat(), os.fstat(descriptor))",
-            "        return bool(path.lstat())",
+            "    return os.path.samestat(there, os.fstat(descriptor))",
+            "    return bool(there)",
         ),
     ),
     mutant(

@@ -24,10 +24,11 @@ def locked_within(descriptor: int, kind: int, patience_seconds: float) -> bool:
             return True
 
 
-def is_at(path: Path, descriptor: int) -> bool:
-    """Whether the file that was opened, and locked since, has that name still; no link is
-    followed."""
+def is_at(path: Path | str, descriptor: int, *, directory: int | None = None) -> bool:
+    """Whether the file that was opened, and locked since, has that name still, in `directory` where
+    that is open; no link is followed."""
     try:
-        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+        there = os.stat(path, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return False
+    return os.path.samestat(there, os.fstat(descriptor))

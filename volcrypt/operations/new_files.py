@@ -13,7 +13,7 @@ from typing import Final
 from volcrypt.crypto.xts import is_zero
 from volcrypt.durable import held_directory, no_space_named
 from volcrypt.errors import InvalidArgumentError, NameTakenError
-from volcrypt.file_lock import locked_within
+from volcrypt.file_lock import is_at, locked_within
 from volcrypt.geometry import UNIT_BYTES, format_size
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -79,8 +79,8 @@ def _locked_file(directory: int, name: str, place: Path) -> int:
         with suppress(FileExistsError):
             descriptor = os.open(name, new, 0o600, dir_fd=directory)
             # Whoever came between these lines removes it, and makes his own.
-            if locked_within(descriptor, fcntl.LOCK_EX, 0) and _has_name(
-                directory, name, descriptor
+            if locked_within(descriptor, fcntl.LOCK_EX, 0) and is_at(
+                name, descriptor, directory=directory
             ):
                 return descriptor
             os.close(descriptor)
@@ -112,16 +112,8 @@ def _remove_left(directory: int, name: str) -> bool:
 
 def _remove_name(directory: int, name: str, descriptor: int) -> None:
     """Unless another file has it."""
-    if _has_name(directory, name, descriptor):
+    if is_at(name, descriptor, directory=directory):
         os.unlink(name, dir_fd=directory)
-
-
-def _has_name(directory: int, name: str, descriptor: int) -> bool:
-    try:
-        there = os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return os.path.samestat(there, os.fstat(descriptor))
 
 
 @contextmanager
@@ -150,7 +142,7 @@ def _give_name(directory: int, descriptor: int, name: str | None, new_name: str)
     except OSError as error:
         if name is None or error.errno not in (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
-        if not _has_name(directory, name, descriptor):
+        if not is_at(name, descriptor, directory=directory):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
         _rename_new(directory, name, new_name)
     else:
@@ -171,7 +163,7 @@ def _rename_new(directory: int, name: str, new_name: str) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     taken = os.open(new_name, flags, 0o600, dir_fd=directory)
     try:
-        if not _has_name(directory, new_name, taken):
+        if not is_at(new_name, taken, directory=directory):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new_name)
         os.rename(name, new_name, src_dir_fd=directory, dst_dir_fd=directory)
     finally:
