@@ -207,12 +207,10 @@ def test_the_driver_is_killed_before_every_call(
     print(f"\n{killed.total()} of {len(points)}: {dict(killed)}")
     assert killed.total() >= 0.9 * len(points)
     # Names are given and taken away, and it was killed before each of that.
-    for call in ("link", "linkat", "rename", "unlink"):
-        wanted = sum(point.call == call for point in points)
-        assert killed[call] >= 0.9 * wanted, call
-    assert killed["link"] + killed["linkat"] == 1
-    assert killed["rename"] > 3
-    assert killed["unlink"] > 3
+    for call, least in (("link", 1), ("rename", 4), ("unlink", 4)):
+        calls = (call, f"{call}at")
+        wanted = sum(point.call in calls for point in points)
+        assert sum(killed[each] for each in calls) >= max(0.9 * wanted, least), call
 
 
 @pytest.mark.soak

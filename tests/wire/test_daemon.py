@@ -230,14 +230,16 @@ def test_tls(tmp_path: Path) -> None:
         (["--listen", "127.0.0.1:99999"], 2, "no address to listen on"),
         (["--tls-cert", "/dev/null"], 2, "go together"),
         (["--listen", "127.0.0.1:0", "--socket", "x"], 2, "exclude each other"),
-        (["--socket", "/dev/null"], 1, "is no socket"),
+        (["--socket", "occupied"], 1, "is no socket"),
     ],
 )
 def test_where_it_does_not_listen(tmp_path: Path, options: list[str], code: int, text: str) -> None:
     home = tmp_path / "home"
     init_home(home, runtime_root(), account="000000000000", region="us-east-1", pin=None)
+    (tmp_path / "occupied").touch()
     done = subprocess.run(
         [VOLCRYPT, "--home", home, "kms", "serve", *options],
+        cwd=tmp_path,
         check=False,
         capture_output=True,
         text=True,
