@@ -216,8 +216,10 @@ def test_the_driver_is_killed_before_every_call(
 @pytest.mark.soak
 @pytest.mark.parametrize("verb", VERBS)
 def test_who_serves_is_killed_all_along(command: Command, tmp_path: Path, verb: str) -> None:
-    """A writer makes hundreds of calls, so of each kind of call some are taken."""
+    """Slowly, so that it answers a writer all the while: hundreds of calls, some of each kind are
+    taken."""
     scene = Scene(command, tmp_path, verb)
+    scene.request += ["--rate", "1MiB"]
     found = server_points(scene)
     points = [
         point
@@ -226,5 +228,6 @@ def test_who_serves_is_killed_all_along(command: Command, tmp_path: Path, verb: 
     ]
     killed = kill_all(scene, points, scene.kill_server)
     print(f"\n{killed.total()} of {len(points)}: {dict(killed)}")
+    assert killed.total() >= 0.8 * len(points)
     assert killed["pwrite64"] > 20
-    assert killed["fdatasync"] > 10
+    assert killed["fdatasync"] > 3
