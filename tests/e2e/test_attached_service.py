@@ -52,6 +52,7 @@ def _until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.kept_mount
 def test_a_service_goes_on_with_what_its_last_process_left(
     command: Command, manager: ServiceManager, name: str, tmp_path: Path
 ) -> None:
@@ -97,6 +98,7 @@ def test_a_service_goes_on_with_what_its_last_process_left(
     assert not point.is_mount()
 
 
+@pytest.mark.kept_mount
 def test_a_migration_and_its_switch_are_gone_on_with(
     command: Command, manager: ServiceManager, name: str, tmp_path: Path
 ) -> None:
@@ -130,6 +132,7 @@ def test_a_migration_and_its_switch_are_gone_on_with(
     command.run("detach", name)
 
 
+@pytest.mark.kept_mount
 def test_a_volume_under_a_lease_that_is_not_filled_yet_goes_on(
     command: Command, manager: ServiceManager, name: str, tmp_path: Path
 ) -> None:
@@ -158,6 +161,7 @@ def test_a_volume_under_a_lease_that_is_not_filled_yet_goes_on(
     command.run("detach", name)
 
 
+@pytest.mark.kept_mount
 def test_a_process_that_ended_at_the_switch_takes_the_mount_with_it(
     command: Command, manager: ServiceManager, name: str
 ) -> None:
@@ -175,6 +179,7 @@ def test_a_process_that_ended_at_the_switch_takes_the_mount_with_it(
     assert "is detached" in command.fails(1, "detach", name)
 
 
+@pytest.mark.kept_mount
 def test_a_fenced_volume_is_let_go(command: Command, manager: ServiceManager, name: str) -> None:
     key = command.run("kms", "create-key")
     command.run("volume", "create", "--size", "8MiB", "--name", name, "--kms-key-id", key)

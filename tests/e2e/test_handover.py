@@ -33,6 +33,8 @@ from volcrypt.volume.launch import Discarding
 from volcrypt.volume.loop import attach_loop, detach_loop, loops_of
 from volcrypt.volume.owner import hold_volume
 
+pytestmark = pytest.mark.kept_mount
+
 MIB: Final = 2**20
 PATIENCE_SECONDS: Final = 30
 HANGING_SECONDS: Final = 240

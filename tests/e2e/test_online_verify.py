@@ -256,6 +256,7 @@ def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
             guard.wait()
 
 
+@pytest.mark.kept_mount
 def test_fio_hears_nothing_of_kills_where_the_mount_is_kept(scene: Scene) -> None:
     """Of the driver and of who serves; and of a change of the key after that."""
     scene.create(40 * MIB)
@@ -355,6 +356,7 @@ def play_not_kept(scene: Scene, plane: str, *, rounds: int, seed: int) -> dict[s
 
 
 @pytest.mark.soak
+@pytest.mark.kept_mount
 @pytest.mark.parametrize("seed", range(3))
 def test_fio_hears_nothing_of_many_kills(scene: Scene, seed: int) -> None:
     seen = play_kept(scene, rounds=12, seed=seed)

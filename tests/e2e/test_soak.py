@@ -101,12 +101,14 @@ def test_a_byte_that_is_wrong_is_found_with_its_unit() -> None:
             ledger.check(wrong)
 
 
+@pytest.mark.kept_mount
 def test_each_turn_once(tmp_path: Path) -> None:
     with new_soak(tmp_path, seed=1) as soak:
         soak.each_once()
 
 
 @pytest.mark.soak
+@pytest.mark.kept_mount
 def test_hours_of_everything(tmp_path: Path) -> None:
     """Half an hour, or VOLCRYPT_SOAK_HOURS."""
     hours = float(os.environ.get("VOLCRYPT_SOAK_HOURS", "0.5"))
