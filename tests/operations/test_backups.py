@@ -3,7 +3,8 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from volcrypt.errors import (
     AccessDeniedError,
     IntegrityError,
     NameTakenError,
+    TryAgainError,
     WrongPassphraseError,
 )
+from volcrypt.formats.audit_record import AuditHead
 from volcrypt.formats.backup import (
     SALT_BYTES,
     BackupHeader,
@@ -30,15 +33,16 @@ from volcrypt.formats.backup import (
     stretch_passphrase,
 )
 from volcrypt.kms.audit import AuditLog
+from volcrypt.kms.lock import WriterLock
 from volcrypt.kms.messages.base import A, Request
 from volcrypt.kms.messages.keys import DescribeKeyRequest
 from volcrypt.kms.model import Caller
 from volcrypt.kms.service import KmsService
-from volcrypt.operations.backups import back_up
+from volcrypt.operations.backups import Member, back_up
 from volcrypt.operations.home import Home
 from volcrypt.operations.home_directory import init_home
 from volcrypt.operations.home_restore import read_header, restore_home, unwrap_secret
-from volcrypt.operations.vault import Access
+from volcrypt.operations.vault import Access, Vault
 from volcrypt.settings import DEFAULT_ACCOUNT, DEFAULT_REGION, runtime_root
 
 PASSPHRASE = bytearray(b"correct horse")
@@ -265,6 +269,95 @@ def test_a_backup_is_of_one_moment(command: Command, tmp_path: Path) -> None:
             AuditLog(new / "kms" / "audit").verify(found.vault.audit_head())
             assert found.vault.audit_head().sequence >= head
             found.kms.perform(found.caller, DescribeKeyRequest(key_id=key))
+
+
+def test_nobody_changes_the_home_while_what_may_change_is_read(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (command.home / "work" / "unfinished").write_bytes(b"x")
+    locked = {}
+
+    def looked_at(members: Iterable[Member]) -> Iterator[bytes]:
+        for member in members:
+            other = WriterLock(command.home / "kms" / "lock")
+            try:
+                with other.held(patience_seconds=0):
+                    locked[member[0]] = False
+            except TryAgainError:
+                locked[member[0]] = True
+            other.close()
+            yield from encode_files([member])
+
+    monkeypatch.setattr("volcrypt.operations.backups.encode_files", looked_at)
+    with opened(command) as home:
+        back_up(home, tmp_path / "file", passphrase=PASSPHRASE, kms_key=None, log_n=LOG_N)
+    assert {"home", "kms/catalog.sqlite3", "kms/token/master", "work/unfinished"} <= locked.keys()
+    # The audit log only grows: of that there is what was there at the lock, and nobody waits.
+    assert {name for name, held in locked.items() if not held} == {
+        name for name in locked if name.endswith(".jsonl")
+    }
+    assert not all(locked.values())
+
+
+KILLED_IN_A_CHANGE = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA journal_mode = PERSIST")
+connection.execute("PRAGMA cache_size = 1")
+connection.execute("BEGIN IMMEDIATE")
+connection.execute("DELETE FROM item")
+for number in range(50):
+    values = ("key", 0, str(number), bytes(4000), b"")
+    connection.execute("INSERT INTO item (kind, bucket, id, body, mac) VALUES (?,?,?,?,?)", values)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_change_that_a_killed_process_left_is_undone_before_the_catalogue_is_read(
+    command: Command, tmp_path: Path
+) -> None:
+    """The file alone, without the journal beside it, would be neither the old nor the new one."""
+    key = command.json("kms", "create-key")["KeyMetadata"]["KeyId"]
+    catalog = command.home / "kms" / "catalog.sqlite3"
+    journal = catalog.with_name(f"{catalog.name}-journal")
+
+    class Interrupted:
+        """Somebody is killed behind the first look at the head, and before the lock."""
+
+        def __init__(self, vault: Vault) -> None:
+            self._vault = vault
+            self.kills = 0
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._vault, name)
+
+        def audit_head(self) -> AuditHead:
+            head = self._vault.audit_head()
+            if not self.kills:
+                self.kills += 1
+                subprocess.run([sys.executable, "-c", KILLED_IN_A_CHANGE, catalog], check=False)
+                assert any(journal.read_bytes()[:8])
+            return head
+
+    with opened(command) as home:
+        interrupted = Interrupted(home.vault)
+        home.__dict__["vault"] = interrupted
+        back_up(home, tmp_path / "file", passphrase=PASSPHRASE, kms_key=None, log_n=LOG_N)
+    assert interrupted.kills == 1
+    restore_home(tmp_path / "file", tmp_path / "new", secret=lambda h: secret_of(h.passphrase))
+    with disposable_home(tmp_path / "new") as restored, opened(restored) as found:
+        found.kms.perform(found.caller, DescribeKeyRequest(key_id=key))
+
+
+def test_a_catalogue_that_does_not_come_to_rest_is_not_backed_up(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("volcrypt.operations.backups._PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("volcrypt.operations.backups._has_hot_journal", lambda _: True)
+    with opened(command) as home, pytest.raises(TryAgainError, match="does not come to rest"):
+        back_up(home, tmp_path / "file", passphrase=PASSPHRASE, kms_key=None, log_n=LOG_N)
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    command.run("kms", "list-keys")  # the lock is free again
 
 
 def test_under_a_key_of_another_kms(command: Command, tmp_path: Path) -> None:

@@ -1,32 +1,55 @@
-"""What is refused before a data key is asked for, and a device that several hosts can reach."""
+"""What is refused before a data key is asked for; what is believed of the copy of a record, and
+what becomes of what a home had; and a device that several hosts can reach."""
 
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from tests.command import disposable_home
+from tests.fakes.kms import ACCOUNT, REGION, ROOT, memory_kms
+from tests.fakes.snapshots import STORE_ID, snapshot_id
 from tests.file_system import run
 from tests.formats.samples import COPIED, COPY_SEAL
+from tests.syncs import recorded_syncs
+from volcrypt.crypto.digest import DigestAlgorithm
 from volcrypt.errors import (
     AccessDeniedError,
     CustomerKeyMissingError,
     IntegrityError,
     InvalidArgumentError,
     KmsError,
+    NameTakenError,
+    RecordMissingError,
+    RollbackError,
+    SealError,
+    VolumeInUseError,
 )
-from volcrypt.formats.record_copy import encode_record_copy
-from volcrypt.formats.volume_record import KeySource, VolumeRecord
+from volcrypt.formats import migration
+from volcrypt.formats.record_copy import encode_record_copy, portable
+from volcrypt.formats.volume_record import KeySource, LazySource, VolumeRecord
+from volcrypt.kms.messages.keys import CreateKeyRequest
+from volcrypt.kms.register import RegisterEntry
+from volcrypt.names import VolumeId
 from volcrypt.operations.audit import list_audit
 from volcrypt.operations.home import Home
+from volcrypt.operations.home_directory import init_home
 from volcrypt.operations.keys import KeyChoice
 from volcrypt.operations.placement import Placement
-from volcrypt.operations.records import load_records
-from volcrypt.operations.registration import CopySource, register_volume
+from volcrypt.operations.record_copies import copy_beside, copy_seal
+from volcrypt.operations.records import load_record, load_records, save_records
+from volcrypt.operations.registration import CopySource, Registered, register_volume
+from volcrypt.operations.vault import Access
 from volcrypt.operations.volumes import create_volume
+from volcrypt.settings import runtime_root
 from volcrypt.volume import block_device
+from volcrypt.volume.directory import CHANGE_MAP_FILE, KEEP_DATA_FILE
+from volcrypt.volume.owner import hold_volume
 
 MIB = 2**20
 RECORD = msgspec.structs.replace(COPIED, data_path="/data", device=None, lease=None)
@@ -130,3 +153,198 @@ def test_a_device_that_several_hosts_reach_needs_a_lease_or_a_word(
         create(Placement(data=device, force=True, assume_zeroed=True))
     made = create(Placement(data=device, single_host=True))
     assert (made.device, made.lease) == ("rbd:1022", None)
+
+
+class TwoHomes:
+    """`first` and `second` with their keys in one KMS, and a volume of the first in a file."""
+
+    def __init__(self, first: Home, second: Home, data: Path) -> None:
+        self.first = first
+        self.second = second
+        self.data = data
+        self.copy = copy_beside(data)
+        placement = Placement(data=data)
+        self.made = create_volume(
+            first, size_bytes=MIB, name="orders", choice=KeyChoice(), placement=placement
+        )
+
+    def register(self, home: Home, **options: Any) -> Registered:
+        return register_volume(home, self.data, CopySource(), **options)
+
+    def altered_copy(self, *, sealed: bool, **members: object) -> bytes:
+        """The copy as it is but for some members; sealed by the data key, or with the old seal."""
+        record = msgspec.structs.replace(load_record(self.first, "orders"), **members)
+        with copy_seal(self.first, record) as seal:
+            data = encode_record_copy(record, seal)
+        if sealed:
+            return data
+        seal_length = len(self.copy.read_bytes().splitlines()[-1])
+        return data[: -seal_length - 1] + self.copy.read_bytes()[-seal_length - 1 :]
+
+
+@pytest.fixture
+def homes(tmp_path: Path) -> Iterator[TwoHomes]:
+    with ExitStack() as stack:
+        other = stack.enter_context(memory_kms(tmp_path / "kms"))
+        there = other.service.scope(ACCOUNT, REGION)
+        key = there.perform(ROOT, CreateKeyRequest()).key_metadata.arn
+        access = Access(other_kms=lambda: there, default_kms_key=key)
+        opened = []
+        for name in ("first", "second"):
+            command = stack.enter_context(disposable_home(tmp_path / name))
+            init_home(command.home, runtime_root(), account=ACCOUNT, region=REGION, pin=None)
+            opened.append(stack.enter_context(Home(command.home, runtime_root(), access=access)))
+        # One token is all that a process can hold.
+        vault = stack.enter_context(memory_kms(tmp_path / "vault"))
+        opened[0].__dict__["vault"] = vault.service
+        yield TwoHomes(opened[0], opened[1], tmp_path / "data")
+
+
+def test_a_volume_is_taken_as_its_record_says(homes: TwoHomes) -> None:
+    """The control of what follows."""
+    registered = homes.register(homes.second)
+    assert registered.known_counter is None
+    assert portable(registered.record) == portable(homes.made)
+    assert load_record(homes.second, "orders") == registered.record
+    directory = homes.second.volumes.path_of(homes.made.volume_id)
+    assert not (directory / KEEP_DATA_FILE).exists()
+    # Again is fine, and finds nothing new.
+    assert homes.register(homes.second).known_counter == homes.made.counter
+
+
+def test_a_copy_that_the_data_key_did_not_seal_is_not_believed(homes: TwoHomes) -> None:
+    created_at = homes.made.created_at + 1
+    homes.copy.write_bytes(homes.altered_copy(sealed=False, created_at=created_at))
+    with pytest.raises(SealError):
+        homes.register(homes.second)
+    assert load_records(homes.second) == {}
+    homes.copy.write_bytes(homes.altered_copy(sealed=True, created_at=created_at))
+    assert homes.register(homes.second).record.created_at == created_at
+
+
+@pytest.mark.parametrize("counter", [1, 2])
+def test_another_record_than_the_known_one_is_newer_or_refused(
+    homes: TwoHomes, counter: int
+) -> None:
+    """Also one of the same number, which two homes made at once."""
+    homes.register(homes.second)
+    known = msgspec.structs.replace(load_record(homes.second, "orders"), counter=2)
+    save_records(homes.second, put=[known])
+    homes.copy.write_bytes(homes.altered_copy(sealed=True, created_at=1, counter=counter))
+    with pytest.raises(RollbackError) as caught:
+        homes.register(homes.second)
+    assert caught.value.hint == "volume orders is registered here, and newer"
+    assert load_record(homes.second, "orders") == known
+    homes.copy.write_bytes(homes.altered_copy(sealed=True, created_at=1, counter=3))
+    assert homes.register(homes.second).known_counter == 2
+    assert load_record(homes.second, "orders").created_at == 1
+
+
+def test_a_record_that_was_damaged_here_comes_back_and_no_older_one(homes: TwoHomes) -> None:
+    homes.register(homes.second)
+    known = msgspec.structs.replace(load_record(homes.second, "orders"), counter=2, name="mine")
+    save_records(homes.second, put=[known])
+    directory = homes.second.volumes.path_of(known.volume_id)
+    for path in directory.glob("record*"):
+        path.unlink()
+    with pytest.raises(RecordMissingError):
+        homes.register(homes.second)
+    homes.copy.write_bytes(homes.altered_copy(sealed=True, counter=2))
+    assert homes.register(homes.second).record == known
+    assert load_record(homes.second, "mine") == known
+
+
+def test_what_changed_is_not_known_any_more(homes: TwoHomes) -> None:
+    """Another home may have written since, and marked nothing here."""
+    homes.register(homes.second)
+    change_map = homes.second.volumes.path_of(homes.made.volume_id) / CHANGE_MAP_FILE
+    live_map = homes.second.live_map_path(homes.made.volume_id)
+    live_map.parent.mkdir(parents=True, exist_ok=True)
+    for path in (change_map, live_map):
+        path.write_bytes(b"a map")
+    with recorded_syncs() as synced:
+        homes.register(homes.second)
+    assert not change_map.exists()
+    assert not live_map.exists()
+    # Durably, and first: a map that a power cut brings back would be believed.
+    first = next(index for index, path in enumerate(synced) if "record" in path.name)
+    assert change_map.parent in synced[:first], synced
+
+
+def test_a_volume_that_is_in_use_here_keeps_its_record(homes: TwoHomes) -> None:
+    homes.register(homes.second)
+    known = load_record(homes.second, "orders")
+    homes.copy.write_bytes(homes.altered_copy(sealed=True, created_at=1, counter=2))
+    directory = homes.second.volumes.path_of(known.volume_id)
+    with (
+        hold_volume(directory, purpose="mount"),
+        pytest.raises(VolumeInUseError, match="mount"),
+    ):
+        homes.register(homes.second)
+    work = RegisterEntry(
+        kind=migration.KIND, id=known.volume_id, name=None, counter=1, digest=bytes(32)
+    )
+    homes.second.register.apply(put=[work])
+    with pytest.raises(VolumeInUseError, match="unfinished run of encrypt or rekey"):
+        homes.register(homes.second)
+    assert load_record(homes.second, "orders") == known
+
+
+def test_the_name_that_it_has_here_stays_and_no_name_is_taken_twice(homes: TwoHomes) -> None:
+    homes.register(homes.second, name="here")
+    create_volume(homes.second, size_bytes=MIB, name="taken", choice=KeyChoice())
+    assert homes.register(homes.second).record.name == "here"
+    with pytest.raises(NameTakenError):
+        homes.register(homes.second, name="taken")
+    assert homes.register(homes.second, name="anew").record.name == "anew"
+    assert load_record(homes.second, "anew").volume_id == homes.made.volume_id
+
+
+def test_a_volume_whose_chunks_are_elsewhere_is_not_taken(homes: TwoHomes) -> None:
+    source = LazySource(
+        store_id=STORE_ID,
+        snapshot_id=snapshot_id(1),
+        root=bytes(32),
+        size_bytes=MIB,
+        digest=DigestAlgorithm.BLAKE3,
+        wrapped_key=homes.made.wrapped_key,
+        fill_rate=None,
+    )
+    homes.copy.write_bytes(homes.altered_copy(sealed=True, source=source))
+    with pytest.raises(InvalidArgumentError, match="are still in snapshot"):
+        homes.register(homes.second)
+    assert load_records(homes.second) == {}
+
+
+def test_a_registration_that_fails_leaves_the_data_and_nothing_else(
+    homes: TwoHomes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = homes.second.volumes.path_of(homes.made.volume_id)
+
+    def fail(*_arguments: object, **_keywords: object) -> None:
+        # Killed here, the record names data that is not this home's to remove.
+        assert (directory / KEEP_DATA_FILE).exists()
+        raise OSError(5, "no disk")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("volcrypt.operations.registration.adopt_record", fail)
+        with pytest.raises(OSError, match="no disk"):
+            homes.register(homes.second)
+    assert not directory.exists()
+    assert homes.data.exists()
+    assert homes.copy.exists()
+    homes.register(homes.second)
+
+
+def test_the_copy_of_another_volume_is_not_taken(homes: TwoHomes) -> None:
+    source = CopySource(record=homes.copy, volume_id=VolumeId("vol-0123456789abcdef0"))
+    with pytest.raises(IntegrityError, match=f"it is of volume {homes.made.volume_id}"):
+        register_volume(homes.second, homes.data, source)
+    assert "Decrypt" not in [record.event_name for record in list_audit(homes.second)]
+
+
+def test_data_that_is_too_short_is_not_taken(homes: TwoHomes) -> None:
+    os.truncate(homes.data, MIB - 4096)
+    with pytest.raises(IntegrityError):
+        homes.register(homes.second)
+    assert load_records(homes.second) == {}
