@@ -41,6 +41,7 @@ _TABLE: Final[tuple[tuple[type[errors.VolcryptError], Exit], ...]] = (
     (errors.InvalidAliasNameError, Exit.USAGE),
     (errors.InvalidArnError, Exit.USAGE),
     (errors.MalformedPolicyError, Exit.USAGE),
+    (errors.MalformedIdentityPolicyError, Exit.USAGE),
     (errors.TagError, Exit.USAGE),
     (errors.UnsupportedOperationError, Exit.USAGE),
     (errors.SerializationError, Exit.USAGE),
