@@ -128,7 +128,7 @@ def each_alone(place: str, words: str, defaults: Asked, given: Asked) -> list[An
     return [pytest.param(*case, id=case[1].replace("{dir}/", "")) for case in cases]
 
 
-CHOICE = {"encrypted": True, "kms_key": None, "customer_key": None, "keys": []}
+CHOICE: Asked = {"encrypted": True, "kms_key": None, "customer_key": None, "keys": []}
 PLACE = {
     "data": None,
     "preallocate": False,
@@ -151,13 +151,14 @@ GIVEN_PLACE = {
     "--lease s": {"lease": "s"},
     "--single-host": {"single_host": True},
 }
-SERVING = {
+SERVING: Asked = {
     "launch": spawn_daemon,
     "fill_rate": None,
     "data_plane": "native",
     "keys": [],
 }
-SERVING_VOLUME = SERVING | {
+SERVING_VOLUME = {
+    **SERVING,
     "read_only": False,
     "key": False,
     "requests": False,
@@ -166,13 +167,14 @@ SERVING_VOLUME = SERVING | {
     "region": None,
     "interval_seconds": 17,
 }
-GIVEN_SERVING = {
+GIVEN_SERVING: Asked = {
     "--fill-rate 0": {"fill_rate": 0},
     "--fill-rate 3MiB": {"fill_rate": 3 * MIB},
     "--data-plane python": {"data_plane": "python"},
     **GIVEN_KEY,
 }
-GIVEN_SERVING_VOLUME = GIVEN_SERVING | {
+GIVEN_SERVING_VOLUME = {
+    **GIVEN_SERVING,
     "--read-only": {"read_only": True},
     "--on-key-loss fence": {"key": True},
     "--on-key-loss keep": {},
