@@ -1,122 +1,23 @@
 """Each word of the command line reaches the operation that it is for, and nothing else does: what
 the operations are asked is caught before they begin."""
 
-import importlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import click
-import msgspec
 import pytest
 
-from volcrypt.cli.main import volcrypt
-from volcrypt.cli.session import Session
-from volcrypt.crypto.customer_key import CustomerKey
-from volcrypt.crypto.data_key import DataKey
+from tests.cli.line import PUBLIC, Asked, Line, all_modules, line
 from volcrypt.crypto.digest import DigestAlgorithm
 from volcrypt.errors import InvalidArgumentError
-from volcrypt.settings import MountSettings, Settings
+from volcrypt.operations.verification import parse_head
 from volcrypt.volume.launch import exec_daemon, spawn_daemon
 
+__all__ = ["all_modules", "line"]
+
 MIB = 2**20
-KEYS = {"own": bytes(range(32)), "source": bytes(range(32, 64))}
-WRAPPED = {
-    name: CustomerKey(bytearray(material)).wrap(DataKey(bytearray(range(64))))
-    for name, material in KEYS.items()
-}
-PUBLIC = "ab" * 32
 HEAD = f"signer:7:{PUBLIC}"
-
-Asked = Mapping[str, Any]
-
-
-class Caught(Exception):  # noqa: N818 it is no error
-    """What an operation was asked."""
-
-    def __init__(self, asked: dict[str, Any]) -> None:
-        super().__init__()
-        self.asked = asked
-
-
-@dataclass
-class Line:
-    """The command line of a home that nobody opens."""
-
-    session: Session
-    patch: pytest.MonkeyPatch
-    directory: Path
-
-    def stand_in(self, place: str, function: Callable[..., Any]) -> None:
-        """For the function at `MODULE:NAME`."""
-        module, _, name = place.partition(":")
-        self.patch.setattr(importlib.import_module(f"volcrypt.{module}"), name, function)
-
-    def asked(self, place: str, words: str) -> Asked:
-        """What the operation at `place` is asked by a command. `words` name files as {dir}/NAME.
-
-        Arguments by position are there by their number, without the home and the session. Members
-        of a structure are there by their own names, customer-provided keys by theirs in `KEYS`, and
-        those that the home got as `keys`."""
-
-        def caught(*arguments: Any, **keywords: Any) -> None:
-            ours = (self.session, self.session.home)
-            given = [each for each in arguments if not any(each is one for one in ours)]
-            raise Caught({str(at): each for at, each in enumerate(given)} | keywords)
-
-        self.stand_in(place, caught)
-        with pytest.raises(Caught) as found:
-            self.run(words)
-        asked = found.value.asked
-        for value in list(asked.values()):
-            asked |= members_of(value)
-        if asked.get("customer_key") is not None:
-            asked["customer_key"] = name_of(asked["customer_key"])
-        return asked | {"keys": [name_of(key) for key in self.session.home.customer_keys]}
-
-    def run(self, words: str) -> None:
-        arguments = [word.format(dir=self.directory) for word in words.split()]
-        volcrypt.main(arguments, standalone_mode=False, obj=self.session)
-
-
-def members_of(value: Any) -> dict[str, Any]:
-    if isinstance(value, msgspec.Struct):
-        return {name: getattr(value, name) for name in value.__struct_fields__}
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in fields(value)}
-    return {}
-
-
-def name_of(key: CustomerKey) -> str:
-    (name,) = [name for name, wrapped in WRAPPED.items() if key.opens(wrapped)]
-    return name
-
-
-@pytest.fixture
-def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
-    session = Session(home_path=tmp_path / "home")
-    home = SimpleNamespace(
-        customer_keys=[],
-        path=tmp_path / "home",
-        runtime=tmp_path / "run",
-        region="here",
-        account="1",
-    )
-    settings = Settings(mounts=MountSettings(key_check_seconds=17))
-    session.__dict__ |= {"home": home, "key_home": home, "settings": settings}
-    (tmp_path / "file").write_bytes(b"x" * 4096)
-    (tmp_path / "point").mkdir()
-    (tmp_path / "word").write_text("correct horse\n")
-    for name, material in KEYS.items():
-        (tmp_path / name).write_bytes(material)
-    # That is for processes which work with keys alone.
-    for name in ("lock_memory", "wipe_what_is_freed"):
-        monkeypatch.setattr(f"volcrypt.confinement.{name}", lambda: None)
-    yield Line(session, monkeypatch, tmp_path)
-    for key in home.customer_keys:
-        key.wipe()
 
 
 def each_alone(place: str, words: str, defaults: Asked, given: Asked) -> list[Any]:
@@ -378,7 +279,11 @@ ASKED = [
         "operations.verification:verify_snapshots",
         "snapshot verify",
         {"0": None, "store": None, "heads": []},
-        {"s": {"0": "s"}, "--store t": {"store": "t"}},
+        {
+            "s": {"0": "s"},
+            "--store t": {"store": "t"},
+            f"--expect-head {HEAD}": {"heads": [parse_head(HEAD)]},
+        },
     ),
     *each_alone(
         "operations.verification:verify_by_public_key",
@@ -386,7 +291,7 @@ ASKED = [
         {"1": bytes.fromhex(PUBLIC), "2": "s", "url": "file:///d", "heads": []}
         | STORE_PLACE
         | {"region": "us-east-1"},
-        GIVEN_STORE_PLACE,
+        {f"--expect-head {HEAD}": {"heads": [parse_head(HEAD)]}, **GIVEN_STORE_PLACE},
     ),
     *each_alone(
         "operations.snapshot_diff:diff_snapshots", "snapshot diff a b", {"0": "a", "1": "b"}, {}

@@ -16,7 +16,6 @@ from tests.fakes.kms import ACCOUNT, REGION, ROOT, memory_kms
 from tests.fakes.snapshots import STORE_ID, snapshot_id
 from tests.file_system import run
 from tests.formats.samples import COPIED, COPY_SEAL
-from tests.syncs import recorded_syncs
 from volcrypt.crypto.digest import DigestAlgorithm
 from volcrypt.errors import (
     AccessDeniedError,
@@ -254,7 +253,9 @@ def test_a_record_that_was_damaged_here_comes_back_and_no_older_one(homes: TwoHo
     assert load_record(homes.second, "mine") == known
 
 
-def test_what_changed_is_not_known_any_more(homes: TwoHomes) -> None:
+def test_what_changed_is_not_known_any_more(
+    homes: TwoHomes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another home may have written since, and marked nothing here."""
     homes.register(homes.second)
     change_map = homes.second.volumes.path_of(homes.made.volume_id) / CHANGE_MAP_FILE
@@ -262,13 +263,21 @@ def test_what_changed_is_not_known_any_more(homes: TwoHomes) -> None:
     live_map.parent.mkdir(parents=True, exist_ok=True)
     for path in (change_map, live_map):
         path.write_bytes(b"a map")
-    with recorded_syncs() as synced:
-        homes.register(homes.second)
+    synced: list[tuple[bool, Path]] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced.append((change_map.exists(), path))
+        real(descriptor)
+
+    monkeypatch.setattr("os.fsync", fsync)
+    homes.register(homes.second)
     assert not change_map.exists()
     assert not live_map.exists()
-    # Durably, and first: a map that a power cut brings back would be believed.
-    first = next(index for index, path in enumerate(synced) if "record" in path.name)
-    assert change_map.parent in synced[:first], synced
+    # Durably, and before the record: a map that a power cut brings back would be believed.
+    assert next(path for is_there, path in synced if not is_there) == change_map.parent
+    assert not [path for is_there, path in synced if is_there and "record" in path.name]
 
 
 def test_a_volume_that_is_in_use_here_keeps_its_record(homes: TwoHomes) -> None:
