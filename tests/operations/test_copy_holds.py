@@ -23,7 +23,6 @@ from volcrypt.operations.copy_bases import changed_since, newest_under_key, prev
 from volcrypt.operations.copy_cursors import cursor_file
 from volcrypt.operations.grow import grow_volume
 from volcrypt.operations.keys import KeyChoice
-from volcrypt.operations.progress import SILENT
 from volcrypt.operations.snapshot_deletion import delete_snapshot
 from volcrypt.operations.stores import open_store, store_alone, store_of
 from volcrypt.operations.workflows import copy_cursor_path, resumable_copies
@@ -234,7 +233,7 @@ def test_a_copy_that_is_there_is_not_made_again(place: Place) -> None:
         snapshot_id=made.snapshot_id,
         name="another",
         wrapped_key=made.wrapped_key,
-        progress=SILENT,
+        progress=Looking(lambda: pytest.fail("it is made again")),
         target=place.away,
     )
     assert found == made
