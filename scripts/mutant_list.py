@@ -3,11 +3,13 @@
 from typing import Final
 
 from scripts.mutant import mutant
+from scripts.mutant_list_cli import COMMAND_LINE
 from scripts.mutant_list_durable import DURABLE_FILES
 from scripts.mutant_list_hostile import HOSTILE
 from scripts.mutant_list_import import IMPORTING
 from scripts.mutant_list_kms import KEY_MANAGEMENT
 from scripts.mutant_list_migration import MIGRATING
+from scripts.mutant_list_operations import OPERATIONS
 from scripts.mutant_list_plane import PLANE
 from scripts.mutant_list_product import PRODUCT
 from scripts.mutant_list_records import RECORDS
@@ -396,4 +398,6 @@ MUTANTS: Final = [
     *DURABLE_FILES,
     *KEY_MANAGEMENT,
     *HOSTILE,
+    *OPERATIONS,
+    *COMMAND_LINE,
 ]
