@@ -173,7 +173,11 @@ def test_a_source_that_another_host_sweeps_away_is_not_damaged(
     assert len(resumable_copies(place.home)) == left
 
 
-def test_a_killed_copy_keeps_what_its_cursor_stands_on(place: Place) -> None:
+@pytest.mark.parametrize("has_base", [False, True])
+def test_a_killed_copy_keeps_what_its_cursor_stands_on(place: Place, has_base: bool) -> None:
+    if has_base:
+        place.snapshot("sunday")
+        place.copy("sunday")
     place.write(*range(100, 160))
     place.snapshot("monday")
     made = killed(place, "monday", after=30)
@@ -188,20 +192,21 @@ def test_a_killed_copy_keeps_what_its_cursor_stands_on(place: Place) -> None:
     assert seen == [[before]]
     assert done.snapshot_id == made
     # A bar begins where the copy does.
+    total = 60 if has_base else 65
     assert 25 <= looking.done[0] <= 35
-    assert looking.done[-1] == 64  # and 4096 bytes
-    assert done.stored_chunks == 65
+    assert total - 1 <= looking.done[-1] <= total  # the last chunk is short
+    assert done.stored_chunks == total
     assert place.content(done) == place.image
 
 
 def test_a_cursor_whose_pin_was_swept_is_worth_nothing(place: Place) -> None:
+    """Also when the sweep was killed: the pages that the cursor names may still be there."""
     place.write(*range(100, 160))
     place.snapshot("monday")
     made = killed(place, "monday", after=30)
     release_pin(place.away, made)
-    for name in list(place.away.objects.list("")):
-        if name.startswith(("chunks/", "pages/", "tables/")):
-            place.away.objects.delete(name)
+    for name in list(place.away.objects.list(CHUNKS)):
+        place.away.objects.delete(name)
     done = place.copy("monday")
     assert done.snapshot_id == made
     assert verify(place.away).damages == []
@@ -217,11 +222,11 @@ def test_what_is_encrypted_under_a_data_key_is_counted(place: Place) -> None:
     second = place.copy("tuesday")
     assert second.written_bytes == first.written_bytes + second.stored_bytes
     assert second.stored_bytes > 0
-    # Under the key of the source nothing is encrypted, and what was is still so.
+    # Under the key of the source nothing more is encrypted; the volume was written to meanwhile.
+    place.write(2)
     again = place.copy("tuesday", choice=KeyChoice())
     assert data_key(again) == data_key(tuesday) == data_key(monday)
-    assert again.written_bytes >= tuesday.written_bytes
-    assert again.written_bytes >= 6 * 4096
+    assert again.written_bytes == tuesday.written_bytes + 4096
 
 
 def test_a_copy_that_is_there_is_not_made_again(place: Place) -> None:
