@@ -10,6 +10,7 @@ from tests.operations.copying import Begun, Place, data_key, place
 from volcrypt.crypto.digest import ZERO_DIGEST, DigestAlgorithm
 from volcrypt.errors import (
     ChunkMissingError,
+    NoSpaceError,
     SealError,
     SnapshotNotFoundError,
     VolcryptError,
@@ -26,6 +27,7 @@ from volcrypt.operations.keys import KeyChoice
 from volcrypt.operations.snapshot_deletion import delete_snapshot
 from volcrypt.operations.stores import open_store, store_alone, store_of
 from volcrypt.operations.workflows import copy_cursor_path, resumable_copies
+from volcrypt.snapshot.cursor import CursorFile
 from volcrypt.snapshot.layout import CHUNKS
 from volcrypt.snapshot.pin import release_pin, unfinished_pins
 from volcrypt.snapshot.verify import verify
@@ -147,6 +149,21 @@ def test_a_source_that_goes_before_it_is_held_is_not_copied(
 
     monkeypatch.setattr("volcrypt.operations.copies._hold", hold)
     with pytest.raises(SnapshotNotFoundError):
+        place.copy("monday")
+    assert pinned(place) == []
+    assert resumable_copies(place.home) == []
+
+
+def test_a_copy_that_fails_before_it_has_a_cursor_holds_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(*_: Any) -> None:
+        assert len(pinned(place)) == 1
+        raise NoSpaceError("no space left for the cursor")
+
+    place.snapshot("monday")
+    monkeypatch.setattr(CursorFile, "write", write)
+    with pytest.raises(NoSpaceError):
         place.copy("monday")
     assert pinned(place) == []
     assert resumable_copies(place.home) == []

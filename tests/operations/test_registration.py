@@ -27,6 +27,7 @@ from volcrypt.errors import (
     RecordMissingError,
     RollbackError,
     SealError,
+    StoreNotFoundError,
     VolumeInUseError,
 )
 from volcrypt.formats import migration
@@ -357,3 +358,38 @@ def test_data_that_is_too_short_is_not_taken(homes: TwoHomes) -> None:
     with pytest.raises(IntegrityError):
         homes.register(homes.second)
     assert load_records(homes.second) == {}
+
+
+class KeptCopy:
+    """A copy in the store of the lease."""
+
+    location = "the store of the lease"
+
+    def __init__(self, data: bytes | None) -> None:
+        self.data = data
+
+    def read(self) -> bytes | None:
+        return self.data
+
+
+def test_of_a_volume_with_a_lease_the_newer_of_two_copies_is_taken(
+    homes: TwoHomes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of the file is what somebody kept, and that of the store is written with each change."""
+
+    def leased(counter: int) -> bytes:
+        return homes.altered_copy(
+            sealed=True, counter=counter, created_at=counter, lease=STORE_ID, device="rbd:1"
+        )
+
+    homes.copy.write_bytes(leased(5))
+    with pytest.raises(StoreNotFoundError) as caught:
+        homes.register(homes.second)
+    assert "volcrypt store trust" in str(caught.value.hint)
+    assert load_records(homes.second) == {}
+    module = "volcrypt.operations.registration"
+    monkeypatch.setattr(f"{module}.store_names", lambda _: {STORE_ID: "shared"})
+    for in_store, taken in ((None, 5), (leased(4), 5), (leased(6), 6)):
+        place = KeptCopy(in_store)
+        monkeypatch.setattr(f"{module}.copy_place", lambda *_, place=place: place)
+        assert homes.register(homes.second).record.created_at == taken
