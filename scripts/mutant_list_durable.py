@@ -193,6 +193,12 @@ DURABLE_FILES: Final = [
         ),
     ),
     mutant(
+        "what a volume grows by is not durable",
+        "volcrypt/volume/allocation.py",
+        ["tests/volume/test_growth.py"],
+        ("            os.fsync(descriptor)\n    except", "            pass\n    except"),
+    ),
+    mutant(
         "a backup leaves out where stores are",
         "volcrypt/operations/backups.py",
         [

@@ -86,6 +86,12 @@ OPERATIONS: Final = [
         ("        home.live_map_path(known.volume_id).unlink(missing_ok=True)\n", ""),
     ),
     mutant(
+        "an older copy than that in the store of a lease is registered",
+        "volcrypt/operations/registration.py",
+        [f"{T_REGISTER}::test_of_a_volume_with_a_lease_the_newer_of_two_copies_is_taken"],
+        ("return other if other.counter > copied.counter else copied", "return copied"),
+    ),
+    mutant(
         "a volume is registered while it is in use",
         "volcrypt/operations/registration.py",
         [f"{T_REGISTER}::test_a_volume_that_is_in_use_here_keeps_its_record"],
@@ -123,6 +129,15 @@ OPERATIONS: Final = [
         "volcrypt/operations/copies.py",
         [f"{T_COPIES}::test_a_source_that_goes_before_it_is_held_is_not_copied"],
         ("    origin.manifest(source.snapshot_id)\n", ""),
+    ),
+    mutant(
+        "a copy that failed early holds on",
+        "volcrypt/operations/copies.py",
+        [f"{T_COPIES}::test_a_copy_that_fails_before_it_has_a_cursor_holds_nothing"],
+        (
+            "if not copy_cursor_path(home, snapshot_id).exists():\n            with",
+            "if False:\n            with",
+        ),
     ),
     mutant(
         "a deleted source is taken for damaged",

@@ -22,7 +22,13 @@ from tests.volume.place import (
     volume_place,
 )
 from volcrypt.crypto.data_key import DataKey
-from volcrypt.errors import IntegrityError, InvalidArgumentError, MountError, OutOfRangeError
+from volcrypt.errors import (
+    IntegrityError,
+    InvalidArgumentError,
+    MountError,
+    NoSpaceError,
+    OutOfRangeError,
+)
 from volcrypt.geometry import CHUNK_BYTES, UNIT_BYTES, chunk_count
 from volcrypt.volume.allocation import extend
 from volcrypt.volume.change_map import ChangeMap
@@ -73,6 +79,30 @@ class TestDataFile:
         assert place.data.stat().st_size == LARGER
         with DataFile.open(place.data, LARGER) as data:
             assert list(data.candidate_chunks(CHUNKS)) == []
+
+    def test_it_is_durable_before_a_record_says_so(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        synced: list[int] = []
+        real = os.fsync
+
+        def fsync(descriptor: int) -> None:
+            synced.append(os.fstat(descriptor).st_size)
+            real(descriptor)
+
+        monkeypatch.setattr("os.fsync", fsync)
+        extend(place.data, SIZE, LARGER)
+        assert synced == [LARGER]
+
+    def test_room_that_was_taken_before_is_taken_of_what_is_new(self, place: Place) -> None:
+        more = SIZE + 3 * CHUNK_BYTES
+        extend(place.data, SIZE, more, preallocate=True)
+        assert place.data.stat().st_blocks * 512 >= 3 * CHUNK_BYTES
+        with DataFile.open(place.data, more) as data:
+            assert list(data.candidate_chunks(CHUNKS)) == []
+        with pytest.raises(NoSpaceError):
+            extend(place.data, more, 2**43, preallocate=True)
+        assert place.data.stat().st_size == more
 
     def test_a_file_that_is_short_or_led_elsewhere_is_left_alone(self, place: Place) -> None:
         os.truncate(place.data, SIZE - UNIT_BYTES)
