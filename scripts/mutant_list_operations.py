@@ -152,6 +152,25 @@ OPERATIONS: Final = [
         ("cursor = file.read() if resume else None", "cursor = file.read()"),
     ),
     mutant(
+        "the pin of a slow copy is not renewed",
+        "volcrypt/snapshot/copying.py",
+        ["tests/snapshot/test_slow_transfer.py"],
+        ("                await in_thread(self._thread, self._pin.renew)", "                pass"),
+    ),
+    mutant(
+        "a completed copy leaves its pin",
+        "volcrypt/operations/copies.py",
+        [f"{T_COPIES}::test_source_and_base_are_held_while_they_are_read"],
+        (
+            (
+                "        pin.release()\n"
+                "        cursor_file(home, snapshot_id).remove()\n"
+                "        return manifest"
+            ),
+            ("        cursor_file(home, snapshot_id).remove()\n        return manifest"),
+        ),
+    ),
+    mutant(
         "a sweep runs beside a copy",
         "volcrypt/operations/copies.py",
         [f"{T_COPIES}::test_no_sweep_of_this_home_runs_beside_a_copy"],

@@ -12,11 +12,12 @@ from volcrypt.errors import ObjectStoreError
 from volcrypt.formats.pin import decode_pin
 from volcrypt.geometry import CHUNK_BYTES
 from volcrypt.snapshot import layout
+from volcrypt.snapshot.copying import copy_chunks
 from volcrypt.snapshot.pace import Pace
 from volcrypt.snapshot.pin import Pin
 from volcrypt.snapshot.plan import StorePlan
 from volcrypt.snapshot.sweep_mark import PIN_LIFETIME_SECONDS
-from volcrypt.snapshot.transfer import store_chunks
+from volcrypt.snapshot.transfer import chunk_table, store_chunks
 
 CHUNKS = 60
 SECONDS_A_CHUNK = 200
@@ -47,7 +48,7 @@ def slow_volume() -> TimedChunks:
     return volume
 
 
-def timed_pin(host: Host, volume: MemoryChunks) -> Pin:
+def timed_pin(host: Host, volume: MemoryChunks, number: int = 1) -> Pin:
     """A pin whose clock is that of the loop; it is renewed in threads."""
 
     def clock() -> int:
@@ -58,7 +59,7 @@ def timed_pin(host: Host, volume: MemoryChunks) -> Pin:
 
     return Pin(
         host.store,
-        snapshot_id=host.pin(1, 0).snapshot_id,
+        snapshot_id=host.pin(number, 0).snapshot_id,
         size_bytes=volume.size_bytes,
         signer=host.signer,
         clock=clock,
@@ -108,6 +109,44 @@ async def test_a_slow_snapshot_keeps_its_pin_alive(autojump_clock: MockClock) ->
     assert max(looks) < PIN_LIFETIME_SECONDS / 2
     manifest = host.commit(host.draft(1, volume.size_bytes, stored), pin)
     assert await restore(open_store(objects), manifest) == volume.image()
+
+
+async def test_a_copy_of_which_each_chunk_takes_hours_keeps_its_pin_alive(
+    autojump_clock: MockClock,
+) -> None:
+    objects = MemoryObjects()
+    host = Host(create_store(objects))
+    volume = MemoryChunks(2 * CHUNK_BYTES)
+    for index in range(2):
+        volume.fill(index, index + 1)
+    source = await host.snapshot(1, volume)
+    pin = timed_pin(host, volume, 2)
+    pin.hold([source.root])
+    looks: list[int] = []
+
+    async def look() -> None:
+        while True:
+            await trio.sleep(100)
+            data = objects.get(layout.pin_name(pin.snapshot_id))
+            body = decode_pin(data, host.store.verifier_of, what="pin")
+            looks.append(NOW + int(trio.current_time()) - body.renewed_at)
+
+    def step(_index: int, _view: memoryview) -> None:
+        trio.from_thread.run(trio.sleep, 3 * PIN_LIFETIME_SECONDS)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(look)
+        await copy_chunks(
+            chunk_table(host.store, source),
+            pin,
+            host.cursor(source, 2),
+            lambda _: None,
+            data_chunks=2,
+            step=step,
+        )
+        nursery.cancel_scope.cancel()
+    assert len(looks) > 2 * PIN_LIFETIME_SECONDS / 100
+    assert max(looks) < PIN_LIFETIME_SECONDS / 2
 
 
 class ReadOnlyPins(MemoryObjects):
