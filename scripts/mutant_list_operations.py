@@ -201,6 +201,21 @@ OPERATIONS: Final = [
         ),
     ),
     mutant(
+        "a copy is taken from the process that is at work on it",
+        "volcrypt/operations/copy_creation.py",
+        [f"{T_COPIES}::test_a_copy_that_a_process_is_at_work_on_is_left_to_it"],
+        (
+            "if snapshot_id in owned or (job is not None and job.is_pending):",
+            "if snapshot_id in owned:",
+        ),
+    ),
+    mutant(
+        "chunks behind the end of a snapshot are fetched",
+        "volcrypt/volume/present.py",
+        ["tests/volume/test_present.py"],
+        ("            absent[-1] &= (1 << rest) - 1\n", "            pass\n"),
+    ),
+    mutant(
         "a copy goes on under another key",
         "volcrypt/operations/copy_creation.py",
         [f"{T_COPIES}::test_only_the_same_copy_goes_on"],

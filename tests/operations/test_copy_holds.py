@@ -1,6 +1,7 @@
 """What a copy holds while it is made, what it builds on, and what a killed one leaves."""
 
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -410,6 +411,19 @@ def test_only_the_same_copy_goes_on(place: Place, monkeypatch: pytest.MonkeyPatc
     assert resumable_copies(place.home) == [left]
     assert place.copy("monday", name="mine").snapshot_id == left
     assert resumable_copies(place.home) == []
+
+
+def test_a_copy_that_a_process_is_at_work_on_is_left_to_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.write(*range(100, 120))
+    place.snapshot("monday")
+    left = killed(place, "monday")
+    at_work = SimpleNamespace(is_pending=True, record=None)
+    with monkeypatch.context() as patch:
+        patch.setattr("volcrypt.operations.copy_creation.find_job", lambda *_: at_work)
+        assert place.copy("monday").snapshot_id != left
+    assert place.copy("monday").snapshot_id == left
 
 
 def test_of_two_the_one_with_the_name_goes_on(

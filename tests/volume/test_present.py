@@ -243,3 +243,10 @@ def test_what_was_written_survives_a_power_cut(ext4: DisposableFileSystem) -> No
         file.write(b"junk")
     ext4.cut_power()
     assert present_of(path) == {1, SECTOR_CHUNKS}
+
+
+@pytest.mark.parametrize("count", [1, 5, 7, 8, 9])
+def test_only_chunks_of_the_snapshot_are_absent(count: int) -> None:
+    """A volume that is larger, or has grown, has the others itself: nobody is to fetch them."""
+    bits = PresentMap.in_memory(count).absent_bits(20 * CHUNK_BYTES)
+    assert bits == ((1 << count) - 1).to_bytes(3, "little")
