@@ -169,3 +169,28 @@ def test_a_link_of_a_killed_process_is_anothers_until_he_detaches(
     one.run("detach", name)
     check_nothing_is_left(one, name)
     check_nothing_is_left(other, name)
+
+
+@pytest.mark.parametrize("way", ["mount", "attach"])
+def test_a_restored_home_leaves_alone_what_the_first_one_serves(
+    one: Command, name: str, tmp_path: Path, way: str
+) -> None:
+    """As who rehearses the loss of a host on that very host: the volumes have the same ids."""
+    (tmp_path / "passphrase").write_text("correct horse battery staple")
+    passphrase = ("--passphrase-file", tmp_path / "passphrase")
+    (tmp_path / "point").mkdir()
+    one.run("volume", "create", "--size", "1MiB", "--name", name)
+    one.run("backup", tmp_path / "backup", *passphrase)
+    with disposable_home(tmp_path / "restored") as restored:
+        restored.run("restore", tmp_path / "backup", *passphrase)
+        one.run(way, name, *([tmp_path / "point"] if way == "mount" else []))
+        [use] = one.json("status")["InUse"]
+        assert "process is gone" not in str(restored.json("status")["Warnings"])
+        for wish in (["unmount", name], ["unmount", use["MountPoint"]], ["volume", "delete", name]):
+            said = restored.fails(4, *wish)
+            assert f"in use by the process that serves it at {use['MountPoint']}" in said
+            assert "hint: detach or unmount it in its home" in said
+        assert one.json("status")["InUse"] == [use]
+        assert Path(use["MountPoint"], "volume").stat().st_size == MIB
+        one.run("detach" if way == "attach" else "unmount", name)
+        restored.run("volume", "delete", name)

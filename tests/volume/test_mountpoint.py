@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from volcrypt.errors import MountError, TryAgainError
+from volcrypt.errors import MountError, TryAgainError, VolumeInUseError
 from volcrypt.volume import mountpoint
 from volcrypt.volume.mountpoint import (
     FS_TYPE,
@@ -99,10 +99,24 @@ def test_a_dead_mount_is_taken_away(tmp_path: Path) -> None:
 def test_a_silent_mount_is_left_alone_unless_its_volume_is_held(tmp_path: Path) -> None:
     with silent_mount(tmp_path, "vol-1"):
         assert liveness(tmp_path, timeout_seconds=0.1) is Liveness.SILENT
-        remove_dead_mounts_of("vol-2")
+        remove_dead_mounts_of("vol-2", tmp_path / "runtime")
         assert mount_at(tmp_path) is not None
         remove_dead_mount(tmp_path)
         assert mount_at(tmp_path) is None
+
+
+def test_a_silent_mount_is_of_the_home_that_has_a_socket_for_its_volume(tmp_path: Path) -> None:
+    point, ours, theirs = tmp_path / "point", tmp_path / "run" / "ours", tmp_path / "run" / "theirs"
+    for directory in (point, ours, theirs):
+        directory.mkdir(parents=True)
+    with silent_mount(point, "vol-1"):
+        (theirs / "vol-1.sock").touch()
+        with pytest.raises(VolumeInUseError, match="in use by the process that serves it") as told:
+            remove_dead_mounts_of("vol-1", ours)
+        assert told.value.hint == "detach or unmount it in its home: it is on this host"
+        assert mount_at(point) is not None
+        remove_dead_mounts_of("vol-1", theirs)
+        assert mount_at(point) is None
 
 
 def test_dead_mounts_of_one_volume_are_taken_away_wherever_they_are(tmp_path: Path) -> None:
@@ -112,7 +126,7 @@ def test_dead_mounts_of_one_volume_are_taken_away_wherever_they_are(tmp_path: Pa
     with silent_mount(first, "vol-1") as one, silent_mount(second, "vol-2") as two:
         dead(one)
         dead(two)
-        remove_dead_mounts_of("vol-1")
+        remove_dead_mounts_of("vol-1", tmp_path / "runtime")
         assert mount_at(first) is None
         assert mount_at(second) is not None
 

@@ -114,7 +114,7 @@ def serve_volume(
         open_data = stack.enter_context(ExitStack())
         open_data.callback(data.close)
         if handed is None:
-            remove_dead_mounts_of(assignment.volume_id)
+            remove_dead_mounts_of(assignment.volume_id, Path(assignment.socket_path).parent)
             mount_directory = check_mount_point(Path(assignment.mount_directory))
             fuse.check_fuse()
         else:

@@ -1,7 +1,7 @@
 """Mount and unmount: hand a data key to a process that serves, and end that process again."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ import msgspec
 
 from volcrypt.crypto.data_key import DataKey
 from volcrypt.errors import (
+    FormatError,
     InvalidArgumentError,
     MountError,
     TryAgainError,
@@ -55,9 +56,11 @@ from volcrypt.volume.mountpoint import (
     VOLUME_FILE,
     Mount,
     check_mount_point,
+    is_served_elsewhere,
     mount_at,
     mounts,
     remove_dead_mount,
+    served_elsewhere,
 )
 from volcrypt.volume.owner import OwnerLock, current_owner, hold_volume
 from volcrypt.volume.present_file import count_present, is_complete
@@ -307,8 +310,9 @@ def unmount_volume(
 ) -> VolumeId | SnapshotId:
     """End the mount of a volume or snapshot, given by name or id, or at a directory; what it was.
 
-    A mount whose process is gone is removed. Raises VolumeInUseError with who uses it, MountError,
-    and, unless it is to be stopped, TryAgainError while a snapshot is made of the volume.
+    A mount whose process is gone is removed. Raises VolumeInUseError with who uses it, or when
+    another home's process serves it, MountError, and, unless it is to be stopped, TryAgainError
+    while a snapshot is made of the volume.
     """
     served = find_served(home, target)
     if served is not None:
@@ -326,6 +330,8 @@ def unmount_volume(
         raise MountError(f"what is mounted on {target} is not a volume")
     if mount is None and "/" in target:
         raise MountError(f"no volume is mounted on {target}")
+    if mount is not None and _is_elsewhere(home, mount):
+        raise served_elsewhere(target, mount)
     if mount is not None and scratch_path(home, VolumeId(mount.source)).is_dir():
         remove_dead_mount(Path(mount.mount_point))
         remove_scratch(home)
@@ -335,11 +341,16 @@ def unmount_volume(
     except VolumeNotFoundError:
         check_is_no_snapshot(home, target, "is not mounted")
         raise
-    dead = [found for found in mounts() if is_mount_of(found, record.volume_id)]
+    found = [each for each in mounts() if is_mount_of(each, record.volume_id)]
+    dead = [each for each in found if not _is_elsewhere(home, each)]
     if not dead:
-        raise MountError(f"volume {target} is not mounted")
-    for found in dead:
-        remove_dead_mount(Path(found.mount_point))
+        raise (
+            served_elsewhere(target, found[0])
+            if found
+            else MountError(f"volume {target} is not mounted")
+        )
+    for each in dead:
+        remove_dead_mount(Path(each.mount_point))
     retire_grant(home, record.volume_id)
     release_lease(home, record.volume_id)
     return record.volume_id
@@ -366,3 +377,18 @@ def _forget_snapshot(home: Home, served: StatusAnswer) -> None:
 
 def is_mount_of(mount: Mount, volume_id: VolumeId) -> bool:
     return mount.fs_type == FS_TYPE and mount.source == volume_id
+
+
+def left_mount_of(home: Home, volume_id: VolumeId, mounted: Iterable[Mount]) -> Mount | None:
+    """What is still mounted of a volume that no process of this home serves, or None; what another
+    home's process serves is not meant."""
+    found = (mount for mount in mounted if is_mount_of(mount, volume_id))
+    return next((each for each in found if not is_served_elsewhere(each, home.runtime)), None)
+
+
+def _is_elsewhere(home: Home, mount: Mount) -> bool:
+    """Whether another home is to end it; a process of this home may be there and not answer."""
+    with suppress(FormatError):
+        if current_owner(home.volumes.path_of(VolumeId(mount.source))) is not None:
+            return False
+    return is_served_elsewhere(mount, home.runtime)

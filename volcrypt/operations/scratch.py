@@ -47,7 +47,7 @@ def remove_scratch(home: Home) -> None:
         with home.exclusive():
             for path in _all(home):
                 if current_owner(path) is None:
-                    remove_dead_mounts_of(VolumeId(path.name))
+                    remove_dead_mounts_of(VolumeId(path.name), home.runtime)
                     shutil.rmtree(path)
 
 

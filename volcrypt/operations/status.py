@@ -24,7 +24,7 @@ from volcrypt.operations.jobs import Job, load_jobs
 from volcrypt.operations.key_states import TroubledKey, troubled_keys
 from volcrypt.operations.migrations import KIND as MIGRATIONS
 from volcrypt.operations.migrations import load_migration
-from volcrypt.operations.mounts import is_mount_of
+from volcrypt.operations.mounts import left_mount_of
 from volcrypt.operations.records import load_records, nominal_data_path
 from volcrypt.operations.snapshot_lookup import is_completed, list_snapshots
 from volcrypt.operations.space import space_warnings
@@ -157,8 +157,10 @@ def read_status(home: Home) -> Status:
                 f"{name} was attached and its process is gone; run 'volcrypt detach {name}'"
             )
             continue
-        mount = next((found for found in mounted if is_mount_of(found, record.volume_id)), None)
-        if mount is not None and owner_of(home, record.volume_id) is None:
+        if owner_of(home, record.volume_id) is not None:
+            continue
+        mount = left_mount_of(home, record.volume_id, mounted)
+        if mount is not None:
             place = mount.mount_point
             warnings.append(
                 f"{device_name(record)} was mounted at {place} and its process is gone; run "

@@ -77,7 +77,7 @@ def delete_volume(home: Home, volume: str, *, keep_data: bool = False) -> Delete
             raise VolumeInUseError(
                 volume, "what a killed process left", hint=f"volcrypt detach {volume}"
             )
-        remove_dead_mounts_of(volume_id)
+        remove_dead_mounts_of(volume_id, home.runtime)
         if keep_data:
             write_durably(directory / KEEP_DATA_FILE, b"")
         elif directory.exists():

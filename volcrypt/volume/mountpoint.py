@@ -158,32 +158,50 @@ def liveness(directory: Path, *, timeout_seconds: float = 3.0) -> Liveness:
     return answers[0] if answers else Liveness.SILENT
 
 
-def remove_dead_mounts_of(source: str) -> None:
+def is_served_elsewhere(mount: Mount, runtime: Path) -> bool:
+    """Whether a process of another home of this host serves a mount of ours, of a volume that both
+    have: by `volume register`, or since one home was made of the other.
+
+    Only for a volume that no process serves for the home with `runtime`. A mount that is silent is
+    that of a process of another home when one has a socket for the volume there.
+    """
+    state = liveness(Path(mount.mount_point))
+    if state is not Liveness.SILENT:
+        return state is Liveness.ALIVE
+    sockets = runtime.parent.glob(f"*/{mount.source}.sock")
+    return any(path.parent != runtime for path in sockets)
+
+
+def served_elsewhere(name: str, mount: Mount) -> VolumeInUseError:
+    """What is said of a mount of which `is_served_elsewhere`; `name` is the volume's."""
+    return VolumeInUseError(
+        name,
+        f"the process that serves it at {mount.mount_point}",
+        hint="detach or unmount it in its home: it is on this host",
+    )
+
+
+def remove_dead_mounts_of(source: str, runtime: Path) -> None:
     """Take away every mount of ours that a process left behind when it was killed.
 
-    Only for the holder of the volume's owner lock: nobody else can be serving `source`, so a mount
-    of it that stays silent is dead too.
+    Only for the holder of the volume's owner lock in the home with `runtime`: nobody else of that
+    home can be serving `source`, so a mount of it that stays silent is dead too. Raises
+    VolumeInUseError when a process of another home serves it.
     """
     for mount in mounts():
-        directory = Path(mount.mount_point)
         if mount.fs_type == FS_TYPE and mount.source == source:
-            if liveness(directory) is Liveness.ALIVE:
-                raise VolumeInUseError(source, f"the process that serves it at {directory}")
-            remove_dead_mount(directory)
+            if is_served_elsewhere(mount, runtime):
+                raise served_elsewhere(source, mount)
+            remove_dead_mount(Path(mount.mount_point))
 
 
 def check_not_served(source: str, *, name: str) -> None:
     """Raises VolumeInUseError when a process of this host serves `source`, of whatever home, or
     one that hangs does. `name` is the volume's in errors."""
     for mount in mounts():
-        directory = Path(mount.mount_point)
         is_of_it = mount.fs_type == FS_TYPE and mount.source == source
-        if is_of_it and liveness(directory) is not Liveness.DEAD:
-            raise VolumeInUseError(
-                name,
-                f"the process that serves it at {directory}",
-                hint="detach or unmount it in its home: it is on this host",
-            )
+        if is_of_it and liveness(Path(mount.mount_point)) is not Liveness.DEAD:
+            raise served_elsewhere(name, mount)
 
 
 def remove_dead_mount(directory: Path) -> None:
