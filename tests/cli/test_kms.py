@@ -136,3 +136,9 @@ def test_no_record_of_a_key_is_a_word_of_its_own(command: Command) -> None:
     done = command.try_run("audit", "list", "--key", "11111111-1111-1111-1111-111111111111")
     assert done.returncode == 0
     assert "note: no such request on key 11111111-" in done.stderr
+
+
+def test_a_mistyped_operation_is_not_taken_for_one_that_nobody_asked_for(command: Command) -> None:
+    said = command.try_run("audit", "list", "--operation", "decrypt").stderr
+    assert "note: nothing is on record as decrypt" in said
+    assert command.try_run("audit", "list", "--operation", "DeleteAlias").stderr == ""

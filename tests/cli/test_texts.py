@@ -36,6 +36,12 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
         yield made
 
 
+def test_verify_says_which_stores_it_did_not_look_at(command: Command) -> None:
+    said = command.try_run("snapshot", "verify").stderr
+    assert said == "note: store away was not looked at: 'snapshot verify --store away'\n"
+    assert command.try_run("snapshot", "verify", "snap").stderr == ""
+
+
 def test_a_snapshot_where_a_volume_is_wanted(command: Command, tmp_path: Path) -> None:
     snapshot = command.json("snapshot", "show", "snap")["SnapshotId"]
     for name in ("snap", snapshot):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from volcrypt.cli.session import Command, Session, pass_session, print_fields
+from volcrypt.cli.session import Command, Group, Session, pass_session, print_fields
 from volcrypt.cli.text import iso_time
 from volcrypt.cli.times import read_time
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from volcrypt.formats.audit_record import AuditRecord
 
 
-@click.group()
+@click.group(cls=Group)
 def audit() -> None:
     """Read and check the record of every use of a key."""
 
@@ -29,7 +29,7 @@ def audit() -> None:
     help="Only what was 'allowed', what was 'denied' or failed, or one error code.",
 )
 @click.option("--denied", is_flag=True, help="The same as --outcome denied.")
-@click.option("--since", metavar="TIME", help="Only from then on: 2026-01-31, with a time, ...")
+@click.option("--since", metavar="TIME", help="Only from then on: 2026-01-31, or with a time.")
 @click.option("--until", metavar="TIME", help="Only up to then.")
 @click.option(
     "--volume", metavar="VOLUME", help="Only requests whose context names this volume or snapshot."
@@ -65,6 +65,15 @@ def list_(
             "of a key that was deleted long ago, or never existed",
             file=sys.stderr,
         )
+    if not records and wanted["operation"] is not None and not session.as_json:
+        from volcrypt.kms.protocol import ALL_OPERATIONS
+
+        if wanted["operation"] not in ALL_OPERATIONS:
+            print(
+                f"note: nothing is on record as {wanted['operation']}; operations are written like "
+                "Decrypt or ScheduleKeyDeletion",
+                file=sys.stderr,
+            )
     session.show_table(
         {"Records": [msgspec.to_builtins(record) for record in records]},
         ["TIME", "OPERATION", "OUTCOME", "PRINCIPAL", "KEY", "CONTEXT"],

@@ -11,7 +11,7 @@ from volcrypt.cli.confirmation import confirm, has_terminal, yes_to_deletion_opt
 from volcrypt.cli.customer_key import check_one_stdin, give_home_key, source_key_option
 from volcrypt.cli.exits import Exit
 from volcrypt.cli.key_choice import check_key_options, key_options
-from volcrypt.cli.session import Command, JsonValue, Session, pass_session, print_table
+from volcrypt.cli.session import Command, Group, JsonValue, Session, pass_session, print_table
 from volcrypt.cli.snapshot_content import diff, export
 from volcrypt.cli.snapshot_view import (
     COLUMNS,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 HEAD: Final = "Head of a signer's log, as an earlier look printed it; may be repeated."
 
 
-@click.group()
+@click.group(cls=Group)
 def snapshot() -> None:
     """Snapshots: immutable, incremental, signed."""
 
@@ -347,6 +347,13 @@ def verify(
             f"problems found: {len(found.damages)}"
         )
 
+    if snapshot is None and store is None and store_url is None:
+        from volcrypt.operations.stores import LOCAL_STORE, known_stores
+
+        for name in known_stores(session.home):
+            if name != LOCAL_STORE:
+                message = f"note: store {name} was not looked at: 'snapshot verify --store {name}'"
+                print(message, file=sys.stderr)
     session.show(
         {
             "Snapshots": found.snapshots,
