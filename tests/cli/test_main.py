@@ -29,6 +29,17 @@ def test_help_lists_every_command(command: Command) -> None:
         assert re.search(rf"^  {name} +{re.escape(help_line)}$", text, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    "group", ["audit", "config", "principal", "report", "settings", "snapshot", "store", "volume"]
+)
+def test_help_of_a_group_says_of_each_command_a_whole_sentence(
+    command: Command, group: str
+) -> None:
+    text = command.run(group, "--help")
+    assert "Commands:" in text
+    assert "..." not in text.partition("Commands:")[2]
+
+
 def test_without_a_home_every_command_says_how_to_get_one(command: Command) -> None:
     for arguments in (["volume", "list"], ["status"], ["kms", "list-keys"], ["audit", "list"]):
         complaint = command.fails(3, *arguments)

@@ -6,11 +6,11 @@ import click
 import msgspec
 
 from volcrypt.cli.config_check import check_settings
-from volcrypt.cli.session import Command, Session, pass_session, print_paragraph
+from volcrypt.cli.session import Command, Group, Session, pass_session, print_paragraph
 from volcrypt.settings import CONFIG_FILE, Profile, problems_in_file
 
 
-@click.group()
+@click.group(cls=Group)
 def config() -> None:
     """The configuration file, HOME/config.toml."""
 

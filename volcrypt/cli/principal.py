@@ -13,7 +13,7 @@ import click
 
 from volcrypt.cli.kms_options import as_typed
 from volcrypt.cli.pin import read_secret
-from volcrypt.cli.session import Command, Session, pass_session, print_fields
+from volcrypt.cli.session import Command, Group, Session, pass_session, print_fields
 from volcrypt.cli.text import format_time
 from volcrypt.errors import (
     AccessDeniedError,
@@ -35,7 +35,7 @@ _FOR_VOLUMES = click.option(
 _MAX_POLICY_BYTES = 2**17
 
 
-@click.group()
+@click.group(cls=Group)
 def principal() -> None:
     """Users of the KMS, their policies and access keys."""
 

@@ -3,10 +3,10 @@
 import click
 
 from volcrypt.cli.exits import Exit
-from volcrypt.cli.session import Command, Session, pass_session
+from volcrypt.cli.session import Command, Group, Session, pass_session
 
 
-@click.group()
+@click.group(cls=Group)
 def report() -> None:
     """What is not encrypted, under which key the rest is, and what a key is needed for."""
 

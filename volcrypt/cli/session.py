@@ -190,7 +190,7 @@ def _where_to_give_it(options: set[str]) -> str | None:
 
 
 class Group(click.Group):
-    """A group whose commands are imported when they are asked for: `--help` stays fast."""
+    """A group whose commands may be imported when they are asked for: `--help` stays fast."""
 
     command_class = Command
 
@@ -233,12 +233,9 @@ class Group(click.Group):
         return named
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """As click's, but what is said of a lazy command comes from the table."""
-        if not self._lazy:
-            super().format_commands(ctx, formatter)
-            return
+        """As click's, but with whole sentences."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_module, text) in self._lazy.items()])
+            formatter.write_dl(list(self.summaries(ctx).items()))
 
 
 def json_option() -> click.Option:

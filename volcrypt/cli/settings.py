@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from volcrypt.cli.session import Command, JsonValue, Session, pass_session
+from volcrypt.cli.session import Command, Group, JsonValue, Session, pass_session
 
 if TYPE_CHECKING:
     from volcrypt.operations.volume_settings import SettingsView
@@ -16,7 +16,7 @@ _SWITCH: Final = {"on": True, "off": False}
 _NO_KEY: Final = "none"
 
 
-@click.group()
+@click.group(cls=Group)
 def settings() -> None:
     """How new volumes and copies are made, in the account and region of the profile.
 

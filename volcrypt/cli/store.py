@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from volcrypt.cli.session import Command, JsonValue, Session, pass_session
+from volcrypt.cli.session import Command, Group, JsonValue, Session, pass_session
 
 if TYPE_CHECKING:
     from volcrypt.operations.store_admin import StoreDescription
@@ -68,7 +68,7 @@ def store_fields(store: "StoreDescription") -> dict[str, str]:
     }
 
 
-@click.group()
+@click.group(cls=Group)
 def store() -> None:
     """Where snapshots are kept: the home's own directory `local`, and shared ones in S3-compatible
     buckets or directories. Credentials for S3 come from where the aws command takes them, and are

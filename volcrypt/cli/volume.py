@@ -15,7 +15,7 @@ from volcrypt.cli.customer_key import (
 )
 from volcrypt.cli.fill_rate import fill_rate_option, parse_fill_rate
 from volcrypt.cli.key_choice import key_choice, key_options
-from volcrypt.cli.session import Command, JsonValue, Session, pass_session
+from volcrypt.cli.session import Command, Group, JsonValue, Session, pass_session
 from volcrypt.cli.status_view import place_text
 from volcrypt.cli.volume_transfer import export, export_header_, import_, register
 from volcrypt.cli.volume_view import (
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Wrapped = TypeVar("Wrapped", bound=Callable[..., Any])
 
 
-@click.group()
+@click.group(cls=Group)
 def volume() -> None:
     """Volumes: encrypted block by block on this host."""
 
