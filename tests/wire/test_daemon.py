@@ -229,6 +229,7 @@ def test_tls(tmp_path: Path) -> None:
         (["--listen", "nonsense"], 2, "no address to listen on"),
         (["--listen", "127.0.0.1:99999"], 2, "no address to listen on"),
         (["--tls-cert", "/dev/null"], 2, "go together"),
+        (["--serve-region", "eu-west-9"], 2, "eu-west-9 is not one of this home's: us-east-1"),
         (["--listen", "127.0.0.1:0", "--socket", "x"], 2, "exclude each other"),
         (["--socket", "occupied"], 1, "is no socket"),
     ],

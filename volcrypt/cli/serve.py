@@ -62,6 +62,13 @@ def serve(
         raise InvalidArgumentError("--listen and --socket exclude each other")
     wipe_what_is_freed()
     home = session.home
+    known = {home.region, *session.settings.kms.regions}
+    for region in regions:
+        if region not in known:
+            raise InvalidArgumentError(
+                f"region {region} is not one of this home's: {', '.join(sorted(known))}",
+                hint="further ones are kms.regions in config.toml",
+            )
     make_runtime_directory(home.runtime)
     directory = home.path / "kms"
 
@@ -87,7 +94,7 @@ def serve(
             tls_certificate=tls_cert,
             tls_key=tls_key,
             metrics=metrics,
-            regions=frozenset(regions) or frozenset({home.region, *session.settings.kms.regions}),
+            regions=frozenset(regions or known),
         ),
         access_keys=HomeAccessKeys,
         ready=ready,
