@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from tests.fakes.kms import ROOT
-from tests.wire.served import Served
+from tests.wire.served import Served, served
 from tests.wire.signing import ACCESS_KEY, SECRET
+from tests.wire.test_daemon import make_certificate
 from volcrypt.cli.exits import Exit, exit_code_of
 from volcrypt.errors import (
     AccessDeniedError,
@@ -154,6 +155,17 @@ def test_who_cannot_be_reached_may_be_later(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(TryAgainError, match="does not answer"):
             remote(f"http://127.0.0.1:{port}").perform(ROOT, DescribeKeyRequest(key_id="x"))
+
+
+def test_a_certificate_that_nobody_vouches_for_is_said_to_be_one(tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path)
+    options = {"tls_certificate": str(certificate), "tls_key": str(key)}
+    with (
+        served(tmp_path, **options) as tls,
+        pytest.raises(TryAgainError, match="TLS: certificate verify failed: self") as told,
+    ):
+        remote(tls.url).perform(ROOT, DescribeKeyRequest(key_id="x"))
+    assert "AWS_CA_BUNDLE" in str(told.value.hint)
 
 
 def test_what_is_missing(monkeypatch: pytest.MonkeyPatch, daemon: Served) -> None:

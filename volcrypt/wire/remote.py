@@ -9,6 +9,7 @@ A KMS that cannot be reached is no refusal: that is TryAgainError, and nothing i
 """
 
 import logging
+import re
 import threading
 from base64 import b64encode
 from collections.abc import Mapping
@@ -54,6 +55,7 @@ READ_SECONDS: Final = 15
 ATTEMPTS: Final = 4
 _OTHER_TIME: Final = ("Signature expired:", "Signature not yet current:")
 """So AWS's refusal begins when it is the clock; its code is that of every wrong signature."""
+_TLS_REASON: Final = re.compile(r"\] (.+) \(_ssl\.c")
 _EMPTY: Final = (str, bool, int, float)
 
 
@@ -100,6 +102,16 @@ class RemoteKms:
                 f"no credentials for the KMS at {self._place}",
                 hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile of AWS's "
                 "tools that has them",
+            ) from error
+        except botocore.exceptions.SSLError as error:
+            found = _TLS_REASON.search(str(error))
+            reason = found[1] if found is not None else type(error).__name__
+            raise TryAgainError(
+                f"the KMS at {self._place} does not answer in TLS: {reason}",
+                hint="AWS_CA_BUNDLE names a file with the certificate of who signed its own, which "
+                "is to be for the name in the URL"
+                if "certificate" in reason
+                else None,
             ) from error
         except (botocore.exceptions.ConnectionError, HTTPClientError) as error:
             raise TryAgainError(
