@@ -225,6 +225,7 @@ def test_exported_headers_are_found_with_what_they_open() -> None:
     (finding,) = judge(shared, [], now=NOW)
     assert (finding.kind, finding.subject) == (FindingKind.EXPORTED_HEADER, exported.volume_id)
     assert MANIFEST.snapshot_id in finding.text
+    assert f"'volcrypt rekey {exported.volume_id}'" in finding.text
 
 
 def test_an_unfinished_copy_that_is_not_encrypted() -> None:

@@ -286,5 +286,5 @@ def _data_keys(inventory: Inventory) -> Iterator[Finding]:
             kind=FindingKind.EXPORTED_HEADER,
             subject=record.volume_id,
             text=f"volume {_called(record)} has an exported header, which opens it without any KMS"
-            f"{also}; a volume of its snapshot under --kms-key-id has a new data key",
+            f"{also}; 'volcrypt rekey {record.volume_id}' gives the volume a new data key",
         )
