@@ -1,10 +1,13 @@
 """Fuzz decoders for as long as one likes: `python -m tests.fuzz --seconds 600 [NAME...]`.
 
 Each gets its share of the time. With `--seed` a run begins where another one did; what it was shown
-depends on nothing else, so the number that a failure names repeats it at once.
+depends on nothing else, so the number that a failure names repeats it at once. Of each it says how
+much of the processor the slowest document took, and by how much the most memory of the process
+grew.
 """
 
 import argparse
+import resource
 import secrets
 
 from tests.fuzz.harness import DECODERS, run, seconds_of_chance
@@ -20,8 +23,15 @@ def main() -> None:
     print(f"seed {given.seed}")
     for name in names:
         chances = seconds_of_chance(given.seconds / len(names), given.seed)
-        shown, taken = run(DECODERS[name], chances)
-        print(f"{name}: {shown} shown, {taken} taken", flush=True)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        tally = run(DECODERS[name], chances)
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        print(
+            f"{name}: {tally.shown} shown, {tally.taken} taken, slowest "
+            f"{tally.slowest_seconds * 1e3:.1f} ms of {len(tally.slowest):,} bytes, "
+            f"{grown:,} KiB more",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from tests.fuzz.decoders import Decoder
@@ -43,15 +44,30 @@ def seconds_of_chance(seconds: float, seed: int) -> Iterator[random.Random]:
         number += 1
 
 
-def run(decoder: Decoder, chances: Iterable[random.Random]) -> tuple[int, int]:
-    """How many documents were shown, and how many of them taken."""
-    shown = taken = 0
+@dataclass(slots=True)
+class Tally:
+    """What came of documents that a decoder was shown."""
+
+    shown: int = 0
+    taken: int = 0
+    slowest_seconds: float = 0.0
+    """Of the processor, for one document."""
+    slowest: bytes = b""
+
+
+def run(decoder: Decoder, chances: Iterable[random.Random]) -> Tally:
+    """Shows a decoder one document for each source of chance."""
+    tally = Tally()
     for chance in chances:
         data, is_forged = changed(decoder, chance)
+        began = time.process_time()
         try:
-            taken += check(decoder, data, is_forged=is_forged)
+            tally.taken += check(decoder, data, is_forged=is_forged)
         except BaseException as error:
             error.add_note(f"of {data!r}")
             raise
-        shown += 1
-    return shown, taken
+        seconds = time.process_time() - began
+        if seconds > tally.slowest_seconds:
+            tally.slowest_seconds, tally.slowest = seconds, data
+        tally.shown += 1
+    return tally

@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+MAX_BYTES: Final = 2**20
 DEEP: Final = 3000
 """Deeper than Python's stack, and than any document of ours."""
 
@@ -63,8 +64,8 @@ def mutate(seeds: Sequence[bytes], chance: random.Random) -> bytes:
     data = chance.choice(seeds)
     for _ in range(chance.randint(1, 4)):
         change = chance.choice(_CHANGES)
-        data = change(data, chance, seeds)
-    return data[: 2**20]
+        data = change(data, chance, seeds)[:MAX_BYTES]
+    return data
 
 
 Change = Callable[[bytes, random.Random, Sequence[bytes]], bytes]
@@ -89,7 +90,8 @@ def _cut(data: bytes, chance: random.Random, _seeds: Sequence[bytes]) -> bytes:
 
 def _repeat(data: bytes, chance: random.Random, _seeds: Sequence[bytes]) -> bytes:
     start, end = sorted((_place(data, chance), _place(data, chance)))
-    return data[:end] + data[start:end] * chance.choice((1, 1, 2, 50)) + data[end:]
+    times = min(chance.choice((1, 1, 2, 50)), MAX_BYTES // max(end - start, 1) + 1)
+    return data[:end] + data[start:end] * times + data[end:]
 
 
 def _insert(data: bytes, chance: random.Random, _seeds: Sequence[bytes]) -> bytes:
