@@ -18,7 +18,7 @@ from volcrypt.kms.conditions import parse_condition
 from volcrypt.kms.grants import _TOKEN_BYTES, decode_token
 from volcrypt.kms.paging import decode_marker, encode_marker
 from volcrypt.kms.patterns import KnownFacts
-from volcrypt.kms.policy_document import PolicyKind, parse_policy
+from volcrypt.kms.policy_document import PolicyKind, read_policy
 from volcrypt.kms.protocol import HOME_OPERATIONS, decode_request, parse_json
 from volcrypt.kms.reference import parse_key_reference
 from volcrypt.volume import control_messages, fence, launch
@@ -73,7 +73,7 @@ def _bodies() -> tuple[bytes, ...]:
 
 def _policy(kind: PolicyKind) -> Callable[[bytes], object]:
     def decode(data: bytes) -> object:
-        policy = parse_policy.__wrapped__(data.decode(errors="surrogateescape"), kind)
+        policy = read_policy(data.decode(errors="surrogateescape"), kind)
         for statement in policy.statements:
             for condition in statement.conditions:
                 condition.holds(_KEYS, denies=True)
@@ -231,7 +231,10 @@ SPOKEN_DECODERS: Final[dict[str, Decoder]] = {
         decode=_policy(PolicyKind.KEY),
         seeds=(_policy_seed(Principal=_PRINCIPALS),),
         refusals=(KmsError,),
-        covers=("kms.policy_document.parse_policy", "kms.policy_document._parse_json"),
+        covers=(
+            "kms.policy_document.parse_policy",
+            "kms.policy_document._parse_json",
+        ),
     ),
     "identity policy": Decoder(
         decode=_policy(PolicyKind.IDENTITY), seeds=(_policy_seed(),), refusals=(KmsError,)

@@ -5,7 +5,6 @@ from typing import Any
 
 import msgspec
 
-from volcrypt.kms import patterns, policy_document
 from volcrypt.kms.patterns import KnownFacts
 from volcrypt.kms.policy import AccessRequest, Decision, decide_in_account, decide_on_key
 
@@ -27,12 +26,6 @@ Statement = dict[str, Any]
 def _statement(effect: str, members: Mapping[str, Any]) -> Statement:
     statement = {"Effect": effect, "Action": "kms:*", "Resource": "*"} | dict(members)
     return {name: value for name, value in statement.items() if value is not None}
-
-
-def forget_parsed() -> None:
-    """Read documents and patterns anew: for tests of how they are read."""
-    for cached in (policy_document.parse_policy, patterns._glob, patterns._lowered):
-        cached.cache_clear()
 
 
 def allow(to: object = None, **members: Any) -> Statement:

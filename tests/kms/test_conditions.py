@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.kms.policies import ALICE, KEY, allow, decide, deny, forget_parsed, when
+from tests.kms.policies import ALICE, KEY, allow, decide, deny, when
 from volcrypt.errors import MalformedPolicyError
 from volcrypt.kms.conditions import Condition, Quantifier, parse_condition
 from volcrypt.kms.patterns import KnownFacts, Pattern
+from volcrypt.kms.policy_document import forget_policies
 
 YES, NO = True, False
 ROLE = "arn:aws:iam::000000000000:role/ops/deployer"
@@ -19,7 +20,7 @@ ROLE = "arn:aws:iam::000000000000:role/ops/deployer"
 @pytest.fixture(autouse=True)
 def fresh() -> None:
     """Nothing is remembered of an earlier test."""
-    forget_parsed()
+    forget_policies()
 
 
 def holds(

@@ -27,7 +27,6 @@ from tests.kms.policies import (
     decide_without_key,
     deny,
     deny_all_but,
-    forget_parsed,
     when,
 )
 from volcrypt.kms.policy import (
@@ -39,7 +38,7 @@ from volcrypt.kms.policy import (
     refuse_unseen,
     service_managed_policy,
 )
-from volcrypt.kms.policy_document import PolicyKind, parse_policy
+from volcrypt.kms.policy_document import PolicyKind, forget_policies, parse_policy
 
 EBS = "ec2.us-east-1.amazonaws.com"
 YES, NO = True, False
@@ -49,7 +48,7 @@ NOTHING: list[Statement] = []
 @pytest.fixture(autouse=True)
 def fresh() -> None:
     """Nothing is remembered of an earlier test."""
-    forget_parsed()
+    forget_policies()
 
 
 # Who asks for what | what the key policy says | what the identity policy says | the answer

@@ -16,7 +16,6 @@ from tests.kms.policies import (
     allow_all_but,
     deny,
     document,
-    forget_parsed,
     when,
 )
 from tests.kms.policies import (
@@ -25,10 +24,12 @@ from tests.kms.policies import (
 from volcrypt.errors import InvalidArnError, MalformedPolicyError
 from volcrypt.kms.patterns import ArnPattern, KnownFacts, Pattern
 from volcrypt.kms.policy_document import (
+    SHORT_CHARACTERS,
     Effect,
     Patterns,
     PolicyKind,
     Principals,
+    forget_policies,
     parse_policy,
     principal_account,
 )
@@ -42,7 +43,7 @@ WITHOUT = "Policy contains a statement with no principal."
 @pytest.fixture(autouse=True)
 def fresh() -> None:
     """Nothing is remembered of an earlier test."""
-    forget_parsed()
+    forget_policies()
 
 
 def parse(value: object, kind: PolicyKind = KEY) -> None:
@@ -406,3 +407,14 @@ def test_actions_and_resources_fit_or_do_not() -> None:
 def test_a_document_is_parsed_once() -> None:
     text = document([allow(ROOT)])
     assert parse_policy(text, KEY) is parse_policy(str(text), KEY)
+
+
+@pytest.mark.parametrize("characters", [SHORT_CHARACTERS, SHORT_CHARACTERS + 1])
+def test_a_long_document_is_forgotten_when_others_are_read(characters: int) -> None:
+    """Of a few, so that who proposes many does not fill the memory."""
+    texts = [document([allow(ROOT, Sid=f"n{n}")]).ljust(characters) for n in range(10)]
+    first, second = (parse_policy(text, KEY) for text in texts[:2])
+    for text in texts:
+        parse_policy(text, KEY)
+        assert parse_policy(texts[0], KEY) is first  # asked for again and again, it stays
+    assert (parse_policy(texts[1], KEY) is second) == (characters == SHORT_CHARACTERS)

@@ -15,9 +15,8 @@ time it takes is bounded by the lengths of pattern and text multiplied: no polic
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 Values = tuple[str, ...]
@@ -90,47 +89,63 @@ def _tokenize(text: str, *, variables: bool, wildcards: bool) -> tuple[_Token, .
     return tuple(token for token in tokens if token != "")
 
 
+class _Piece:
+    """What stands between two stars. All that it fits has the same length."""
+
+    __slots__ = ("_expression", "_text", "length")
+
+    def __init__(self, tokens: Sequence[_Token]) -> None:
+        texts = [token for token in tokens if isinstance(token, str)]
+        self.length = sum(map(len, texts)) + len(tokens) - len(texts)
+        self._text = "".join(texts)
+        self._expression = None
+        if len(texts) < len(tokens):
+            parts = (re.escape(token) if isinstance(token, str) else "." for token in tokens)
+            self._expression = re.compile("".join(parts), re.DOTALL)
+
+    def fits(self, text: str, at: int) -> bool:
+        if self._expression is None:
+            return text.startswith(self._text, at)
+        return self._expression.match(text, at) is not None
+
+    def find(self, text: str, start: int) -> int:
+        """The first place from `start` on where it fits; -1 for none."""
+        if self._expression is None:
+            return text.find(self._text, start)
+        found = self._expression.search(text, start)
+        return -1 if found is None else found.start()
+
+
 class _Glob:
     """A pattern without variables, ready to be matched."""
 
     __slots__ = ("_pieces",)
 
-    def __init__(self, tokens: tuple[_Token, ...]) -> None:
-        pieces: list[tuple[str, int]] = [("", 0)]
+    def __init__(self, tokens: Sequence[_Token]) -> None:
+        pieces: list[list[_Token]] = [[]]
         for token in tokens:
-            expression, length = pieces[-1]
             if token is _STAR:
-                pieces.append(("", 0))
-            elif isinstance(token, str):
-                pieces[-1] = (expression + re.escape(token), length + len(token))
+                pieces.append([])
             else:
-                pieces[-1] = (expression + ".", length + 1)
-        self._pieces = [(re.compile(text, re.DOTALL), length) for text, length in pieces]
+                pieces[-1].append(token)
+        self._pieces = tuple(map(_Piece, pieces))
 
     def matches(self, text: str) -> bool:
         """Whether the whole of `text` fits."""
-        (first, length), *others = self._pieces
+        first, *others = self._pieces
         if not others:
-            return len(text) == length and first.match(text) is not None
-        if first.match(text) is None:
+            return len(text) == first.length and first.fits(text, 0)
+        if not first.fits(text, 0):
             return False
-        position = length
-        for piece, _ in others[:-1]:
-            found = piece.search(text, position)
-            if found is None:
+        position = first.length
+        for piece in others[:-1]:
+            found = piece.find(text, position)
+            if found < 0:
                 return False
-            position = found.end()
-        last, length = others[-1]
-        start = len(text) - length
-        return start >= position and last.match(text, start) is not None
-
-
-_glob: Final = lru_cache(maxsize=4096)(_Glob)
-
-
-@lru_cache(maxsize=4096)
-def _lowered(tokens: tuple[_Token, ...]) -> tuple[_Token, ...]:
-    return tuple(token.lower() if isinstance(token, str) else token for token in tokens)
+            position = found + piece.length
+        last = others[-1]
+        start = len(text) - last.length
+        return start >= position and last.fits(text, start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +154,12 @@ class Pattern:
 
     tokens: tuple[_Token, ...]
     ignores_case: bool = False
+    _fixed: _Glob | None = field(init=False, repr=False, compare=False)
+    """What is matched, whatever the request; None where that depends on it."""
+
+    def __post_init__(self) -> None:
+        is_fixed = not any(isinstance(token, _Variable) for token in self.tokens)
+        object.__setattr__(self, "_fixed", self._glob(self.tokens) if is_fixed else None)
 
     @classmethod
     def parse(
@@ -148,24 +169,22 @@ class Pattern:
 
     def matches(self, text: str, facts: Facts = NO_FACTS) -> bool:
         """Whether the whole of `text` fits, for a request with these facts."""
-        tokens = self._resolved(facts)
-        if tokens is None:
-            return False
-        if self.ignores_case:
-            tokens = _lowered(tokens)
-            text = text.lower()
-        return _glob(tokens).matches(text)
+        glob = self._fixed or self._resolved(facts)
+        return glob is not None and glob.matches(text.lower() if self.ignores_case else text)
 
-    def _resolved(self, facts: Facts) -> tuple[_Token, ...] | None:
-        if not any(isinstance(token, _Variable) for token in self.tokens):
-            return self.tokens
+    def _resolved(self, facts: Facts) -> _Glob | None:
         resolved: list[_Token] = []
         for token in self.tokens:
             value = token.resolve(facts) if isinstance(token, _Variable) else token
             if value is None:
                 return None
             resolved.append(value)
-        return tuple(resolved)
+        return self._glob(resolved)
+
+    def _glob(self, tokens: Sequence[_Token]) -> _Glob:
+        if self.ignores_case:
+            tokens = [token.lower() if isinstance(token, str) else token for token in tokens]
+        return _Glob(tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,9 @@ operator, a member that stands twice. So what is stored means the same to whoeve
 leniency is that of the AWS KMS: a statement of a key policy that lacks Action or Resource is
 accepted, and has no effect.
 
-Each text is parsed once and remembered.
+Texts that were asked for lately are remembered with what they say: many short ones and a few long
+ones, because a parsed document takes up to 160 times the room of its text, and who may propose
+policies may propose any number of them.
 """
 
 import json
@@ -42,7 +44,7 @@ _PRINCIPAL_ARN: Final = re.compile(
     re.ASCII,
 )
 _SERVICE: Final = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+")
-_REMEMBERED: Final = 1024
+SHORT_CHARACTERS: Final = 2048
 _ANYONE: Final = "*"
 
 
@@ -107,9 +109,14 @@ def principal_account(arn: str) -> str | None:
     return None if found is None else found["iam"] or found["sts"]
 
 
-@lru_cache(maxsize=_REMEMBERED)
 def parse_policy(text: str, kind: PolicyKind) -> PolicyDocument:
-    """Raises MalformedPolicyError, and InvalidArnError for a principal that can be none."""
+    """What a policy says. Raises MalformedPolicyError, and InvalidArnError for a principal that can
+    be none."""
+    return (_short_ones if len(text) <= SHORT_CHARACTERS else _long_ones)(text, kind)
+
+
+def read_policy(text: str, kind: PolicyKind) -> PolicyDocument:
+    """The same, read anew."""
     document = _members(_parse_json(text), _DOCUMENT_MEMBERS, "the policy")
     version = document.get("Version", _OLD)
     if version not in (_CURRENT, _OLD):
@@ -124,6 +131,16 @@ def parse_policy(text: str, kind: PolicyKind) -> PolicyDocument:
         _check_sids(statements)
     variables = version == _CURRENT
     return PolicyDocument(tuple(_statement(s, kind, variables=variables) for s in statements))
+
+
+_short_ones: Final = lru_cache(maxsize=128)(read_policy)
+_long_ones: Final = lru_cache(maxsize=8)(read_policy)
+
+
+def forget_policies() -> None:
+    """Read every text anew."""
+    _short_ones.cache_clear()
+    _long_ones.cache_clear()
 
 
 def _parse_json(text: str) -> Any:

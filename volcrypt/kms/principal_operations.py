@@ -105,15 +105,15 @@ class PrincipalOperations(Scope):
         self, attempt: Attempt, request: PutUserPolicyRequest
     ) -> Effect[EmptyResponse]:
         user = self._user(attempt, request.user_name)
-        try:
-            parse_policy(request.policy_document, PolicyKind.IDENTITY)
-        except MalformedPolicyError as error:
-            raise MalformedIdentityPolicyError(str(error)) from error
         policies = user.policies | {request.policy_name: request.policy_document}
         if sum(len(text.encode()) for text in policies.values()) > MAX_POLICY_BYTES:
             raise PrincipalLimitError(
                 f"Maximum policy size of {MAX_POLICY_BYTES} bytes exceeded for user {user.name}"
             )
+        try:
+            parse_policy(request.policy_document, PolicyKind.IDENTITY)
+        except MalformedPolicyError as error:
+            raise MalformedIdentityPolicyError(str(error)) from error
         changed = replace(user, policies=policies)
         return Effect(change=lambda change: put_principal(change, changed), act=EmptyResponse)
 
