@@ -4,7 +4,7 @@ import itertools
 import tracemalloc
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from volcrypt.chunk_set import ChunkSet
@@ -114,6 +114,7 @@ def test_others_are_added_in_steps() -> None:
 
 
 @given(chosen(), st.integers(0, 65_700))
+@example((16, {3}), 16)  # nothing is behind the end
 def test_what_is_behind_a_point_can_be_removed(choice: tuple[int, set[int]], first: int) -> None:
     count, members = choice
     chunks = ChunkSet(count, members)
