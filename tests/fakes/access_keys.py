@@ -1,6 +1,7 @@
 """Access keys in memory, for the wire."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from tests.fakes.kms import ACCOUNT, ROOT, USER
 from tests.wire.signing import ACCESS_KEY, SECRET
@@ -49,4 +50,8 @@ class MemoryAccessKeys:
         return bytearray(access_key.secret.encode())
 
     def deactivate(self, id_: str) -> None:
-        self._keys[id_] = replace(self._keys[id_], is_active=False)
+        self.replace(id_, is_active=False)
+
+    def replace(self, id_: str, **members: Any) -> None:
+        """Another access key of the same id."""
+        self._keys[id_] = replace(self._keys[id_], **members)

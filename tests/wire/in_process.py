@@ -80,13 +80,17 @@ class Wire:
         self.runner.close()
 
     def send(
-        self, *requests: HttpRequest, address: str = "192.0.2.7", is_half: bool = False
+        self,
+        *requests: HttpRequest,
+        address: str | None = "192.0.2.7",
+        scheme: str = "http",
+        is_half: bool = False,
     ) -> list[Got]:
-        """The answers to requests that are sent at once; of those sent by half, to those that do
-        not wait for the rest, while the others wait."""
+        """The answers to requests that are sent at once, through a Unix socket without an address;
+        of those sent by half, to those that do not wait for the rest, while the others wait."""
 
         async def run() -> list[Got]:
-            tasks = [asyncio.create_task(self._send(r, address, is_half)) for r in requests]
+            tasks = [asyncio.create_task(self._send(r, address, scheme, is_half)) for r in requests]
             if not is_half:
                 return await asyncio.gather(*tasks)
             for _ in range(10):  # turns of the loop: nothing else is waited for
@@ -99,7 +103,9 @@ class Wire:
 
         return self.runner.run(run())
 
-    async def _send(self, request: HttpRequest, address: str, is_half: bool) -> Got:
+    async def _send(
+        self, request: HttpRequest, address: str | None, scheme: str, is_half: bool
+    ) -> Got:
         sent: list[Any] = []
         incoming = [{"type": "http.request", "body": request.body, "more_body": is_half}]
 
@@ -117,7 +123,8 @@ class Wire:
             "raw_path": request.path.encode("latin-1"),
             "query_string": request.query.encode("latin-1"),
             "headers": [(n.encode("latin-1"), v.encode("latin-1")) for n, v in request.headers],
-            "client": (address, 12345),
+            "client": None if address is None else (address, 12345),
+            "scheme": scheme,
         }
         await self.app(scope, receive, send)
         start, body = sent

@@ -4,12 +4,15 @@ import base64
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fakes.access_keys import OTHER_KEY, OTHER_SECRET, USER_KEY, USER_SECRET
+from tests.fakes.kms import ACCOUNT
+from tests.kms.policies import allow, deny, document, when
 from tests.wire.in_process import Wire, request, wire_on
 from tests.wire.signing import ACCESS_KEY, signed
 from volcrypt.errors import HsmUnavailableError
@@ -18,6 +21,7 @@ from volcrypt.wire.app import BodyBudget
 from volcrypt.wire.flood import FloodGuard
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
+UNREADABLE = when("Bool", "aws:SecureTransport", "false")
 IDENTITY = b"Action=GetCallerIdentity&Version=2011-06-15"
 
 
@@ -41,6 +45,19 @@ def test_who_asked_is_on_record(wire: Wire) -> None:
     assert wire.send(signed(headers=headers, body=b"{}"))[0].status == 200
     record = wire.kms.records()[-1]
     assert (record.source_ip_address, record.user_agent) == ("192.0.2.7", "test/1")
+
+
+def test_policies_know_whether_others_can_read_along(wire: Wire) -> None:
+    key_id = wire.kms.new_key()
+    secure_only = deny("*", Action="kms:DescribeKey", Condition=UNREADABLE)
+    policy = document([allow(f"arn:aws:iam::{ACCOUNT}:root"), secure_only])
+    put = {"KeyId": key_id, "Policy": policy}
+    assert wire.send(request("PutKeyPolicy", put))[0].status == 200
+    sent = request("DescribeKey", {"KeyId": key_id})
+    assert wire.send(sent)[0].code == "AccessDeniedException"
+    assert wire.send(sent, scheme="https")[0].status == 200
+    assert wire.send(sent, address=None)[0].status == 200
+    assert wire.kms.records()[-1].source_ip_address == "localhost"
 
 
 def test_each_account_and_region_has_its_own_keys(wire: Wire) -> None:
@@ -252,6 +269,60 @@ def test_a_deactivated_access_key_ends_at_once(wire: Wire) -> None:
         assert wire.send(request("ListKeys"))[0].code == "UnrecognizedClientException"
 
 
+@pytest.mark.parametrize(
+    "members", [{"created_at": 1.0}, {"is_for_volumes": True}, {"is_active": False}]
+)
+def test_an_access_key_that_was_made_anew_is_another(wire: Wire, members: dict[str, Any]) -> None:
+    """For the KMS and for STS: what was kept of the old one is good for nothing more."""
+    whoami = signed(service="sts", headers=FORM, body=IDENTITY)
+    assert [got.status for got in wire.send(request("ListKeys"), whoami)] == [200, 200]
+    wire.access_keys.replace(ACCESS_KEY, **members)
+    got, told = wire.send(request("ListKeys"), whoami)
+    assert got.code == "UnrecognizedClientException"
+    assert "<Code>InvalidClientTokenId</Code>" in told.body.decode()
+    expected = [200, 200] if members.get("is_active", True) else [400, 403]
+    assert [got.status for got in wire.send(request("ListKeys"), whoami)] == expected
+
+
+def test_the_secret_of_an_access_key_that_was_made_anew_is_good_at_once(wire: Wire) -> None:
+    assert wire.send(request("ListKeys"))[0].status == 200
+    wire.access_keys.replace(ACCESS_KEY, created_at=1.0, secret="another")
+    assert wire.send(request("ListKeys", secret="another"))[0].status == 200
+    assert wire.send(request("ListKeys"))[0].code == "InvalidSignatureException"
+    opened = wire.access_keys.opened_count
+    assert wire.send(request("ListKeys", secret="another"))[0].status == 200
+    assert wire.access_keys.opened_count == opened
+
+
+def test_nobody_has_signing_keys_kept_without_end(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("volcrypt.wire.credentials.MAX_KEPT", 2)
+    for region in ("us-east-1", "eu-west-1", "eu-west-2"):
+        assert wire.send(request("ListKeys", region=region))[0].status == 200
+    opened = wire.access_keys.opened_count
+    for region in ("eu-west-2", "eu-west-1"):
+        wire.send(request("ListKeys", region=region))
+    assert wire.access_keys.opened_count == opened
+    wire.send(request("ListKeys"))
+    assert wire.access_keys.opened_count == opened + 1
+
+
+def test_each_of_those_who_ask_at_once_is_checked(wire: Wire) -> None:
+    """In one turn of the engine, in either order."""
+    other = request("ListKeys", access_key=OTHER_KEY, secret=OTHER_SECRET)
+    assert [got.status for got in wire.send(request("ListKeys"), other)] == [200, 200]
+    wire.access_keys.deactivate(ACCESS_KEY)
+    good, bad = wire.send(other, request("ListKeys"))
+    assert (good.status, bad.status) == (200, 400)
+    wire.send(request("ListKeys"))
+    wire.access_keys.replace(ACCESS_KEY, is_active=True)
+    assert [got.status for got in wire.send(request("ListKeys"), other)] == [200, 200]
+    wire.access_keys.deactivate(ACCESS_KEY)
+    bad, good = wire.send(request("ListKeys"), other)
+    assert (good.status, bad.status) == (200, 400)
+
+
 def test_a_secret_is_opened_once_a_day_region_and_service(wire: Wire) -> None:
     for _ in range(3):
         wire.send(request("ListKeys"), request("ListKeys"))
@@ -298,6 +369,9 @@ def test_a_body_that_is_too_large(wire: Wire) -> None:
     got = wire.send(request("ListKeys", bytes(2**20 + 1)))[0]
     assert (got.status, got.code) == (413, "RequestEntityTooLargeException")
     assert wire.kms.records() == []
+    summary = wire.guard.take_summary()
+    assert summary is not None
+    assert summary["byErrorCode"] == {"RequestEntityTooLargeException": 1}
 
 
 def test_sts_says_who_the_caller_is(wire: Wire) -> None:

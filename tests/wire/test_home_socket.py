@@ -3,6 +3,8 @@
 import asyncio
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +34,7 @@ from volcrypt.kms.register import RegisterEntry
 from volcrypt.wire.engine import Engine
 from volcrypt.wire.home_client import HomeChannel, HomeClient
 from volcrypt.wire.home_messages import MAX_LINE_BYTES, PerformArguments
-from volcrypt.wire.home_socket import HomeSocket
+from volcrypt.wire.home_socket import HomeSocket, peer_user
 from volcrypt.wire.listener import listen_unix
 
 
@@ -201,10 +203,12 @@ def test_threads_share_a_client(vault: Any) -> None:
         assert all(pool.map(work, range(64)))
 
 
-def test_another_account_and_region(channel: HomeChannel) -> None:
+def test_another_account_and_region(channel: HomeChannel, memory: MemoryKms) -> None:
     client = HomeClient(channel, account=ACCOUNT, region=REGION).scope(ACCOUNT, "eu-west-1")
     made = client.perform(ROOT, CreateKeyRequest()).key_metadata
     assert made.arn.startswith("arn:aws:kms:eu-west-1:000000000000:key/")
+    client.authorise(ROOT, "volcrypt:Backup")
+    assert memory.records()[-1].aws_region == "eu-west-1"
 
 
 def test_only_the_owner_is_answered(memory: MemoryKms, memory_path: Path) -> None:
@@ -214,6 +218,18 @@ def test_only_the_owner_is_answered(memory: MemoryKms, memory_path: Path) -> Non
         with pytest.raises(TryAgainError):
             client.audit_head()
     assert memory.records() == []
+
+
+def test_who_connects_is_known_by_user_not_by_group() -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("")  # a name that the kernel chooses
+        listening.listen()
+        program = f"import socket; socket.socket(socket.AF_UNIX).connect({listening.getsockname()})"
+        other = ["setpriv", "--reuid=65534", f"--regid={os.getegid()}", "--clear-groups", "--"]
+        subprocess.run([*other, sys.base_prefix + "/bin/python3", "-c", program], check=True)
+        connection, _ = listening.accept()
+        with connection:
+            assert peer_user(connection) == 65534
 
 
 def test_nobody_there(memory_path: Path) -> None:

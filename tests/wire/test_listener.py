@@ -17,6 +17,16 @@ def test_what_others_reach_needs_tls(address: str) -> None:
         listen_tcp(address, None)
 
 
+@pytest.mark.parametrize("others", [("127.0.0.1", "192.0.2.1"), ("192.0.2.1", "127.0.0.1")])
+def test_a_name_that_is_also_of_another_address_needs_tls(
+    monkeypatch: pytest.MonkeyPatch, others: tuple[str, str]
+) -> None:
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 0)) for host in others]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_members: found)
+    with pytest.raises(InvalidArgumentError, match="is no loopback address"):
+        listen_tcp("myself:0", None)
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:0"])
 def test_this_host_needs_none(address: str) -> None:
     listener = listen_tcp(address, None)

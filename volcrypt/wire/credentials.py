@@ -9,9 +9,10 @@ key is still what it was.
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol
 
-from volcrypt.errors import ThrottlingError, UnrecognizedClientError
+from volcrypt.errors import InvalidSignatureError, ThrottlingError, UnrecognizedClientError
 from volcrypt.kms.model import Caller
 from volcrypt.wire.claim import UNKNOWN_KEY, Claim, HttpRequest, check_claim, read_claim
 from volcrypt.wire.engine import Engine
@@ -89,18 +90,21 @@ class Credentials:
         nobody signed with truly yet when `may_look_up` says no."""
         claim = read_claim(request)
         check_claim(claim, service=service, now=self._clock(), regions=self._regions)
-        place = (claim.access_key_id, claim.date, claim.region, claim.service)
-        known = self._kept.get(place)
+        known = self._kept.get(_place(claim))
         if known is None:
-            if not may_look_up() and not self._take_spare(claim.access_key_id):
-                raise ThrottlingError("Rate exceeded")
-            known = await self._engine.submit(lambda: self._look_up(claim))
-            self._kept[place] = known
-            if len(self._kept) > MAX_KEPT:
-                self._kept.popitem(last=False)
+            known = await self._found(claim, may_look_up)
+            check_signature(request, claim, known.signing_key)
         else:
-            self._kept.move_to_end(place)
-        check_signature(request, claim, known.signing_key)
+            self._kept.move_to_end(_place(claim))
+            try:
+                check_signature(request, claim, known.signing_key)
+            except InvalidSignatureError:
+                # Another key pair may have got its id meanwhile.
+                if not may_look_up() or await self._engine.submit(partial(self._is_current, known)):
+                    raise
+                self.forget(claim)
+                known = await self._found(claim, may_look_up)
+                check_signature(request, claim, known.signing_key)
         self._spare[claim.access_key_id] = _SPARE_LOOKUPS
         self._spare.move_to_end(claim.access_key_id)
         if len(self._spare) > MAX_KEPT:
@@ -109,14 +113,28 @@ class Credentials:
 
     def forget(self, claim: Claim) -> None:
         """The access key was changed: look it up again next time."""
-        self._kept.pop((claim.access_key_id, claim.date, claim.region, claim.service), None)
+        self._kept.pop(_place(claim), None)
 
     def check_current(self, known: Known) -> None:
         """In the engine's thread. Raises UnrecognizedClientError when the access key is not what
         it was."""
-        found = self._access_keys.find(known.access_key.id)
-        if found is None or _identity(found) != _identity(known.access_key):
+        if not self._is_current(known):
             raise UnrecognizedClientError(UNKNOWN_KEY)
+
+    def _is_current(self, known: Known) -> bool:
+        """In the engine's thread."""
+        found = self._access_keys.find(known.access_key.id)
+        return found is not None and _identity(found) == _identity(known.access_key)
+
+    async def _found(self, claim: Claim, may_look_up: Callable[[], bool]) -> Known:
+        """An access key that is not kept; it is from now on."""
+        if not may_look_up() and not self._take_spare(claim.access_key_id):
+            raise ThrottlingError("Rate exceeded")
+        known: Known = await self._engine.submit(lambda: self._look_up(claim))
+        self._kept[_place(claim)] = known
+        if len(self._kept) > MAX_KEPT:
+            self._kept.popitem(last=False)
+        return known
 
     def _take_spare(self, access_key_id: str) -> bool:
         """Whether there was one."""
@@ -138,6 +156,11 @@ class Credentials:
         finally:
             secret[:] = bytes(len(secret))
         return Known(access_key=access_key, signing_key=signing_key)
+
+
+def _place(claim: Claim) -> tuple[str, str, str, str]:
+    """What a signing key is good for."""
+    return claim.access_key_id, claim.date, claim.region, claim.service
 
 
 def _identity(access_key: AccessKey) -> tuple[object, ...]:
