@@ -22,7 +22,11 @@ EXPLAINED: Final[dict[str, dict[str, str]]] = {
         "document = parse_policy(key_policy, PolicyKind.KEY) -> "
         "document = parse_policy(key_policy, None)": "what is no identity policy is a key policy",
         "return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() -> "
-        "return msgspec.json.format(msgspec.json.encode(document)).decode()": "two is the default",
+        "return msgspec.json.format(msgspec.json.encode(document), ).decode()": (
+            "two is the default"
+        ),
+        "and statement.actions.match(request.action, facts) -> "
+        "and statement.actions.match(request.action, None)": "no action has a variable",
     },
     "volcrypt/kms/policy_document.py": {
         "return Pattern.parse(text, variables=False, ignore_case=True) -> "
