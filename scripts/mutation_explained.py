@@ -45,8 +45,33 @@ EXPLAINED: Final[dict[str, dict[str, str]]] = {
     },
     "volcrypt/kms/patterns.py": {
         "end = 0 -> end = None": "a slice from the beginning, either way",
+        '_Variable("", None) if not parts else _Variable(parts[1].lower(), parts[2]) -> '
+        "_Variable(None, None) if not parts else _Variable(parts[1].lower(), parts[2])": (
+            "no request has such a key either"
+        ),
+        '_Variable("", None) if not parts else _Variable(parts[1].lower(), parts[2]) -> '
+        '_Variable("XXXX", None) if not parts else _Variable(parts[1].lower(), parts[2])': (
+            "no request has a key in upper case either"
+        ),
+        "if len(texts) < len(tokens): -> if len(texts) <= len(tokens):": "the same, by expression",
+        "return -1 if found is None else found.start() -> "
+        "return -2 if found is None else found.start()": "only asked whether it is negative",
+        "is_fixed = not any(isinstance(token, _Variable) for token in self.tokens) -> "
+        "is_fixed = None": "made at each match instead",
+        'object.__setattr__(self, "_fixed", self._glob(self.tokens) if is_fixed else None) -> '
+        'object.__setattr__(self, "_fixed", None)': "made at each match instead",
+        'object.__setattr__(self, "_fixed", self._glob(self.tokens) if is_fixed else None) -> '
+        'object.__setattr__(self, "_fixed", self._glob(self.tokens) if (is_fixed) and False '
+        "else None)": "made at each match instead",
         "if len(parts) < _ARN_PARTS and parts[-1][-1:] == [_STAR]: -> "
         "if len(parts) <= _ARN_PARTS and parts[-1][-1:] == [_STAR]:": "none are missing then",
+        **{
+            "pattern.matches(part, facts) for pattern, part in "
+            "zip(self.parts, parts, strict=True) -> "
+            "pattern.matches(part, facts) for pattern, part in "
+            f"zip(self.parts, parts, {other})": "there are six of both"
+            for other in ("strict=None", "", "strict=False")
+        },
     },
     "volcrypt/chunk_set.py": {
         "first_whole, last_whole = -(-chunks.start // 8), chunks.stop // 8 -> "

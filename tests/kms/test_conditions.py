@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.kms.policies import ALICE, KEY, allow, decide, deny, when
@@ -47,6 +47,7 @@ ONE_VALUE: list[tuple[str, object, str, bool]] = [
     ("ArnLike", "arn:aws:sts::1:*:c", "arn:aws:sts::1:a:b:c", YES),
     ("ArnLike", "arn:aws:kms:eu-*", "arn:aws:kms:eu-west-1:1:key/k", YES),
     ("ArnLike", "arn:aws:kms:eu-*", "arn:aws:kms:us-east-1:1:key/k", NO),
+    ("ArnLike", "arn:aws:k*s*", "arn:aws:kms:us-east-1:1:key/k", YES),
     ("StringEquals", 7, "7", YES),
     ("StringNotEquals", "a", "a", NO),
     ("StringNotEquals", "a", "A", YES),
@@ -361,6 +362,8 @@ def reference(pattern: str, text: str) -> bool:
 
 @settings(deadline=None)
 @given(texts, st.text(alphabet="ab", max_size=8))
+@example("ab*?b*", "ab")  # what was fitted once does not fit again
+@example("*?b*", "aaaaaaaa")
 def test_wildcards_are_what_they_are_defined_as(pattern: str, text: str) -> None:
     assert holds("StringLike", pattern, text) is reference(pattern, text)
 

@@ -210,7 +210,7 @@ class ArnPattern:
             parts += [[_STAR] for _ in range(_ARN_PARTS - len(parts))]
         if len(parts) != _ARN_PARTS or parts[0] != ["arn"]:
             return None
-        return cls(tuple(Pattern(tuple(t for t in part if t != "")) for part in parts))
+        return cls(tuple(Pattern(tuple(part)) for part in parts))
 
     def matches(self, text: str, facts: Facts = NO_FACTS) -> bool:
         """Whether `text` is an ARN that fits, for a request with these facts."""
