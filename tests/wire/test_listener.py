@@ -51,6 +51,22 @@ def test_a_socket_is_for_whom_its_mode_says(tmp_path: Path, mode: int) -> None:
         os.umask(before)
 
 
+def test_a_socket_is_for_its_owner_and_in_the_place_of_nothing_that_lives(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    first = listen_unix(path).socket
+    with first:
+        assert path.stat().st_mode & 0o777 == 0o600
+        with pytest.raises(ConfigurationError, match="somebody listens on"):
+            listen_unix(path)
+    with listen_unix(path).socket:  # who listened is dead
+        pass
+    path.unlink()
+    path.write_text("kept")
+    with pytest.raises(ConfigurationError, match="is no socket"):
+        listen_unix(path)
+    assert path.read_text() == "kept"
+
+
 def test_a_passed_socket_that_others_reach_needs_tls(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as passed:
         passed.bind(("0.0.0.0", 0))
