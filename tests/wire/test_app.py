@@ -42,8 +42,10 @@ def test_who_asked_is_on_record(wire: Wire) -> None:
         "X-Amz-Target": "TrentService.ListKeys",
         "User-Agent": "test/1",
     }
-    assert wire.send(signed(headers=headers, body=b"{}"))[0].status == 200
+    got = wire.send(signed(headers=headers, body=b"{}"))[0]
+    assert got.status == 200
     record = wire.kms.records()[-1]
+    assert record.request_id == got.headers["x-amzn-requestid"]
     assert (record.source_ip_address, record.user_agent) == ("192.0.2.7", "test/1")
 
 
