@@ -9,9 +9,11 @@ import pytest
 from tests.fakes.kms import ACCOUNT, NOW, ROOT, MemoryKms
 from tests.kms.people import add_user
 from tests.kms.policies import allow, document, when
-from volcrypt.errors import AccessDeniedError, KmsError
+from volcrypt.errors import AccessDeniedError, KmsError, MalformedPolicyError
 from volcrypt.kms.facts import RequestFacts
+from volcrypt.kms.messages.aliases import CreateAliasRequest
 from volcrypt.kms.messages.base import Request
+from volcrypt.kms.messages.data import EncryptRequest, ReEncryptRequest
 from volcrypt.kms.messages.deletion import ScheduleKeyDeletionRequest
 from volcrypt.kms.messages.imports import GetParametersForImportRequest, ImportKeyMaterialRequest
 from volcrypt.kms.messages.keys import CreateKeyRequest, DescribeKeyRequest
@@ -114,3 +116,37 @@ def test_what_the_decision_adds_goes_before_what_the_request_says() -> None:
     assert facts.get("kms:other") == ("1",)
     assert facts.get("kms:keyspec") == ("decided",)
     assert facts.get("kms:absent") == ()
+
+
+def test_an_alias_in_the_request_is_of_the_key_that_it_names(kms: MemoryKms) -> None:
+    """A re-encryption may name two: neither opens the other's key."""
+    first, second = kms.new_key(), kms.new_key()
+    for name, key_id in (("alias/first", first), ("alias/second", second)):
+        kms.service.perform(ROOT, CreateAliasRequest(alias_name=name, target_key_id=key_id))
+    alice = add_user(kms, "alice")
+    blob = kms.service.perform(ROOT, EncryptRequest(key_id=first, plaintext=bytearray(1)))
+    asked = ReEncryptRequest(
+        ciphertext_blob=blob.ciphertext_blob,
+        source_key_id="alias/first",
+        destination_key_id="alias/second",
+    )
+    for of_first, of_second, is_refused in (
+        ("alias/first", "alias/second", False),
+        ("alias/first", "alias/first", True),
+        ("alias/second", "alias/second", True),
+    ):
+        for key_id, alias in ((first, of_first), (second, of_second)):
+            named = allow(alice.arn, Condition=when("StringEquals", "kms:RequestAlias", alias))
+            policy = document([allow(root_arn(ACCOUNT)), named])
+            kms.service.perform(ROOT, PutKeyPolicyRequest(key_id=key_id, policy=policy))
+        assert is_denied(kms, alice, asked) == is_refused
+
+
+def test_who_keeps_the_key_by_its_tags_is_not_locked_out(kms: MemoryKms) -> None:
+    tagged = when("StringEquals", "aws:ResourceTag/team", "oz")
+    policy = document([allow(root_arn(ACCOUNT), Condition=tagged)])
+    tags = [Tag(tag_key="team", tag_value="oz")]
+    made = kms.service.perform(ROOT, CreateKeyRequest(policy=policy, tags=tags)).key_metadata
+    kms.service.perform(ROOT, PutKeyPolicyRequest(key_id=made.key_id, policy=policy))
+    with pytest.raises(MalformedPolicyError, match="will not allow you to update"):
+        kms.service.perform(ROOT, CreateKeyRequest(policy=policy))

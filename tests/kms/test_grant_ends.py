@@ -29,6 +29,7 @@ from volcrypt.kms.messages.grants import (
     RetireGrantRequest,
     RevokeGrantRequest,
 )
+from volcrypt.kms.messages.tags import Tag, TagResourceRequest, UntagResourceRequest
 from volcrypt.kms.model import Caller
 
 # ---------------------------------------------------------------- retiring and revoking
@@ -135,6 +136,26 @@ def test_a_later_user_of_the_same_name_retires_no_grant(
     add_user(kms, "bob", user_id="AIDANOTHER")
     assert not may(kms, bob, RetireGrantRequest(grant_token=made.grant_token))
     assert len(grants(kms, key_id)) == 1
+
+
+def test_a_user_who_is_no_more_retires_nothing(kms: MemoryKms, alice: Caller, bob: Caller) -> None:
+    made = grant(kms, kms.new_key(), bob, retiring_principal=alice.arn)
+    remove_user(kms, alice)
+    with pytest.raises(AccessDeniedError):
+        kms.service.perform(alice, RetireGrantRequest(grant_token=made.grant_token))
+
+
+def test_a_policy_can_keep_the_grants_of_tagged_keys(kms: MemoryKms, alice: Caller) -> None:
+    key_id = kms.new_key()
+    made = grant(kms, key_id, alice, retiring_principal=alice.arn)
+    tagged = when("StringEquals", "aws:ResourceTag/kept", "yes")
+    put_policy(kms, key_id, deny("*", Action="kms:RetireGrant", Condition=tagged))
+    tags = [Tag(tag_key="kept", tag_value="yes")]
+    kms.service.perform(ROOT, TagResourceRequest(key_id=key_id, tags=tags))
+    with pytest.raises(AccessDeniedError):
+        kms.service.perform(alice, RetireGrantRequest(grant_token=made.grant_token))
+    kms.service.perform(ROOT, UntagResourceRequest(key_id=key_id, tag_keys=["kept"]))
+    kms.service.perform(alice, RetireGrantRequest(grant_token=made.grant_token))
 
 
 def test_a_grant_to_an_account_is_its_roots_to_share(kms: MemoryKms) -> None:

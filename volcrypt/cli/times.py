@@ -12,7 +12,7 @@ def read_time(text: str) -> float:
         seconds = float(text) if text.isascii() and _is_number(text) else _from_iso(text)
         datetime.fromtimestamp(seconds, UTC)  # of a year that there is
         return seconds
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, OSError):  # the last from years that C does not know
         raise InvalidArgumentError(
             f"{text!r} is no time", hint="like 2026-01-31T12:00:00Z, or seconds since 1970"
         ) from None
