@@ -39,6 +39,8 @@ EXPLAINED: Final[dict[str, dict[str, str]]] = {
         "return Pattern.parse(text, variables=True)": "the text is a star",
         'raise ValueError("a member stands twice in one object") -> '
         "raise ValueError(None)": "nobody is shown this text",
+        "json.dumps(document, ensure_ascii=False).encode() -> "
+        "json.dumps(document, ensure_ascii=None).encode()": "asked whether it holds",
         "count += 1 -> count = 1": "only asked whether it is 0",
         "count += 1 -> count -= 1": "only asked whether it is 0",
         "count += 1 -> count += 2": "only asked whether it is 0",

@@ -352,6 +352,21 @@ def test_members_of_the_answers(kms: MemoryKms) -> None:
     assert members("GenerateRandom", NumberOfBytes=1) == {"Plaintext": "blob"}
 
 
+def test_who_may_not_use_a_key_learns_nothing_of_it(kms: MemoryKms) -> None:
+    """Neither its state, nor whether a ciphertext is of another key."""
+    key_id, other = kms.new_key(), kms.new_key()
+    blob = encrypt(kms, other)
+    kms.service.perform(ROOT, DisableKeyRequest(key_id=key_id))
+    asked: list[Request[Any]] = [
+        EncryptRequest(key_id=key_id, plaintext=bytearray(1)),
+        GenerateDataKeyRequest(key_id=key_id, number_of_bytes=32),
+        DecryptRequest(ciphertext_blob=blob, key_id=key_id, encryption_context=CONTEXT),
+    ]
+    for request in asked:
+        with pytest.raises(AccessDeniedError):
+            kms.service.perform(USER, request)
+
+
 def test_a_dry_run_does_nothing(kms: MemoryKms) -> None:
     key_id = kms.new_key()
     blob = encrypt(kms, key_id)
@@ -421,7 +436,16 @@ def test_a_used_up_material_encrypts_no_more(kms: MemoryKms) -> None:
         change.put(Item(kind=CALLS, id=material_id, body=body))
     for _ in range(15 + 5):
         encrypt(kms, key_id)
-    with pytest.raises(LimitExceededError, match="must be rotated"):
-        encrypt(kms, key_id)
+    others: list[Request[Any]] = [
+        EncryptRequest(key_id=key_id, plaintext=bytearray(1)),
+        GenerateDataKeyRequest(key_id=key_id, number_of_bytes=32),
+        GenerateDataKeyWithoutPlaintextRequest(key_id=key_id, number_of_bytes=32),
+        ReEncryptRequest(
+            ciphertext_blob=blob, source_encryption_context=CONTEXT, destination_key_id=key_id
+        ),
+    ]
+    for request in others:
+        with pytest.raises(LimitExceededError, match="must be rotated"):
+            kms.service.perform(ROOT, request)
     assert decrypt(kms, blob) == b"secret"
     assert calls_leased(kms, blob) == MAX_CALLS

@@ -257,10 +257,12 @@ def test_grants_for_resources_come_through_the_volume_service(
     grant(kms, key_id, alice, by=VOLUMES)
 
 
-def test_reencryption_on_the_same_key_can_be_told(kms: MemoryKms) -> None:
+@pytest.mark.parametrize("action", ["kms:ReEncryptFrom", "kms:ReEncryptTo"])
+def test_reencryption_on_the_same_key_can_be_told(kms: MemoryKms, action: str) -> None:
     key_id, other = kms.new_key(), kms.new_key()
     condition = when("Bool", "kms:ReEncryptOnSameKey", "false")
-    put_policy(kms, key_id, deny("*", Action="kms:ReEncrypt*", Condition=condition))
+    for each in (key_id, other):
+        put_policy(kms, each, deny("*", Action=action, Condition=condition))
     blob = kms.service.perform(ROOT, encrypt(key_id, {})).ciphertext_blob
     for destination, answer in ((key_id, True), (other, False)):
         request = ReEncryptRequest(ciphertext_blob=blob, destination_key_id=destination)
