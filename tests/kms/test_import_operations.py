@@ -209,6 +209,14 @@ def test_a_refused_import_leaves_the_token_usable(external: MemoryKms) -> None:
     external.service.perform(ROOT, request_with(given))
 
 
+def test_nothing_is_imported_into_a_key_that_is_about_to_be_deleted(external: MemoryKms) -> None:
+    given = parameters(external.service)
+    external.service.perform(ROOT, ScheduleKeyDeletionRequest(key_id=KEY_ID))
+    with pytest.raises(InvalidStateError, match="pending deletion"):
+        external.service.perform(ROOT, request_with(given))
+    assert key_of(external).materials == ()
+
+
 def test_a_second_token_replaces_the_first(external: MemoryKms) -> None:
     first, second = parameters(external.service), parameters(external.service)
     with pytest.raises(InvalidImportTokenError):

@@ -286,11 +286,15 @@ def test_without_tls_what_demands_it_is_denied(kms: MemoryKms) -> None:
 def test_a_later_user_of_the_same_name_is_not_whom_a_policy_names(kms: MemoryKms) -> None:
     key_id = kms.new_key()
     alice = add_user(kms, "alice")
-    put(kms, key_id, [TO_ACCOUNT, allow(alice.arn)])
+    policy = [TO_ACCOUNT, allow(alice.arn)]
+    put(kms, key_id, policy)
+    made = kms.service.perform(ROOT, CreateKeyRequest(policy=document(policy))).key_metadata
     assert may(kms, alice, key_id)
+    assert may(kms, alice, made.key_id)
     remove_user(kms, alice)
     add_user(kms, "alice", user_id="AIDANOTHER")
     assert not may(kms, alice, key_id)
+    assert not may(kms, alice, made.key_id)
     put(kms, key_id, [TO_ACCOUNT, allow(alice.arn)])
     assert may(kms, alice, key_id)
 
