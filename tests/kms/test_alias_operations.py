@@ -3,6 +3,8 @@
 import pytest
 
 from tests.fakes.kms import ACCOUNT, REGION, ROOT, USER, MemoryKms
+from tests.kms.people import add_user
+from tests.kms.policies import allow
 from volcrypt.errors import (
     AccessDeniedError,
     AlreadyExistsError,
@@ -174,3 +176,22 @@ def test_the_default_key_takes_no_other_alias(kms: MemoryKms) -> None:
     with pytest.raises(AccessDeniedError):
         create(kms, "alias/x", managed)
     assert names(kms) == ["alias/aws/ebs", "alias/volcrypt/ebs"]
+
+
+def test_who_moves_an_alias_may_do_so_with_both_keys(kms: MemoryKms) -> None:
+    first, second = kms.new_key(), kms.new_key()
+    kms.service.perform(ROOT, CreateAliasRequest(alias_name="alias/a", target_key_id=first))
+    alias = f"arn:aws:kms:{REGION}:{ACCOUNT}:alias/a"
+    keys = [f"arn:aws:kms:{REGION}:{ACCOUNT}:key/{each}" for each in (first, second)]
+    move = UpdateAliasRequest(alias_name="alias/a", target_key_id=second)
+    actions = ["kms:UpdateAlias", "kms:DeleteAlias"]
+    for name, resource in (("new", keys[1]), ("old", keys[0])):
+        user = add_user(kms, name, [allow(Action=actions, Resource=[alias, resource])])
+        with pytest.raises(AccessDeniedError):
+            kms.service.perform(user, move)
+    stranger = add_user(kms, "neither", [allow(Action=actions, Resource=alias)])
+    with pytest.raises(AccessDeniedError):
+        kms.service.perform(stranger, DeleteAliasRequest(alias_name="alias/a"))
+    both = add_user(kms, "both", [allow(Action=actions, Resource=[alias, *keys])])
+    kms.service.perform(both, move)
+    kms.service.perform(both, DeleteAliasRequest(alias_name="alias/a"))

@@ -108,6 +108,13 @@ def test_an_identity_policy_can_ask_what_key_is_to_be_made(
         assert is_denied(kms, add_user(kms, name, [makes, tags]), asked) == is_refused
 
 
+def test_who_makes_a_key_with_tags_must_be_let_tag(kms: MemoryKms) -> None:
+    alice = add_user(kms, "alice", [allow(Action="kms:CreateKey")])
+    assert not is_denied(kms, alice, CreateKeyRequest())
+    tags = [Tag(tag_key="team", tag_value="oz")]
+    assert is_denied(kms, alice, CreateKeyRequest(tags=tags))
+
+
 def test_what_the_decision_adds_goes_before_what_the_request_says() -> None:
     """A caller cannot say it otherwise by a member of the same condition key."""
     facts = RequestFacts()

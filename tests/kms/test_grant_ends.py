@@ -145,6 +145,26 @@ def test_a_user_who_is_no_more_retires_nothing(kms: MemoryKms, alice: Caller, bo
         kms.service.perform(alice, RetireGrantRequest(grant_token=made.grant_token))
 
 
+def test_a_user_who_is_none_can_retire_no_grant(kms: MemoryKms, alice: Caller) -> None:
+    key_id = kms.new_key()
+    with pytest.raises(InvalidArnError):
+        grant(kms, key_id, alice, retiring_principal=f"{alice.arn}x")
+
+
+def test_a_token_is_good_in_the_region_of_its_key(kms: MemoryKms, alice: Caller) -> None:
+    made = grant(kms, kms.new_key(), alice)
+    elsewhere = kms.service.scope(ACCOUNT, "eu-west-1")
+    with pytest.raises(KeyNotFoundError):
+        elsewhere.perform(ROOT, RetireGrantRequest(grant_token=made.grant_token))
+    kms.service.perform(ROOT, RetireGrantRequest(grant_token=made.grant_token))
+
+
+def test_what_principals_of_other_accounts_may_retire_is_not_told(kms: MemoryKms) -> None:
+    other = "arn:aws:iam::111111111111:user/carol"
+    with pytest.raises(InvalidArnError):
+        kms.service.perform(ROOT, ListRetirableGrantsRequest(retiring_principal=other))
+
+
 def test_a_policy_can_keep_the_grants_of_tagged_keys(kms: MemoryKms, alice: Caller) -> None:
     key_id = kms.new_key()
     made = grant(kms, key_id, alice, retiring_principal=alice.arn)
