@@ -94,6 +94,10 @@ EXPLAINED: Final[dict[str, dict[str, str]]] = {
         "raise ValueError(text) from error -> raise ValueError(None) from error": (
             "nobody is shown this text"
         ),
+        "pattern = Pattern.parse(text, variables=variables, wildcards=False, ignore_case=True) -> "
+        "pattern = Pattern.parse(text, variables=variables, wildcards=None, ignore_case=True)": (
+            "only asked whether it holds"
+        ),
         "network = ipaddress.ip_network(text, strict=False) -> "
         "network = ipaddress.ip_network(text, strict=None)": "only asked whether it holds",
     },
