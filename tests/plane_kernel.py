@@ -38,15 +38,11 @@ class Reply:
     body: bytes
 
 
-@dataclass
-class PlaneBed:
-    """A plane between a kernel and a libfuse that are both the test."""
+@dataclass(kw_only=True)
+class KernelEnd:
+    """What the kernel asks, and what it is answered."""
 
-    plane: Plane
     kernel: socket.socket
-    libfuse: socket.socket
-    data: Path
-    device: socket.socket
     numbers: Iterator[int] = field(default_factory=lambda: count(2, 2))
 
     def send(self, opcode: int, body: bytes, *, node: int = FILE, length: int | None = None) -> int:
@@ -94,6 +90,16 @@ class PlaneBed:
         assert not reply.error, os.strerror(reply.error)
         assert struct.unpack_from("<I", reply.body) == (len(data),)
 
+
+@dataclass(kw_only=True)
+class PlaneBed(KernelEnd):
+    """A plane between a kernel and a libfuse that are both the test."""
+
+    plane: Plane
+    libfuse: socket.socket
+    data: Path
+    device: socket.socket
+
     def shrink_device(self) -> None:
         """From here no reply of more than some kilobytes can be sent."""
         self.device.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
@@ -111,13 +117,22 @@ class PlaneBed:
         return bytes(data)
 
 
+def kernel_and_device() -> tuple[socket.socket, socket.socket]:
+    kernel, device = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    # So that what the kernel sends is never what does not fit, and replies never wait: not even for
+    # a test that reads them in a thread of this interpreter.
+    for end in (kernel, device):
+        end.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 8 * 2**20)
+    return kernel, device
+
+
 @contextmanager
 def plane_bed(
     directory: Path,
     *,
     size_bytes: int = 4 * 2**20,
     encrypted: bool = True,
-    key: bytes = KEY,
+    key: bytes | bytearray = KEY,
     lanes: int = LANES,
     writable: bool = True,
     start: bool = True,
@@ -127,12 +142,8 @@ def plane_bed(
     data = directory / "data"
     data.touch()
     os.truncate(data, size_bytes)
-    kernel, device = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    kernel, device = kernel_and_device()
     libfuse, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    # So that what the kernel sends is never what does not fit, and replies never wait: not even for
-    # a test that reads them in a thread of this interpreter.
-    for end in (kernel, device):
-        end.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 8 * 2**20)
     descriptor = os.open(data, os.O_RDWR if writable else os.O_RDONLY)
     device_end = device.dup()
     try:
@@ -152,6 +163,8 @@ def plane_bed(
         try:
             if start:
                 plane.start()
-            yield PlaneBed(plane, kernel, libfuse, data, device_end)
+            yield PlaneBed(
+                plane=plane, kernel=kernel, libfuse=libfuse, data=data, device=device_end
+            )
         finally:
             assert plane.stop()

@@ -121,8 +121,10 @@ class TestHeldUp:
     """A medium that keeps every lane: a disk that hangs, or a kernel that throttles writers."""
 
     async def test_nobody_else_waits(self, bench: Bench) -> None:
-        for chunk in range(3):
+        for chunk in range(4):
             await bench.own(chunk)
+        rest = 2 * CHUNK_BYTES - UNIT_BYTES
+        await bench.write(2 * CHUNK_BYTES + UNIT_BYTES, OLD[:1] * rest)
         assert not bench.bed.plane.is_held_up()
         with frozen(bench.disk) as let_go:
             writes = [bench.bed.send_write(chunk * CHUNK_BYTES, NEW) for chunk in range(LANES)]
@@ -131,6 +133,10 @@ class TestHeldUp:
             for _ in range(20):
                 assert await bench.read(2 * CHUNK_BYTES, UNIT_BYTES) == OLD
             assert bench.bed.plane.is_held_up()
+            bench.was_fast()
+            assert await bench.read(2 * CHUNK_BYTES, 2**20) == OLD[:1] * 2**20
+            assert bench.was_fast()
+            assert [bench.rights(chunk) for chunk in range(4)] == [BOTH] * 4
             assert await bench.read(2 * CHUNK_BYTES + 700, 700) == OLD[700:1400]
             unique = bench.bed.send(GETATTR, b"")
             assert (await trio.to_thread.run_sync(bench.bed.libfuse.recv, 2**16))[8:16] == (
@@ -139,7 +145,7 @@ class TestHeldUp:
             # A small write of Python's waits in a thread of its own: the loop goes on.
             writes.append(bench.bed.send_write(2 * CHUNK_BYTES, NEW))
             await until_kept(LANES + 1)
-            assert await bench.read(3 * CHUNK_BYTES, UNIT_BYTES) == bytes(UNIT_BYTES)
+            assert await bench.read(3 * CHUNK_BYTES, UNIT_BYTES) == OLD
             assert bench.bed.is_silent()
             let_go()
             replies = [await trio.to_thread.run_sync(bench.bed.reply) for _ in writes]
