@@ -14,8 +14,8 @@ class Mutant:
     tests: Sequence[str]
 
     @property
-    def is_of_c(self) -> bool:
-        return self.file.endswith((".c", ".h"))
+    def is_compiled(self) -> bool:
+        return self.file.endswith((".c", ".h", ".pyx"))
 
     def mutate(self, source: str) -> str:
         """Raises LookupError when the text to change is not there once: then it has to be looked

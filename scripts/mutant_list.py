@@ -4,6 +4,7 @@ from typing import Final
 
 from scripts.mutant import mutant
 from scripts.mutant_list_cli import COMMAND_LINE
+from scripts.mutant_list_compiled import COMPILED
 from scripts.mutant_list_durable import DURABLE_FILES
 from scripts.mutant_list_hostile import HOSTILE
 from scripts.mutant_list_import import IMPORTING
@@ -389,6 +390,7 @@ MUTANTS: Final = [
     *RECORDS,
     *SERVING_BESIDE,
     *PLANE,
+    *COMPILED,
     *MIGRATING,
     *STORE,
     *BUCKETS,

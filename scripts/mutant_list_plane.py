@@ -164,31 +164,4 @@ PLANE: Final = [
             "            if self._drop(run) or True:\n",
         ),
     ),
-    mutant(
-        "the compiled plane takes a part of a write for all of it",
-        "volcrypt/volume/plane/requests.c",
-        ["tests/volume/test_plane.py"],
-        ("(off_t)offset) != (ssize_t)bytes)", "(off_t)offset) < 0)"),
-    ),
-    mutant(
-        "the compiled plane hands a failed write on as ciphertext",
-        "volcrypt/volume/plane/requests.c",
-        ["tests/volume/test_plane.py"],
-        ("    if (!is_good && !is_lost && plane->has_cipher)\n", "    if (0)\n"),
-    ),
-    mutant(
-        "the compiled plane gives all pieces of a write one tweak",
-        "volcrypt/volume/plane/requests.c",
-        ["tests/volume/test_plane.py"],
-        (
-            "(lane->entry->offset + at) / XTS_SECTOR, 0, 1);",
-            "lane->entry->offset / XTS_SECTOR, 0, 1);",
-        ),
-    ),
-    mutant(
-        "the compiled plane counts no latencies",
-        "volcrypt/volume/plane/requests.c",
-        ["tests/volume/test_plane.py"],
-        ("    __atomic_fetch_add(&latencies->requests[at], 1, __ATOMIC_RELAXED);\n", ""),
-    ),
 ]

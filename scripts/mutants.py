@@ -2,8 +2,9 @@
 
 Each mutant (`scripts/mutant_list.py`) changes a line or two of a copy of the package. The tests
 that are named for it run there, on an interpreter of their own, so that every process that they
-start has the bug too; for one in C the compiled modules are built anew. First they run without
-any: a test that fails anyway notices nothing. The exit code is 0 when every mutant was noticed.
+start has the bug too; for one in C or Cython the compiled modules are built anew. First they run
+without any: a test that fails anyway notices nothing. The exit code is 0 when every mutant was
+noticed.
 """
 
 import argparse
@@ -70,6 +71,8 @@ class Laboratory:
             return False, "hangs"
         if process.returncode == 0:
             return True, ""
+        if -process.returncode in {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT}:
+            return False, f"{signal.Signals(-process.returncode).name}, which ended all"
         failed = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
         if process.returncode != 1 or not failed:
             raise RuntimeError(f"pytest ended with {process.returncode}:\n{output}")
@@ -85,7 +88,7 @@ class Laboratory:
         self._build(mutant)
 
     def _build(self, mutant: Mutant) -> None:
-        if mutant.is_of_c:
+        if mutant.is_compiled:
             subprocess.run(
                 [self.python, "setup.py", "--quiet", "build_ext", "--inplace"],
                 cwd=self.tree,

@@ -146,6 +146,13 @@ class TestBuffers:
         with pytest.raises(BufferError):
             getattr(XtsKernel(KEY), method)(0, strided, bytearray(UNIT))
 
+    def test_no_buffer_is_kept(self, method: str) -> None:
+        """Plaintext could not be given back; a buffer that is kept keeps its size."""
+        source, destination = bytearray(UNIT), bytearray(UNIT)
+        getattr(XtsKernel(KEY), method)(0, source, destination)
+        source.clear()
+        destination.clear()
+
     def test_a_wiped_kernel_refuses(self, method: str) -> None:
         kernel, buffer = XtsKernel(KEY), bytearray(UNIT)
         kernel.wipe()

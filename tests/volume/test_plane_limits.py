@@ -76,11 +76,8 @@ def ask_libfuse(bed: PlaneBed) -> None:
 def threads_of(directory: Path, lanes: int) -> int:
     before = threads()
     with plane_bed(directory, lanes=lanes) as bed:
-        bed.plane.add_budget(2**40)
-        bed.plane.grant(0, BOTH)
         for _ in range(2 * MAX_LANES):
-            bed.write(0, DATA)
-            assert bed.read(0, len(DATA)) == DATA
+            ask_libfuse(bed)
         return len(threads() - before)
 
 
@@ -91,14 +88,14 @@ def test_there_are_as_many_lanes_as_there_is_room_for(tmp_path: Path) -> None:
 
 
 def test_threads_take_no_signals_of_the_process_and_leave_it_its_own(tmp_path: Path) -> None:
-    mask, before = signal.pthread_sigmask(signal.SIG_BLOCK, ()), threads()
+    numbers = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGPIPE}
+    before = threads()
     with plane_bed(tmp_path):
-        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
+        assert not numbers & signal.pthread_sigmask(signal.SIG_BLOCK, ())
         for thread in threads() - before:
             status = Path(f"/proc/self/task/{thread}/status").read_text()
             blocked = int(status.partition("SigBlk:")[2].split()[0], 16)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGPIPE):
-                assert blocked & 1 << number - 1
+            assert all(blocked & 1 << number - 1 for number in numbers)
 
 
 def test_a_call_that_is_interrupted_is_made_again(tmp_path: Path) -> None:
@@ -220,6 +217,17 @@ def test_a_request_has_nothing_of_the_one_before_it(bed: PlaneBed) -> None:
         for _ in range(LANES):
             assert bed.read(UNIT_BYTES, UNIT_BYTES) == bytes(UNIT_BYTES)
         assert bed.plane.counts[:2] == (LANES * (turn + 1), turn + 1)
+
+
+def test_requests_in_hand_are_whole_in_every_buffer(bed: PlaneBed) -> None:
+    bed.plane.revoke_all(BOTH)
+    sent = {number * UNIT_BYTES: os.urandom(UNIT_BYTES) for number in range(32)}
+    asked = [bed.send_write(offset, data) for offset, data in sent.items()]
+    requests = [handed_on(bed) for _ in asked]
+    assert {request.offset: bytes(request.data or b"") for request in requests} == sent
+    for request in requests:
+        bed.plane.answer_write(request.entry, UNIT_BYTES)
+    assert sorted(bed.reply().unique for _ in asked) == asked
 
 
 def test_libfuse_answers_no_request_of_pythons(bed: PlaneBed) -> None:
