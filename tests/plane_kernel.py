@@ -159,6 +159,8 @@ def plane_bed(
         )
     finally:
         os.close(descriptor)
+    for end in (kernel, libfuse):
+        end.settimeout(TIMEOUT_SECONDS)  # of a plane that is dead, nobody waits for more
     with kernel, libfuse, device_end:
         try:
             if start:
