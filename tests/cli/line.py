@@ -16,7 +16,7 @@ from volcrypt.cli.main import volcrypt
 from volcrypt.cli.session import Session
 from volcrypt.crypto.customer_key import CustomerKey
 from volcrypt.crypto.data_key import DataKey
-from volcrypt.settings import MountSettings, Settings
+from volcrypt.settings import KmsSettings, MountSettings, Settings
 
 KEYS = {"own": bytes(range(32)), "source": bytes(range(32, 64))}
 WRAPPED = {
@@ -107,7 +107,9 @@ def line(all_modules: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         region="here",
         account="1",
     )
-    settings = Settings(mounts=MountSettings(key_check_seconds=17))
+    settings = Settings(
+        mounts=MountSettings(key_check_seconds=17), kms=KmsSettings(regions=["there"])
+    )
     session.__dict__ |= {"home": home, "key_home": home, "settings": settings}
     (tmp_path / "file").write_bytes(b"x" * 4096)
     (tmp_path / "point").mkdir()

@@ -485,13 +485,13 @@ ASKED = [
             "tls_certificate": None,
             "tls_key": None,
             "metrics": None,
-            "regions": frozenset({"here"}),
+            "regions": frozenset({"here", "there"}),
         },
         {
             "--listen 127.0.0.1:0": {"listen": "127.0.0.1:0"},
             "--socket /s": {"socket": Path("/s")},
             "--metrics m": {"metrics": "m"},
-            "--serve-region a --serve-region b": {"regions": frozenset({"a", "b"})},
+            "--serve-region there": {"regions": frozenset({"there"})},
         },
     ),
 ]
@@ -570,6 +570,7 @@ EXCLUDED = [
     "kms serve --tls-cert {dir}/word",
     "kms serve --tls-key {dir}/word",
     "kms serve --listen 127.0.0.1:0 --socket /s",
+    "kms serve --serve-region nowhere",
     "status --watch --metrics -",
     "--json status --metrics -",
     "--json status --watch",
