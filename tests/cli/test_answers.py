@@ -160,6 +160,7 @@ def test_what_is_found_is_in_the_code(line: Line) -> None:
         damages=[damage], snapshots=[], chunk_count=0, freshness_checked=True, heads=[]
     )
     line.stand_in("operations.verification:verify_snapshots", lambda *_, **__: verified)
+    line.stand_in("operations.stores:known_stores", lambda _: [])
     assert line.run("snapshot verify") == 6
     line.stand_in(
         "operations.encryption_report:report_encryption",
