@@ -1,5 +1,6 @@
 """Check, log, act: what is recorded, in which order, and what happens when a part fails."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,12 @@ def test_changes_record_the_key_they_made(kms: MemoryKms) -> None:
     assert [resource.arn for resource in record.resources] == [made.arn]
 
 
+def test_of_a_long_name_of_a_program_as_much_is_recorded_as_cloudtrail_does(kms: MemoryKms) -> None:
+    caller = replace(ROOT, user_agent="a" * 3000)
+    kms.service.perform(caller, DescribeKeyRequest(key_id=kms.new_key()))
+    assert last(kms).user_agent == "a" * 1024
+
+
 def test_the_volume_service_is_recorded_as_such(kms: MemoryKms) -> None:
     kms.service.perform(VOLUMES, DescribeKeyRequest(key_id=kms.new_key()))
     assert last(kms).user_identity.invoked_by == "ec2.us-east-1.amazonaws.com"
@@ -124,6 +131,7 @@ def test_a_failed_change_takes_its_transaction_with_it(
     decision, failure = kms.records()
     assert decision.request_id == failure.request_id
     assert (decision.error_code, failure.error_code) == (None, "KeyUnavailableException")
+    assert failure.response_elements is None
     assert kms.service.perform(ROOT, ListKeysRequest()).keys == []
 
 
