@@ -156,6 +156,30 @@ def test_a_damaged_record_of_the_volume_is_put_back(home: Home, tmp_path: Path) 
         migrate(home, rekeys=True)
 
 
+class Steps:
+    """Progress that notes what each step has, and what of it was done at last."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, int | None] = {}
+        self.done: dict[str, int] = {}
+
+    def begin(self, step: str, total_bytes: int | None) -> None:
+        self._step = step
+        self.totals[step] = total_bytes
+
+    def advance(self, done_bytes: int) -> None:
+        self.done[self._step] = done_bytes
+
+
+def test_the_progress_of_copying_and_the_report_count_the_same_data(home: Home) -> None:
+    make(home)
+    steps = Steps()
+    report = migrate(home, steps)
+    assert 0 < report.copied_bytes < report.size_bytes, "there are holes"
+    assert steps.totals["copying"] == steps.done["copying"] == report.copied_bytes
+    assert steps.done["comparing with what is in use"] >= report.size_bytes, "they are compared too"
+
+
 def test_what_a_device_has_cannot_move_within_it(home: Home, device: Path) -> None:
     make(home, Placement(data=device))
     with pytest.raises(InvalidArgumentError, match="no room for a second one") as caught:

@@ -325,6 +325,10 @@ class TestChunks:
         data.read_chunk(3, short)
         assert short == last
         assert list(data.candidate_chunks()) == [1, 3]
+        assert data.candidate_bytes() == CHUNK_BYTES + 4096
+        assert data.candidate_bytes(2) == data.candidate_bytes(2, 4) == 4096
+        assert data.candidate_bytes(1, 2) == CHUNK_BYTES
+        assert data.candidate_bytes(2, 3) == 0
 
     @pytest.mark.parametrize(("index", "length"), [(0, 4096), (3, CHUNK_BYTES), (4, 0), (4, 4096)])
     def test_not_a_whole_chunk(self, data: DataFile, index: int, length: int) -> None:
@@ -339,6 +343,7 @@ class TestChunks:
 
     def test_extents_stay_within_their_bounds(self, data: DataFile) -> None:
         data.write(0, bytes(SIZE))
+        assert data.candidate_bytes(0, 1) == CHUNK_BYTES
         assert list(data.data_extents(100, 5000)) == [ByteRange(100, 4900)]
 
 

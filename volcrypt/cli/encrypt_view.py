@@ -185,7 +185,6 @@ def show_report(session: Session, report: "EncryptionReport") -> None:
 def show_migration(session: Session, report: "MigrationReport") -> None:
     """The report of a volume that stayed what it is, under a new data key."""
     times, steps = report.times, report.step_seconds
-    copying = steps.get("copy")
     document = {
         "VolumeId": report.volume_id,
         "Name": report.name,
@@ -223,13 +222,8 @@ def show_migration(session: Session, report: "MigrationReport") -> None:
                 "encrypted volume": f"{report.volume_id} ({report.name or 'no name'})",
                 "key": report.kms_key_arn or "customer-provided",
                 "data key": report.data_key_id,
-                "copied": f"{format_size(report.copied_bytes)}"
-                + (
-                    f" at {format_size(int(report.copied_bytes / copying))}/s"
-                    if copying and report.copied_bytes
-                    else ""
-                )
-                + "; compared with what was read back from the medium",
+                "copied": f"{format_size(report.copied_bytes)}; "
+                "compared with what was read back from the medium",
                 "worst stall of a write": _worst_stall(times),
                 "time": f"{report.seconds:.1f} s"
                 + (f" in {report.runs} runs" if report.runs > 1 else "")

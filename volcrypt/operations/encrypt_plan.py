@@ -144,7 +144,7 @@ def plan_encryption(
     in_place = record.device is not None
     target = path if in_place else path.parent if record.data_path else home.volumes.path
     with DataFile.open(path, record.size_bytes, read_only=True) as data:
-        data_bytes = sum(chunk_range(i, record.size_bytes).length for i in data.candidate_chunks())
+        data_bytes = data.candidate_bytes()
         read_rate, write_rate = _measure(home, data)
     steps = []
     for each, (reads, writes) in _WORK.items():
@@ -212,7 +212,7 @@ def plan_migration(
         delete_plain_snapshots = delete_plain_snapshots or migration.delete_plain_snapshots
     path = data_path(home, record)
     with DataFile.open(path, record.size_bytes, read_only=True) as data:
-        data_bytes = sum(chunk_range(i, record.size_bytes).length for i in data.candidate_chunks())
+        data_bytes = data.candidate_bytes()
         rates = _measure(home, data)
     names = [step for step, *_ in _MIGRATION]
     first = 0

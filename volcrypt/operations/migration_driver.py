@@ -38,6 +38,7 @@ from volcrypt.operations.watching import Watching
 from volcrypt.volume.control import ControlClient
 from volcrypt.volume.control_messages import MigrationState
 from volcrypt.volume.control_migration import MigrationControl
+from volcrypt.volume.datafile import DataFile
 from volcrypt.volume.migration_files import (
     Destroyed,
     destroy_old,
@@ -140,20 +141,26 @@ class MigrationDriver:
         self._timed("switch", lambda: self._decide(calls))
 
     def _copy(self, calls: MigrationControl) -> None:
-        self._stages.begin("copying", self._chunks * CHUNK_BYTES)
+        with DataFile.open(self._data, self.migration.size_bytes, read_only=True) as source:
+            self._copy_data(calls, source)
+        self.save(step=MigrationStep.VERIFY, cursor=self._chunks)
+
+    def _copy_data(self, calls: MigrationControl, source: DataFile) -> None:
+        """What is told counts data alone: holes take no time, and a rate with them says nothing."""
         assert self.state is not None, "internal error: copied before it was begun"
         done = self.state.durable
-        self._stages.advance(done * CHUNK_BYTES)
+        self._stages.begin("copying", source.candidate_bytes(done))
+        copied_bytes = 0
         while done < self._chunks or self.state.phase == "copy":
             stop = min(self._chunks, done + self._piece())
             self._use(
                 calls.copy(self.migration.migration, max(stop, 1), rate_bytes=self._rate), calls
             )
+            copied_bytes += source.candidate_bytes(done, self.state.durable)
             done = self.state.durable
             if done != self.migration.cursor and done < self._chunks:
                 self.save(cursor=done)
-            self._stages.advance(done * CHUNK_BYTES)
-        self.save(step=MigrationStep.VERIFY, cursor=self._chunks)
+            self._stages.advance(copied_bytes)
 
     def _verify(self, calls: MigrationControl) -> None:
         self._stages.begin("comparing with what is in use", self._chunks * CHUNK_BYTES)

@@ -263,6 +263,18 @@ class DataFile:
             yield from range(max(chunks.start, following), chunks.stop)
             following = chunks.stop
 
+    def candidate_bytes(self, first: int = 0, stop: int | None = None) -> int:
+        """How many bytes the chunks from `first` on, before `stop`, have that may hold data."""
+        end = self.size_bytes if stop is None else min(stop * CHUNK_BYTES, self.size_bytes)
+        count = 0
+        following = first
+        for extent in self.data_extents(first * CHUNK_BYTES, end):
+            chunks = chunks_of(extent)
+            begin = max(chunks.start, following) * CHUNK_BYTES
+            count += max(0, min(chunks.stop * CHUNK_BYTES, self.size_bytes) - begin)
+            following = chunks.stop
+        return count
+
     def read_chunk(self, index: int, buffer: Buffer) -> None:
         """Ciphertext of chunk `index`; `buffer` has the length of that chunk."""
         self.read_into(self._chunk_offset(index, buffer), buffer)
