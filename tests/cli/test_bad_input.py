@@ -242,7 +242,14 @@ def test_a_damaged_record(broken: Command, tmp_path: Path, damage: object) -> No
     # One damaged volume hides no other.
     rows = {row["State"] for row in broken.json("volume", "list")["Volumes"]}
     assert rows == {"error", "available"}
-    assert record.parent.name in str(broken.json("status")["Warnings"])
+    listed = broken.try_run("volume", "list")
+    row = next(line for line in listed.stdout.splitlines() if record.parent.name in line)
+    assert row.split() == [record.parent.name, "-", "error", "-", "unknown", "-", "unknown"]
+    [warning] = listed.stderr.splitlines()
+    assert not warning.startswith(f"warning: {record.parent.name}"), "what follows names it"
+    noted = broken.json("status")["Warnings"]
+    assert f"warning: {noted[0]}" == warning
+    assert "; put " in warning
 
 
 def test_a_record_of_another_volume(broken: Command) -> None:

@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -74,6 +74,12 @@ class Session:
             print(json.dumps(document, indent=2, ensure_ascii=False))
         else:
             text()
+
+    def warn(self, texts: Iterable[str]) -> None:
+        """What is wrong with some of the objects that are shown, below them: on standard error."""
+        sys.stdout.flush()
+        for text in texts:
+            print(f"warning: {text}", file=sys.stderr)
 
     def show_created(self, identity: str, document: JsonValue, fields: Mapping[str, str]) -> None:
         """As `show_fields`, but only the new id where no terminal reads it: for scripts."""

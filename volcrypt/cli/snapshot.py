@@ -154,13 +154,13 @@ def list_(session: Session, store: str | None) -> None:
     def text() -> None:
         rows = [snapshot_row(manifest, names) for manifest in found.manifests]
         rows += [job_row(job) for job in found.jobs]
-        rows += [[key, "", "error", *[""] * 6, str(error)] for key, error in found.damaged.items()]
+        rows += [[key, "", "error", *[""] * 7] for key in found.damaged]
         print_table(COLUMNS, rows)
 
     unread = {name: str(error) for name, error in found.unread.items()}
     session.show({"Snapshots": document, "StoresNotRead": unread}, text)
-    for error in unread.values():
-        print(f"warning: {error}", file=sys.stderr)
+    session.warn(error.about(key) for key, error in found.damaged.items())
+    session.warn(unread.values())
 
 
 @snapshot.command(cls=Command)
@@ -206,7 +206,7 @@ def delete(session: Session, snapshot: str, yes: bool) -> None:
         lambda: print(f"{snapshot_id} is deleted"),
     )
     for error in blocked:
-        print(f"warning: {error}; {error.hint}", file=sys.stderr)
+        print(f"warning: {error.about()}", file=sys.stderr)
 
 
 def _check_there(session: Session, snapshot: str) -> None:

@@ -26,6 +26,7 @@ from volcrypt.cli.volume_view import (
     volume_document,
     volume_fields,
 )
+from volcrypt.errors import VolcryptError
 from volcrypt.geometry import format_size, parse_size
 
 if TYPE_CHECKING:
@@ -154,14 +155,14 @@ def list_(session: Session) -> None:
     views = {
         volume_id: view_volume(session.home, record)
         for volume_id, record in found.items()
-        if not isinstance(record, Exception)
+        if not isinstance(record, VolcryptError)
     }
-    problems = {key: str(value) for key, value in found.items() if isinstance(value, Exception)}
+    problems = {key: value for key, value in found.items() if isinstance(value, VolcryptError)}
     uses = uses_by_volume(session.home, views.values())
 
     def row(volume_id: "VolumeId") -> list[str]:
         if volume_id in problems:
-            return [volume_id, "", "error", "", "", "", problems[volume_id]]
+            return [volume_id, "", "error", "", "unknown", "", "unknown"]
         view: VolumeView = views[volume_id]
         record, use = view.record, uses.get(volume_id)
         return [
@@ -175,7 +176,7 @@ def list_(session: Session) -> None:
         ]
 
     document = [
-        {"VolumeId": key, "State": "error", "StateReason": problems[key]}
+        {"VolumeId": key, "State": "error", "StateReason": str(problems[key])}
         if key in problems
         else volume_document(views[key], uses.get(key))
         for key in found
@@ -185,6 +186,7 @@ def list_(session: Session) -> None:
         ["VOLUME", "NAME", "STATE", "SIZE", "ENCRYPTED", "MOUNTED ON", "KMS KEY"],
         [row(key) for key in found],
     )
+    session.warn(error.about(key) for key, error in problems.items())
 
 
 @volume.command(cls=Command)

@@ -22,6 +22,12 @@ class VolcryptError(Exception):
         """What the user is told, one complaint a line: more than one where all are told at once."""
         return [str(self)]
 
+    def about(self, subject: str = "") -> str:
+        """In one line, with what helps, for a list of what is wrong with several objects; `subject`
+        stands before what does not name it."""
+        text = str(self) if subject in str(self) else f"{subject}: {self}"
+        return f"{text}; {self.hint}" if self.hint else text
+
 
 class InvalidArgumentError(VolcryptError):
     """A value from outside is not acceptable: a size, a name, a combination of options."""

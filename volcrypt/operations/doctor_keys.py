@@ -90,7 +90,8 @@ def check_volumes(home: Home) -> Iterator[Finding]:
         if (error := each if isinstance(each, VolcryptError) else _problem_of(home, each))
     ]
     for volume_id, error in damaged:
-        yield problem("volumes", f"{volume_id}: {error}", f"volcrypt volume check {volume_id}")
+        text = str(error) if volume_id in str(error) else f"{volume_id}: {error}"
+        yield problem("volumes", text, f"volcrypt volume check {volume_id}")
     warnings = space_warnings(home, records)
     for warning in warnings:
         yield problem("space", warning, "free some, or move volumes to another ('--data')")

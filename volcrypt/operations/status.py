@@ -89,7 +89,7 @@ def read_status(home: Home) -> Status:
     found = load_records(home)
     records = [record for record in found.values() if isinstance(record, VolumeRecord)]
     damaged = [
-        f"{volume_id}: {error}"
+        error.about(volume_id)
         for volume_id, error in found.items()
         if isinstance(error, VolcryptError)
     ]
@@ -111,8 +111,8 @@ def read_status(home: Home) -> Status:
             ]
             check_log_is_whole(home, store)
     except VolcryptError as error:
-        damaged.append(f"{error}; {error.hint}" if error.hint else str(error))
-    damaged += [f"{snapshot_id}: {error}" for snapshot_id, error in damaged_snapshots.items()]
+        damaged.append(error.about())
+    damaged += [error.about(snapshot_id) for snapshot_id, error in damaged_snapshots.items()]
     keys: int | None = None
     problems: list[str] = []
     try:
@@ -205,7 +205,7 @@ def _unfinished(
             try:
                 each = load(home, volume_id)
             except (FormatError, IntegrityError) as error:
-                damaged.append(f"{error}; {error.hint}" if error.hint else str(error))
+                damaged.append(error.about())
                 continue
             if each is None:
                 continue
