@@ -85,6 +85,7 @@ class DeviceMissingError(RecordMissingError):
         IntegrityError.__init__(
             self, f"data device {device} is not there", hint="connect it, and try again"
         )
+        self.what = f"data device {device}"
 
 
 class ChunkMissingError(IntegrityError):

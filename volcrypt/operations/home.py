@@ -187,7 +187,7 @@ class Home:
     def _open_here(self) -> Vault:
         directory = self.path / "kms"
         pin = None if keeps_pin(directory) else self._quiet_pin or self._pin(True)
-        vault: Vault = self._vault_stack.enter_context(
+        return self._vault_stack.enter_context(
             open_kms(
                 directory,
                 self.runtime,
@@ -197,7 +197,6 @@ class Home:
                 clusters=self._clusters,
             )
         )
-        return vault
 
     def _client_of(self, daemon: Path) -> Vault:
         client = self._daemon(daemon, self.account, self.region)
