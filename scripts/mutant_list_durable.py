@@ -140,7 +140,7 @@ DURABLE_FILES: Final = [
         "volcrypt/volume/owner.py",
         ["tests/volume/test_owner.py"],
         (
-            "if is_locked and holder is None and _is_still_at(path, descriptor):",
+            "if is_locked and holder is None and is_at(path, descriptor):",
             "if is_locked and holder is None:",
         ),
     ),

@@ -241,6 +241,37 @@ def test_the_lock_of_a_file_that_was_removed_holds_nothing(
         assert os.path.samestat(path.stat(), os.fstat(lock.descriptor))
 
 
+def test_the_lock_of_a_file_that_a_link_leads_to_is_not_taken(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Somebody puts a link in its place between our look and our lock."""
+    flock, path = fcntl.flock, directory / OWNER_FILE
+
+    def exchanged(descriptor: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to(tmp_path / "elsewhere")
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", exchanged)
+    with pytest.raises(MalformedError, match="not a regular file"):
+        hold_volume(directory, purpose="mount")
+    assert (tmp_path / "elsewhere").read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    ("purpose", "hint"),
+    [
+        ("mount", "'volcrypt unmount {id}', or 'volcrypt detach {id}' where it is attached"),
+        ("export", "a command is at work on it: wait for its end; 'ps -fp {pid}' shows it"),
+    ],
+)
+def test_who_comes_second_is_told_the_way_out(directory: Path, purpose: str, hint: str) -> None:
+    with hold_volume(directory, purpose=purpose), pytest.raises(VolumeInUseError) as caught:
+        hold_volume(directory, purpose="delete")
+    assert caught.value.hint == hint.format(id=directory.name, pid=os.getpid())
+
+
 def test_no_such_volume(tmp_path: Path) -> None:
     with pytest.raises(VolumeNotFoundError, match="vol-0 does not exist"):
         hold_volume(tmp_path / "vol-0", purpose="mount")

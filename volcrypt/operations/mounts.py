@@ -243,10 +243,11 @@ def _lazy_assignment(
 
 def check_free(home: Home, volume_id: VolumeId, name: str) -> None:
     """Raises VolumeInUseError, with the way to end it, when somebody holds the volume."""
-    owner = current_owner(home.volumes.path_of(volume_id))
+    directory = home.volumes.path_of(volume_id)
+    owner = current_owner(directory)
     if owner is None:
         return
-    hint = None
+    hint = owner.way_out(directory)
     if owner.is_local and owner.purpose == "mount":
         verb = "detach" if (home.runtime / f"{volume_id}.mnt").exists() else "unmount"
         hint = f"volcrypt {verb} {name}"

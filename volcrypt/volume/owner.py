@@ -38,6 +38,7 @@ from volcrypt.durable import (
     write_fully,
 )
 from volcrypt.errors import BadMagicError, MalformedError, VolumeInUseError, VolumeNotFoundError
+from volcrypt.file_lock import is_at
 from volcrypt.geometry import SECTOR_BYTES
 
 OWNER_FILE: Final = "owner"
@@ -71,6 +72,20 @@ class OwnerRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if not self.is_local:
             return True
         return self.boot_id == boot_id() and self.start_ticks == start_ticks(self.pid)
+
+    def way_out(self, directory: Path) -> str:
+        """How to end it, for whoever comes second to the volume in `directory`."""
+        if not self.is_local:
+            return (
+                f"detach it on {self.host_name}; only if that machine is gone for good, "
+                f"remove {directory / OWNER_FILE}"
+            )
+        if self.purpose == "mount":
+            volume = directory.name
+            return (
+                f"'volcrypt unmount {volume}', or 'volcrypt detach {volume}' where it is attached"
+            )
+        return f"a command is at work on it: wait for its end; 'ps -fp {self.pid}' shows it"
 
     def __str__(self) -> str:
         where = "" if self.is_local else f" on {self.host_name}"
@@ -216,7 +231,7 @@ def _take_lock(directory: Path) -> int:
             holder = record if record is not None and record.is_alive else None
             if holder is not None and not (is_locked and holder.is_local):
                 raise _in_use(directory, holder)
-            if is_locked and holder is None and _is_still_at(path, descriptor):
+            if is_locked and holder is None and is_at(path, descriptor):
                 keep = True
                 return descriptor
         finally:
@@ -229,13 +244,7 @@ def _take_lock(directory: Path) -> int:
 def _in_use(directory: Path, holder: OwnerRecord | None) -> VolumeInUseError:
     if holder is None:
         return VolumeInUseError(directory.name, "a process that does not say who it is")
-    hint = None
-    if not holder.is_local:
-        hint = (
-            f"detach it on {holder.host_name}; only if that machine is gone for good, "
-            f"remove {directory / OWNER_FILE}"
-        )
-    return VolumeInUseError(directory.name, str(holder), hint=hint)
+    return VolumeInUseError(directory.name, str(holder), hint=holder.way_out(directory))
 
 
 def _try_flock(descriptor: int) -> bool:
@@ -244,14 +253,6 @@ def _try_flock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _is_still_at(path: Path, descriptor: int) -> bool:
-    """Whether the file is in its place: a volume may have been removed while we came."""
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
 
 
 def _write_sector(descriptor: int, content: bytes) -> None:
