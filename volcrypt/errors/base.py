@@ -1,7 +1,7 @@
 """What every error is, and those that are about no part of volcrypt alone."""
 
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -130,7 +130,11 @@ class TokenMissingError(ConfigurationError):
 
 
 class WorkNotFoundError(VolcryptError):
-    """There is no unfinished work of the kind that was to be given up."""
+    """There is no unfinished work of the kind that was to be gone on with, or given up."""
+
+    @classmethod
+    def encryption_of(cls, volume: str) -> Self:
+        return cls(f"there is no unfinished encryption or rekeying of {volume}")
 
 
 class PrivilegeError(VolcryptError):

@@ -215,7 +215,7 @@ def abort_encryption(home: Home, volume: str) -> VolumeId:
     """
     workflow = unfinished_encryption(home, volume)
     if workflow is None:
-        raise WorkNotFoundError(f"there is no unfinished encryption or rekeying of {volume}")
+        raise WorkNotFoundError.encryption_of(volume)
     _check_not_swapped(workflow, volume)
     if workflow.in_place and workflow.step in (Step.RESTORE, Step.VERIFY, Step.SWAP):
         raise InvalidArgumentError(

@@ -54,7 +54,7 @@ def find_encryption(
         return workflow, workflow.source_id
     record = load_record(home, volume)
     if only_resume:
-        raise WorkNotFoundError(f"there is no unfinished encryption or rekeying of {volume}")
+        raise WorkNotFoundError.encryption_of(volume)
     if record.is_encrypted:
         raise InvalidArgumentError(
             f"volume {volume} is encrypted already",

@@ -92,7 +92,7 @@ def _undecided(
                 f"the encryption of {volume} was begun without --online",
                 hint=f"Ctrl-C stops it, and 'volcrypt encrypt {volume}' goes on with it",
             )
-        raise WorkNotFoundError(f"there is no unfinished encryption or rekeying of {volume}")
+        raise WorkNotFoundError.encryption_of(volume)
     if migration.step in (MigrationStep.RENAME, MigrationStep.DESTROY):
         raise InvalidArgumentError(
             f"{volume} is encrypted under the new key; only the removal of the old data is left",

@@ -141,9 +141,7 @@ def migrate_volume(
         migration = load_migration(home, record.volume_id)
         if migration is None:
             if only_resume:
-                raise WorkNotFoundError(
-                    f"there is no unfinished encryption or rekeying of {volume}"
-                )
+                raise WorkNotFoundError.encryption_of(volume)
             check_can_migrate(home, record, rekeys=rekeys)
             # Whoever may not use the key learns it now, and not below a plan.
             wrapped = new_key(home, record, choice)
