@@ -74,6 +74,16 @@ class TestWrite:
         assert not (tmp_path / "record").is_symlink()
         assert (tmp_path / "target").read_bytes() == OLD
 
+    def test_an_error_has_the_whole_path(self, tmp_path: Path) -> None:
+        (tmp_path / "record").mkdir()
+        for call in (lambda path: write_durably(path, NEW), remove_durably):
+            with pytest.raises(IsADirectoryError) as caught:
+                call(tmp_path / "record")
+            assert str(tmp_path) in caught.value.filename
+        with pytest.raises(FileNotFoundError) as missing:
+            read_file(tmp_path / "none", limit_bytes=1)
+        assert missing.value.filename == str(tmp_path / "none")
+
     def test_a_full_disk_changes_nothing(self, ext4: DisposableFileSystem) -> None:
         record = ext4.directory / "record"
         write_durably(record, OLD)

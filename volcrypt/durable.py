@@ -34,7 +34,8 @@ def no_space_named(what: Path) -> Iterator[None]:
 def held_directory(path: Path, *, follow: bool = False) -> Iterator[int]:
     """A directory, held by a descriptor: what is done by that is done there, whatever becomes of
     the name meanwhile. Raises MalformedError for a symlink, unless `follow` says that it may be one
-    (of a user's choice); FileNotFoundError and other OSErrors as they come."""
+    (of a user's choice); FileNotFoundError and other OSErrors as they come, with the whole path of
+    a file in the directory."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     try:
         descriptor = os.open(path, flags)
@@ -45,6 +46,10 @@ def held_directory(path: Path, *, follow: bool = False) -> Iterator[int]:
         raise MalformedError(str(path), "a link or file in the place of a directory") from error
     try:
         yield descriptor
+    except OSError as error:
+        if isinstance(error.filename, str) and os.path.dirname(error.filename) == "":
+            error.filename = str(path / error.filename)  # a user cannot tell "lock" from another
+        raise
     finally:
         os.close(descriptor)
 
