@@ -279,6 +279,21 @@ def test_it_fits_every_window(live: LiveStatus) -> None:
     assert "more: volcrypt status" in text
 
 
+def test_the_head_of_a_busy_home_fits_an_ordinary_window(live: LiveStatus) -> None:
+    busy = [use(volume_id=f"vol-{n}") for n in range(12)]
+    status = replace(
+        live.status, home="/var/lib/volcrypt", in_use=busy, volumes=12, unencrypted_volumes=12,
+        snapshots=123, keys=12, free_bytes=1234 * 2**27,
+    )  # fmt: skip
+    title, summary, *_ = drawn(replace(live, status=status), width=80).splitlines()
+    assert title.split() == [
+        "volcrypt", "/var/lib/volcrypt", "us-east-1", "00:00:00", "UTC", "q", "ends"
+    ]  # fmt: skip
+    assert summary == (
+        "volumes 12, 12 in use, 12 not encrypted  snapshots 123  keys 12  free 154.2 GiB"
+    )
+
+
 def test_rates_and_states_are_shown(live: LiveStatus) -> None:
     (record,) = live.records
     busy = use(volume_id=record.volume_id, name="orders")

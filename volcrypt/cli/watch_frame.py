@@ -59,15 +59,15 @@ def _title(live: LiveStatus, now: float) -> Text:
     text = Text(
         f"volcrypt  {live.status.home}  ", style=_HEADING, no_wrap=True, overflow="ellipsis"
     )
-    return text.append(f"{time}  q ends", style="not bold dim")
+    return text.append(f"{live.status.region}  {time}  q ends", style="not bold dim")
 
 
 def _summary(live: LiveStatus) -> Text:
     status = live.status
     keys = "-" if status.keys is None else str(status.keys)
     return Text(
-        f"{status.region}  keys {keys}  volumes {status.volumes}, {status.volumes_in_use} in use, "
-        f"{status.unencrypted_volumes} not encrypted  snapshots {status.snapshots}  "
+        f"volumes {status.volumes}, {status.volumes_in_use} in use, "
+        f"{status.unencrypted_volumes} not encrypted  snapshots {status.snapshots}  keys {keys}  "
         f"free {format_size(status.free_bytes)}",
         no_wrap=True,
         overflow="ellipsis",
