@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -66,6 +67,8 @@ def test_a_key(command: Command) -> None:
     made = command.run("volume", "create", "--size", "1MiB", "--kms-key-id", key)
     command.run("snapshot", "create", "--wait", made, "--name", "s")
     text = command.run("report", "key", key)
+    assert re.search(r"^first use +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC$", text, re.MULTILINE)
+    assert not re.search(r"\dT\d\d:", text), "one format of times"
     assert made in text
     assert "root  1" in text
     document = command.json("report", "key", key)

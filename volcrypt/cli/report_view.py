@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from volcrypt.cli.session import JsonValue, print_fields, print_paragraph, print_table
 from volcrypt.cli.settings import encryption_text, settings_document
-from volcrypt.cli.text import format_time, iso_time
+from volcrypt.cli.text import format_iso_time, format_time, iso_time
 from volcrypt.cli.volume_view import key_text
 from volcrypt.formats.volume_record import key_arn_of
 from volcrypt.kms.usage import NO_VOLUME
@@ -31,6 +31,11 @@ def _time(seconds: float | None) -> str | None:
 
 def _day(seconds: float | None) -> str:
     return "" if seconds is None else format_time(seconds).partition(" ")[0]
+
+
+def _shown(time: str | None) -> str:
+    """A time of the audit log, for people."""
+    return "" if time is None else format_iso_time(time)
 
 
 # ---------------------------------------------------------------- report encryption
@@ -307,12 +312,13 @@ def _deed_document(deed: "Deed", subject: str) -> JsonValue:
 
 def print_key_report(found: "KeyReport") -> None:
     facts, usage = found.facts, found.usage
-    deleted = usage.deleted_at if usage is not None else None
+    made = _shown(usage.created_at) if usage is not None else ""
+    deleted = _shown(usage.deleted_at) if usage is not None else ""
     fields = {
         "key": found.key_arn,
         "aliases": ", ".join(facts.aliases),
         "state": f"deleted at {deleted}" if deleted else facts.state or "unknown",
-        "made": _day(facts.created_at) or (usage.created_at or "" if usage is not None else ""),
+        "made": made if facts.created_at is None else format_time(facts.created_at),
         "last rotation": rotation_text(facts),
         "default key": "yes" if found.is_default else "no",
     }
@@ -321,8 +327,8 @@ def print_key_report(found: "KeyReport") -> None:
     if facts.valid_to is not None:
         fields["material until"] = format_time(facts.valid_to)
     if usage is not None:
-        fields["first use"] = usage.total.first or "none on record"
-        fields["last use"] = usage.total.last or "none on record"
+        fields["first use"] = _shown(usage.total.first) or "none on record"
+        fields["last use"] = _shown(usage.total.last) or "none on record"
         fields["uses"] = _count_text(usage.total)
     else:
         fields["uses"] = "on record in the KMS of the profile, not here"
@@ -359,9 +365,10 @@ def print_key_report(found: "KeyReport") -> None:
             print()
             _print_counts(title, counts)
     for deed in usage.exported_headers:
-        print(f"\nheader of {deed.subject} exported at {deed.time} by {deed.principal}")
+        print(f"\nheader of {deed.subject} exported at {_shown(deed.time)} by {deed.principal}")
     for deed in usage.backups:
-        print(f"\nbackup of home {deed.subject} made under it at {deed.time} by {deed.principal}")
+        made = f"made under it at {_shown(deed.time)} by {deed.principal}"
+        print(f"\nbackup of home {deed.subject} {made}")
 
 
 def _print_counts(title: str, counts: "Mapping[str, Count]") -> None:
@@ -373,8 +380,8 @@ def _print_counts(title: str, counts: "Mapping[str, Count]") -> None:
                 str(count.uses),
                 str(count.tried),
                 str(count.refused),
-                count.first or "",
-                count.last or "",
+                _shown(count.first),
+                _shown(count.last),
             ]
             for name, count in _by_uses(counts)
         ],
