@@ -28,17 +28,18 @@ UNATTENDED_SECONDS = 8.0
 answer."""
 
 
-def open_home_unattended(path: Path, *, profile: str, region: str | None) -> Home:
+def open_home_unattended(
+    path: Path, *, profile: str, region: str | None, patience: float = UNATTENDED_SECONDS
+) -> Home:
     """The home for a process that can ask nobody: no prompt, no program that gives the PIN, and no
-    long wait for a KMS. Settings are read anew. Raises what `Home` and `read_settings` raise.
+    long wait for a KMS: `patience` is that with another one, in seconds. Settings are read anew.
+    Raises what `Home` and `read_settings` raise.
     """
     settings = read_settings(path)
     return Home(
         path,
         runtime_root(),
-        access=access_of(
-            settings, profile_of(settings, profile), region=region, patience=UNATTENDED_SECONDS
-        ),
+        access=access_of(settings, profile_of(settings, profile), region=region, patience=patience),
         daemon=partial(daemon_of_the_home, patience=UNATTENDED_SECONDS),
         clusters=clusters_of(settings, path),
         pin=lambda _may_ask: quiet_pin(settings.kms, path),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import tempfile
 import time
@@ -155,6 +156,13 @@ def test_a_kms_that_does_not_answer(command: Command, monkeypatch: pytest.Monkey
     assert found["Check"] == "kms"
     assert "127.0.0.1:9" in found["Text"]
     assert problems(command) == []
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        (command.home / "config.toml").write_text(
+            f"[profiles.cloud]\nkms = '{url}'\nregion = 'us-east-1'\n"
+        )
+        (found,) = problems(command, "--profile", "cloud")
+    assert found["Text"] == f"the KMS at {url} does not answer: nothing came within 2 s"
 
 
 def test_without_the_pin_it_says_what_it_did_not_see(command: Command, tmp_path: Path) -> None:

@@ -168,6 +168,15 @@ def test_a_certificate_that_nobody_vouches_for_is_said_to_be_one(tmp_path: Path)
     assert "AWS_CA_BUNDLE" in str(told.value.hint)
 
 
+def test_who_says_nothing_is_given_up(tmp_path: Path) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(TryAgainError, match=r"does not answer: nothing came within 0\.2 s$"):
+            remote(url, patience_seconds=0.2).perform(ROOT, DescribeKeyRequest(key_id="x"))
+
+
 def test_what_is_missing(monkeypatch: pytest.MonkeyPatch, daemon: Served) -> None:
     with pytest.raises(ConfigurationError, match="could not be found"):
         remote(daemon.url, credentials_profile="nobody").perform(

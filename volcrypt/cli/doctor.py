@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from volcrypt.operations.home import Home
 
 DOCUMENT_VERSION: Final = 1
+_KMS_SECONDS: Final = 2.0
+"""Twice that is for the KMS of the profile, with somebody waiting."""
 _INDENT: Final = " " * 9
 """As wide as a state and what follows it."""
 
@@ -222,7 +224,9 @@ def _open(session: Session) -> "tuple[Home | None, Finding | None]":
         if not (path / "home").exists() and not (path / "kms").exists():
             way = f"volcrypt --home {shlex.quote(str(path))} init"
             return None, note("home", f"there is none at {path}", way)
-        home = open_home_unattended(path, profile=session.profile, region=session.region)
+        home = open_home_unattended(
+            path, profile=session.profile, region=session.region, patience=_KMS_SECONDS
+        )
     except ConfigurationFileError:  # which was told
         return None, note("home", f"{path} was not looked at, since its configuration is wrong")
     except (VolcryptError, OSError) as error:

@@ -25,6 +25,7 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConnectTimeoutError,
     HTTPClientError,
     InvalidRegionError,
     NoCredentialsError,
@@ -32,6 +33,7 @@ from botocore.exceptions import (
     ParamValidationError,
     PartialCredentialsError,
     ProfileNotFound,
+    ReadTimeoutError,
 )
 
 from volcrypt import errors
@@ -115,12 +117,28 @@ class RemoteKms:
             ) from error
         except (botocore.exceptions.ConnectionError, HTTPClientError) as error:
             raise TryAgainError(
-                f"the KMS at {self._place} does not answer: {type(error).__name__}"
+                f"the KMS at {self._place} does not answer: {self._why(error)}"
             ) from error
         except BotoCoreError as error:
             raise ConfigurationError(f"the KMS at {self._place}: {error}") from error
         answer.pop("ResponseMetadata", None)
         return answer
+
+    def _why(self, error: Exception) -> str:
+        """What botocore says has the address once more, and no time."""
+        if isinstance(error, ReadTimeoutError):
+            return f"nothing came within {self._read_seconds:g} s"
+        if isinstance(error, ConnectTimeoutError):
+            return f"no connection within {self._connect_seconds:g} s"
+        return type(error).__name__
+
+    @property
+    def _connect_seconds(self) -> float:
+        return min(CONNECT_SECONDS, self._endpoint.patience_seconds or CONNECT_SECONDS)
+
+    @property
+    def _read_seconds(self) -> float:
+        return self._endpoint.patience_seconds or READ_SECONDS
 
     def _client(self) -> Any:
         with self._mutex:
@@ -139,8 +157,8 @@ class RemoteKms:
                 endpoint_url=endpoint.url,
                 verify=None if endpoint.ca_bundle is None else str(endpoint.ca_bundle),
                 config=Config(
-                    connect_timeout=min(CONNECT_SECONDS, patience or CONNECT_SECONDS),
-                    read_timeout=patience or READ_SECONDS,
+                    connect_timeout=self._connect_seconds,
+                    read_timeout=self._read_seconds,
                     retries={
                         "mode": "standard",
                         "total_max_attempts": ATTEMPTS if patience is None else 2,
