@@ -45,7 +45,7 @@ def serve_volcrypt(home_path: str, socket_path: str) -> None:
     from volcrypt.daemons.kms import Endpoint, serve
 
     home = Home(Path(home_path), runtime_root())
-    make_runtime_directory(home.runtime)
+    make_runtime_directory(home.runtime, home=home.path)
 
     def ready(urls: Sequence[str]) -> None:
         print(next(url for url in urls if url.startswith("http")), flush=True)

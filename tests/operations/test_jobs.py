@@ -53,7 +53,7 @@ ID = SnapshotId("snap-0123456789abcdef0")
 
 @pytest.fixture(autouse=True)
 def runtime(home: Home) -> Path:
-    make_runtime_directory(home.runtime)
+    make_runtime_directory(home.runtime, home=home.path)
     return home.runtime
 
 
@@ -270,7 +270,7 @@ def test_damaged_records_are_shown_and_can_be_removed(home: Home) -> None:
 def test_a_failure_is_told_when_the_disk_is_full(home: Home, ext4: DisposableFileSystem) -> None:
     shutil.copytree(home.path, ext4.directory / "home")
     with Home(ext4.directory / "home", runtime_root()) as small:
-        make_runtime_directory(small.runtime)
+        make_runtime_directory(small.runtime, home=small.path)
         with hold_jobs(small, [record()]) as jobs:
             ext4.fill()
             with pytest.raises(NoSpaceError):

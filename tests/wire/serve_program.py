@@ -20,7 +20,7 @@ def main(home_path: str, endpoint_json: str) -> None:
     if "regions" in options:
         options["regions"] = frozenset(options["regions"])
     home = Home(Path(home_path), runtime_root())
-    make_runtime_directory(home.runtime)
+    make_runtime_directory(home.runtime, home=home.path)
 
     def ready(urls: Sequence[str]) -> None:
         print(json.dumps(list(urls)), flush=True)

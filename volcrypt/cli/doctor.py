@@ -164,6 +164,7 @@ def _home_checks(
         root = None
     if root is not None:
         yield "runtime", partial(doctor_home.check_runtime, host, root)
+        yield "leftovers", partial(_check_abandoned, root)
     home, why_not = _open(session)
     if home is None:
         assert why_not is not None
@@ -205,6 +206,13 @@ def _home_checks(
             lambda: doctor_home.check_leftovers(home.path, home.runtime, mounts()),
         )
         yield from _key_checks(home)
+
+
+def _check_abandoned(root: Path) -> Iterator[Finding]:
+    from volcrypt.operations.doctor_home import check_abandoned
+    from volcrypt.volume.mountpoint import mounts
+
+    yield from check_abandoned(root, mounts())
 
 
 def _check_module_alone(runtime: Path) -> Iterator[Finding]:

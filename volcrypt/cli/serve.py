@@ -69,7 +69,7 @@ def serve(
                 f"region {region} is not one of this home's: {', '.join(sorted(known))}",
                 hint="further ones are kms.regions in config.toml",
             )
-    make_runtime_directory(home.runtime)
+    make_runtime_directory(home.runtime, home=home.path)
     directory = home.path / "kms"
 
     def ready(urls: Sequence[str]) -> None:

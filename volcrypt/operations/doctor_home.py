@@ -2,6 +2,7 @@
 space, and what killed processes left."""
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,7 @@ from volcrypt.kms.token import configuration_of, private_copy
 from volcrypt.operations.doctor_host import Host
 from volcrypt.operations.findings import Finding, note, ok, problem, problem_of
 from volcrypt.operations.freeze_notes import freeze_warnings
+from volcrypt.operations.home_directory import abandoned_directories
 from volcrypt.operations.kms_user import kms_has_own_user
 from volcrypt.volume.device_links import DEVICE_DIRECTORY, false_links
 from volcrypt.volume.directory import VolumeDirectory
@@ -186,6 +188,20 @@ def check_space(path: Path) -> Iterator[Finding]:
         yield problem("space", warning, "free some, or move volumes to another ('--data')")
     else:
         yield ok("space", f"the file system under {path} has room")
+
+
+def check_abandoned(root: Path, mounts: Sequence[Mount]) -> Iterator[Finding]:
+    """What homes that were removed left on tmpfs, where it is in nobody's way but takes memory. One
+    with a mount below it is `check_leftovers`' to name."""
+    points = [Path(mount.mount_point) for mount in mounts]
+    for directory, home in abandoned_directories(root):
+        if not any(point.is_relative_to(directory) for point in points):
+            mend = f"rm -r --one-file-system {shlex.quote(str(directory))}"
+            yield note(
+                "leftovers",
+                f"{directory} is of the home {home}, which is not there",
+                f"if that was removed for good: {mend}",
+            )
 
 
 def check_leftovers(

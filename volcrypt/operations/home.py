@@ -166,7 +166,7 @@ class Home:
     @cached_property
     def vault(self) -> Vault:
         """The home's own KMS: in this process, or through the daemon that serves the home."""
-        make_runtime_directory(self.runtime)
+        make_runtime_directory(self.runtime, home=self.path)
         daemon = self._daemon_that_listens()
         if daemon is not None:
             return self._client_of(daemon)

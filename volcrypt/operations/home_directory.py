@@ -10,7 +10,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +36,7 @@ from volcrypt.file_lock import locked_within
 from volcrypt.kms.home import create_kms
 
 VERSION: Final = 1
+HOME_LINK: Final = "home"
 LOCK_PATIENCE_SECONDS: Final = 30
 
 
@@ -52,7 +53,11 @@ class HomeDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 def runtime_directory(home: Path, runtime_root: Path) -> Path:
     """A home's own directory on tmpfs; two homes never share one."""
-    return runtime_root / hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:16]
+    return runtime_root / _runtime_name(home.resolve())
+
+
+def _runtime_name(home: Path) -> str:
+    return hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
 
 
 def init_home(
@@ -76,7 +81,7 @@ def init_home(
     for part in ("volumes", "stores", "work", "written"):
         make_directory_durably(path / part)
     runtime = runtime_directory(path, runtime_root)
-    make_runtime_directory(runtime)
+    make_runtime_directory(runtime, home=path)
     with locked_file(path / "lock", what=f"home {path}"):
         create_kms(path / "kms", runtime, account=account, region=region, pin=pin)
         document = HomeDocument(home_id=secrets.token_hex(8), account=account, region=region)
@@ -99,9 +104,10 @@ _OURS: Final = {
 }
 
 
-def make_runtime_directory(runtime: Path) -> None:
-    """Make the private directory on tmpfs; refuses one that another user prepared for us, or could
-    exchange, as he could below a directory of his own in /dev/shm."""
+def make_runtime_directory(runtime: Path, *, home: Path) -> None:
+    """Make the private directory on tmpfs, with a link to its home for people and
+    `abandoned_directories`; refuses one that another user prepared for us, or could exchange, as he
+    could below a directory of his own in /dev/shm."""
     runtime.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     above = runtime.parent.stat()
     makers = {above.st_uid, runtime.parent.lstat().st_uid}
@@ -114,6 +120,34 @@ def make_runtime_directory(runtime: Path) -> None:
     found = runtime.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise ConfigurationError(f"{runtime} is not a private directory of this user")
+    with suppress(OSError):  # nothing depends on it
+        (runtime / HOME_LINK).symlink_to(home.resolve())
+
+
+def abandoned_directories(runtime_root: Path) -> Iterator[tuple[Path, Path]]:
+    """Directories of this user below `runtime_root`, and their homes, which are not there any more.
+    What a link says counts only where the directory has its name by that; none is followed."""
+    try:
+        directories = sorted(runtime_root.iterdir())
+    except OSError:
+        return
+    for directory in directories:
+        with suppress(OSError):
+            status = directory.lstat()
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+                continue
+            home = Path(os.readlink(directory / HOME_LINK))
+            if _runtime_name(home) == directory.name and _is_gone(home):
+                yield directory, home
+
+
+def _is_gone(path: Path) -> bool:
+    """Raises OSErrors where that cannot be told."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    return False
 
 
 def read_home_document(path: Path) -> HomeDocument:
