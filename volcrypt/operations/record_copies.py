@@ -35,7 +35,7 @@ from volcrypt.formats.record_copy import (
     portable,
 )
 from volcrypt.formats.volume_record import VolumeRecord
-from volcrypt.names import VolumeId
+from volcrypt.names import StoreId, VolumeId
 from volcrypt.operations.home import Home
 from volcrypt.operations.keys import unwrap_key
 from volcrypt.operations.stores import store_names, store_of
@@ -112,36 +112,40 @@ def copy_beside(data_path: Path) -> Path:
 
 def copy_place(home: Home, record: VolumeRecord) -> CopyPlace | None:
     """None for a volume that has no copy. Raises as `store_of`."""
-    if record.wrapped_key is None or record.data_path is None:
-        return None
-    if record.device is not None and record.lease is not None:
-        return StoreCopy(store_of(home, record.lease), record.volume_id)
-    return FileCopy(_copy_file(home, record, record.data_path))
+    if (path := copy_file(home, record)) is not None:
+        return FileCopy(path)
+    if (lease := _lease_with_copy(record)) is not None:
+        return StoreCopy(store_of(home, lease), record.volume_id)
+    return None
 
 
 def copy_location(home: Home, record: VolumeRecord) -> str | None:
     """Where the copy lies, for people; no store is asked."""
-    if record.wrapped_key is None or record.data_path is None:
-        return None
-    if record.device is not None and record.lease is not None:
-        name = store_names(home).get(record.lease, record.lease)
+    if (path := copy_file(home, record)) is not None:
+        return str(path)
+    if (lease := _lease_with_copy(record)) is not None:
+        name = store_names(home).get(lease, lease)
         return f"{record_name(record.volume_id)} in snapshot store {name}"
-    return str(_copy_file(home, record, record.data_path))
+    return None
 
 
 def copy_file(home: Home, record: VolumeRecord) -> Path | None:
     """Where the copy lies that is a file; None for a volume that has none such."""
-    if record.wrapped_key is None or record.data_path is None:
+    if not _has_copy(record) or _lease_with_copy(record) is not None:
         return None
-    if record.device is not None and record.lease is not None:
-        return None
-    return _copy_file(home, record, record.data_path)
-
-
-def _copy_file(home: Home, record: VolumeRecord, data_path: str) -> Path:
     if record.device is None:
-        return copy_beside(Path(data_path))
+        assert record.data_path is not None, "internal error: it has a copy"
+        return copy_beside(Path(record.data_path))
     return home.volumes.path_of(record.volume_id) / COPY_FILE
+
+
+def _has_copy(record: VolumeRecord) -> bool:
+    return record.wrapped_key is not None and record.data_path is not None
+
+
+def _lease_with_copy(record: VolumeRecord) -> StoreId | None:
+    """The lease in whose store the copy is, where it is in one."""
+    return record.lease if _has_copy(record) and record.device is not None else None
 
 
 class RecordCopies:
