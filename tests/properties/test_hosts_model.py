@@ -263,6 +263,11 @@ def test_for_long(play: Play) -> None:
     run(play)
 
 
+def test_a_snapshot_is_deleted_before_who_made_it_has_looked_at_it() -> None:
+    delete, create = Act("delete", 0, (0, 0)), Act("create", 0, (0, 2))
+    run(Play(((delete,), (delete,), (create,)), (Turn(0, 14), Turn(2, 22))))
+
+
 def test_the_same_play_is_the_same_run() -> None:
     program = (Act("create"), Act("copy"), Act("delete"), Act("sweep"), Act("verify"))
     turns = tuple(Turn(number % 3, 7 * number % 20 + 1) for number in range(30))

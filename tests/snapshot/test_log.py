@@ -256,6 +256,29 @@ def test_a_signer_without_certificate_is_nobody(objects: MemoryObjects, host: Ho
     assert open_store(objects).manifest(snapshot_id(1)).sequence == 1
 
 
+class WatchedObjects(MemoryObjects):
+    """Somebody else deletes the first snapshot in the moment in which it is there."""
+
+    is_watched = True
+
+    def put_if_absent(self, name: str, data: Buffer, *, batched: bool = False) -> bool:
+        is_new = super().put_if_absent(name, data, batched=batched)
+        if self.is_watched and name.startswith("manifests/"):
+            self.is_watched = False
+            Host(open_store(self), OTHER_SIGNER).delete(1)
+        return is_new
+
+
+def test_what_another_host_deletes_at_once_was_stored() -> None:
+    objects = WatchedObjects()
+    host = Host(create_store(objects))
+    commit_empty(host, 1)
+    assert host.store.snapshot_ids() == []
+    commit_empty(host, 2)
+    assert host.store.manifest(snapshot_id(2)).sequence == 2
+    assert verify(open_store(objects), expected_head=host.head).damages == []
+
+
 # ---------------------------------------------------------------- deletion
 
 

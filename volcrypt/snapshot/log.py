@@ -314,9 +314,11 @@ def _append(store: SnapshotStore, name: EntryName, data: bytes) -> LogHead:
     try:
         found = store.objects.get(name.text)
     except ObjectNotFoundError as error:
-        if failure is not None:
-            raise failure from None
-        raise ObjectLostError(store.objects.location, name.text, None) from error
+        if not _was_deleted(store, name, data):
+            if failure is not None:
+                raise failure from None
+            raise ObjectLostError(store.objects.location, name.text, None) from error
+        found = data
     except ObjectStoreError as error:
         if failure is None and not is_new:
             raise
@@ -330,3 +332,13 @@ def _append(store: SnapshotStore, name: EntryName, data: bytes) -> LogHead:
             raise ObjectLostError(store.objects.location, name.text, len(found))
         raise _rollback(store, name.place.signer)
     return LogHead(name.place.signer, name.place.sequence, entry_digest(data))
+
+
+def _was_deleted(store: SnapshotStore, name: EntryName, data: bytes) -> bool:
+    """Whether this manifest was there: another host saw it, and has deleted the snapshot since."""
+    tombstone = None if name.deleted is not None else store.tombstone(name.snapshot_id)
+    return (
+        tombstone is not None
+        and LogPlace(tombstone.deleted_signer, tombstone.deleted_sequence) == name.place
+        and tombstone.deleted_digest == entry_digest(data)
+    )
