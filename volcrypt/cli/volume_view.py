@@ -147,9 +147,7 @@ def _written_text(view: "VolumeView") -> str:
     if key is None:
         return ""
     written, budget = format_size(view.written_bytes), format_size(BUDGET_BYTES)
-    most = (
-        "up to " if view.written_bytes else ""
-    )  # it is counted in steps, ahead of what is written
+    most = "up to " if view.written_bytes else ""  # it is counted in steps, ahead
     text = f"{most}{written} under its data key, which is good for {budget}"
     warning = budget_warning(key.data_key_id, view.written_bytes, [view.record.volume_id])
     return f"{text}; {warning}" if warning else text
