@@ -3,6 +3,7 @@
 import os
 import resource
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,8 @@ from tests.file_system import DisposableFileSystem, disposable_file_system
 from tests.forked import FORKER
 from tests.planes import pytest_fixture_setup
 from tests.s3_server import BUCKET, S3Server
+from volcrypt.operations.home_directory import HOME_LINK
+from volcrypt.settings import runtime_root
 from volcrypt.volume.kept_mount import kernel_resends
 
 __all__ = ["pytest_fixture_setup"]
@@ -88,6 +91,16 @@ def forker() -> Iterator[None]:
     """The processes that start commands quickly, at the end."""
     yield
     FORKER.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def runtime_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What homes of tests had on tmpfs goes with them."""
+    yield
+    for directory in runtime_root().glob("*"):
+        home = directory / HOME_LINK
+        if home.is_symlink() and home.readlink().is_relative_to(tmp_path_factory.getbasetemp()):
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
