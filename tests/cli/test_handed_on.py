@@ -502,7 +502,7 @@ def test_words_reach_their_operation(line: Line, place: str, words: str, expecte
     line.stand_in("operations.mounts:is_volume", lambda _home, target: target != "snapshot")
     line.stand_in("operations.online:has_migration", lambda *_: False)
     line.stand_in("kms.home:keeps_pin", lambda _: True)
-    line.stand_in("operations.home_directory:make_runtime_directory", lambda _: None)
+    line.stand_in("operations.home_directory:make_runtime_directory", lambda _, home: None)
     asked = line.asked(place, words)
     assert {name: asked.get(name, "nothing") for name in expected} == expected
 
