@@ -127,7 +127,7 @@ def test_a_process_that_stays_wipes_what_it_frees_and_needs_no_pin_that_is_kept(
 ) -> None:
     calls: list[str] = []
     line.stand_in("confinement:wipe_what_is_freed", lambda: calls.append("wipes"))
-    line.stand_in("operations.home_directory:make_runtime_directory", lambda _: None)
+    line.stand_in("operations.home_directory:make_runtime_directory", lambda _, home: None)
     line.stand_in("cli.serve:find_pin", lambda *_: bytearray(b"pin"))
     for keeps, pin in ((True, None), (False, bytearray(b"pin"))):
         line.stand_in("kms.home:keeps_pin", lambda _, keeps=keeps: keeps)

@@ -120,8 +120,10 @@ def make_runtime_directory(runtime: Path, *, home: Path) -> None:
     found = runtime.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise ConfigurationError(f"{runtime} is not a private directory of this user")
+    link = runtime / HOME_LINK
     with suppress(OSError):  # nothing depends on it
-        (runtime / HOME_LINK).symlink_to(home.resolve())
+        if not link.is_symlink():
+            link.symlink_to(home.resolve())
 
 
 def abandoned_directories(runtime_root: Path) -> Iterator[tuple[Path, Path]]:
