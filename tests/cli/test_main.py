@@ -1,6 +1,9 @@
 """Global options, help, and how failure looks."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -128,3 +131,27 @@ def test_what_is_slow_to_import_is_left_to_those_who_need_it(
     imported = {line.rpartition("|")[2].strip() for line in report.splitlines()}
     assert "volcrypt.operations.home" in imported
     assert not imported & {"numpy", "trio", "botocore", "obstore", "uvicorn", "rich"}
+
+
+NUMPY_AFTER_A_COMMAND = """
+import os
+from contextlib import suppress
+from volcrypt.cli.main import main
+with suppress(SystemExit):
+    main(["--version"])
+import numpy
+print(len(os.listdir("/proc/self/task")))
+"""
+
+
+def test_no_library_has_a_thread_of_its_own_that_a_signal_could_go_to() -> None:
+    """`attach --foreground` holds signals back until it can stop in order."""
+    environment = {k: v for k, v in os.environ.items() if k != "OPENBLAS_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-c", NUMPY_AFTER_A_COMMAND],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.stdout.splitlines()[-1] == "1"

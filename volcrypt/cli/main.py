@@ -82,6 +82,8 @@ def volcrypt(
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit with its code. No traceback reaches the user; a bug says so in one
     line, and shows itself with VOLCRYPT_DEBUG=1."""
+    # We do no algebra, and a thread of numpy's would take the signals that ours hold back.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
