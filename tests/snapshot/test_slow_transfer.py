@@ -85,6 +85,15 @@ async def test_chunks_are_read_at_the_rate_that_was_asked_for(autojump_clock: Mo
     assert trio.current_time() - start == pytest.approx((CHUNKS - 1) * SECONDS_A_CHUNK, rel=0.01)
 
 
+async def look_at_pin(host: Host, pin: Pin, looks: list[int]) -> None:
+    """Note how old it is, in seconds, again and again."""
+    while True:
+        await trio.sleep(100)
+        data = host.store.objects.get(layout.pin_name(pin.snapshot_id))
+        body = decode_pin(data, host.store.verifier_of, what="pin")
+        looks.append(NOW + int(trio.current_time()) - body.renewed_at)
+
+
 async def test_a_slow_snapshot_keeps_its_pin_alive(autojump_clock: MockClock) -> None:
     objects = MemoryObjects()
     host = Host(create_store(objects))
@@ -93,15 +102,8 @@ async def test_a_slow_snapshot_keeps_its_pin_alive(autojump_clock: MockClock) ->
     pin.hold()
     looks: list[int] = []
 
-    async def look() -> None:
-        while True:
-            await trio.sleep(100)
-            data = objects.get(layout.pin_name(pin.snapshot_id))
-            body = decode_pin(data, host.store.verifier_of, what="pin")
-            looks.append(NOW + int(trio.current_time()) - body.renewed_at)
-
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(look)
+        nursery.start_soon(look_at_pin, host, pin, looks)
         pace = Pace(CHUNK_BYTES // SECONDS_A_CHUNK)
         stored = await store_chunks(volume, pin, plan_of(volume), pace=pace)
         nursery.cancel_scope.cancel()
@@ -124,18 +126,11 @@ async def test_a_copy_of_which_each_chunk_takes_hours_keeps_its_pin_alive(
     pin.hold([source.root])
     looks: list[int] = []
 
-    async def look() -> None:
-        while True:
-            await trio.sleep(100)
-            data = objects.get(layout.pin_name(pin.snapshot_id))
-            body = decode_pin(data, host.store.verifier_of, what="pin")
-            looks.append(NOW + int(trio.current_time()) - body.renewed_at)
-
     def step(_index: int, _view: memoryview) -> None:
         trio.from_thread.run(trio.sleep, 3 * PIN_LIFETIME_SECONDS)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(look)
+        nursery.start_soon(look_at_pin, host, pin, looks)
         await copy_chunks(
             chunk_table(host.store, source),
             pin,

@@ -205,8 +205,7 @@ def delete(session: Session, snapshot: str, yes: bool) -> None:
         {"SnapshotId": snapshot_id, "NotSwept": str(blocked[0]) if blocked else None},
         lambda: print(f"{snapshot_id} is deleted"),
     )
-    for error in blocked:
-        print(f"warning: {error.about()}", file=sys.stderr)
+    session.warn(error.about() for error in blocked)
 
 
 def _check_there(session: Session, snapshot: str) -> None:

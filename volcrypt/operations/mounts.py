@@ -56,6 +56,7 @@ from volcrypt.volume.mountpoint import (
     VOLUME_FILE,
     Mount,
     check_mount_point,
+    is_mount_of,
     is_served_elsewhere,
     mount_at,
     mounts,
@@ -374,10 +375,6 @@ def _forget_snapshot(home: Home, served: StatusAnswer) -> None:
     with suppress(VolcryptError, OSError):
         if served.lazy is not None and served.snapshot_id is not None and home.opens_quietly:
             release_pin(home, served.volume_id, served.lazy.store_id, served.snapshot_id)
-
-
-def is_mount_of(mount: Mount, volume_id: VolumeId) -> bool:
-    return mount.fs_type == FS_TYPE and mount.source == volume_id
 
 
 def left_mount_of(home: Home, volume_id: VolumeId, mounted: Iterable[Mount]) -> Mount | None:

@@ -158,6 +158,11 @@ def liveness(directory: Path, *, timeout_seconds: float = 3.0) -> Liveness:
     return answers[0] if answers else Liveness.SILENT
 
 
+def is_mount_of(mount: Mount, source: str) -> bool:
+    """Whether it is one of ours, of the volume or snapshot with this id."""
+    return mount.fs_type == FS_TYPE and mount.source == source
+
+
 def is_served_elsewhere(mount: Mount, runtime: Path) -> bool:
     """Whether a process of another home of this host serves a mount of ours, of a volume that both
     have: by `volume register`, or since one home was made of the other.
@@ -189,7 +194,7 @@ def remove_dead_mounts_of(source: str, runtime: Path) -> None:
     VolumeInUseError when a process of another home serves it.
     """
     for mount in mounts():
-        if mount.fs_type == FS_TYPE and mount.source == source:
+        if is_mount_of(mount, source):
             if is_served_elsewhere(mount, runtime):
                 raise served_elsewhere(source, mount)
             remove_dead_mount(Path(mount.mount_point))
@@ -199,8 +204,7 @@ def check_not_served(source: str, *, name: str) -> None:
     """Raises VolumeInUseError when a process of this host serves `source`, of whatever home, or
     one that hangs does. `name` is the volume's in errors."""
     for mount in mounts():
-        is_of_it = mount.fs_type == FS_TYPE and mount.source == source
-        if is_of_it and liveness(Path(mount.mount_point)) is not Liveness.DEAD:
+        if is_mount_of(mount, source) and liveness(Path(mount.mount_point)) is not Liveness.DEAD:
             raise served_elsewhere(name, mount)
 
 
